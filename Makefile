@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target does its own set-up in .venv. On a machine without network that already has torch, torchvision
+# and the rest: `make test SYSTEM_SITE=1` uses the installed packages.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+NATIVE := $(wildcard pcpr_ext/csrc/*)
+
+.PHONY: help setup test lint demo sanitize clean
+
+help:
+	@echo "make demo      train on a generated fuzzy object, evaluate, render an orbit (CPU or GPU)"
+	@echo "make test      the tests"
+	@echo "make lint      ruff and mypy"
+	@echo "make setup     only the virtual environment in .venv"
+	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"
+	@echo "make clean     remove .venv and what was built (never datasets, models, output)"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml setup.py $(NATIVE)
+ifdef SYSTEM_SITE
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
+else
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+endif
+	@touch $@
+
+test: $(READY)
+	$(PY) -m pytest
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+demo: $(READY)
+	$(PY) tools/demo.py
+
+sanitize: $(READY)
+	$(PY) -m pytest tests/pcpr_ext -k sanitize
+
+clean:
+	rm -rf $(VENV) build *.egg-info pcpr_ext/*.so

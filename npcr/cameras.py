@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pinhole cameras: resizing, projecting, unprojecting, view directions.
+
+Axes are OpenCV's (x right, y down, z forward); poses are camera-to-world; integer pixel coordinates lie at
+pixel centres (docs/conventions.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """B pinhole cameras that share one picture size."""
+
+    cam_to_world: Tensor  # (B, 4, 4) float32
+    intrinsics: Tensor  # (B, 3, 3) float32, in pixels of `size`
+    size: tuple[int, int]  # (width, height)
+
+    def __post_init__(self) -> None:
+        batch = self.cam_to_world.shape[0] if self.cam_to_world.ndim == 3 else -1
+        if tuple(self.cam_to_world.shape) != (batch, 4, 4):
+            raise ValueError(f"Cameras: cam_to_world must be (B, 4, 4), is {tuple(self.cam_to_world.shape)}")
+        if tuple(self.intrinsics.shape) != (batch, 3, 3):
+            raise ValueError(f"Cameras: intrinsics must be ({batch}, 3, 3), is {tuple(self.intrinsics.shape)}")
+
+    def __len__(self) -> int:
+        return self.cam_to_world.shape[0]
+
+    def __getitem__(self, which: int | slice | list[int] | Tensor) -> Cameras:
+        """A sub-batch; a single index gives a batch of one."""
+        if isinstance(which, int):
+            if not -len(self) <= which < len(self):
+                raise IndexError(f"camera {which} of {len(self)}")
+            which = [which]
+        return Cameras(self.cam_to_world[which], self.intrinsics[which], self.size)
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(self.cam_to_world.to(device), self.intrinsics.to(device), self.size)
+
+    def resized(self, size: tuple[int, int], legacy: bool = False) -> Cameras:
+        """The same cameras for pictures resized to `size` (width, height).
+
+        Default: the pixel-centre rule, c' = (c + 0.5) s - 0.5 and f' = f s. Legacy: K's first two rows times s.
+        """
+        scale = [size[0] / self.size[0], size[1] / self.size[1]]
+        intrinsics = self.intrinsics.clone()
+        intrinsics[:, 0] *= scale[0]
+        intrinsics[:, 1] *= scale[1]
+        if not legacy:
+            intrinsics[:, 0, 2] += 0.5 * scale[0] - 0.5
+            intrinsics[:, 1, 2] += 0.5 * scale[1] - 0.5
+        return Cameras(self.cam_to_world, intrinsics, size)
+
+    @property
+    def world_to_cam(self) -> Tensor:
+        """(B, 4, 4): the inverse of `cam_to_world`, by transposing the rotation."""
+        rotation = self.cam_to_world[:, :3, :3].transpose(1, 2)
+        matrix = torch.zeros_like(self.cam_to_world)
+        matrix[:, :3, :3] = rotation
+        matrix[:, :3, 3:] = -(rotation @ self.cam_to_world[:, :3, 3:])
+        matrix[:, 3, 3] = 1
+        return matrix
+
+
+def concatenate(cameras: list[Cameras]) -> Cameras:
+    """One batch out of several of one picture size."""
+    if len({one.size for one in cameras}) != 1:
+        raise ValueError(f"concatenate: cameras of different sizes {sorted({one.size for one in cameras})}")
+    return Cameras(torch.cat([one.cam_to_world for one in cameras]),
+                   torch.cat([one.intrinsics for one in cameras]), cameras[0].size)
+
+
+def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """(H, W, 2) float32 pixel coordinates (x, y); pixel centres are whole numbers."""
+    width, height = size
+    y, x = torch.meshgrid(torch.arange(height, device=device, dtype=torch.float32),
+                          torch.arange(width, device=device, dtype=torch.float32), indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def camera_rays(cameras: Cameras) -> Tensor:
+    """(B, H, W, 3): R K^-1 [x, y, 1], the ray through each pixel, scaled so that camera z is 1."""
+    device = cameras.intrinsics.device
+    grid = pixel_grid(cameras.size, device)
+    homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1)  # (H, W, 3)
+    to_world = cameras.cam_to_world[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics)  # (B, 3, 3)
+    return torch.einsum("bij,hwj->bhwi", to_world, homogeneous)
+
+
+def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
+    """(B, 3, H, W) unit vectors from the camera through each pixel, in world axes.
+
+    Legacy adds the camera centre before normalising, as the published implementation does.
+    """
+    rays = camera_rays(cameras)
+    if legacy:
+        rays = rays + cameras.cam_to_world[:, None, None, :3, 3]
+    return torch.nn.functional.normalize(rays, dim=-1).permute(0, 3, 1, 2)
+
+
+def unproject(depth: Tensor, cameras: Cameras) -> Tensor:
+    """World points (B, 3, H, W) of pixels at camera-space `depth` (B, H, W); the camera centre at depth 0."""
+    rays = camera_rays(cameras) * depth[..., None]
+    return (rays + cameras.cam_to_world[:, None, None, :3, 3]).permute(0, 3, 1, 2)
+
+
+def project(points: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """World `points` (B, ..., 3) to pixels (B, ..., 2) and camera-space depth (B, ...).
+
+    Depth at or below 0 is behind the camera; the pixel then means nothing (and may not be finite).
+    """
+    world_to_cam = cameras.world_to_cam
+    flat = points.reshape(len(cameras), -1, 3)
+    camera = flat @ world_to_cam[:, :3, :3].transpose(1, 2) + world_to_cam[:, None, :3, 3]
+    image = camera @ cameras.intrinsics.transpose(1, 2)
+    pixels = image[..., :2] / image[..., 2:]
+    return pixels.reshape(*points.shape[:-1], 2), camera[..., 2].reshape(points.shape[:-1])

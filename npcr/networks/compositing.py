@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers to one picture, front to back, and a picture over a background (design: Compositing)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class _Clamp01(torch.autograd.Function):
+    """Clamp to [0, 1] whose gradient still passes where it would bring a value back into the range.
+
+    A plain clamp gives no gradient outside, so that a pixel whose alpha once left [0, 1] on the wrong side
+    could not return.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        (x,) = ctx.saved_tensors
+        away = ((x < 0) & (gradient > 0)) | ((x > 1) & (gradient < 0))
+        return gradient.masked_fill(away, 0)
+
+
+def drop_distant_layers(alpha: Tensor, depth: Tensor, threshold: float) -> Tensor:
+    """Alpha (B, K, H, W) with 0 where a layer lies more than `threshold` behind the one before.
+
+    The comparison uses the previous layer's depth after it was itself zeroed, so what lies behind a dropped
+    layer is dropped as well. `threshold` 0: no rule.
+    """
+    if threshold <= 0:
+        return alpha
+    previous = depth[:, 0]
+    kept = [alpha[:, 0]]
+    for k in range(1, depth.shape[1]):
+        far = depth[:, k] - previous > threshold
+        previous = depth[:, k].masked_fill(far, 0)
+        kept.append(alpha[:, k].masked_fill(far, 0))
+    return torch.stack(kept, dim=1)
+
+
+def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
+              legacy: bool) -> tuple[Tensor, Tensor]:
+    """Front-to-back compositing: `w_k = a_k prod_{j<k}(1 - a_j)`, `C = sum w_k c_k`, `A = sum w_k`.
+
+    layer_rgba (B, K, 4, H, W), layer_depth (B, K, H, W) with 0 where empty -> colour (B, 3, H, W) and alpha
+    (B, 1, H, W). Colour is premultiplied. In legacy a single layer passes as it is.
+    """
+    if legacy and layer_rgba.shape[1] == 1:
+        return layer_rgba[:, 0, :3], layer_rgba[:, 0, 3:]
+    alpha = drop_distant_layers(layer_rgba[:, :, 3], layer_depth, depth_threshold)
+    alpha = alpha.clamp(0, 1) if legacy else _Clamp01.apply(alpha)
+    passing = torch.cumprod(1 - alpha, dim=1)
+    before = torch.cat([torch.ones_like(passing[:, :1]), passing[:, :-1]], dim=1)
+    weights = (alpha * before)[:, :, None]  # (B, K, 1, H, W)
+    return (weights * layer_rgba[:, :, :3]).sum(1), weights.sum(1)
+
+
+def over_background(rgb: Tensor, alpha: Tensor, gray: float, legacy: bool) -> Tensor:
+    """The picture (..., 3, H, W) over a grey in [0, 1]: `C + (1 - A) B`; legacy `C A + (1 - A) B`."""
+    return (rgb * alpha if legacy else rgb) + (1 - alpha) * gray

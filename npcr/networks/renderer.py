@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points with learned features to pictures: projection, gather, U-Net per layer, compositing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from npcr.cameras import Cameras, view_directions
+from npcr.networks.compositing import composite
+from npcr.networks.unet import GatedUNet
+from npcr.projection import gather_features, rasterise
+
+
+class RenderOutput(NamedTuple):
+    """What one call renders for B cameras with K layers."""
+
+    rgb: Tensor  # (B, 3, H, W) weighted sum of the layers' colours; premultiplied unless legacy
+    alpha: Tensor  # (B, 1, H, W)
+    depth: Tensor  # (B, H, W) camera-space z of layer 0, 0 where empty
+    layer_rgba: Tensor  # (B, K, 4, H, W) the U-Net's output, before the depth-gap rule
+    layer_depth: Tensor  # (B, K, H, W)
+    index: Tensor  # (B, K, H, W) winning points, -1 where empty
+
+
+class NeuralPointRenderer(nn.Module):
+    """A point cloud per frame, a feature vector per point, and one network for all layers.
+
+    clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], or None, then not fed to the
+    network. splat is (near, far, max_size); the rest as the configuration keys of the same names say.
+    The clouds are not part of the state dict: they are data, and checkpoints keep them beside it.
+    """
+
+    def __init__(self, clouds: Sequence[Tensor], colors: Sequence[Tensor] | None = None, *,
+                 feature_dim: int = 32, layers: int = 1,
+                 splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "point",
+                 norm: str = "instance", legacy: bool = False, depth_threshold: float = 0.0,
+                 backend: str = "auto") -> None:
+        super().__init__()
+        if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
+            raise ValueError("NeuralPointRenderer: colors must have a row for every point of every cloud")
+        self.frames = len(clouds)
+        self.layers = layers
+        self.splat = splat
+        self.peeling = peeling
+        self.legacy = legacy
+        self.depth_threshold = depth_threshold
+        self.backend = backend
+        self.use_rgb = colors is not None
+        for frame, cloud in enumerate(clouds):
+            self.register_buffer(f"points_{frame}", cloud.float().contiguous(), persistent=False)
+            if colors is not None:
+                self.register_buffer(f"colors_{frame}", colors[frame].float().contiguous(), persistent=False)
+        self.features = nn.ParameterList([torch.randn(len(cloud), feature_dim) for cloud in clouds])
+        self.default_feature = nn.Parameter(torch.randn(feature_dim))
+        self.network = GatedUNet(feature_dim + 3 + (3 if self.use_rgb else 0), norm)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def points(self, frame: int) -> Tensor:
+        """(N, 3) float32 world positions of a frame's points."""
+        return self.get_buffer(f"points_{frame}")
+
+    def colors(self, frame: int) -> Tensor:
+        """(N, 3) float32 colours in [0, 1] of a frame's points; only with `use_rgb`."""
+        return self.get_buffer(f"colors_{frame}")
+
+    def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        near, far, max_size = self.splat
+        with torch.no_grad():
+            fragments = rasterise(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size,
+                                  near=near, far=far, max_size=max_size, layers=self.layers,
+                                  peeling=self.peeling, backend=self.backend)
+        images = self._feature_images(fragments.index, cameras, frame)  # (B, K, C, H, W)
+        layer_rgba = self.network(images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
+        rgb, alpha = composite(layer_rgba, fragments.depth, self.depth_threshold, self.legacy)
+        return RenderOutput(rgb, alpha, fragments.depth[:, 0], layer_rgba, fragments.depth, fragments.index)
+
+    def _feature_images(self, index: Tensor, cameras: Cameras, frame: int) -> Tensor:
+        """(B, K, C, H, W): the winner's features, the view direction, and with `use_rgb` its colour.
+
+        Memory is laid out (B, K, H, W, C), so that the network's input is channels_last without a copy.
+        """
+        features = gather_features(self.features[frame], self.default_feature, index)
+        seen = (index >= 0)[:, :, None]
+        parts = [features, view_directions(cameras, self.legacy)[:, None] * seen]
+        if self.use_rgb:
+            colors = self.colors(frame)
+            parts.append(gather_features(colors, colors.new_zeros(3), index))
+        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1).movedim(-1, 2)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with parity data and weights; tests that need it skip without it."""
+    folder = os.environ.get("NPCR_SHARED")
+    if not folder:
+        pytest.skip("NPCR_SHARED is not set: no parity data here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def parity(shared: Path) -> Path:
+    """The parity scene with its published model and numbers."""
+    return shared / "parity" / "strands"

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports run one way, as docs/architecture.md draws them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Each part may import itself and what stands in its list; anyone may import errors.
+MAY_IMPORT = {
+    "errors": set(),
+    "config_keys": set(),
+    "config": {"config_keys"},
+    "cameras": set(),
+    "orbits": {"cameras"},
+    "metrics": set(),
+    "cli": {"config"},
+    "projection": {"pcpr_ext"},
+    "io": {"cameras"},
+    "data": {"cameras", "config", "io", "orbits", "projection"},
+    "networks": {"cameras", "projection"},
+    "losses": {"metrics"},
+    "temporal": {"cameras"},
+    "engine": {"config", "cameras", "io", "data", "networks", "losses", "metrics", "temporal"},
+}
+
+
+def _imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" if node.module == "npcr" else node.module
+                     for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "npcr" and len(parts) > 1:
+                found.add(parts[1])
+            elif parts[0] in ("pcpr_ext", "tools"):
+                found.add(parts[0])
+    return found
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "npcr").rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_run_one_way(file: Path) -> None:
+    part = file.relative_to(ROOT / "npcr").parts[0].removesuffix(".py")
+    if part == "__init__":
+        assert _imports(file) == set()
+        return
+    allowed = MAY_IMPORT[part] | {part, "errors", "__version__"}
+    assert _imports(file) <= allowed, f"{file.name} imports {_imports(file) - allowed}"
+
+
+def test_importing_npcr_needs_no_optional_package() -> None:
+    code = ("import sys\nfor name in ('mitsuba', 'pycolmap', 'av', 'viser', 'trimesh', 'apex', 'torchmetrics'):\n"
+            "    sys.modules[name] = None\nimport npcr, npcr.engine.trainer, npcr.engine.frames")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
