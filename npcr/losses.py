@@ -36,10 +36,12 @@ class VggFeatures(nn.Module):
         self.convs = nn.ModuleDict()
         for number, channels_in, channels_out in _VGG_CONVS:
             conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-            for name, parameter in (("weight", conv.weight), ("bias", conv.bias)):
+            for name, parameter in conv.named_parameters():
                 parameter.data.copy_(_take(weights, f"features.{number}.{name}", parameter.shape, checkpoint))
             self.convs[str(number)] = conv
         self.legacy = legacy
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

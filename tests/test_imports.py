@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "networks": {"cameras", "projection"},
     "losses": {"metrics"},
     "temporal": {"cameras"},
-    "engine": {"config", "cameras", "io", "data", "networks", "losses", "metrics", "temporal"},
+    "engine": {"cli", "config", "cameras", "io", "data", "networks", "losses", "metrics", "temporal"},
 }
 
 

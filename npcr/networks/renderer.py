@@ -23,7 +23,7 @@ class RenderOutput(NamedTuple):
     depth: Tensor  # (B, H, W) camera-space z of layer 0, 0 where empty
     layer_rgba: Tensor  # (B, K, 4, H, W) the U-Net's output, before the depth-gap rule
     layer_depth: Tensor  # (B, K, H, W)
-    index: Tensor  # (B, K, H, W) winning points, -1 where empty
+    index: Tensor  # type: ignore[assignment]  # (B, K, H, W) winning points, -1 where empty
 
 
 class NeuralPointRenderer(nn.Module):

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photographs with their mattes: decoding, alpha, resizing, and a cache that knows its bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from npcr.data.scene import Scene
+from npcr.errors import SceneError
+from npcr.io.images import read_image, read_matte
+
+ALPHA_MODES = ("straight", "premultiplied", "composited")
+
+
+class PhotographCache:
+    """Photographs as (h, w, 4) uint8 pictures of colour and alpha, resized once and kept, newest first.
+
+    `alpha_mode` says what the photographs' colours are: straight, premultiplied, or composited over
+    `alpha_background` (0-255). They come out premultiplied, except in legacy mode, which leaves them as they
+    are. At most `cache_bytes` of pixels are kept; a single picture beyond that is not kept at all.
+    Threads may share it.
+    """
+
+    def __init__(self, scene: Scene, alpha_mode: str, alpha_background: Sequence[float], legacy: bool,
+                 cache_bytes: int) -> None:
+        if alpha_mode not in ALPHA_MODES:
+            raise ValueError(f"PhotographCache: alpha_mode {alpha_mode!r}; allowed: {', '.join(ALPHA_MODES)}")
+        self._scene = scene
+        self._alpha_mode = "premultiplied" if legacy else alpha_mode  # both mean: leave the colours alone
+        self._background = alpha_background
+        self._cache_bytes = cache_bytes
+        self._kept: OrderedDict[tuple[int, int, tuple[int, int]], NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.bytes_kept = 0
+
+    def get(self, frame: int, camera: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The photograph at `size` (width, height); not to be written to. Raises `SceneError`."""
+        key = (frame, camera, size)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        pixels = resize(self._decode(frame, camera), size)  # outside the lock: threads decode side by side
+        with self._lock:
+            self._keep(key, pixels)
+        return pixels
+
+    def _keep(self, key: tuple[int, int, tuple[int, int]], pixels: NDArray[np.uint8]) -> None:
+        if key in self._kept or pixels.nbytes > self._cache_bytes:
+            return
+        self._kept[key] = pixels
+        self.bytes_kept += pixels.nbytes
+        while self.bytes_kept > self._cache_bytes:
+            self.bytes_kept -= self._kept.popitem(last=False)[1].nbytes
+
+    def _decode(self, frame: int, camera: int) -> NDArray[np.uint8]:
+        """(H, W, 4) uint8 at the size on disk."""
+        image, matte = self._scene.frames[frame].images[camera], self._scene.frames[frame].mattes[camera]
+        pixels = read_image(image)
+        if matte is None:
+            alpha = np.full(pixels.shape[:2], 255, np.uint8)
+        else:
+            alpha = pixels[..., 3] if matte == image else read_matte(matte)
+        width, height = self._scene.cameras.size
+        if pixels.shape[:2] != (height, width) or alpha.shape != (height, width):  # replaced meanwhile
+            raise SceneError(f"{image}: photograph or matte is no longer of {width}x{height}")
+        color = premultiply(pixels[..., :3], alpha, self._alpha_mode, self._background)
+        return np.dstack([color, alpha])
+
+
+def premultiply(color: NDArray[np.uint8], alpha: NDArray[np.uint8], alpha_mode: str,
+                background: Sequence[float] = (0, 0, 0)) -> NDArray[np.uint8]:
+    """Bring colour (H, W, 3) with alpha (H, W) to premultiplied colour, all on a scale of 0-255.
+
+    straight: rgb * a. composited over a background B: rgb - (1 - a) B, clamped to 0..a. premultiplied: as is.
+    """
+    if alpha_mode == "premultiplied":
+        return color
+    opacity = alpha[..., None].astype(np.float32)
+    if alpha_mode == "straight":
+        return np.rint(color * (opacity / 255)).astype(np.uint8)
+    behind = (1 - opacity / 255) * np.asarray(background, np.float32)
+    return np.rint(np.clip(color - behind, 0, opacity)).astype(np.uint8)
+
+
+def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize (H, W, 4) to `size` (width, height), each channel for itself, by Pillow's bicubic filter.
+
+    The filter widens when it shrinks, so it does not alias; it is the published implementation's.
+    """
+    height, width = pixels.shape[:2]
+    if (width, height) == tuple(size):
+        return pixels
+    # Mode RGBX, for Pillow would premultiply RGBA itself.
+    image = Image.frombuffer("RGBX", (width, height), np.ascontiguousarray(pixels), "raw", "RGBX", 0, 1)
+    return cast("NDArray[np.uint8]", np.asarray(image.resize(size, Image.Resampling.BICUBIC)))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimiser and its schedules, as functions of the configuration and the training's progress."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from npcr.errors import MissingExtraError
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
+    """Three groups: network weights, biases (BIAS_LR_FACTOR, own decay), features (FEATURE_LR_FACTOR).
+
+    Each group keeps its rate relative to `lr` (default SOLVER.BASE_LR) as `factor` for `set_learning_rate`.
+    """
+    solver = cfg.SOLVER
+    lr = solver.BASE_LR if lr is None else lr
+    features, biases, weights = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name == "default_feature" or name.startswith("features."):
+            features.append(parameter)
+        elif name.endswith("bias"):
+            biases.append(parameter)
+        else:
+            weights.append(parameter)
+    groups = [
+        {"params": weights, "factor": 1.0, "weight_decay": solver.WEIGHT_DECAY},
+        {"params": biases, "factor": solver.BIAS_LR_FACTOR, "weight_decay": solver.WEIGHT_DECAY_BIAS},
+        {"params": features, "factor": solver.FEATURE_LR_FACTOR, "weight_decay": solver.WEIGHT_DECAY},
+    ]
+    for group in groups:
+        group["lr"] = lr * group["factor"]
+    return _make(solver, groups)
+
+
+def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
+    if solver.OPTIMIZER_NAME == "SGD":
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM)
+    if solver.OPTIMIZER_NAME == "FusedAdam":
+        try:
+            from apex.optimizers import FusedAdam
+        except ImportError:
+            raise MissingExtraError("SOLVER.OPTIMIZER_NAME FusedAdam needs NVIDIA apex, which is not installed "
+                                    "(pip install from its sources); Adam gives the same results") from None
+        return FusedAdam(groups, lr=solver.BASE_LR, adam_w_mode=False)
+    return getattr(torch.optim, solver.OPTIMIZER_NAME)(groups, lr=solver.BASE_LR)
+
+
+def learning_rate(cfg: CfgNode, epochs_done: float) -> float:
+    """BASE_LR after `epochs_done` epochs (fractions count): warm-up times decay."""
+    solver = cfg.SOLVER
+    rate = solver.BASE_LR
+    if epochs_done < solver.WARMUP_ITERS:
+        progress = epochs_done / solver.WARMUP_ITERS if solver.WARMUP_METHOD == "linear" else 0.0
+        rate *= solver.WARMUP_FACTOR * (1 - progress) + progress
+    if solver.LR_DECAY == "cosine":
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / solver.MAX_EPOCHS)))
+    return rate * solver.GAMMA ** bisect_right(solver.STEPS, epochs_done)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+
+
+def layers_at(cfg: CfgNode, epoch: int) -> int:
+    """Layers used in `epoch` (from 1): one more from each epoch in SOLVER.LAYER_SCHEDULE on."""
+    if not cfg.SOLVER.LAYER_SCHEDULE:
+        return cfg.INPUT.LAYER_NUM
+    return 1 + bisect_right(cfg.SOLVER.LAYER_SCHEDULE, epoch)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CamPose.inf and Intrinsic.inf.
+
+CamPose.inf has one row of 12 numbers per camera: column 3 (z axis), column 1 (x), column 2 (y) of the
+camera-to-world rotation, then the camera's centre. Intrinsic.inf has one block per camera, or one for all:
+a line with its index (from 0 or 1), three lines with the rows of K, a blank line.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from npcr.cameras import Cameras
+from npcr.errors import SceneError
+from npcr.io.files import atomic_write
+from npcr.io.text import format_numbers, parse_numbers, read_lines
+
+logger = logging.getLogger("npcr")
+
+# Largest |R^T R - I|. Six printed digits give about 2e-6; a pose that is wrong is off by far more than this.
+ROTATION_TOLERANCE = 1e-3
+_FILE_COLUMNS = [2, 0, 1]  # the rotation's columns in the order of the file
+
+
+def read_cam_poses(path: str | Path) -> NDArray[np.float64]:
+    """(B, 4, 4) camera-to-world matrices. Raises `SceneError` naming file, line and value."""
+    path = Path(path)
+    lines = read_lines(path)
+    rows = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
+    if not rows:
+        raise SceneError(f"{path}: has no camera; it needs a row of 12 numbers for each")
+    if len(rows) < len(lines):
+        blank = next(number for number, text in enumerate(lines, 1) if not text.strip())
+        logger.warning("%s, line %d: blank lines are passed over", path, blank)
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    for pose, (number, text) in zip(poses, rows, strict=True):
+        values = np.array(parse_numbers(text, 12, path, number)).reshape(4, 3)
+        pose[:3, _FILE_COLUMNS] = values[:3].T
+        pose[:3, 3] = values[3]
+        _check_rotation(pose[:3, :3], path, number)
+    return poses
+
+
+def write_cam_poses(path: str | Path, cam_to_world: Any) -> None:
+    """Write (B, 4, 4) camera-to-world matrices (array or tensor), atomically.
+
+    Numbers carry the fewest digits that give back the same float32 or float64, whichever comes in.
+    """
+    poses = _as_matrices(cam_to_world, 4, "cam_to_world")
+    with atomic_write(path, "w") as file:
+        for pose in poses:
+            row = np.concatenate([pose[:3, _FILE_COLUMNS].T.ravel(), pose[:3, 3]])
+            file.write(format_numbers(row) + "\n")
+
+
+def read_intrinsics(path: str | Path) -> NDArray[np.float64]:
+    """(blocks, 3, 3) matrices K. Raises `SceneError` naming file, line and value."""
+    path = Path(path)
+    rows = [(number, text) for number, text in enumerate(read_lines(path), 1) if text.strip()]
+    if not rows:
+        raise SceneError(f"{path}: is empty; it needs an index line and three rows of K")
+    blocks: list[NDArray[np.float64]] = []
+    first = 0
+    for start in range(0, len(rows), 4):
+        block = rows[start:start + 4]
+        index = _parse_index(block[0][1], path, block[0][0])
+        first = index if start == 0 else first
+        if first not in (0, 1) or index != first + len(blocks):
+            expected = "0 or 1" if start == 0 else str(first + len(blocks))
+            raise SceneError(f"{path}, line {block[0][0]}: block index {index}; expected {expected}")
+        if len(block) < 4:
+            last = block[-1][0]
+            raise SceneError(f"{path}, line {last}: block {index} ends after {len(block) - 1} of 3 rows")
+        matrix = np.array([parse_numbers(text, 3, path, number) for number, text in block[1:]])
+        _check_intrinsics(matrix, path, [number for number, _ in block[1:]])
+        blocks.append(matrix)
+    return np.stack(blocks)
+
+
+def write_intrinsics(path: str | Path, intrinsics: Any) -> None:
+    """Write (blocks, 3, 3) matrices K (array or tensor), numbered from 0; digits and safety as the poses'."""
+    matrices = _as_matrices(intrinsics, 3, "intrinsics")
+    with atomic_write(path, "w") as file:
+        for index, matrix in enumerate(matrices):
+            file.write("\n".join([str(index), *(format_numbers(row) for row in matrix)]) + "\n\n")
+
+
+def read_cameras(cam_pose: str | Path, intrinsics: str | Path, size: tuple[int, int]) -> Cameras:
+    """Cameras (float32, CPU) of a pose file and an intrinsics file for pictures of `size` (width, height).
+
+    One intrinsics block serves all cameras; surplus blocks are left out with a warning; too few raise
+    `SceneError`, as does anything wrong in either file.
+    """
+    poses = read_cam_poses(cam_pose)
+    matrices = read_intrinsics(intrinsics)
+    if 1 < len(matrices) < len(poses):
+        raise SceneError(f"{intrinsics}: has {len(matrices)} blocks for the {len(poses)} cameras of "
+                         f"{cam_pose}; it needs one for all or one for each")
+    if len(matrices) > len(poses):
+        logger.warning("%s: has %d blocks for the %d cameras of %s; the first %d are used", intrinsics,
+                       len(matrices), len(poses), cam_pose, len(poses))
+    matrices = np.repeat(matrices, len(poses), 0) if len(matrices) == 1 else matrices[:len(poses)]
+    _warn_if_off_center(matrices, intrinsics, size)
+    return Cameras(torch.from_numpy(poses).float(), torch.from_numpy(matrices).float(), (size[0], size[1]))
+
+
+def _warn_if_off_center(matrices: NDArray[np.float64], path: str | Path, size: tuple[int, int]) -> None:
+    """A principal point outside the picture mostly means intrinsics for another picture size."""
+    centers = matrices[:, :2, 2]
+    outside = ((centers < 0) | (centers > np.array(size))).any(axis=1)
+    if outside.any():
+        block = int(outside.argmax())
+        x, y = centers[block]
+        logger.warning("%s: principal point (%g, %g) of block %d lies outside the picture of %dx%d; are "
+                       "these intrinsics for another size?", path, x, y, block, *size)
+
+
+def _check_rotation(rotation: NDArray[np.float64], path: Path, line: int) -> None:
+    deviation = rotation.T @ rotation - np.eye(3)
+    row, column = np.unravel_index(np.abs(deviation).argmax(), (3, 3))
+    if not abs(deviation[row, column]) <= ROTATION_TOLERANCE:
+        value = deviation[row, column]
+        what = (f"the {'xyz'[row]} axis has squared length {value + 1:.6g}" if row == column else
+                f"axes {'xyz'[row]} and {'xyz'[column]} have dot product {value:.6g}")
+        raise SceneError(f"{path}, line {line}: rotation is not orthonormal: {what} "
+                         f"(tolerance {ROTATION_TOLERANCE:g}); the order is z axis, x axis, y axis, centre")
+    if np.linalg.det(rotation) < 0:
+        raise SceneError(f"{path}, line {line}: rotation is left-handed (determinant "
+                         f"{np.linalg.det(rotation):.6g}); the order is z axis, x axis, y axis, centre")
+
+
+def _check_intrinsics(matrix: NDArray[np.float64], path: Path, lines: list[int]) -> None:
+    for axis, name in enumerate(("fx", "fy")):
+        if not matrix[axis, axis] > 0:
+            raise SceneError(f"{path}, line {lines[axis]}: focal length {name} is {matrix[axis, axis]:g}; "
+                             "it must be above 0")
+    if matrix[1, 0] != 0:
+        raise SceneError(f"{path}, line {lines[1]}: first number is {matrix[1, 0]:g}; it must be 0")
+    if matrix[2].tolist() != [0, 0, 1]:
+        raise SceneError(f"{path}, line {lines[2]}: last row is {format_numbers(matrix[2].tolist())}; "
+                         "it must be 0 0 1")
+
+
+def _parse_index(text: str, path: Path, line: int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SceneError(f"{path}, line {line}: {text.strip()!r} is not a block index; a block is an index "
+                         "line, three rows of K and a blank line") from None
+
+
+def _as_matrices(values: Any, size: int, name: str) -> NDArray[Any]:
+    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    array = array if array.dtype == np.float32 else array.astype(np.float64)
+    if array.ndim != 3 or array.shape[1:] != (size, size):
+        raise ValueError(f"{name} must be (B, {size}, {size}), is {array.shape}")
+    return array

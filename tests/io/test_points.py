@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Point clouds in every format, with and without colours."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npcr.errors import SceneError
+from npcr.io import points as points_module
+from npcr.io.points import SUFFIXES, PointCloud, read_points, write_points
+
+
+def _cloud(count: int, colored: bool) -> PointCloud:
+    rng = np.random.default_rng(count)
+    positions = (rng.normal(size=(count, 3)) * 10.0 ** rng.integers(-9, 9, (count, 3))).astype(np.float32)
+    return PointCloud(positions, rng.integers(0, 256, (count, 3), dtype=np.uint8) if colored else None)
+
+
+@pytest.mark.parametrize("colored", [False, True])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_written_then_read_is_equal(tmp_path: Path, suffix: str, colored: bool) -> None:
+    cloud = _cloud(257, colored)
+    write_points(tmp_path / f"c{suffix}", cloud)
+    back = read_points(tmp_path / f"c{suffix}")
+    assert back.positions.dtype == np.float32
+    np.testing.assert_array_equal(back.positions, cloud.positions)
+    if cloud.colors is None:
+        assert back.colors is None
+    else:
+        np.testing.assert_array_equal(back.colors, cloud.colors)
+
+
+def test_chunks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(points_module, "_CHUNK", 10)
+    for count in (9, 10, 11, 20, 25):
+        write_points(tmp_path / "c.xyz", _cloud(count, True))
+        back = read_points(tmp_path / "c.xyz")
+        np.testing.assert_array_equal(back.positions, _cloud(count, True).positions)
+
+
+def test_text_rows_are_x_y_z_whatever_the_suffix(tmp_path: Path) -> None:
+    for suffix in (".xzy", ".xyz", ".txt"):
+        (tmp_path / f"c{suffix}").write_text("# a comment\n1 2 3\n\n4\t5 6 # another\n")
+        assert read_points(tmp_path / f"c{suffix}").positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_one_point(tmp_path: Path) -> None:
+    (tmp_path / "c.xyz").write_text("1 2 3")
+    assert read_points(tmp_path / "c.xyz").positions.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("0 0 0 255 128 7\n", [255, 128, 7]),
+    ("0 0 0 1 0 1\n", [1, 0, 1]),  # whole numbers are on the scale of 0-255
+    ("0 0 0 1.0 0.5 0.0\n", [255, 128, 0]),
+])
+def test_the_scale_of_colours_in_text(tmp_path: Path, text: str, expected: list[int]) -> None:
+    (tmp_path / "c.txt").write_text(text)
+    colors = read_points(tmp_path / "c.txt").colors
+    assert colors is not None
+    assert colors.tolist() == [expected]
+
+
+def test_obj_reads_vertices_only_with_weights_and_colours(tmp_path: Path) -> None:
+    (tmp_path / "c.obj").write_text("# x\nmtllib a\nv 1 2 3\nvn 0 0 1\nv 4 5 6\nf 1 2 1\n")
+    assert read_points(tmp_path / "c.obj").positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    (tmp_path / "w.obj").write_text("v 1 2 3 1.0 0 1 0.2\n")
+    cloud = read_points(tmp_path / "w.obj")
+    assert cloud.positions.tolist() == [[1, 2, 3]]
+    assert cloud.colors is not None
+    assert cloud.colors.tolist() == [[0, 255, 51]]
+
+
+def test_ascii_ply_with_float_colours_and_faces(tmp_path: Path) -> None:
+    (tmp_path / "c.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 2\nproperty double x\nproperty double y\nproperty double z\n"
+        "property float nx\nproperty float red\nproperty float green\nproperty float blue\n"
+        "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+        "1 2 3 0 1 0.2 0\n4 5 6 0 0 0 1\n3 0 1 0\n")
+    cloud = read_points(tmp_path / "c.ply")
+    assert cloud.positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert cloud.colors is not None
+    assert cloud.colors.tolist() == [[255, 51, 0], [0, 0, 255]]
+
+
+def test_oddities_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.xyz").write_bytes(b"\xef\xbb\xbf1 2 3\r\n4 5 6\r\n\r\n")
+    with caplog.at_level(logging.WARNING, "npcr"):
+        assert len(read_points(tmp_path / "c.xyz")) == 2
+    for word in ("byte-order mark", "CRLF", "blank lines at the end"):
+        assert word in caplog.text
+
+
+@pytest.mark.parametrize("chunk", [100, 1000])
+def test_a_bad_line_far_down_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(points_module, "_CHUNK", chunk)
+    lines = ["1 2 3"] * 1000
+    lines[777] = "1 2 x3"
+    (tmp_path / "c.xyz").write_text("\n".join(lines))
+    with pytest.raises(SceneError, match=r"c.xyz, line 778: 'x3' is not a number"):
+        read_points(tmp_path / "c.xyz")
+    (tmp_path / "d.xyz").write_text("1 2 3\n" * 500 + "\n" + "1 2 3 4 5 6\n" * 500)
+    with pytest.raises(SceneError, match=r"d.xyz, line 502: has 6 numbers; the lines before have 3"):
+        read_points(tmp_path / "d.xyz")
+
+
+def test_points_that_overflow_float32_are_not_finite(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.array([[0, 0, 0], [0, 1e300, 0]]))
+    with pytest.raises(SceneError, match=r"c.npy, point 2: coordinates 0 inf 0 are not finite; 1 of 2"):
+        read_points(tmp_path / "c.npy")
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(SceneError, match="cannot be read as an array of numbers"):
+        read_points(tmp_path / "c.npy")

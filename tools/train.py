@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train on a scene: checkpoints, logs and the resolved configuration go to OUTPUT_DIR."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from npcr import cli
+from npcr.engine.trainer import Trainer
+
+EXAMPLES = """\
+  python tools/train.py --config-file configs/Hair.yml DATASETS.TRAIN datasets/Hair
+  python tools/train.py --config-file datasets/cat/scene.yml MODEL.DEVICE cpu LOSS.PERCEPTUAL 0
+  python tools/train.py --config-file output/config.yml RESUME True
+  tensorboard --logdir output/log
+"""
+
+
+def main() -> None:
+    args = cli.make_parser(__doc__, EXAMPLES).parse_args()
+    cfg = cli.config_from_args(args)
+    trainer = Trainer(cfg, cli.resolve_device(cfg.MODEL.DEVICE))
+    trainer.run()
+    print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")
+
+
+if __name__ == "__main__":
+    cli.run(main)
