@@ -87,8 +87,9 @@ def _ffmpeg(program: str, path: Path, fps: float, size: tuple[int, int]) -> Iter
                "-i", "-", "-an", "-c:v", "libx264", "-crf", "17", "-pix_fmt", "yuv420p", *color,
                "-movflags", "+faststart"]
     with atomic_path(path) as temporary, tempfile.TemporaryFile() as messages:
+        # In a session of its own: a terminal's Ctrl-C would end ffmpeg before it has closed the video.
         process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE,
-                                   stdout=subprocess.DEVNULL, stderr=messages)
+                                   stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True)
         assert process.stdin is not None
         try:
             pipe = process.stdin

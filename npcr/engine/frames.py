@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendering a camera path: frames one at a time, blended with those before, written as pictures and video."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from npcr.cameras import Cameras
+from npcr.errors import NpcrError
+from npcr.io.files import atomic_write
+from npcr.io.images import write_image
+from npcr.io.video import VideoWriter
+from npcr.networks.compositing import over_background
+from npcr.temporal import Blender, DefaultBlender, Frame, LegacyBlender
+
+logger = logging.getLogger("npcr")
+
+# Frames that may wait for the disk; more would let memory grow with a slow one.
+WRITE_AHEAD = 4
+
+
+class RenderedFrame(NamedTuple):
+    """One frame of a path, in the computer's memory. Raw: as composited, neither blended nor clamped."""
+
+    rgb: NDArray[np.float32]  # (H, W, 3) raw colour sum; premultiplied, in legacy not
+    alpha: NDArray[np.float32]  # (H, W) raw
+    depth: NDArray[np.float32]  # (H, W) camera-space z of layer 0, 0 where empty
+    picture: NDArray[np.uint8]  # (H, W, 3) blended, over the background
+    rgba: NDArray[np.uint8]  # (H, W, 4) blended, straight alpha; black where alpha is 0
+
+
+def make_blender(cfg: CfgNode) -> Blender | None:
+    """The blender that TEMPORAL.BLEND names, or None for `off`."""
+    weights, threshold = cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR
+    if cfg.TEMPORAL.BLEND == "default":
+        return DefaultBlender(weights, threshold, cfg.TEMPORAL.DEPTH_TOLERANCE)
+    return LegacyBlender(weights, threshold) if cfg.TEMPORAL.BLEND == "legacy" else None
+
+
+def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: Blender | None,
+                frame: int = 0) -> Iterator[RenderedFrame]:
+    """Render `cameras` one after another, in constant memory.
+
+    renderer: a `NeuralPointRenderer`; it is put into eval mode. gray: the background, 0-1. frame: which of
+    the scene's frames (clouds) to show. A blender continues the path it has seen.
+    """
+    renderer.eval()
+    device = next(renderer.parameters()).device
+    for index in range(len(cameras)):
+        yield _render_frame(renderer, cameras[index].to(device), gray, blender, frame)
+
+
+@torch.inference_mode()
+def _render_frame(renderer: nn.Module, camera: Cameras, gray: float, blender: Blender | None,
+                  frame: int) -> RenderedFrame:
+    legacy = bool(renderer.legacy)
+    rgb, alpha, depth, *_ = renderer(camera, frame)
+    # From here on a legacy picture C A + (1 - A) B is one of premultiplied colour C A.
+    rgba = torch.cat([rgb * alpha if legacy else rgb, alpha], dim=1)
+    if isinstance(blender, LegacyBlender):  # blends opaque pictures; the matte stays as rendered
+        opaque = over_background(rgba[:, :3], alpha, gray, legacy=False).clamp(0, 1) * 255
+        picture = blender.blend(Frame(opaque, depth, camera)).image / 255
+    else:
+        if blender is not None:
+            rgba = blender.blend(Frame(rgba, depth, camera)).image
+        picture = over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)
+    return RenderedFrame(_pixels(rgb), alpha[0, 0].cpu().numpy(), depth[0].cpu().numpy(),
+                         _pixels(_to_bytes(picture)), _pixels(_to_bytes(_straight(rgba))))
+
+
+def _straight(rgba: Tensor) -> Tensor:
+    """Premultiplied (B, 4, H, W) to straight alpha; black where alpha is not above 0."""
+    alpha = rgba[:, 3:]
+    color = torch.where(alpha > 0, rgba[:, :3] / alpha.clamp_min(1e-12), 0)
+    return torch.cat([color, alpha], dim=1)
+
+
+def _to_bytes(image: Tensor) -> Tensor:
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _pixels(image: Tensor) -> NDArray[Any]:
+    """(1, C, H, W) on any device to a numpy array (H, W, C)."""
+    return image[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+class FrameWriter:
+    """Writes the frames of a path into `folder`; a context manager.
+
+    `img_0001.jpg`, `rgba/img_0001.png`, with `raw` also `raw/img_0001.npz`, and `video.mp4`. A thread
+    compresses and writes while the next frame is rendered. Leaving the context, by an exception or Ctrl-C
+    too, finishes what was handed over and closes the video, so that what there is can be played.
+    A file that cannot be written raises `NpcrError` naming it, at a later `write` or on leaving.
+    """
+
+    def __init__(self, folder: Path, fps: float, raw: bool) -> None:
+        self.folder = folder
+        self.count = 0
+        self._raw = raw
+        for sub in ("", "rgba", *(["raw"] if raw else [])):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+        self.video_path = folder / "video.mp4"
+        self._video = VideoWriter(self.video_path, fps)
+        self._video_failure: OSError | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frame-writer")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> FrameWriter:
+        self._video.__enter__()
+        return self
+
+    def write(self, frame: RenderedFrame) -> None:
+        """Hand over the path's next frame."""
+        if len(self._pending) >= WRITE_AHEAD:
+            self._pending.popleft().result()
+        self.count += 1
+        self._pending.append(self._thread.submit(self._save, frame, f"img_{self.count:04d}"))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._thread.shutdown(wait=True)
+        failures = [reason for future in self._pending if (reason := future.exception())]
+        try:
+            self._close_video()
+        except NpcrError as reason:
+            failures.append(reason)
+        if failures and error is None:
+            raise failures[0]
+        for failure in failures:
+            logger.warning("%s", failure)
+
+    def _close_video(self) -> None:
+        """Finish the video; told of a failed write, the encoder gives its own reason for it."""
+        def close() -> None:
+            failure = self._video_failure
+            self._video.__exit__(type(failure) if failure else None, failure, None)
+            if failure:
+                raise failure
+
+        _naming(self.video_path, close)
+
+    def _save(self, frame: RenderedFrame, name: str) -> None:
+        picture, matte = self.folder / f"{name}.jpg", self.folder / "rgba" / f"{name}.png"
+        _naming(picture, lambda: write_image(picture, frame.picture))
+        _naming(matte, lambda: write_image(matte, frame.rgba))
+        if self._raw:
+            raw = self.folder / "raw" / f"{name}.npz"
+            _naming(raw, lambda: _write_raw(raw, frame))
+        self._append(frame)
+
+    def _append(self, frame: RenderedFrame) -> None:
+        """Add the frame to the video, unless that has failed before; the reason is told on closing."""
+        if self._video_failure is None:
+            try:
+                self._video.write(frame.picture)
+            except OSError as error:
+                self._video_failure = error
+
+
+def _write_raw(path: Path, frame: RenderedFrame) -> None:
+    with atomic_write(path) as file:
+        np.savez(file, rgb=frame.rgb, alpha=frame.alpha, depth=frame.depth)
+
+
+def _naming(path: Path, save: Callable[[], object]) -> None:
+    """Run `save`; a failing disk raises an error that names `path`."""
+    try:
+        save()
+    except OSError as error:
+        raise NpcrError(f"{path}: cannot be written: {error.strerror or error}") from error

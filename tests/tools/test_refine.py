@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from npcr.config import load_config
+from npcr.engine.checkpoint import load_model
+from npcr.engine.refiner import PathRefiner, RefineLoss
+from npcr.errors import TrainingError
+from tests.models_folder import call_script, write_models_folder
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "refine.py"
+OLD, NEW = Path("models/nr_model_3.pth"), Path("models/nr_model_3_refined.pth")
+Script = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("refine")
+    write_models_folder(root)
+    return root
+
+
+@pytest.fixture
+def refine(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+           capsys: pytest.CaptureFixture[str]) -> Script:
+    """Runs the script in a folder with models/; gives status, stdout, stderr."""
+    shutil.copytree(prepared / "models", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: call_script(SCRIPT, arguments, monkeypatch, capsys)
+
+
+def stop_in_pass(monkeypatch: pytest.MonkeyPatch, stopped: int, error: BaseException) -> None:
+    walk = PathRefiner.run_pass
+
+    def run_pass(self: PathRefiner, number: int = 1) -> Iterator[RefineLoss]:
+        for loss in walk(self, number):
+            if number == stopped:
+                raise error
+            yield loss
+
+    monkeypatch.setattr(PathRefiner, "run_pass", run_pass)
+
+
+def test_writes_a_new_checkpoint_beside_the_old_one(refine: Script, monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    before = OLD.read_bytes()
+    status, out, _ = refine("REFINE.PASSES", "3", "REFINE.LR", "0.0001")
+    assert status == 0
+    assert str(NEW) in out
+    assert OLD.read_bytes() == before
+    old, new = load_model(OLD), load_model(NEW)
+    assert new.epoch == old.epoch == 3
+    assert new.config == old.config
+    assert all(torch.equal(a, b) for a, b in zip(new.points, old.points, strict=True))
+    moved = {name for name in new.model if not torch.equal(new.model[name], old.model[name])}
+    assert "features.0" in moved
+    assert "features.1" not in moved  # of the frame that was not shown
+    assert any(name.startswith("network.") for name in moved)
+
+    losses = [float(line.split()[3]) for line in out.splitlines() if line.startswith("pass ")]
+    assert len(losses) == 3
+    assert losses[2] < losses[0]
+    events = EventAccumulator("output/refine_3")
+    events.Reload()
+    assert [event.value for event in events.Scalars("refine/total")] == pytest.approx(losses, abs=1e-6)
+    assert load_config("models/nr_model_3_refined.yml").REFINE.PASSES == 3
+
+    render = SCRIPT.with_name("render.py")
+    assert call_script(render, ("--checkpoint", NEW), monkeypatch, capsys)[0] == 0
+    assert Path("output/res_3_refined/video.mp4").exists()
+
+
+def test_never_over_what_is_there(refine: Script) -> None:
+    NEW.write_bytes(b"mine")
+    status, _, err = refine("REFINE.PASSES", "1")
+    assert status == 2
+    assert "nr_model_3_refined.pth: exists already; --overwrite replaces it" in err
+    assert NEW.read_bytes() == b"mine"
+    assert refine("--overwrite", "REFINE.PASSES", "1")[0] == 0
+    load_model(NEW)
+    status, _, err = refine("--overwrite", "--checkpoint", NEW)
+    assert status == 2
+    assert "would overwrite itself" in err
+
+
+def test_ctrl_c_writes_what_the_finished_passes_gave(refine: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refine("REFINE.PASSES", "1")[0] == 0
+    one_pass = load_model(NEW).model
+    NEW.unlink()
+    stop_in_pass(monkeypatch, 2, KeyboardInterrupt())
+    status, out, _ = refine("REFINE.PASSES", "4")
+    assert status == 130
+    assert f"1 of 4 passes: {NEW}" in out
+    interrupted = load_model(NEW).model
+    assert all(torch.equal(interrupted[name], one_pass[name]) for name in one_pass)
+
+
+def test_ctrl_c_in_the_first_pass_writes_nothing(refine: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_in_pass(monkeypatch, 1, KeyboardInterrupt())
+    assert refine()[0] == 130
+    assert not NEW.exists()
+
+
+def test_a_loss_that_is_not_finite_writes_nothing(refine: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_in_pass(monkeypatch, 2, TrainingError("the loss of frame 2 in pass 2 is nan"))
+    status, _, err = refine()
+    assert status == 2
+    assert "frame 2 in pass 2 is nan" in err
+    assert not NEW.exists()
+
+
+def test_vgg_that_is_missing_is_told_before_the_work(refine: Script) -> None:
+    status, _, err = refine("LOSS.PERCEPTUAL", "1", "PERCEPTUAL.CHECKPOINT", "nowhere.pth")
+    assert status == 2
+    assert "PERCEPTUAL.CHECKPOINT: nowhere.pth: no such file" in err

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render a camera path: pictures, mattes and a video."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from npcr import cli
+from npcr.config import dump_config
+from npcr.engine.frames import FrameWriter, make_blender, render_path
+from npcr.engine.path_inputs import PathInputs, load_path_inputs, make_path_parser
+
+EXAMPLES = """\
+  python tools/render.py
+      with models/config.yml, models/CamPose.inf, models/Intrinsic.inf and models/nr_model_{LOAD_EPOCH}.pth
+  python tools/render.py LOAD_EPOCH -1 MODEL.DEVICE cpu
+      the newest model in models/, on the CPU
+  python tools/render.py --config-file output/config.yml --checkpoint output/nr_model_99.pth --output orbit
+  python tools/render.py RENDER.RAW True TEMPORAL.BLEND off
+      every frame by itself, and its numbers as float32
+
+results, in --output:
+  img_0001.jpg ...       over BACKGROUND_GRAY
+  rgba/img_0001.png ...  straight alpha
+  raw/img_0001.npz ...   with RENDER.RAW True: rgb, alpha, depth, neither blended nor clamped
+  video.mp4              at RENDER.FPS
+  config.yml             the configuration as used
+
+TEMPORAL.BLEND is legacy for a legacy model (a published checkpoint) unless it is set. It steadies the
+pictures over the background alone; rgba/ then holds the frames as rendered.
+"""
+
+
+def main() -> None:
+    parser = make_path_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--output", type=Path, metavar="FOLDER",
+                        help="where results go (default: OUTPUT_DIR/res_{epoch}; of a refined model "
+                             "OUTPUT_DIR/res_{epoch}_refined)")
+    args = parser.parse_args()
+    inputs = load_path_inputs(args)
+    output = args.output or default_output(inputs)
+    dump_config(inputs.cfg, output / "config.yml")
+    frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
+                         blender=make_blender(inputs.cfg), frame=inputs.frame)
+    writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW)
+    try:
+        with writer:
+            for frame in tqdm(frames, total=len(inputs.cameras), desc="render", unit="frame"):
+                writer.write(frame)
+    finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
+        print(f"{writer.count} of {len(inputs.cameras)} frames: {output}/img_*.jpg, {output}/rgba/, "
+              f"{writer.video_path}")
+
+
+def default_output(inputs: PathInputs) -> Path:
+    refined = "_refined" if inputs.checkpoint.stem.endswith("_refined") else ""
+    return Path(inputs.cfg.OUTPUT_DIR) / f"res_{inputs.epoch}{refined}"
+
+
+if __name__ == "__main__":
+    cli.run(main)
