@@ -63,10 +63,16 @@ def test_composited_frames_in_one_batch(loaded, cameras, expected) -> None:  # t
 
 
 def test_running_statistics(parity: Path, cameras, expected) -> None:  # type: ignore[no-untyped-def]
+    """The original met eight frames in training mode, layer by layer, before it recorded this one."""
     cfg = load_config(parity / "config.yml", ["MODEL.NORM", "batch"])
     renderer, _, _ = load_renderer(cfg, parity / "nr_model_0.pth", CPU)
     with torch.no_grad():
-        output = renderer(cameras[0])
+        for camera in range(8):
+            images = renderer.feature_images(cameras[camera])[0]
+            renderer.network.train()
+            for image in images[0].split(1):
+                renderer.network(image)
+        output = renderer.eval()(cameras[0])
     assert largest(torch.cat([output.rgb, output.alpha], 1)[0], expected["frame0_eval_rgba"]) < 1e-4
 
 

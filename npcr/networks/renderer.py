@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from npcr.cameras import Cameras, view_directions
 from npcr.networks.compositing import composite
 from npcr.networks.unet import GatedUNet
-from npcr.projection import gather_features, rasterise
+from npcr.projection import Fragments, gather_features, rasterise
 
 
 class RenderOutput(NamedTuple):
@@ -68,25 +68,27 @@ class NeuralPointRenderer(nn.Module):
         return self.get_buffer(f"colors_{frame}")
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        images, fragments = self.feature_images(cameras, frame)
+        layer_rgba = self.network(images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
+        rgb, alpha = composite(layer_rgba, fragments.depth, self.depth_threshold, self.legacy)
+        return RenderOutput(rgb, alpha, fragments.depth[:, 0], layer_rgba, fragments.depth, fragments.index)
+
+    def feature_images(self, cameras: Cameras, frame: int = 0) -> tuple[Tensor, Fragments]:
+        """What the network sees, (B, K, C, H, W), and the points it comes from.
+
+        C: the winner's features, the view direction, and with `use_rgb` the winner's colour. Memory is laid
+        out (B, K, H, W, C), so that the network's input is channels_last without a copy.
+        """
         near, far, max_size = self.splat
         with torch.no_grad():
             fragments = rasterise(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size,
                                   near=near, far=far, max_size=max_size, layers=self.layers,
                                   peeling=self.peeling, backend=self.backend)
-        images = self._feature_images(fragments.index, cameras, frame)  # (B, K, C, H, W)
-        layer_rgba = self.network(images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
-        rgb, alpha = composite(layer_rgba, fragments.depth, self.depth_threshold, self.legacy)
-        return RenderOutput(rgb, alpha, fragments.depth[:, 0], layer_rgba, fragments.depth, fragments.index)
-
-    def _feature_images(self, index: Tensor, cameras: Cameras, frame: int) -> Tensor:
-        """(B, K, C, H, W): the winner's features, the view direction, and with `use_rgb` its colour.
-
-        Memory is laid out (B, K, H, W, C), so that the network's input is channels_last without a copy.
-        """
+        index = fragments.index
         features = gather_features(self.features[frame], self.default_feature, index)
         seen = (index >= 0)[:, :, None]
         parts = [features, view_directions(cameras, self.legacy)[:, None] * seen]
         if self.use_rgb:
             colors = self.colors(frame)
             parts.append(gather_features(colors, colors.new_zeros(3), index))
-        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1).movedim(-1, 2)
+        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1).movedim(-1, 2), fragments

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way on a small generated animal: scene, training, evaluation, orbit, refined orbit.
+
+Every step is a command that is printed before it runs; run them yourself with your own scene. A second call
+goes on where the first one stopped.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from npcr import cli
+from npcr.engine.checkpoint import find_epoch, model_path
+from npcr.errors import CheckpointError, NpcrError
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = """examples:
+  make demo
+  python tools/demo.py
+  python tools/demo.py --frames 24 SOLVER.MAX_EPOCHS 3 REFINE.PASSES 1      a quick look, not a good picture
+"""
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, default=ROOT / "configs" / "demo.yml", metavar="FILE",
+                        help="default: configs/demo.yml")
+    parser.add_argument("--scene", type=Path, default=Path("datasets/demo"), metavar="FOLDER",
+                        help="the generated scene; made when it is not there (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="FOLDER",
+                        help="default: %(default)s")
+    parser.add_argument("--frames", type=int, default=60, metavar="N", help="of the orbit (default: %(default)s)")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="KEY VALUE",
+                        help="configuration keys to override")
+    return parser.parse_args()
+
+
+def python(script: str, *arguments: str | Path) -> None:
+    """Show a command as a user would type it, and run it."""
+    command = [script, *map(str, arguments)]
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    status = subprocess.run([sys.executable, str(ROOT / script), *command[1:]], check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise NpcrError(f"python {script} failed with status {status}; its message stands above")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    try:
+        return find_epoch(folder, -1, resume=True) > 0
+    except CheckpointError:
+        return False
+
+
+def main() -> None:
+    args = parse()
+    began = time.monotonic()
+    scene, output = args.scene, args.output
+    options = ["DATASETS.TRAIN", str(scene), "OUTPUT_DIR", str(output), *args.options]
+    config = ["--config-file", args.config_file]
+    if not (scene / "scene.yml").exists():
+        python("tools/make_fuzzy_scene.py", scene)
+    resume = ["RESUME", "True"] if has_checkpoint(output) else []
+    python("tools/train.py", *config, *options, *resume)
+    model = model_path(output, find_epoch(output, -1))
+    python("tools/evaluate.py", *config, "--checkpoint", model, "--output", output / "evaluation", *options)
+
+    path = output / "CamPose.inf"
+    python("ExParamGen/exgen.py", "--input", scene / "CamPose.inf", "--output", path, "--count", str(args.frames),
+           "--cloud", scene / "pointclouds" / "frame1.ply")
+    walk = [*config, "--cam-pose", path, "--intrinsics", scene / "Intrinsic.inf"]
+    python("tools/render.py", *walk, "--checkpoint", model, "--output", output / "orbit", *options)
+    refined = model.with_name(f"{model.stem}_refined.pth")
+    python("tools/refine.py", *walk, "--checkpoint", model, "--overwrite", *options)
+    python("tools/render.py", *walk, "--checkpoint", refined, "--output", output / "orbit_refined", *options)
+    report(output, time.monotonic() - began)
+
+
+def report(output: Path, seconds: float) -> None:
+    scores = json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))["mean"]
+    print(f"\nDone in {seconds / 60:.1f} minutes. Held-out views: "
+          + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    for what, where in (("orbit", "orbit/video.mp4"), ("orbit, refined", "orbit_refined/video.mp4"),
+                        ("contact sheet", "evaluation/contact_sheet.png"),
+                        ("numbers", "evaluation/evaluation.json"), ("model", "nr_model_*.pth"),
+                        ("cutouts with alpha", "orbit/rgba/"), ("cameras", "CamPose.png")):
+        print(f"  {what + ':':20}{output / where}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Compare renderings with the photographs of views that training did not see."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+import npcr
+from npcr.cli import config_from_args, make_parser, resolve_device, run
+from npcr.config import dump_config, to_dict
+from npcr.data.views import SceneViews
+from npcr.engine import evaluator
+from npcr.engine.build import load_renderer
+from npcr.engine.checkpoint import find_epoch, load_model, model_path
+from npcr.engine.contact_sheet import Pixels, contact_sheet, sheet_row
+from npcr.engine.trainer import held_out_views, make_views, open_scene
+from npcr.io.files import atomic_write
+
+logger = logging.getLogger("npcr")
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_ROWS = 12  # of the contact sheet, spread evenly over the views
+HOW = ("PSNR and SSIM (Wang et al. 2004) of colour over black, in the whole frame, in [0, 1]; alpha MAE; "
+       "alpha SAD in thousands")
+EXAMPLES = """\
+  python tools/evaluate.py --config-file output/config.yml
+      the newest checkpoint in OUTPUT_DIR
+  python tools/evaluate.py --config-file models/config.yml --checkpoint models/nr_model_0.pth --all
+  python tools/evaluate.py --config-file output/config.yml --output scores LOAD_EPOCH 99 MODEL.DEVICE cpu
+
+writes, in --output:
+  evaluation.json    scores of each view and their means, with configuration, epoch, commit and versions
+  contact_sheet.png  photograph, rendering, both mattes and error of up to 12 views
+  config.yml         the configuration as used
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
+                        help="the model (default: OUTPUT_DIR/nr_model_{LOAD_EPOCH}.pth)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER",
+                        help="where results go (default: OUTPUT_DIR/evaluation_{epoch})")
+    parser.add_argument("--all", action="store_true",
+                        help="every view of DATASETS.TRAIN, not only the held-out ones")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    given = config_from_args(args)
+    device = resolve_device(given.MODEL.DEVICE)
+    folder = given.OUTPUT_DIR
+    checkpoint = args.checkpoint or model_path(folder, find_epoch(folder, given.LOAD_EPOCH))
+    renderer, cfg, epoch = load_renderer(given, checkpoint, device)
+    views, which, kind = choose_views(cfg, device, args.all)
+    if kind == "held out":
+        warn_of_training_views(cfg, load_model(checkpoint).config, checkpoint)
+
+    spread = np.linspace(0, len(which) - 1, min(MOST_ROWS, len(which))).round().astype(int)
+    shown = {which[i] for i in spread}
+    rows: list[Pixels] = []
+
+    def keep_row(score: evaluator.ViewScore, pictures: evaluator.ViewPictures) -> None:
+        if (score.frame, score.camera) in shown:
+            rows.append(sheet_row(score, pictures))
+
+    scores = evaluator.evaluate(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device,
+                                on_view=keep_row)
+    output = args.output or Path(cfg.OUTPUT_DIR) / f"evaluation_{epoch}"
+    dump_config(cfg, output / "config.yml")
+    contact_sheet(output / "contact_sheet.png", rows)
+    report = {"checkpoint": str(checkpoint), "epoch": epoch, "views": kind, "scene": str(views.scene.folder),
+              "size": list(views.size), "how": HOW, "mean": finite(evaluator.mean_scores(scores)),
+              "each": [finite(dataclasses.asdict(score)) for score in scores],
+              "config": to_dict(cfg), "commit": commit(), "versions": versions(), "device": str(device)}
+    with atomic_write(output / "evaluation.json", "w") as file:
+        file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    print(evaluator.format_scores(scores))
+    print(f"{len(scores)} views ({kind}) of {views.scene.folder}, epoch {epoch}: {output}/evaluation.json, "
+          "contact_sheet.png")
+
+
+def choose_views(cfg: CfgNode, device: torch.device,
+                 everything: bool) -> tuple[SceneViews, list[tuple[int, int]], str]:
+    """Views to evaluate as (frame, camera), and what they are to training, in words."""
+    scene = open_scene(cfg, cfg.DATASETS.TRAIN)
+    if not everything:
+        held_out = held_out_views(cfg, scene, device)
+        if held_out is not None:
+            return *held_out, "held out"
+        logger.warning("no view is held out (DATASETS.HOLDOUT_EVERY 0, no DATASETS.TEST): evaluating on the "
+                       "training views, which flatters the model")
+    which = [(frame, camera) for frame in range(len(scene.frames)) for camera in range(len(scene.cameras))]
+    kind = "training" if not cfg.DATASETS.HOLDOUT_EVERY else "training and held out"
+    return make_views(cfg, scene, cfg.INPUT.SIZE_TEST, device), which, kind
+
+
+def warn_of_training_views(cfg: CfgNode, trained: dict[str, Any], checkpoint: Path) -> None:
+    """The model may have been trained on what the configuration now holds out."""
+    before = trained.get("DATASETS", {}).get("HOLDOUT_EVERY")
+    if not cfg.DATASETS.TEST and before != cfg.DATASETS.HOLDOUT_EVERY:
+        logger.warning("%s was trained with DATASETS.HOLDOUT_EVERY %s, the configuration says %s: some of "
+                       "these views may be training views", checkpoint,
+                       "unknown" if before is None else before, cfg.DATASETS.HOLDOUT_EVERY)
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: null stands for the PSNR of pictures without any difference."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()}
+
+
+def commit() -> str | None:
+    """The commit of this code, with "-dirty" where files differ from it; None outside git."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                              cwd=ROOT, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    return {"npcr": npcr.__version__, "python": platform.python_version(), "torch": torch.__version__,
+            "numpy": np.__version__}
+
+
+if __name__ == "__main__":
+    run(main)
