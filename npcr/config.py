@@ -20,6 +20,7 @@ from yacs.config import CfgNode
 from npcr.config_keys import CHOICES, DEFAULTS, INTEGER_LISTS, LENGTHS, RANGES
 from npcr.errors import ConfigError
 
+
 def default_config() -> CfgNode:
     """A fresh, mutable copy of the defaults."""
     return DEFAULTS.clone()
@@ -124,7 +125,7 @@ def _check_together(cfg: CfgNode, source: str) -> None:
     if schedule and len(schedule) != cfg.INPUT.LAYER_NUM - 1:
         raise ConfigError(f"{source}: SOLVER.LAYER_SCHEDULE has {len(schedule)} epochs, but INPUT.LAYER_NUM "
                           f"{cfg.INPUT.LAYER_NUM} adds {cfg.INPUT.LAYER_NUM - 1} layers to the first")
-    if cfg.SOLVER.STEPS != sorted(set(cfg.SOLVER.STEPS)):
+    if sorted(set(cfg.SOLVER.STEPS)) != cfg.SOLVER.STEPS:
         raise ConfigError(f"{source}: SOLVER.STEPS is {cfg.SOLVER.STEPS}; the epochs must increase")
     if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
         raise ConfigError(f"{source}: every weight under LOSS is 0; nothing would be learned")

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Make a camera path out of one pose: an orbit around an axis, or random rotations."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import logging
+import math
+
+import numpy as np
+
+from npcr import cli
+from npcr.data.preview import draw_cameras
+from npcr.errors import NpcrError
+from npcr.io.camera_files import read_cam_poses, write_cam_poses
+from npcr.io.images import write_image
+from npcr.io.points import read_points
+from npcr.orbits import AXES, look_at, orbit, random_views
+
+HERE = Path(__file__).resolve().parent
+logger = logging.getLogger("npcr")
+
+EXAMPLES = """examples:
+  python ExParamGen/exgen.py
+      500 cameras around z, from ExParamGen/CamPose.inf to models/CamPose.inf
+  python ExParamGen/exgen.py --count 120 --elevation-wave 15,2 --dolly 0.8 --cloud datasets/demo/pointclouds/frame1.ply
+      a closed path that rises and sinks twice and comes nearer half way, with the cloud in the preview
+  python ExParamGen/exgen.py --axis y --center 0 1.2 0 --degrees 90 --look-at-center
+      a quarter turn around the vertical line through (0, 1.2, 0)
+  python ExParamGen/exgen.py --random 50 --seed 3 --output output/random/CamPose.inf
+      50 random rotations about the origin
+"""
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, default=HERE / "CamPose.inf", metavar="FILE",
+                        help="the pose to start from, the first row counts (default: ExParamGen/CamPose.inf)")
+    parser.add_argument("--output", type=Path, default=HERE.parent / "models" / "CamPose.inf", metavar="FILE",
+                        help="where the path goes (default: models/CamPose.inf)")
+    parser.add_argument("--count", type=int, default=500, help="cameras of the orbit (default: 500)")
+    parser.add_argument("--axis", nargs="+", default=["z"], metavar="A",
+                        help="axis of the orbit: x, y, z, or three numbers (default: z)")
+    parser.add_argument("--center", nargs=3, type=float, default=[0.0, 0.0, 0.0], metavar=("X", "Y", "Z"),
+                        help="a point on the axis (default: 0 0 0)")
+    parser.add_argument("--degrees", type=float, default=360.0,
+                        help="length of the arc, negative for the other way round (default: 360)")
+    parser.add_argument("--elevation-wave", type=_wave, default=(0.0, 1.0), metavar="DEGREES[,CYCLES]",
+                        help="let the camera rise and sink by DEGREES, CYCLES times over the path (default: 0,1)")
+    parser.add_argument("--dolly", type=float, default=1.0, metavar="FACTOR",
+                        help="half way the distance to the centre is multiplied by this, smoothly (default: 1)")
+    parser.add_argument("--look-at-center", action="store_true",
+                        help="turn the first camera to look at the centre, with the axis upwards in the picture")
+    parser.add_argument("--random", type=int, metavar="N",
+                        help="N random rotations about the centre instead of an orbit")
+    parser.add_argument("--seed", type=int, default=0, help="of --random (default: 0)")
+    parser.add_argument("--preview", type=Path, metavar="FILE",
+                        help="picture of the cameras (default: beside the output, ending in .png)")
+    parser.add_argument("--cloud", type=Path, metavar="FILE", help="point cloud to show in the preview")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read the pose, make the path, write it and its picture."""
+    args = parse()
+    cloud = read_points(args.cloud) if args.cloud else None
+    poses = read_cam_poses(args.input)
+    if len(poses) > 1:
+        logger.info("%s has %d poses; the path starts from the first", args.input, len(poses))
+    path = make_path(poses[0], args)
+    write_cam_poses(args.output, path)
+    preview = args.preview or args.output.with_suffix(".png")
+    picture = draw_cameras(path, points=cloud and cloud.positions, colors=cloud and cloud.colors,
+                           path=args.random is None)
+    write_image(preview, picture)
+    print(f"{len(path)} cameras: {args.output}\npicture:     {preview}")
+
+
+def make_path(pose: np.ndarray, args: argparse.Namespace) -> np.ndarray:
+    """(B, 4, 4) camera-to-world: the path that the command line asks for, from `pose` (4, 4)."""
+    axis = _axis(args.axis)
+    if args.look_at_center:
+        pose = look_at(pose[:3, 3], args.center, up=axis)
+    if args.random is not None:
+        return random_views(pose, args.random, center=args.center, seed=args.seed)
+    return orbit(pose, args.count, axis=axis, center=args.center, degrees=args.degrees,
+                 elevation_wave=args.elevation_wave, dolly=args.dolly)
+
+
+def _axis(words: list[str]) -> tuple[float, ...]:
+    if len(words) == 1 and words[0].lower() in AXES:
+        return AXES[words[0].lower()]
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise NpcrError(f"--axis is {' '.join(words)}; it needs x, y, z, or three numbers")
+    return numbers
+
+
+def _wave(text: str) -> tuple[float, float]:
+    height, _, cycles = text.partition(",")
+    return float(height), float(cycles or 1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: timing with median and spread, the machine's description, table and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Timing(NamedTuple):
+    """Milliseconds of repeated runs."""
+
+    median: float
+    low: float  # first quartile
+    high: float  # third quartile
+    best: float
+    runs: int
+
+
+def measure(
+    run: Callable[[], object], *, repeats: int, device: torch.device, warm_up: int = 2, limit_s: float = 30.0
+) -> Timing:
+    """Time `run` after warming up, the device synchronised before and after each run.
+
+    Stops after limit_s seconds, but not before three runs: slow rows need not be repeated as often.
+    """
+    for _ in range(warm_up):
+        run()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < repeats and (len(times) < 3 or time.perf_counter() - begun < limit_s):
+        _synchronise(device)
+        start = time.perf_counter()
+        run()
+        _synchronise(device)
+        times.append((time.perf_counter() - start) * 1e3)
+    low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    return Timing(median, low, high, min(times), len(times))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions and commit that the numbers belong to."""
+    described: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "device": str(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "commit": _commit(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+        described["cuda"] = torch.version.cuda
+    return described
+
+
+def write_json(path: Path, rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> None:
+    """Write the rows and what they were measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": described, "rows": list(rows)}, indent=2) + "\n")
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print the columns of the rows, aligned; numbers with three significant digits."""
+    cells = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for number, line in enumerate(cells):
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit, with "+" where the working tree differs from it; None outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scene's folder comes into being whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from npcr.errors import SceneError
+
+
+@contextmanager
+def new_scene_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty temporary folder beside `destination`; it becomes `destination` when the block ends.
+
+    On any exception the temporary folder goes and an earlier scene stays. Raises `SceneError` where
+    `destination` is a file, or holds something and `overwrite` is off, or holds something that is no scene.
+    """
+    target = Path(os.path.abspath(destination))
+    check_destination(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    work.mkdir()
+    try:
+        yield work
+        _take_place(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def check_destination(destination: str | Path, overwrite: bool) -> None:
+    """Raise `SceneError` where a scene cannot be written to `destination`; see `new_scene_folder`."""
+    target = Path(destination)
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise SceneError(f"{target}: is a file; the scene needs a folder")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise SceneError(f"{target}: is not empty; give another folder, or --overwrite to replace the scene there")
+    if not (target / "CamPose.inf").exists():
+        raise SceneError(f"{target}: holds no scene (no CamPose.inf); --overwrite replaces scenes only")
+
+
+def _take_place(work: Path, target: Path) -> None:
+    old = work.with_suffix(".old")
+    if target.exists():
+        target.rename(old)
+    try:
+        work.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

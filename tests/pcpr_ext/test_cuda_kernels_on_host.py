@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels' logic without a GPU: their sources built for the host, beside the twin."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import pcpr_ext
+from npcr.projection import compiled, reference
+from pcpr_ext.build import SOURCES, cpu_compiler
+from tests.projection.clouds import random_case
+
+HEADER = Path(__file__).with_name("cuda_on_host.h")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> pcpr_ext.Library:
+    compiler = cpu_compiler()
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    target = tmp_path_factory.mktemp("cuda_on_host") / "library.so"
+    command = f"{compiler} -std=c++20 -O1 -fPIC -shared -pthread -ffp-contract=off -include".split()
+    sources = [str(path) for path in sorted(SOURCES.glob("*.cu"))]
+    built = subprocess.run(
+        [*command, str(HEADER), f"-I{SOURCES}", "-x", "c++", *sources, "-o", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode != 0 and "barrier" in built.stderr and "No such file" in built.stderr:
+        pytest.skip(f"{shlex.split(compiler)[0]} has no C++20 barriers")
+    assert built.returncode == 0, built.stderr
+    return pcpr_ext.Library(target)
+
+
+@pytest.mark.parametrize("peeling", ["point", "pixel"])
+@pytest.mark.parametrize("seed", [1, 2, 3, 6, 7, 8, 12, 13, 17, 27])
+def test_rasterise(seed: int, peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    (points, poses, intrinsics, size), settings = random_case(seed)
+    arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
+    expected = reference.rasterise(*arguments)
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    for found, wanted in zip(compiled.rasterise(*arguments), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("peeling", ["point", "pixel"])
+def test_rasterise_with_int64_indices(peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    (points, poses, intrinsics, size), settings = random_case(12)
+    arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
+    expected, _ = reference.rasterise(*arguments)
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    monkeypatch.setattr(compiled, "index_dtype", lambda points: torch.int64)
+    assert torch.equal(compiled.rasterise(*arguments)[0], expected.long())
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize(("points", "channels"), [(0, 3), (1, 1), (60, 35), (400, 64)])
+def test_gather_and_scatter(points: int, channels: int, dtype: torch.dtype, library: pcpr_ext.Library) -> None:
+    generator = torch.Generator().manual_seed(points)
+    features = torch.randn(points, channels, generator=generator)
+    default = torch.randn(channels, generator=generator)
+    index = torch.randint(-1, max(points, 1), (2, 3, 37, 29), generator=generator).to(dtype)
+    index[0] = -1  # enough empty ones for more than one partial sum
+    index.clamp_max_(points - 1)
+    images = torch.empty(*index.shape, channels)
+    sizes = {
+        "point_count": points,
+        "channels": channels,
+        "fragments": index.numel(),
+        "index_bytes": index.element_size(),
+    }
+    library.run(
+        pcpr_ext.Gather(
+            features=features.data_ptr(),
+            default_feature=default.data_ptr(),
+            index=index.data_ptr(),
+            output=images.data_ptr(),
+            **sizes,
+        )
+    )
+    assert torch.equal(images, reference.gather(features, default, index))
+
+    grad = torch.randn(images.shape, generator=generator)
+    rows, order = torch.sort(index.reshape(-1), stable=True)
+    grad_features, grad_default = torch.zeros_like(features), torch.empty(channels)
+    task = pcpr_ext.Scatter(
+        grad_output=grad.data_ptr(),
+        index=rows.data_ptr(),
+        order=order.data_ptr(),
+        grad_features=grad_features.data_ptr(),
+        grad_default=grad_default.data_ptr(),
+        **sizes,
+    )
+    task.scratch_bytes = library.scratch_bytes(task)
+    scratch = torch.empty(task.scratch_bytes, dtype=torch.uint8)
+    task.scratch = scratch.data_ptr()
+    library.run(task)
+    expected, expected_default = reference.scatter(grad, index, points)
+    assert torch.equal(grad_features, expected)  # the same sums in the same order
+    torch.testing.assert_close(grad_default, expected_default, rtol=1e-6, atol=1e-6)

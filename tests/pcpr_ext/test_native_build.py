@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+import pcpr_ext
+from pcpr_ext import build
+
+EXPORTS = (
+    "npcr_abi_version",
+    "npcr_ready",
+    "npcr_message",
+    "npcr_rasterise_scratch",
+    "npcr_rasterise",
+    "npcr_gather",
+    "npcr_scatter_scratch",
+    "npcr_scatter",
+)
+needs_nvcc = pytest.mark.skipif(build.cuda_compiler() is None, reason="no CUDA compiler here")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh CPU library in a folder of its own."""
+    if build.cpu_compiler() is None:
+        pytest.skip("no C++ compiler here")
+    return build.build_cpu(pcpr_ext.library_path("cpu", tmp_path_factory.mktemp("built") / "deep"), ["-Werror"])
+
+
+def test_cpu_library_builds_without_a_warning(built: Path) -> None:
+    assert pcpr_ext.Library(built).why_not_ready() == ""
+    assert list(built.parent.iterdir()) == [built]  # nothing left behind
+
+
+@needs_nvcc
+def test_cuda_library_builds_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One architecture here; the full list takes longer and is built by the installation.
+    nvcc = build.cuda_compiler()
+    assert nvcc is not None
+    newest = max(build.cuda_archs(nvcc))
+    monkeypatch.setenv("NPCR_CUDA_ARCHS", str(newest))
+    path = build.build_cuda(tmp_path / "library.so")
+    native = ctypes.CDLL(str(path))  # loads without a driver: the runtime is static
+    for name in EXPORTS:
+        assert getattr(native, name)
+    assert pcpr_ext.Library(path).path == path
+    code = path.read_bytes()
+    assert f"sm_{newest}".encode() in code
+
+
+@needs_nvcc
+def test_cuda_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = build.cuda_compiler()
+    assert nvcc is not None
+    monkeypatch.delenv("NPCR_CUDA_ARCHS", raising=False)
+    archs = build.cuda_archs(nvcc)
+    assert archs == sorted(archs)
+    assert archs[0] >= build.OLDEST_CUDA_ARCH
+    assert {80, 90} <= set(archs)
+
+
+def test_architecture_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPCR_CUDA_ARCHS", "90, 75;80")
+    assert build.cuda_archs("nvcc") == [75, 80, 90]
+    flags = build.arch_flags([75, 80, 90])
+    assert flags[:3] == [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (75, 80, 90)]
+    assert flags[3:] == [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in (75, 90)]
+    monkeypatch.setenv("NPCR_CUDA_ARCHS", "hopper")
+    with pytest.raises(build.BuildError, match=r"NPCR_CUDA_ARCHS: expected numbers .* got 'hopper'"):
+        build.cuda_archs("nvcc")
+
+
+def test_without_compilers_nothing_is_built_and_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    monkeypatch.setattr(build, "cuda_compiler", lambda: None)
+    monkeypatch.delenv("NPCR_BUILD_CUDA", raising=False)
+    assert build.build_all(tmp_path) == [
+        "cpu: left out, no compiler found",
+        "cuda: left out, no compiler found",
+    ]
+    monkeypatch.setenv("NPCR_BUILD_CUDA", "1")
+    with pytest.raises(build.BuildError, match="no CUDA compiler found"):
+        build.build_all(tmp_path)
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler found"):
+        build.build_cpu(tmp_path / "library.so")
+
+
+def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho out of flour >&2\nexit 3\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("NPCR_BUILD_CUDA", "0")
+    report = build.build_all(tmp_path / "libraries")
+    assert report[0].startswith("cpu: FAILED")
+    assert "out of flour" in report[0]
+    assert report[1] == "cuda: left out, as NPCR_BUILD_CUDA is 0"
+    assert build.main(["--folder", str(tmp_path / "libraries")]) == 1
+
+
+def test_a_library_of_another_version_is_refused(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pcpr_ext, "library_path", lambda kind: built.with_name(f"_pcpr_{kind}.so"))
+    monkeypatch.setattr(pcpr_ext, "ABI_VERSION", 99)
+    pcpr_ext._load.cache_clear()
+    try:
+        assert pcpr_ext.library("cpu") is None
+        reason = pcpr_ext.why_missing("cpu")
+        assert "interface version 1, this code needs 99" in reason
+        assert "python -m pcpr_ext.build" in reason
+        assert "was not built" in pcpr_ext.why_missing("cuda")
+    finally:
+        pcpr_ext._load.cache_clear()
+
+
+def test_native_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPCR_NATIVE", "0")
+    pcpr_ext._load.cache_clear()
+    try:
+        assert pcpr_ext.library("cpu") is None
+        assert "NPCR_NATIVE" in pcpr_ext.why_missing("cpu")
+    finally:
+        pcpr_ext._load.cache_clear()
+
+
+def test_structures_match_the_header() -> None:
+    header = (build.SOURCES / "interface.h").read_text()
+    for structure in (pcpr_ext.Rasterise, pcpr_ext.Gather, pcpr_ext.Scatter):
+        body = header.split(f"struct Npcr{structure.__name__} {{")[1].split("};")[0]
+        declared = []
+        for line in body.splitlines():
+            kind, _, names = line.split("//")[0].strip().rstrip(";").partition(" ")
+            if kind == "const":
+                names = names.partition(" ")[2]
+            declared += [name.strip() for name in names.split(",") if name.strip()]
+        assert declared == [name for name, _ in structure._fields_]
+    assert f"#define NPCR_ABI_VERSION {pcpr_ext.ABI_VERSION}\n" in header
+
+
+def test_kernels_report_what_they_refuse(built: Path) -> None:
+    library = pcpr_ext.Library(built)
+    with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterise_scratch: a size is out of range"):
+        library.scratch_bytes(pcpr_ext.Rasterise(width=0))
+    task = pcpr_ext.Rasterise(width=1, height=1, layers=1, far_depth=1.0, index_bytes=4)
+    with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterise: the scratch memory is too small"):
+        library.run(task)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npcr.errors import NpcrError
+from npcr.io.camera_files import read_cam_poses, write_cam_poses
+from npcr.io.images import read_image
+from npcr.io.points import PointCloud, write_points
+from npcr.orbits import look_at
+
+SCRIPT = Path(__file__).resolve().parents[2] / "ExParamGen" / "exgen.py"
+
+
+@pytest.fixture
+def exgen(monkeypatch):
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["exgen.py", *map(str, arguments)])
+        runpy.run_path(str(SCRIPT))["main"]()
+    return run
+
+
+def test_the_published_orbit_comes_from_the_example_pose(exgen, tmp_path):
+    exgen("--output", tmp_path / "CamPose.inf")
+    path = read_cam_poses(tmp_path / "CamPose.inf")
+    assert path.shape == (500, 4, 4)
+    np.testing.assert_allclose(np.hypot(path[:, 0, 3], path[:, 1, 3]), 0.45, atol=1e-12)
+    np.testing.assert_allclose(path[:, 2, 3], 0.0433, atol=1e-12)
+    np.testing.assert_allclose(path[:, :3, 1], np.broadcast_to([0, 0, -1], (500, 3)), atol=1e-12)  # z is up
+    picture = read_image(tmp_path / "CamPose.png")
+    assert picture.shape == (720, 960, 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+
+
+def test_options_reach_the_path(exgen, tmp_path):
+    write_cam_poses(tmp_path / "pose.inf", look_at((2, 0, 0), (5, 5, 5))[None])
+    rng = np.random.default_rng(0)
+    write_points(tmp_path / "cloud.ply", PointCloud(rng.normal(size=(500, 3)).astype(np.float32), None))
+    exgen("--input", tmp_path / "pose.inf", "--output", tmp_path / "out" / "path.inf", "--count", 9,
+          "--axis", 0, -1, 0, "--center", 0.5, 0, 0, "--degrees", 90, "--look-at-center", "--dolly", 2,
+          "--cloud", tmp_path / "cloud.ply", "--preview", tmp_path / "view.png")
+    path = read_cam_poses(tmp_path / "out" / "path.inf")
+    offset = path[:, :3, 3] - [0.5, 0, 0]
+    np.testing.assert_allclose(np.linalg.norm(offset, axis=1)[[0, 4, 8]], [1.5, 3, 1.5])
+    np.testing.assert_allclose(offset[-1], [0, 0, 1.5], atol=1e-12)  # about -y, x turns to z
+    np.testing.assert_allclose(path[:, :3, 2], -offset / np.linalg.norm(offset, axis=1)[:, None], atol=1e-12)
+    assert (tmp_path / "view.png").exists()
+
+
+def test_random_rotations_repeat_with_their_seed(exgen, tmp_path):
+    for name in ("a", "b"):
+        exgen("--random", 12, "--seed", 4, "--output", tmp_path / f"{name}.inf")
+    assert (tmp_path / "a.inf").read_bytes() == (tmp_path / "b.inf").read_bytes()
+    assert len(read_cam_poses(tmp_path / "a.inf")) == 12
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--axis", "q"], "--axis is q"),
+    (["--axis", "0", "0"], "--axis is 0 0"),
+    (["--axis", "0", "0", "0"], "not all 0"),
+    (["--count", "0"], "count is 0"),
+    (["--dolly", "0"], "dolly is 0"),
+    (["--input", "nowhere.inf"], "nowhere.inf"),
+    (["--cloud", "nowhere.ply"], "nowhere.ply"),
+])
+def test_mistakes_are_named_and_leave_nothing(exgen, tmp_path, arguments, message):
+    with pytest.raises(NpcrError, match=message):
+        exgen("--output", tmp_path / "CamPose.inf", *arguments)
+    assert not (tmp_path / "CamPose.inf").exists()
+
+
+def test_the_script_runs_from_anywhere_and_ends_in_one_line(tmp_path):
+    done = subprocess.run([sys.executable, str(SCRIPT), "--count", "0", "--output", "CamPose.inf"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "count is 0" in done.stderr

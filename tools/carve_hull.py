@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Make a scene's point cloud from its mattes: carve the visual hull, sample its surface evenly.
+
+Writes SCENE/pointclouds/frame1.ply and a picture of it, and sets NEAR_FAR_SIZE and CENTER in SCENE/scene.yml.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse  # noqa: E402
+from collections.abc import Iterable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from npcr import cli  # noqa: E402
+from npcr.cameras import project  # noqa: E402
+from npcr.config import load_config  # noqa: E402
+from npcr.data.carving import (  # noqa: E402
+    SilhouetteField,
+    carve,
+    coverage,
+    estimate_bounds,
+    filled,
+    sample_surface,
+)
+from npcr.data.preview import contact_sheet, draw_cameras, draw_projection  # noqa: E402
+from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_config  # noqa: E402
+from npcr.data.silhouettes import Silhouettes, color_points, load_silhouettes  # noqa: E402
+from npcr.errors import SceneError  # noqa: E402
+from npcr.io.images import read_image, write_image  # noqa: E402
+from npcr.io.points import PointCloud, write_points  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/carve_hull.py datasets/dino
+      100,000 points; the object's bounds are found from the cameras and the mattes
+  python tools/carve_hull.py datasets/cat --points 300000 --fuzz 0.02 --threshold 0.3
+      hair: half of the points lie in a layer outside the hull, a fiftieth of the object's size thick
+  python tools/carve_hull.py datasets/dino --bounds -0.07 -0.03 -0.06 0.02 0.07 0.02 --resolution 512
+
+The bounds found are the hull's own: starting from the point nearest to the rays through the middles of the
+mattes, a coarse hull is carved in a cube that grows until the hull no longer touches its walls.
+"""
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", type=Path, help="folder of the scene")
+    parser.add_argument("--points", type=int, default=100000, metavar="N", help="points (default: 100000)")
+    parser.add_argument("--bounds", type=float, nargs=6, metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"),
+                        help="lowest and highest corner of the object's box (default: found from the mattes)")
+    parser.add_argument("--resolution", type=int, default=256, metavar="N",
+                        help="cells along the box's longest side (default: 256); mattes are reduced to 4 N pixels")
+    parser.add_argument("--threshold", type=float, default=0.5,
+                        help="matte value, 0 to 1, from which a pixel is the object (default: 0.5)")
+    parser.add_argument("--fuzz", type=float, default=0.0, metavar="SHARE",
+                        help="put half of the points into a layer outside the hull, as thick as this share of the "
+                             "object's size, where all mattes show at least a trace (default: 0)")
+    parser.add_argument("--min-views", type=int, metavar="N",
+                        help="views that must have a say on a point (default: a quarter of them, at least 2)")
+    parser.add_argument("--tolerate", type=int, default=0, metavar="N",
+                        help="so many mattes may be wrong about a point; above 0 the hull gets looser (default: 0)")
+    parser.add_argument("--fill-holes", type=float, default=0.01, metavar="SHARE",
+                        help="close holes within a matte that are smaller than this share of its area, often "
+                             "shadows taken for background (default: 0.01; 0 keeps all)")
+    parser.add_argument("--colors", action=argparse.BooleanOptionalAction, default=True,
+                        help="colour each point from the photograph that sees it best (default: yes)")
+    parser.add_argument("--frame", type=int, default=1, metavar="N", help="frame of the scene, from 1 (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    parser.add_argument("--preview", type=Path, metavar="FILE",
+                        help="picture of the cloud over photographs (default: SCENE/carved.png)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a point cloud that is already there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Carve, sample, write, and say how well the cloud fills the mattes."""
+    args = parse()
+    _check(args)
+    target = _target(args.scene, args.frame, args.overwrite)
+    silhouettes = load_silhouettes(args.scene, args.frame, 4 * args.resolution)
+    cloud, normals = _carved(silhouettes, args)
+    colors = color_points(cloud, normals, silhouettes, progress=_bar("colours")) if args.colors else None
+    write_points(target, PointCloud(cloud, colors))
+    covered, spilled = coverage(cloud, silhouettes.matte_cameras, silhouettes.mattes, threshold=args.threshold)
+    print(f"points:  {len(cloud)} in {target}")
+    print(f"covered: {covered:.2%} of the mattes' pixels lie within 2 pixels of a projected point")
+    print(f"spilled: {spilled:.2%} of the projected points fall outside the mattes")
+    preview = args.preview or args.scene / "carved.png"
+    write_image(preview, _picture(cloud, colors, silhouettes))
+    print(f"picture: {preview}")
+    _configure(args.scene / FILE_NAME, cloud, silhouettes)
+
+
+def _carved(silhouettes: Silhouettes, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 3) of the hull and their outward normals (N, 3)."""
+    mattes = [filled(matte, args.fill_holes, args.threshold) for matte in silhouettes.mattes]
+    cameras = silhouettes.matte_cameras
+    views = {"min_views": args.min_views, "tolerated": args.tolerate}
+    if args.bounds:
+        bounds = np.array(args.bounds[:3]), np.array(args.bounds[3:])
+    else:
+        bounds = estimate_bounds(cameras, mattes, threshold=args.threshold, **views)
+    print(f"bounds:  {' '.join(f'{v:.4g}' for v in bounds[0])} to {' '.join(f'{v:.4g}' for v in bounds[1])}")
+    field = SilhouetteField.from_mattes(mattes, cameras, threshold=args.threshold, **views)
+    outer = SilhouetteField.from_mattes(mattes, cameras, threshold=0.02, **views) if args.fuzz else None
+    cells, side = carve(field, bounds, args.resolution, progress=_bar("carving"))
+    return sample_surface(field, cells, side, args.points, seed=args.seed, outer=outer,
+                          fuzz=args.fuzz * float((bounds[1] - bounds[0]).max()), progress=_bar("sampling"))
+
+
+def _picture(cloud: np.ndarray, colors: np.ndarray | None, silhouettes: Silhouettes) -> np.ndarray:
+    """Five cameras with the cloud over their photographs, and cameras around the cloud."""
+    cameras = silhouettes.matte_cameras
+    tiles = []
+    for i in np.unique(np.linspace(0, len(cameras) - 1, 5).round().astype(int)).tolist():
+        pixels, depth = project(torch.from_numpy(cloud)[None], cameras[i])
+        tiles.append(draw_projection(read_image(silhouettes.images[i]), pixels[0].numpy(), depth[0].numpy(),
+                                     size=cameras.size))
+    angle = np.degrees(2 * np.arctan(0.5 * cameras.size[0] / cameras.intrinsics[:, 0, 0].numpy()))
+    tiles.append(draw_cameras(cameras.cam_to_world.numpy(), field_of_view=angle, points=cloud, colors=colors,
+                              path=False))
+    return contact_sheet(tiles, columns=3)
+
+
+def _configure(file: Path, cloud: np.ndarray, silhouettes: Silhouettes) -> None:
+    """Set the values that follow from the cloud in scene.yml, or print them where there is none."""
+    if not file.is_file():
+        width, height = silhouettes.cameras.size
+        settings = point_settings(cloud, silhouettes.cameras, [width, height])
+        print(f"no {file}; for your configuration: INPUT.NEAR_FAR_SIZE {settings['INPUT']['NEAR_FAR_SIZE']} "
+              f"DATASETS.CENTER {settings['DATASETS']['CENTER']}")
+        return
+    size = list(load_config(file).INPUT.SIZE_TEST)
+    update_scene_config(file, point_settings(cloud, silhouettes.cameras, size))
+    print(f"config:  {file} (NEAR_FAR_SIZE, CENTER)")
+
+
+def _target(scene: Path, frame: int, overwrite: bool) -> Path:
+    target = scene / "pointclouds" / f"frame{frame}.ply"
+    there = sorted((scene / "pointclouds").glob(f"frame{frame}.*"))
+    if there and not (overwrite and there == [target]):
+        advice = "--overwrite replaces it" if there == [target] else "move it away first"
+        raise SceneError(f"{there[0]}: is there already; {advice}")
+    return target
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, low, high in (("points", 1, 1e8), ("resolution", 8, 4096), ("threshold", 0.0, 0.999), ("fuzz", 0.0, 1.0),
+                            ("min_views", 1, 1e6), ("tolerate", 0, 100), ("fill_holes", 0.0, 1.0), ("frame", 1, 1e9)):
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise SceneError(f"--{name.replace('_', '-')} is {value:g}; it must be from {low:g} to {high:g}")
+    if args.bounds and not (np.isfinite(args.bounds).all() and (np.array(args.bounds[3:]) > args.bounds[:3]).all()):
+        raise SceneError(f"--bounds are {args.bounds}; the first corner must be below the second in x, y and z")
+
+
+def _bar(name: str) -> Any:
+    def progress(jobs: Iterable[Any], count: int) -> Iterable[Any]:
+        return tqdm(jobs, total=count, desc=name, delay=1)
+    return progress
+
+
+if __name__ == "__main__":
+    cli.run(main)
