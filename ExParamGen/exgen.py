@@ -76,8 +76,8 @@ def main() -> None:
     path = make_path(poses[0], args)
     write_cam_poses(args.output, path)
     preview = args.preview or args.output.with_suffix(".png")
-    picture = draw_cameras(path, points=cloud and cloud.positions, colors=cloud and cloud.colors,
-                           path=args.random is None)
+    points, colors = (cloud.positions, cloud.colors) if cloud is not None else (None, None)
+    picture = draw_cameras(path, points=points, colors=colors, path=args.random is None)
     write_image(preview, picture)
     print(f"{len(path)} cameras: {args.output}\npicture:     {preview}")
 

@@ -275,8 +275,6 @@ def _plain(value: Any) -> Any:
 
 
 def _beside(folder: str, file: Path) -> str:
-    """`folder` itself when it exists from the working directory, else beside the configuration file."""
-    if Path(folder).is_absolute() or Path(folder).exists():
-        return folder
+    """`folder` beside the configuration file where it exists there, else from the working directory."""
     candidate = file.parent / folder
     return str(candidate) if candidate.exists() else folder

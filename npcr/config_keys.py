@@ -28,7 +28,7 @@ DEFAULTS.PROJECTION.PEELING = "point"  # point: winners leave the cloud (publish
 DEFAULTS.PROJECTION.BACKEND = "auto"  # auto, compiled (refuse to run without the kernels), torch
 
 DEFAULTS.DATASETS = CfgNode()
-DEFAULTS.DATASETS.TRAIN = ""  # folder of the scene; relative to the working directory, else to the YAML file
+DEFAULTS.DATASETS.TRAIN = ""  # folder of the scene; relative to the YAML file, else to the working directory
 DEFAULTS.DATASETS.TEST = ""  # folder of a second scene of the same cloud whose photographs are the held-out views
 DEFAULTS.DATASETS.FRAME_NUM = 1  # frames (poses of the object), each with its own photographs and cloud
 DEFAULTS.DATASETS.MASK = True  # photographs have mattes; False: alpha is 1 everywhere

@@ -151,7 +151,7 @@ def move_about(pose: np.ndarray, turn: np.ndarray, pivot: np.ndarray, distance: 
 def _require_finite(**numbers: ArrayLike) -> None:
     for name, value in numbers.items():
         if not np.isfinite(value).all():
-            raise NpcrError(f"{name} is {value}; every number must be finite")
+            raise NpcrError(f"{name} is {np.asarray(value).tolist()}; every number must be finite")
 
 
 def _sideways(pose: np.ndarray, axis: np.ndarray, pivot: np.ndarray) -> np.ndarray:

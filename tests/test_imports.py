@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "cli": {"config"},
     "projection": {"pcpr_ext"},
     "io": {"cameras"},
-    "data": {"cameras", "config", "io", "orbits", "projection"},
+    "data": {"cameras", "config", "config_keys", "io", "orbits", "projection"},
     "networks": {"cameras", "projection"},
     "losses": {"metrics"},
     "temporal": {"cameras"},

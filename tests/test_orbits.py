@@ -105,7 +105,8 @@ def test_sphere_band_covers_its_band_evenly():
     np.testing.assert_allclose(np.linalg.norm(offset, axis=1), 3)
     np.testing.assert_allclose(poses[:, :3, 2], -offset / 3, atol=1e-12)
     elevation = np.degrees(np.arcsin(offset[:, 2] / 3))
-    assert -10 <= elevation.min() < -8 and 38 < elevation.max() <= 40
+    assert -10 <= elevation.min() < -8
+    assert 38 < elevation.max() <= 40
     gaps = 3 - np.sort((offset @ offset.T) / 3, axis=1)[:, -2]
     assert gaps.max() < 0.1  # nobody stands alone
 
@@ -117,7 +118,7 @@ def test_rounded_poses_become_orthonormal():
     np.testing.assert_allclose(clean, rough, atol=1e-4)
 
 
-@pytest.mark.parametrize("call, message", [
+@pytest.mark.parametrize(("call", "message"), [
     (lambda: orbit(POSE, 0), "count is 0"),
     (lambda: orbit(POSE, 3, dolly=-1), "dolly is -1"),
     (lambda: orbit(POSE, 3, degrees=math.nan), "degrees is nan"),

@@ -10,18 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import argparse  # noqa: E402
-from collections.abc import Iterable  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import torch
+from tqdm import tqdm
 
-from npcr import cli  # noqa: E402
-from npcr.cameras import project  # noqa: E402
-from npcr.config import load_config  # noqa: E402
-from npcr.data.carving import (  # noqa: E402
+from npcr import cli
+from npcr.cameras import project
+from npcr.config import load_config
+from npcr.data.carving import (
     SilhouetteField,
     carve,
     coverage,
@@ -29,12 +29,12 @@ from npcr.data.carving import (  # noqa: E402
     filled,
     sample_surface,
 )
-from npcr.data.preview import contact_sheet, draw_cameras, draw_projection  # noqa: E402
-from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_config  # noqa: E402
-from npcr.data.silhouettes import Silhouettes, color_points, load_silhouettes  # noqa: E402
-from npcr.errors import SceneError  # noqa: E402
-from npcr.io.images import read_image, write_image  # noqa: E402
-from npcr.io.points import PointCloud, write_points  # noqa: E402
+from npcr.data.preview import contact_sheet, draw_cameras, draw_projection
+from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_config
+from npcr.data.silhouettes import Silhouettes, color_points, load_silhouettes
+from npcr.errors import SceneError
+from npcr.io.images import read_image, write_image
+from npcr.io.points import PointCloud, write_points
 
 EXAMPLES = """examples:
   python tools/carve_hull.py datasets/dino

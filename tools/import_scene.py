@@ -7,17 +7,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import argparse  # noqa: E402
-import logging  # noqa: E402
-import os  # noqa: E402
-from collections.abc import Iterable  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from npcr import cli  # noqa: E402
-from npcr.data.importing import import_capture  # noqa: E402
-from npcr.data.transforms_json import Capture, read_transforms  # noqa: E402
+from npcr import cli
+from npcr.data.importing import import_capture
+from npcr.data.transforms_json import Capture, read_transforms
 
 logger = logging.getLogger("npcr")
 

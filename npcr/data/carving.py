@@ -31,6 +31,7 @@ _UNSEEN = 1e6  # pixels: the distance where no view has a say
 _CHUNK = 1 << 18  # points looked up at once
 _NEWTON_STEPS = 3
 _ON_SURFACE = 0.3  # pixels
+_INSET = 0.5  # pixels: a point is drawn at least a pixel wide, so its centre stays half a pixel within the matte
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SilhouetteField:
         least = max(2, math.ceil(len(mattes) / 4)) if min_views is None else min_views
         touched = [[bool((border > 255 * threshold).any()) for border in (m[:, 0], m[0], m[:, -1], m[-1])]
                    for m in mattes]
-        return cls([_with_slope(signed_distance(matte, threshold)) for matte in mattes], torch.tensor(touched),
+        return cls([_with_slope(signed_distance(matte, threshold) - _INSET) for matte in mattes], torch.tensor(touched),
                    cameras, min(least, len(mattes)), tolerated)
 
     def inside(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,7 +221,7 @@ def estimate_bounds(cameras: Cameras, mattes: Sequence[np.ndarray], *, threshold
 def coverage(points: np.ndarray, cameras: Cameras, mattes: Sequence[np.ndarray], radius: float = 2.0,
              threshold: float = 0.5) -> tuple[float, float]:
     """(covered, spilled): share of matte pixels within `radius` pixels of a projected point, and share of the
-    projections that fall outside the matte (further than a pixel's half diagonal), over all views."""
+    projections whose pixel lies outside the matte, over all views."""
     near = total = outside = projected = 0
     cloud = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
     for i, matte in enumerate(mattes):
@@ -233,8 +234,7 @@ def coverage(points: np.ndarray, cameras: Cameras, mattes: Sequence[np.ndarray],
         shown = matte > 255 * threshold
         near += int((cv2.distanceTransform(hit, cv2.DIST_L2, 5)[shown] <= radius).sum())
         total += int(shown.sum())
-        grown = cv2.dilate(shown.astype(np.uint8), np.ones((3, 3), np.uint8))
-        outside += int((grown[place[:, 1], place[:, 0]] == 0).sum())
+        outside += int((~shown[place[:, 1], place[:, 0]]).sum())
         projected += len(place)
     return near / max(total, 1), outside / max(projected, 1)
 

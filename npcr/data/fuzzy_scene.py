@@ -27,7 +27,7 @@ from npcr.io.points import PointCloud, write_points
 from npcr.orbits import look_at, orbit, sphere_band
 from npcr.projection import rasterise
 
-MIDDLE, RADIUS, DISTANCE = np.array([0.0, 0.2, -0.04]), 1.45, 4.8
+MIDDLE, RADIUS, DISTANCE = np.array([0.0, 0.2, -0.04]), 1.5, 5.0
 _KEY, _KEY_COLOR = (-0.45, -0.75, 0.75), (2.1, 1.95, 1.75)
 _RIM, _RIM_COLOR = (0.55, 0.8, 0.55), (0.75, 0.9, 1.15)
 _SKY, _GROUND = (0.42, 0.46, 0.52), (0.20, 0.16, 0.13)
@@ -145,8 +145,7 @@ def sample_cloud(fur: _Model, skin: _Model, count: int, rng: np.random.Generator
 
 
 def _lit(surface: Surface, key: Tensor, rim: Tensor) -> _Model:
-    arrays = (surface.positions, surface.normals, surface.tangents, surface.albedo, surface.occlusion, surface.gloss)
-    return _Model(*(torch.from_numpy(array) for array in arrays), key, rim)
+    return _Model(**{name: torch.from_numpy(array) for name, array in vars(surface).items()}, key=key, rim=rim)
 
 
 def _nearest(points: Tensor, camera: Cameras, radius: float) -> tuple[Tensor, Tensor]:

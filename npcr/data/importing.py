@@ -136,10 +136,12 @@ def _undistortion(lens: Lens, size: tuple[int, int]
         return matrix, None
     distortion = np.array(lens.distortion)
     if lens.fisheye:
-        fitted = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(matrix, distortion, size, np.eye(3), balance=0.0)
-        return fitted, cv2.fisheye.initUndistortRectifyMap(matrix, distortion, np.eye(3), fitted, size, cv2.CV_32FC1)
-    fitted, _ = cv2.getOptimalNewCameraMatrix(matrix, distortion, size, 0)
-    return fitted, cv2.initUndistortRectifyMap(matrix, distortion, np.eye(3), fitted, size, cv2.CV_32FC1)
+        fitted = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(matrix, distortion, size, np.eye(3))
+        maps = cv2.fisheye.initUndistortRectifyMap(matrix, distortion, np.eye(3), fitted, size, cv2.CV_32FC1)
+    else:
+        fitted, _ = cv2.getOptimalNewCameraMatrix(matrix, distortion, size, 0)
+        maps = cv2.initUndistortRectifyMap(matrix, distortion, np.eye(3), fitted, size, cv2.CV_32FC1)
+    return fitted, (maps[0], maps[1])
 
 
 def _resized(intrinsics: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
@@ -188,7 +190,7 @@ def _write_picture(recipe: Recipe, stem: Path) -> np.ndarray | None:
 
 def _transformed(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
     """Undistorted and resized uint8 pixels; averaged premultiplied, so that no colour bleeds out of the matte."""
-    values = pixels.astype(np.float32)
+    values: np.ndarray = pixels.astype(np.float32)
     if values.shape[2] == 4:
         values[..., :3] *= values[..., 3:] / 255
     if recipe.undistortion is not None:

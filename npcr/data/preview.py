@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ def draw_cameras(cam_to_world: np.ndarray, *, field_of_view: float | Sequence[fl
         canvas.points(*_thin(points, colors, max_points))
     centers = cam_to_world[:, :3, 3]
     if path and len(centers) > 1:
-        for start, end in zip(centers[:-1], centers[1:], strict=True):
+        for start, end in itertools.pairwise(centers):
             canvas.line(start, end, _PATH, 1.2)
     chosen = np.unique(np.linspace(0, len(centers) - 1, min(len(centers), max_frusta)).round().astype(int))
     depth = canvas.depths(centers[chosen])
@@ -58,7 +59,7 @@ def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarra
     the dots from near (red) to far (blue). size: (width, height) of the result, to which `pixels` refer;
     default the photograph's.
     """
-    picture = photograph[..., :3].astype(np.float32)
+    picture: np.ndarray = photograph[..., :3].astype(np.float32)
     if photograph.shape[2] == 4:
         alpha = photograph[..., 3:].astype(np.float32) / 255
         picture = picture * alpha + 255 * (1 - alpha)

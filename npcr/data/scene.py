@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Frame:
     """One pose of the object: a point cloud and a photograph by every camera."""
 
     name: str
-    cloud_path: Path
+    cloud_path: Path | None  # None: not looked for
     images: list[Path]
     mattes: list[Path | None]  # the photograph's own path: its alpha channel; None: opaque (no mattes wanted)
 
@@ -70,12 +70,22 @@ def load_scene(folder: str | Path, *, size_raw: Sequence[int], frame_num: int, m
     size = (int(size_raw[0]), int(size_raw[1]))
     cameras = read_cameras(folder / "CamPose.inf", folder / "Intrinsic.inf", size)
     clouds = find_clouds(folder, frame_num)
-    frames = []
-    for name, cloud in zip(_find_frames(folder, frame_num), clouds, strict=True):
-        images = _find_photographs(folder / "img" / name, len(cameras), folder / "CamPose.inf")
-        frames.append(Frame(name, cloud, list(images.values()), _find_mattes(folder, name, images)))
-    _check_pictures(frames, size, mask)
+    frames = [replace(frame, cloud_path=cloud) for frame, cloud in
+              zip(find_frames(folder, cameras, frame_num, mask), clouds, strict=True)]
     return Scene(folder, cameras, frames, _spread_centers(center, len(cameras), size))
+
+
+def find_frames(folder: Path, cameras: Cameras, frame_num: int, mask: bool) -> list[Frame]:
+    """The first `frame_num` frames' photographs and mattes, one for each camera and of the cameras' size.
+
+    Clouds are not looked for. Raises `SceneError`.
+    """
+    frames = []
+    for name in frame_names(folder, frame_num):
+        images = _find_photographs(folder / "img" / name, len(cameras), folder / "CamPose.inf")
+        frames.append(Frame(name, None, list(images.values()), _find_mattes(folder, name, images)))
+    _check_pictures(frames, cameras.size, mask)
+    return frames
 
 
 def load_clouds(folder: str | Path, frame_num: int) -> list[PointCloud]:
@@ -157,7 +167,7 @@ def _numbered(place: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     return found
 
 
-def _find_frames(folder: Path, frame_num: int) -> list[str]:
+def frame_names(folder: Path, frame_num: int) -> list[str]:
     """Names of the first `frame_num` folders under img/, which are numbered from 0 or 1."""
     place = folder / "img"
     if not place.is_dir():

@@ -12,6 +12,7 @@ import yaml
 
 from npcr.cameras import Cameras, project
 from npcr.config import from_dict
+from npcr.config_keys import RANGES
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
 
@@ -28,15 +29,20 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
     """Configuration values of a scene in the folder `name`, nested by section.
 
     Training and test size are the photographs', reduced where a side exceeds `longest_side`; about an eighth
-    of the cameras (at least three where that leaves enough to train on) is held out.
+    of the cameras (at least three where that leaves enough to train on) is held out. Raises `SceneError` where
+    a side would be shorter than the network takes.
     """
     width, height = cameras.size
     scale = min(1.0, longest_side / max(width, height))
-    size = [max(1, round(width * scale)), max(1, round(height * scale))]
+    size = [round(width * scale), round(height * scale)]
+    least = RANGES["INPUT.SIZE_TRAIN"][0]
+    if min(size) < least:
+        raise SceneError(f"{name}: photographs of {width}x{height} make pictures of {size[0]}x{size[1]} to train on; "
+                         f"each side must be at least {least:g}")
     return {
         "INPUT": {"SIZE_RAW": [width, height], "SIZE_TRAIN": size, "SIZE_TEST": list(size)},
-        # Found beside this file from any working directory, and after the folder's parent was moved.
-        "DATASETS": {"TRAIN": f"../{name}", "FRAME_NUM": 1, "MASK": mask, "ALPHA_MODE": "straight",
+        # Beside this file, wherever the folder is moved.
+        "DATASETS": {"TRAIN": ".", "FRAME_NUM": 1, "MASK": mask, "ALPHA_MODE": "straight",
                      "HOLDOUT_EVERY": holdout_every(len(cameras))},
         "OUTPUT_DIR": f"output/{name}",
     }

@@ -13,7 +13,7 @@ import torch
 
 from npcr.cameras import Cameras, project
 from npcr.data.carving import Progress
-from npcr.data.scene import Frame, _check_pictures, _find_frames, _find_mattes, _find_photographs
+from npcr.data.scene import find_frames, frame_names
 from npcr.data.scene_config import near_far_size, point_spacing
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_cameras
@@ -45,19 +45,15 @@ def load_silhouettes(folder: str | Path, frame: int, longest_side: int) -> Silho
         raise SceneError(f"{folder}: no such scene folder")
     if frame < 1:
         raise SceneError(f"--frame is {frame}; frames count from 1")
-    name = _find_frames(folder, frame)[frame - 1]
-    place = folder / "img" / name
+    place = folder / "img" / frame_names(folder, frame)[frame - 1]
     first = next(iter(sorted(place.glob("img_*"))), None)
     if first is None:
         raise SceneError(f"{place}: has no photograph img_0001 (.jpg, .jpeg, .png)")
     size, _ = inspect_image(first)
     cameras = read_cameras(folder / "CamPose.inf", folder / "Intrinsic.inf", size)
-    images = _find_photographs(place, len(cameras), folder / "CamPose.inf")
-    found = Frame(name, folder, list(images.values()), _find_mattes(folder, name, images))
-    _check_pictures([found], size, mask=True)
+    found = find_frames(folder, cameras, frame, mask=True)[frame - 1]
     with ThreadPoolExecutor(4) as pool:
-        mattes = list(pool.map(lambda pair: _reduced(*pair, longest_side),
-                               zip(found.images, found.mattes, strict=True)))
+        mattes = list(pool.map(lambda image, matte: _reduced(image, matte, longest_side), found.images, found.mattes))
     return Silhouettes(cameras, found.images, mattes)
 
 
@@ -96,9 +92,9 @@ def color_points(points: np.ndarray, normals: np.ndarray, silhouettes: Silhouett
     return colors.round().clamp(0, 255).byte().numpy()
 
 
-def _reduced(image: Path, matte_path: Path, longest_side: int) -> np.ndarray:
+def _reduced(image: Path, matte_path: Path | None, longest_side: int) -> np.ndarray:
     # A photograph's own alpha channel counts even where it is opaque throughout.
-    matte = read_image(image)[..., 3] if matte_path == image else read_matte(matte_path)
+    matte = read_matte(matte_path) if matte_path not in (None, image) else read_image(image)[..., 3]
     scale = min(1.0, longest_side / max(matte.shape))
     size = (max(1, round(matte.shape[1] * scale)), max(1, round(matte.shape[0] * scale)))
     return cv2.resize(np.ascontiguousarray(matte), size, interpolation=cv2.INTER_AREA)

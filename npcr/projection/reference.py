@@ -8,13 +8,14 @@ device, because torch may turn a division by a plain number into a product.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-FRAGMENTS_AT_A_TIME = 1 << 22  # bounds the memory beyond the points' own
+FRAGMENTS_AT_A_TIME = 1 << 18  # bounds the memory; small enough for the allocator to keep it
 EMPTY = torch.iinfo(torch.int64).max
 _INDEX_BITS = 32
 
@@ -67,10 +68,13 @@ def rasterise(
 
 def peel_points(splats: Splats, width: int, height: int, layers: int) -> Iterator[Tensor]:
     """Keys of the winners, (H * W,) per layer; whatever won a pixel leaves the cloud for the next layer."""
+    index = _key_index(splats.key)
+    gone = torch.zeros(int(index[-1]) + 1 if len(index) else 0, dtype=torch.bool, device=index.device)
     for _ in range(layers):
         keys = nearest(splats, width, height)
         yield keys
-        splats = splats.select(~torch.isin(splats.key, keys))
+        gone[_key_index(keys[keys != EMPTY])] = True
+        splats = splats.select(~gone[_key_index(splats.key)])
 
 
 def peel_pixels(splats: Splats, width: int, height: int, layers: int) -> Iterator[Tensor]:
@@ -95,12 +99,15 @@ def nearest(splats: Splats, width: int, height: int, beyond: Tensor | None = Non
 def fragments(splats: Splats, width: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every pixel of every splat as pairs (row of the splat, pixel), a bounded number at a time."""
     columns = splats.x1 - splats.x0 + 1
-    ends = torch.cumsum(columns * (splats.y1 - splats.y0 + 1), 0)
+    areas = columns * (splats.y1 - splats.y0 + 1)
+    ends = torch.cumsum(areas, 0)
+    starts = ends - areas
     total = int(ends[-1]) if len(ends) else 0
-    for first in range(0, total, FRAGMENTS_AT_A_TIME):
-        numbers = torch.arange(first, min(first + FRAGMENTS_AT_A_TIME, total), device=ends.device)
-        rows = torch.searchsorted(ends, numbers, right=True)
-        within = numbers - torch.where(rows > 0, ends[rows - 1], 0)
+    pieces = torch.arange(0, total, FRAGMENTS_AT_A_TIME, device=ends.device)
+    limits = [*torch.searchsorted(starts, pieces).tolist(), len(ends)]
+    for first, last in itertools.pairwise(limits):
+        rows = torch.arange(first, last, device=ends.device).repeat_interleave(areas[first:last])
+        within = torch.arange(len(rows), device=ends.device) + starts[first:last][:1] - starts[rows]
         x = splats.x0[rows] + within % columns[rows]
         y = splats.y0[rows] + within // columns[rows]
         yield rows, y * width + x

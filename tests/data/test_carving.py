@@ -80,24 +80,29 @@ def test_signed_distance_of_a_straight_edge():
 
 def test_bounds_are_found_from_cameras_and_mattes(ball):
     low, high = estimate_bounds(*ball)
-    assert (low < CENTER - RADIUS).all() and (high > CENTER + RADIUS).all()
+    assert (low < CENTER - RADIUS).all()
+    assert (high > CENTER + RADIUS).all()
     assert (high - low < 2 * RADIUS * 1.35).all()
 
 
 def test_points_lie_on_the_hull_evenly(ball):
     points, normals = hull(*ball)
-    assert points.shape == normals.shape == (4000, 3) and points.dtype == np.float32
-    assert distances(points).min() > 0.98 * RADIUS  # a hull holds the object
+    assert points.shape == normals.shape == (4000, 3)
+    assert points.dtype == np.float32
+    assert distances(points).min() > 0.97 * RADIUS  # a hull holds the object, less half a pixel
     assert np.median(distances(points)) < 1.04 * RADIUS
     covered, spilled = coverage(points, *ball)
-    assert covered > 0.995 and spilled < 0.005
+    assert covered > 0.995
+    assert spilled < 0.005
     outward = (normals * (points - CENTER)).sum(1) / distances(points)
     assert np.median(outward) > 0.97
     near = torch.cdist(torch.from_numpy(points), torch.from_numpy(points)).fill_diagonal_(9).min(1).values.numpy()
     # Points at random would give 0.52, a perfect lattice 0.
     assert near.std() / near.mean() < 0.3
-    occupied = np.unique(np.floor((points - CENTER) / 0.25).astype(int) @ [1, 100, 10000], return_counts=True)[1]
-    assert np.percentile(occupied, 10) > 0.1 * np.median(occupied)
+    x, y, z = ((points - CENTER) / distances(points)[:, None]).T
+    patches = np.histogram2d(z, np.arctan2(y, x), bins=(6, 8), range=((-1, 1), (-np.pi, np.pi)))[0]  # of equal area
+    assert patches.min() > 0.7 * patches.mean()
+    assert patches.max() < 1.3 * patches.mean()
 
 
 def test_cells_grow_with_the_surface_only(ball):
@@ -120,7 +125,8 @@ def test_views_that_see_only_a_part_are_tolerated():
     cameras = Cameras(torch.cat([near.cam_to_world, close.cam_to_world]),
                       torch.cat([near.intrinsics, close.intrinsics]), near.size)
     points, _ = hull(cameras, ball_mattes(near) + close_mattes)
-    assert distances(points).min() > 0.98 * RADIUS and np.median(distances(points)) < 1.04 * RADIUS
+    assert distances(points).min() > 0.97 * RADIUS
+    assert np.median(distances(points)) < 1.04 * RADIUS
 
 
 def test_beyond_an_untouched_border_there_is_nothing(ball):
@@ -144,7 +150,8 @@ def test_small_holes_are_filled_and_large_ones_kept(ball):
     y, x = np.argwhere(matte == 255).mean(0).round().astype(int)
     matte[y - 2:y + 2, x - 2:x + 2] = 0
     np.testing.assert_array_equal(filled(matte, 0.02), np.where(matte, matte, filled(matte, 0.02)))
-    assert filled(matte, 0.02)[y, x] == 255 and filled(matte, 0.001)[y, x] == 0
+    assert filled(matte, 0.02)[y, x] == 255
+    assert filled(matte, 0.001)[y, x] == 0
     assert filled(matte, 0.02)[0, 0] == 0  # the background is no hole
 
 
@@ -197,8 +204,10 @@ def test_spacing_and_splat_size_follow_the_density():
     assert point_spacing(points[:400]) == pytest.approx(10 * true, rel=0.2)
     dense, sparse = near_far_size(points, cameras), near_far_size(points[:400], cameras)
     for near, far, _ in (dense, sparse):
-        assert 2.4 < near < 2.55 and 5.7 < far < 6.3
-    assert sparse[2] > 3 * dense[2] and dense[2] >= 0.35
+        assert 2.4 < near < 2.55
+        assert 5.7 < far < 6.3
+    assert sparse[2] > 3 * dense[2]
+    assert dense[2] >= 0.35
     with pytest.raises(SceneError, match="sees a point"):
         near_far_size(points + 100, cameras)
 
@@ -228,18 +237,20 @@ def test_the_tool_writes_cloud_picture_and_configuration(carve_hull, tmp_path, b
     printed = capsys.readouterr().out
     assert "covered: 9" in printed or "covered: 100" in printed
     cloud = read_points(scene / "pointclouds/frame1.ply")
-    assert len(cloud) == 3000 and cloud.colors is not None
+    assert len(cloud) == 3000
+    assert cloud.colors is not None
     assert np.abs(cloud.colors.astype(int) - [200, 30, 60]).max(1).mean() < 3
     assert (scene / "carved.png").exists()
     near, far, _ = load_config(scene / "scene.yml").INPUT.NEAR_FAR_SIZE
-    assert 2.3 < near < 2.6 and 5.7 < far < 6.3
+    assert 2.3 < near < 2.6
+    assert 5.7 < far < 6.3
     assert load_config(scene / "scene.yml").DATASETS.HOLDOUT_EVERY == 5  # other values stay
     assert (scene / "scene.yml").read_text().startswith("# Made by a test")
     with pytest.raises(SceneError, match="is there already"):
         carve_hull(scene)
 
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--points", "0"], "--points is 0"),
     (["--threshold", "2"], "--threshold is 2"),
     (["--resolution", "4"], "--resolution is 4"),
@@ -274,4 +285,5 @@ def test_dino(carve_hull, tmp_path):
     assert ((points > low - 0.008) & (points < high + 0.008)).all()
     silhouettes = load_silhouettes(tmp_path / "dino", 1, 640)
     covered, spilled = coverage(points, cameras, silhouettes.mattes)
-    assert covered >= 0.98 and spilled <= 0.02
+    assert covered >= 0.98
+    assert spilled <= 0.02

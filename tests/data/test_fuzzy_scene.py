@@ -30,18 +30,22 @@ def test_the_scene_loads_with_its_own_configuration(folder):
     cfg = load_config(folder / "scene.yml")
     scene = load_scene(cfg.DATASETS.TRAIN, size_raw=cfg.INPUT.SIZE_RAW, frame_num=cfg.DATASETS.FRAME_NUM,
                        mask=cfg.DATASETS.MASK, center=cfg.DATASETS.CENTER)
-    assert len(scene.cameras) == 9 and cfg.DATASETS.HOLDOUT_EVERY == 3
+    assert len(scene.cameras) == 9
+    assert cfg.DATASETS.HOLDOUT_EVERY == 3
     (cloud,) = load_clouds(folder, 1)
-    assert len(cloud) == 4000 and cloud.colors is not None
+    assert len(cloud) == 4000
+    assert cloud.colors is not None
     near, far, size = cfg.INPUT.NEAR_FAR_SIZE
-    assert DISTANCE - RADIUS < near < DISTANCE < far and size > 0
+    assert DISTANCE - RADIUS < near < DISTANCE < far
+    assert size > 0
 
 
 def test_the_cloud_fills_the_pictures_it_came_from(folder):
     cameras = read_cameras(folder / "CamPose.inf", folder / "Intrinsic.inf", (48, 48))
     mattes = [read_image(folder / f"img/0/img_{i:04d}.png")[..., 3] for i in range(1, 10)]
     covered, spilled = coverage(load_clouds(folder, 1)[0].positions, cameras, mattes)
-    assert covered > 0.99 and spilled < 0.03
+    assert covered > 0.99
+    assert spilled < 0.03
 
 
 def test_the_pictures_are_of_something_fuzzy(folder):
@@ -52,7 +56,8 @@ def test_the_pictures_are_of_something_fuzzy(folder):
         assert len(np.unique(alpha)) > 10  # coverage comes in steps of 1/16
         rim = (alpha > 0) & (alpha < 255)
         assert rim.sum() > 0.1 * (alpha > 0).sum()
-        assert not alpha[0].any() and not alpha[:, -1].any()  # all of it is in the picture
+        assert not alpha[0].any()
+        assert not alpha[:, -1].any()
         assert (picture[alpha == 0] == 0).all()
         assert picture[alpha > 127][:, :3].std(0).min() > 20
 
@@ -93,10 +98,12 @@ def test_the_animal_fits_its_sphere():
     assert reach.quantile(0.9999 if len(reach) < 1e7 else 0.99) < RADIUS
     assert (skin.positions - torch.from_numpy(MIDDLE).float()).norm(dim=1).max() < RADIUS
     for light in (fur.key, fur.rim, skin.key, skin.rim):
-        assert light.min() >= 0 and light.max() <= 1 and light.std() > 0.05
+        assert light.min() >= 0
+        assert light.max() <= 1
+        assert light.std() > 0.05
 
 
-@pytest.mark.parametrize("name, value", [("views", 0), ("size", 4), ("strands", 0), ("points", 1), ("seed", -1)])
+@pytest.mark.parametrize(("name", "value"), [("views", 0), ("size", 4), ("strands", 0), ("points", 1), ("seed", -1)])
 def test_options_are_checked(name, value):
     with pytest.raises(NpcrError, match=f"{name} is {value}"):
         FuzzyOptions(**{name: value})

@@ -15,8 +15,10 @@ def colored(picture: np.ndarray, red: bool) -> int:
 
 def test_cameras_are_drawn_from_blue_to_red():
     picture = draw_cameras(PATH, size=(320, 240))
-    assert picture.shape == (240, 320, 3) and picture.dtype == np.uint8
-    assert colored(picture, red=True) > 50 and colored(picture, red=False) > 50
+    assert picture.shape == (240, 320, 3)
+    assert picture.dtype == np.uint8
+    assert colored(picture, red=True) > 50
+    assert colored(picture, red=False) > 50
 
 
 def test_points_are_drawn_in_their_colours_and_nearer_ones_in_front():
@@ -42,11 +44,14 @@ def test_projection_marks_pixels_and_leaves_out_what_is_outside():
 def test_the_nearest_point_is_on_top():
     pixels = np.array([[4.0, 4.0], [4.0, 4.0], [8.0, 8.0]])
     drawn = draw_projection(np.zeros((16, 16, 3), np.uint8), pixels, np.array([1.0, 2.0, 2.0]))
-    assert drawn[4, 4, 0] > drawn[4, 4, 2] and drawn[8, 8, 2] > drawn[8, 8, 0]
+    assert drawn[4, 4, 0] > drawn[4, 4, 2]
+    assert drawn[8, 8, 2] > drawn[8, 8, 0]
 
 
 def test_contact_sheet_places_pictures_row_by_row():
     tiles = [np.full((20, 40, 3), 50 * i, np.uint8) for i in range(3)]
     sheet = contact_sheet(tiles, columns=2, width=40)
     assert sheet.shape == (40, 80, 3)
-    assert sheet[10, 60, 0] == 50 and sheet[30, 10, 0] == 100 and sheet[30, 60, 0] == 255
+    assert sheet[10, 60, 0] == 50
+    assert sheet[30, 10, 0] == 100
+    assert sheet[30, 60, 0] == 255

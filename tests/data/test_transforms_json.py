@@ -89,9 +89,11 @@ def test_import_gives_a_scene_whose_cameras_fit_its_pictures(capture, tmp_path):
     for i, (x, y) in enumerate(pixels[:, 0].round().int().tolist()):
         assert read_image(loaded.frames[0].images[i])[y, x].tolist() == [230, 40, 20, 255]
     near, far, _ = cfg.INPUT.NEAR_FAR_SIZE
-    assert 2.0 < near < 2.5 and far == pytest.approx(6, rel=0.05)
+    assert 2.0 < near < 2.5
+    assert far == pytest.approx(6, rel=0.05)
     np.testing.assert_allclose(cfg.DATASETS.CENTER, [24, 32], atol=1)
-    assert cfg.DATASETS.HOLDOUT_EVERY == 2 and cfg.INPUT.SIZE_TRAIN == [64, 48]
+    assert cfg.DATASETS.HOLDOUT_EVERY == 2
+    assert cfg.INPUT.SIZE_TRAIN == [64, 48]
 
 
 def test_downscale_keeps_the_projection(capture, tmp_path):
@@ -106,7 +108,8 @@ def test_downscale_keeps_the_projection(capture, tmp_path):
     assert agree.mean() > 0.98
     # Averaged premultiplied: where the matte is partly clear no black of the background darkens the colour.
     soft = (picture[..., 3] > 20) & (picture[..., 3] < 250)
-    assert soft.any() and (picture[soft][:, :3].max(1) > 150).all()
+    assert soft.any()
+    assert (picture[soft][:, :3].max(1) > 150).all()
 
 
 def test_angle_of_view_and_missing_suffix_of_nerf_synthetic(capture, tmp_path):
@@ -196,7 +199,9 @@ def test_the_cloud_comes_along(capture, tmp_path):
     import_capture(read_transforms(folder), tmp_path / "scene")
     np.testing.assert_array_equal(read_points(tmp_path / "scene/pointclouds/frame1.ply").positions, ball)
     near, far, size = load_config(tmp_path / "scene/scene.yml").INPUT.NEAR_FAR_SIZE
-    assert 2.4 < near < 2.6 and 5.7 < far < 6.3 and 0.35 < size < 2
+    assert 2.4 < near < 2.6
+    assert 5.7 < far < 6.3
+    assert 0.35 < size < 2
 
 
 def test_missing_photographs_are_counted_and_left_out(capture, tmp_path):
@@ -205,7 +210,8 @@ def test_missing_photographs_are_counted_and_left_out(capture, tmp_path):
     (folder / "images/002.png").unlink()
     save(folder, values)
     read = read_transforms(folder)
-    assert [p.name for p in read.missing] == ["002.png", "none.png"] and len(read.views) == 6
+    assert [p.name for p in read.missing] == ["002.png", "none.png"]
+    assert len(read.views) == 6
     import_capture(read, tmp_path / "scene")
     np.testing.assert_allclose(read_cam_poses(tmp_path / "scene/CamPose.inf")[2], sphere_band(8, 3.0)[3], atol=1e-12)
 
@@ -226,7 +232,7 @@ def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
 
 
 def test_a_failed_overwrite_keeps_the_old_scene(capture, tmp_path):
-    folder, values = capture
+    folder, _ = capture
     import_capture(read_transforms(folder), tmp_path / "scene")
     before = digest(tmp_path / "scene")
     with pytest.raises(SceneError, match="not empty"):
@@ -247,7 +253,7 @@ def test_overwrite_replaces_scenes_only(capture, tmp_path):
     with pytest.raises(SceneError, match="holds no scene"):
         import_capture(read_transforms(capture[0]), tmp_path / "letters", overwrite=True)
     for place in (capture[0], capture[0] / "scene", tmp_path):
-        with pytest.raises(SceneError, match="not empty|within the source"):
+        with pytest.raises(SceneError, match=r"not empty|within the source"):
             import_capture(read_transforms(capture[0]), place)
 
 
@@ -258,7 +264,7 @@ def test_sizes_must_agree(capture, tmp_path):
         import_capture(read_transforms(folder), tmp_path / "scene")
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(("change", "message"), [
     (lambda v: v.pop("frames"), "needs a list 'frames'"),
     (lambda v: v.update(frames=[]), "needs a list 'frames'"),
     (lambda v: v["frames"].__setitem__(1, 7), r"frames\[1\].*found int"),
@@ -293,7 +299,7 @@ def test_malformed_files_are_named(capture, tmp_path, change, message):
     assert not (tmp_path / "scene").exists()
 
 
-@pytest.mark.parametrize("text, message", [
+@pytest.mark.parametrize(("text", "message"), [
     ("{", "line 1: not JSON"), ("[]", "needs an object"), ("\udce9", "not text"), ("[" * 100000, "not JSON|nested")])
 def test_files_that_are_not_json(tmp_path, text, message):
     (tmp_path / "transforms.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -321,7 +327,8 @@ def test_a_demand_for_mattes_that_are_not_there(capture, tmp_path):
 @needs_shared
 def test_fox_names_17_files_that_do_not_exist(tmp_path):
     read = read_transforms(Path(str(SHARED)) / "data" / "fox")
-    assert len(read.missing) == 17 and len(read.views) == 50
+    assert len(read.missing) == 17
+    assert len(read.views) == 50
     cameras = import_capture(read, tmp_path / "fox", downscale=4)
     assert cameras.size == (135, 240)
     assert isinstance(cameras, Cameras)

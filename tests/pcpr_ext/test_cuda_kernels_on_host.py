@@ -50,6 +50,20 @@ def test_rasterise(seed: int, peeling: str, library: pcpr_ext.Library, monkeypat
 
 
 @pytest.mark.parametrize("peeling", ["point", "pixel"])
+def test_large_splats_are_filled_by_a_whole_warp(
+    peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (points, poses, intrinsics, size), settings = random_case(13)
+    settings["max_size"] = 9.0
+    arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
+    expected = reference.rasterise(*arguments)
+    assert len(torch.unique(expected[0])) > 20
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    for found, wanted in zip(compiled.rasterise(*arguments), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("peeling", ["point", "pixel"])
 def test_rasterise_with_int64_indices(peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     (points, poses, intrinsics, size), settings = random_case(12)
     arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)

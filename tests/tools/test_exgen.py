@@ -58,7 +58,7 @@ def test_random_rotations_repeat_with_their_seed(exgen, tmp_path):
     assert len(read_cam_poses(tmp_path / "a.inf")) == 12
 
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--axis", "q"], "--axis is q"),
     (["--axis", "0", "0"], "--axis is 0 0"),
     (["--axis", "0", "0", "0"], "not all 0"),
@@ -77,4 +77,5 @@ def test_the_script_runs_from_anywhere_and_ends_in_one_line(tmp_path):
     done = subprocess.run([sys.executable, str(SCRIPT), "--count", "0", "--output", "CamPose.inf"], cwd=tmp_path,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "count is 0" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "count is 0" in done.stderr

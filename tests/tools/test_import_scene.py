@@ -30,24 +30,26 @@ def capture(tmp_path) -> Path:
     frames = []
     for i, pose in enumerate(sphere_band(4, 2.0)):
         if i:
-            write_image(folder / f"{i}.png", np.full((40, 60, 3), 20 * i, np.uint8))
+            write_image(folder / f"{i}.png", np.full((80, 120, 3), 20 * i, np.uint8))
         frames.append({"file_path": f"{i}.png", "transform_matrix": (pose @ np.diag([1, -1, -1, 1])).tolist()})
-    (folder / "transforms.json").write_text(json.dumps({"fl_x": 50, "cx": 30, "cy": 20, "frames": frames}))
+    (folder / "transforms.json").write_text(json.dumps({"fl_x": 100, "cx": 60, "cy": 40, "frames": frames}))
     return folder
 
 
 def test_transforms(import_scene, capture, tmp_path, capsys, caplog):
     import_scene("transforms", capture, tmp_path / "scene", "--downscale", 2)
-    assert "1 of 4 photographs" in caplog.text and "0.png" in caplog.text
+    assert "1 of 4 photographs" in caplog.text
+    assert "0.png" in caplog.text
     out = capsys.readouterr().out
-    assert "3 photographs of 30x20" in out and "carve_hull.py" in out
+    assert "3 photographs of 60x40" in out
+    assert "carve_hull.py" in out
     np.testing.assert_allclose(read_intrinsics(tmp_path / "scene/Intrinsic.inf")[0],
-                               [[25, 0, 14.5], [0, 25, 9.5], [0, 0, 1]])
+                               [[50, 0, 29.5], [0, 50, 19.5], [0, 0, 1]])
 
 
 def test_pixel_origin_center(import_scene, capture, tmp_path):
     import_scene("transforms", capture, tmp_path / "scene", "--pixel-origin", "center")
-    assert read_intrinsics(tmp_path / "scene/Intrinsic.inf")[0, :2, 2].tolist() == [30, 20]
+    assert read_intrinsics(tmp_path / "scene/Intrinsic.inf")[0, :2, 2].tolist() == [60, 40]
 
 
 def test_mattes_may_be_demanded(import_scene, capture, tmp_path):
@@ -55,7 +57,14 @@ def test_mattes_may_be_demanded(import_scene, capture, tmp_path):
         import_scene("transforms", capture, tmp_path / "scene", "--mask")
 
 
+def test_photographs_must_not_end_up_tiny(import_scene, capture, tmp_path):
+    with pytest.raises(SceneError, match="photographs of 12x8"):
+        import_scene("transforms", capture, tmp_path / "scene", "--downscale", 10)
+    assert not (tmp_path / "scene").exists()
+
+
 def test_a_kind_is_needed(import_scene, capture, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         import_scene(capture, tmp_path / "scene")
-    assert ended.value.code == 2 and "transforms" in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "transforms" in capsys.readouterr().err
