@@ -163,5 +163,5 @@ def test_resuming_something_else_is_refused(scene: Path, tmp_path: Path) -> None
 
 
 def test_no_scene_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="DATASETS.TRAIN is empty"):
+    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN is empty"):
         Trainer(config(Path(), tmp_path, "DATASETS.TRAIN", ""), CPU)
