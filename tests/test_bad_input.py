@@ -132,7 +132,7 @@ SCENES: list[tuple[str, Change, str]] = [
      "SCENE/Intrinsic.inf, line 4: last row is 11.5 7.5 1.0; it must be 0 0 1"),
     ("k-below-diagonal", _line("Intrinsic.inf", 3, "2 24 7.5"),
      "SCENE/Intrinsic.inf, line 3: first number is 2; it must be 0"),
-    ("too-few-blocks", _write("Intrinsic.inf", BLOCK.format("24 0 11.5") + "1\n24 0 11.5\n0 24 7.5\n0 0 1\n"),
+    ("too-few-blocks", _write("Intrinsic.inf", BLOCK.format("24 0 11.5") + "1\n25 0 11.5\n0 24 7.5\n0 0 1\n"),
      "SCENE/Intrinsic.inf: has 2 blocks for the 4 cameras of SCENE/CamPose.inf; it needs one for all or one "
      "for each"),
     # photographs

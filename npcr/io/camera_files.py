@@ -94,11 +94,14 @@ def write_intrinsics(path: str | Path, intrinsics: Any) -> None:
 def read_cameras(cam_pose: str | Path, intrinsics: str | Path, size: tuple[int, int]) -> Cameras:
     """Cameras (float32, CPU) of a pose file and an intrinsics file for pictures of `size` (width, height).
 
-    One intrinsics block serves all cameras; surplus blocks are left out with a warning; too few raise
-    `SceneError`, as does anything wrong in either file.
+    One intrinsics block serves all cameras, and so do several that are equal (a scene's intrinsics on a longer
+    path); surplus blocks are left out with a warning; too few raise `SceneError`, as does anything wrong in
+    either file.
     """
     poses = read_cam_poses(cam_pose)
     matrices = read_intrinsics(intrinsics)
+    if 1 < len(matrices) < len(poses) and (matrices == matrices[0]).all():
+        matrices = matrices[:1]
     if 1 < len(matrices) < len(poses):
         raise SceneError(f"{intrinsics}: has {len(matrices)} blocks for the {len(poses)} cameras of "
                          f"{cam_pose}; it needs one for all or one for each")

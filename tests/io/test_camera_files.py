@@ -93,6 +93,13 @@ def test_oddities_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     assert len(caplog.records) == 1
 
 
+def test_equal_blocks_serve_a_longer_path(tmp_path: Path) -> None:
+    write_poses(tmp_path / "p", orbit_poses(5))
+    write_blocks(tmp_path / "k", np.repeat(default_intrinsics()[None], 2, 0))
+    cameras = read_cameras(tmp_path / "p", tmp_path / "k", (24, 16))
+    np.testing.assert_allclose(cameras.intrinsics[4].numpy(), default_intrinsics())
+
+
 def test_surplus_blocks_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_poses(tmp_path / "p", orbit_poses(2))
     write_blocks(tmp_path / "k", np.repeat(default_intrinsics()[None], 3, 0))
