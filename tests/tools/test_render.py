@@ -121,7 +121,9 @@ def test_ctrl_c_leaves_a_video_that_plays(prepared: Path, tmp_path: Path) -> Non
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--cam-pose", str(tmp_path / "long.inf"),
          "--output", str(tmp_path / "out")],
-        cwd=prepared, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        cwd=prepared, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A suite in the background inherits an ignored SIGINT, which a terminal's foreground never has.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         while not (tmp_path / "out" / "img_0003.jpg").exists() and process.poll() is None:
             time.sleep(0.05)
