@@ -10,75 +10,42 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import c_float, c_int32, c_int64, c_void_p
+from ctypes import c_int32, c_int64
 from pathlib import Path
 
-ABI_VERSION = 1
+from pcpr_ext import structures
+from pcpr_ext.structures import (
+    Convolve,
+    ConvolveGrad,
+    Gate,
+    Gather,
+    Normalise,
+    Pack,
+    Rasterise,
+    Resample,
+    Scatter,
+)
+
+__all__ = [
+    "Convolve",
+    "ConvolveGrad",
+    "Gate",
+    "Gather",
+    "KernelError",
+    "Library",
+    "Normalise",
+    "Pack",
+    "Rasterise",
+    "Resample",
+    "Scatter",
+    "library",
+    "library_path",
+    "why_missing",
+]
+
+ABI_VERSION = 2
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
-
-
-class Rasterise(ctypes.Structure):
-    """`struct NpcrRasterise`."""
-
-    _fields_ = (
-        ("points", c_void_p),
-        ("cam_to_world", c_void_p),
-        ("intrinsics", c_void_p),
-        ("point_count", c_int64),
-        ("cameras", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
-        ("layers", c_int64),
-        ("near_depth", c_float),
-        ("far_depth", c_float),
-        ("max_size", c_float),
-        ("peel_pixels", c_int32),
-        ("index_bytes", c_int32),
-        ("threads", c_int32),
-        ("index", c_void_p),
-        ("depth", c_void_p),
-        ("scratch", c_void_p),
-        ("scratch_bytes", c_int64),
-        ("stream", c_void_p),
-    )
-
-
-class Gather(ctypes.Structure):
-    """`struct NpcrGather`."""
-
-    _fields_ = (
-        ("features", c_void_p),
-        ("default_feature", c_void_p),
-        ("index", c_void_p),
-        ("point_count", c_int64),
-        ("channels", c_int64),
-        ("fragments", c_int64),
-        ("index_bytes", c_int32),
-        ("threads", c_int32),
-        ("output", c_void_p),
-        ("stream", c_void_p),
-    )
-
-
-class Scatter(ctypes.Structure):
-    """`struct NpcrScatter`."""
-
-    _fields_ = (
-        ("grad_output", c_void_p),
-        ("index", c_void_p),
-        ("order", c_void_p),
-        ("point_count", c_int64),
-        ("channels", c_int64),
-        ("fragments", c_int64),
-        ("index_bytes", c_int32),
-        ("threads", c_int32),
-        ("grad_features", c_void_p),
-        ("grad_default", c_void_p),
-        ("scratch", c_void_p),
-        ("scratch_bytes", c_int64),
-        ("stream", c_void_p),
-    )
 
 
 class KernelError(RuntimeError):
@@ -98,13 +65,8 @@ class Library:
         self._native.npcr_ready.restype = c_int32
         self._native.npcr_message.restype = ctypes.c_char_p
         self._native.npcr_message.argtypes = [c_int32]
-        for name, structure, result in (
-            ("npcr_rasterise_scratch", Rasterise, c_int64),
-            ("npcr_rasterise", Rasterise, c_int32),
-            ("npcr_gather", Gather, c_int32),
-            ("npcr_scatter_scratch", Scatter, c_int64),
-            ("npcr_scatter", Scatter, c_int32),
-        ):
+        network = structures.NETWORK if path.name == library_path("cpu").name else ()
+        for name, structure, result in (*structures.PROJECTION, *network):
             function = getattr(self._native, name)
             function.restype = result
             function.argtypes = [ctypes.POINTER(structure)]
@@ -114,28 +76,38 @@ class Library:
         status = int(self._native.npcr_ready())
         return "" if status == 0 else str(self._native.npcr_message(status).decode())
 
-    def scratch_bytes(self, task: Rasterise | Scatter) -> int:
+    def scratch_bytes(self, task: ctypes.Structure) -> int:
         """Scratch memory in bytes that `run(task)` needs; reads sizes only."""
-        name = f"npcr_{type(task).__name__.lower()}_scratch"
-        needed = int(getattr(self._native, name)(ctypes.byref(task)))
-        if needed < 0:
-            self._raise(name, needed)
-        return needed
+        return self.ask(f"{_function(task)}_scratch", task)
 
-    def run(self, task: Rasterise | Gather | Scatter) -> None:
-        """Run the kernel that the structure is named after.
+    def run(self, task: ctypes.Structure, name: str = "") -> None:
+        """Run the kernel called `name`, or the one that the structure is named after.
 
         Raises:
             KernelError: the kernel refused its arguments, had too little memory, or could not be launched.
         """
-        name = f"npcr_{type(task).__name__.lower()}"
-        status = int(getattr(self._native, name)(ctypes.byref(task)))
-        if status != 0:
-            self._raise(name, status)
+        self.ask(name or _function(task), task)
+
+    def ask(self, name: str, task: ctypes.Structure) -> int:
+        """What the function `name` says of `task`: a number of its own, 0 for done.
+
+        Raises:
+            KernelError: it returned an error's number.
+        """
+        function = getattr(self._native, name)
+        answer = int(function(ctypes.byref(task)))
+        if answer < 0 or (answer > 0 and function.restype is c_int32):
+            self._raise(name, answer)
+        return answer
 
     def _raise(self, name: str, status: int) -> None:
         message = self._native.npcr_message(status).decode()
         raise KernelError(f"{name}: {message} (status {status})")
+
+
+def _function(task: ctypes.Structure) -> str:
+    """`ConvolveGrad` to `npcr_convolve_grad`."""
+    return "npcr" + "".join(f"_{c.lower()}" if c.isupper() else c for c in type(task).__name__)
 
 
 def library_path(kind: str, folder: Path = _FOLDER) -> Path:

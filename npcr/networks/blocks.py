@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from npcr.networks import fast
+
 
 class GatedConv(nn.Module):
     """`sigmoid(gate(x)) * conv(x)`, both 3x3 with bias and padding 1: (B, a, H, W) to (B, b, H, W).
@@ -73,7 +75,13 @@ class DoubleConv(nn.Module):
         self.conv2 = GatedConv(channels_out, channels_out)
         self.norm2 = make_norm(norm, channels_out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *sources: Tensor) -> Tensor:
+        """Several sources (B, a_i, H, W) count as concatenated along the channels."""
+        if fast.serves(*sources):
+            layer = fast.gated_layer if torch.is_grad_enabled() else fast.infer_gated_layer
+            x = layer(sources, self.conv1.conv, self.conv1.gate, self.norm1)
+            return layer([x], self.conv2.conv, self.conv2.gate, self.norm2)
+        x = sources[0] if len(sources) == 1 else torch.cat(sources, dim=1)
         x = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(x)))
 
@@ -97,7 +105,8 @@ class Down(nn.Module):
         self.conv = DoubleConv(channels_in, channels_out, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(blur_halve(F.max_pool2d(x, 2, stride=1)))
+        halved = fast.halve(x) if fast.serves(x) else blur_halve(F.max_pool2d(x, 2, stride=1))
+        return self.conv(halved)
 
 
 class Up(nn.Module):
@@ -108,12 +117,17 @@ class Up(nn.Module):
         self.conv = DoubleConv(channels_in, channels_out, norm)
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-        rows = skips[0].shape[2] - x.shape[2]
-        columns = skips[0].shape[3] - x.shape[3]
-        if rows or columns:
-            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return self.conv(torch.cat([*skips, x], dim=1))
+        size = (skips[0].shape[2], skips[0].shape[3])
+        return self.conv(*skips, fast.double(x, size) if fast.serves(x) else double(x, size))
+
+
+def double(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear doubling with aligned corners, zeros around it up to `size` (H, W), the smaller half first."""
+    x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    rows, columns = size[0] - x.shape[2], size[1] - x.shape[3]
+    if rows or columns:
+        x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+    return x
 
 
 class Out(nn.Module):
@@ -125,4 +139,7 @@ class Out(nn.Module):
         self.spatial = nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fast.serves(x):  # the 1x1 weights are the middle of 3x3 ones
+            weight = self.spatial.weight + F.pad(self.point.weight, (1, 1, 1, 1))
+            return fast.convolution([x], weight, _bias(self.point) + _bias(self.spatial))
         return self.point(x) + self.spatial(x)

@@ -52,7 +52,7 @@ class GatedUNet(nn.Module):
         up = self.up3(up, level2)
         color = self.out(self.up4(up, level1))
 
-        alpha1 = self.alpha_enter(torch.cat([x, color], dim=1))
+        alpha1 = self.alpha_enter(x, color)
         alpha2 = self.alpha_down1(alpha1)
         up = self.alpha_up1(self.alpha_down2(alpha2), level2, alpha2)
         alpha = self.alpha_out(self.alpha_up2(up, level1, alpha1))

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 1
+#define NPCR_ABI_VERSION 2
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -62,6 +62,92 @@ struct NpcrScatter {
     void* stream;
 };
 
+// The rest is the network's, for the CPU alone. Pictures are (height, width, channels), one at a time.
+
+// Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
+struct NpcrPack {
+    const float* weights;
+    int64_t outputs, inputs;
+    int32_t gated;       // outputs are as many convolutions, then as many gates
+    int32_t transposed;  // for the gradient of the input: npcr_convolve then has `outputs` channels and gives `inputs`
+    int32_t threads;
+    float* packed;
+    int64_t packed_floats;  // at least npcr_pack_floats
+};
+
+// 3x3 convolution, padding 1. Gated: y = conv * sigmoid(gate), then ReLU(scale y + shift) where scale is given.
+struct NpcrConvolve {
+    const float* sources[3];  // (height, width, channels[i]) each, as if concatenated along the channels
+    int64_t channels[3];      // 0 where there is no such source
+    const float* packed;
+    const float* bias;   // of all convolutions, then all gates; may be null where not gated
+    const float* scale;  // (outputs) each, gated only; or null
+    const float* shift;
+    int64_t height, width;
+    int64_t outputs;    // channels of `output`
+    int64_t window[4];  // left, top, right, bottom: only these pixels are computed and written
+    int32_t gated;
+    int32_t threads;
+    float* output;  // (height, width, outputs)
+    float* raw;     // (height, width, 2 outputs), gated only: convolutions and gates; or null
+    double* sums;   // (2, outputs), gated only: sums of y and of its squares over the window; or null
+    void* scratch;
+    int64_t scratch_bytes;
+};
+
+struct NpcrConvolveGrad {
+    const float* sources[3];
+    int64_t channels[3];
+    const float* grad_output;  // (height, width, outputs)
+    int64_t height, width;
+    int64_t outputs;
+    int32_t add;  // 1: add to what is in grad_weights
+    int32_t threads;
+    float* grad_weights;  // (outputs, inputs, 3, 3)
+    void* scratch;
+    int64_t scratch_bytes;
+};
+
+// The way back through z = ReLU(scale y + shift), y = conv * sigmoid(gate). With du = grad where z > 0, else 0:
+// npcr_gate_sums gives the sums of du and of du y over the pixels, npcr_gate_grad the gradient of conv and gate for
+// dy = of_grad du + of_value y + constant, and the sums of that.
+struct NpcrGate {
+    const float* raw;   // (pixels, 2 channels)
+    const float* grad;  // (pixels, channels)
+    const float* scale;
+    const float* shift;
+    const float* of_grad;   // (channels) each; npcr_gate_grad only
+    const float* of_value;
+    const float* constant;
+    int64_t pixels, channels;
+    int32_t threads;
+    float* grad_raw;  // (pixels, 2 channels); npcr_gate_grad only
+    double* sums;     // (2 channels)
+};
+
+// values = ReLU(scale values + shift), in place.
+struct NpcrNormalise {
+    float* values;  // (pixels, channels)
+    const float* scale;
+    const float* shift;
+    int64_t pixels, channels;
+    int32_t threads;
+};
+
+// Halve: max-pool 2 at stride 1, then [1 2 1]² / 16 at stride 2 with reflected borders: (height, width) to
+// (height / 2, width / 2), rounded down. Double: bilinear with aligned corners to twice the size, zeros around
+// it up to (target_height, target_width), the smaller half first. The gradients want `output` as the gradient of the
+// result and write `input_grad`.
+struct NpcrResample {
+    const float* input;   // (height, width, channels)
+    int64_t height, width, channels;
+    int64_t target_height, target_width;
+    int32_t threads;
+    float* output;            // (target_height, target_width, channels); npcr_halve, npcr_double
+    const float* grad_output; // likewise; npcr_halve_grad, npcr_double_grad
+    float* grad_input;        // (height, width, channels)
+};
+
 NPCR_API int32_t npcr_abi_version();
 // 0 where the kernels can run: for the CUDA library, where it holds code for the current device.
 NPCR_API int32_t npcr_ready();
@@ -73,6 +159,19 @@ NPCR_API int32_t npcr_rasterise(const NpcrRasterise* task);
 NPCR_API int32_t npcr_gather(const NpcrGather* task);
 NPCR_API int64_t npcr_scatter_scratch(const NpcrScatter* task);
 NPCR_API int32_t npcr_scatter(const NpcrScatter* task);
+NPCR_API int64_t npcr_pack_floats(const NpcrPack* task);
+NPCR_API int32_t npcr_pack(const NpcrPack* task);
+NPCR_API int64_t npcr_convolve_scratch(const NpcrConvolve* task);
+NPCR_API int32_t npcr_convolve(const NpcrConvolve* task);
+NPCR_API int64_t npcr_convolve_grad_scratch(const NpcrConvolveGrad* task);
+NPCR_API int32_t npcr_convolve_grad(const NpcrConvolveGrad* task);
+NPCR_API int32_t npcr_gate_sums(const NpcrGate* task);
+NPCR_API int32_t npcr_gate_grad(const NpcrGate* task);
+NPCR_API int32_t npcr_normalise(const NpcrNormalise* task);
+NPCR_API int32_t npcr_halve(const NpcrResample* task);
+NPCR_API int32_t npcr_halve_grad(const NpcrResample* task);
+NPCR_API int32_t npcr_double(const NpcrResample* task);
+NPCR_API int32_t npcr_double_grad(const NpcrResample* task);
 
 namespace npcr {
 

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Large tensors for the CPU whose memory is kept when they are gone.
+
+The C library gives large blocks back to the system at once, and the next tensor pays a page fault for every
+4 KiB: a third of a frame's time. Here a block goes to a list of free ones instead, for the next tensor of about
+that size.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_SMALL = 1 << 16  # bytes; below, torch's own allocator is as good
+_SPARE = 1.25  # mapped memory stays below this times the most that was in use at once
+
+
+class _Lease:
+    """A block in use; numpy holds it as the base of an array over it, and torch holds the array."""
+
+    def __init__(self, pool: MemoryPool, block: NDArray[np.uint8], count: int) -> None:
+        self._pool, self._block = pool, block
+        self.__array_interface__: dict[str, Any] = {
+            "data": (block.ctypes.data, False), "shape": (count,), "typestr": "<f4", "version": 3}
+
+    def __del__(self) -> None:
+        self._pool._give_back(self._block)
+
+
+class MemoryPool:
+    """Gives float32 tensors, and takes their memory back when they die; threads may share it."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []  # longest unused first
+        self._lock = threading.RLock()  # a tensor may die, and give back, while its own thread is in here
+        self.bytes_in_use = self.bytes_free = self._most = 0
+
+    def empty(self, *shape: int) -> Tensor:
+        """An uninitialised float32 tensor."""
+        count = int(np.prod(shape))
+        if count * 4 < _SMALL:
+            return torch.empty(shape)
+        size = _rounded(count * 4)
+        with self._lock:
+            block = self._take(size)
+            self.bytes_in_use += len(block)
+            self._most = max(self._most, self.bytes_in_use)
+        return torch.from_numpy(np.asarray(_Lease(self, block, count))).view(shape)
+
+    def release(self) -> None:
+        """Give all free blocks back to the system."""
+        with self._lock:
+            self._free.clear()
+            self.bytes_free = 0
+
+    def _take(self, size: int) -> NDArray[np.uint8]:
+        fitting = [block for block in self._free if size <= len(block) <= size * 5 // 4]
+        if fitting:
+            block = min(fitting, key=len)
+            # By identity: == on arrays compares their contents.
+            del self._free[next(i for i, free in enumerate(self._free) if free is block)]
+            self.bytes_free -= len(block)
+            return block
+        limit = _SPARE * max(self._most, self.bytes_in_use + size)
+        while self._free and self.bytes_in_use + self.bytes_free + size > limit:
+            self.bytes_free -= len(self._free.pop(0))
+        return np.frombuffer(_map(size), np.uint8)
+
+    def _give_back(self, block: NDArray[np.uint8]) -> None:
+        with self._lock:
+            self.bytes_in_use -= len(block)
+            self.bytes_free += len(block)
+            self._free.append(block)
+
+
+def _rounded(size: int) -> int:
+    """Up to a sixteenth more, so that tensors of almost one size share blocks; whole pages."""
+    step = max(mmap.PAGESIZE, 1 << max(0, size.bit_length() - 5))
+    return (size + step - 1) // step * step
+
+
+def _map(size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)  # one fault for 2 MiB instead of 512
+        except OSError:  # a kernel without huge pages
+            pass
+    return memory
+
+
+POOL = MemoryPool()

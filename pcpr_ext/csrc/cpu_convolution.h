@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the convolution and its gradient share: the caller's pictures as patches of 6x6 pixels, transformed.
+#ifndef NPCR_CPU_CONVOLUTION_H
+#define NPCR_CPU_CONVOLUTION_H
+
+#include <stdint.h>
+
+#include <algorithm>
+
+#include "interface.h"
+#include "winograd.h"
+
+namespace npcr {
+
+inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+// Tiles of a window of the picture, row by row; the last ones may reach beyond it.
+struct Tiles {
+    int64_t x0, y0, across, down;
+
+    Tiles(int64_t left, int64_t top, int64_t right, int64_t bottom)
+        : x0(left), y0(top), across((right - left + kTile - 1) / kTile), down((bottom - top + kTile - 1) / kTile) {}
+    int64_t count() const { return across * down; }
+    int64_t x(int64_t tile) const { return x0 + tile % across * kTile; }
+    int64_t y(int64_t tile) const { return y0 + tile / across * kTile; }
+};
+
+// Rows of transformed values hold `channels` of them and slack for a whole vector past the last.
+inline int64_t row_floats(int64_t channels) { return round_up(channels + kPanel - 1, kPanel); }
+
+// A picture of several sources, their channels one after another.
+struct Sources {
+    const float* const* pixels;
+    const int64_t* channels;
+    int64_t height, width;
+
+    int64_t total() const { return channels[0] + channels[1] + channels[2]; }
+};
+
+// `count` of a vector's lanes of a pixel, 0 where the pixel lies outside.
+template <class V>
+NPCR_INLINE void load_pixel(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
+                            int64_t x, int64_t channel, int64_t count, V& to) {
+    to = V{};
+    if (y < 0 || y >= height || x < 0 || x >= width) return;
+    memcpy(&to, pixels + (y * width + x) * channels + channel, static_cast<size_t>(count) * sizeof(float));
+}
+
+// side x side pixels from (x, y) on, of one vector of channels: all columns through `transform`, then all rows;
+// product p of the result goes to out + p * plane.
+template <class V, int side, class Transform>
+NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
+                                  int64_t x, int64_t channel, float* out, int64_t plane, Transform transform) {
+    constexpr int64_t kLanes = sizeof(V) / sizeof(float);
+    const int64_t count = std::min(kLanes, channels - channel);
+    const bool inside = count == kLanes && y >= 0 && x >= 0 && y + side <= height && x + side <= width;
+    V half[kPatch][side];
+    for (int column = 0; column < side; ++column) {
+        V values[side];
+        if (inside) {
+            const float* at = pixels + (y * width + x + column) * channels + channel;
+#pragma GCC unroll 6
+            for (int row = 0; row < side; ++row) load(at + row * width * channels, values[row]);
+        } else {
+            for (int row = 0; row < side; ++row) {
+                load_pixel(pixels, channels, height, width, y + row, x + column, channel, count, values[row]);
+            }
+        }
+        transform.apply(values, &half[0][column], side);
+    }
+    for (int row = 0; row < kPatch; ++row) {
+        V values[kPatch];
+        transform.apply(half[row], values, 1);
+#pragma GCC unroll 6
+        for (int column = 0; column < kPatch; ++column) store(values[column], out + (row * kPatch + column) * plane);
+    }
+}
+
+struct PatchTransform {
+    template <class V>
+    NPCR_INLINE void apply(const V* from, V* to, int stride) const { transform_patch(from, to, stride); }
+};
+
+struct SpreadTransform {
+    template <class V>
+    NPCR_INLINE void apply(const V* from, V* to, int stride) const { spread_tile(from, to, stride); }
+};
+
+// The transformed patch of the tile whose first pixel is (x, y), one row of every product's matrix.
+template <int lanes>
+NPCR_INLINE void transform_patches(const Sources& sources, int64_t y, int64_t x, float* row, int64_t plane) {
+    typedef typename Lanes<lanes>::Float V;
+    for (int source = 0; source < 3; ++source) {
+        const int64_t channels = sources.channels[source];
+        // A source's last vector may write past its channels; the next source, or nobody, has that place.
+        for (int64_t channel = 0; channel < channels; channel += lanes) {
+            transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width, y - 1, x - 1,
+                                        channel, row + channel, plane, PatchTransform());
+        }
+        row += channels;
+    }
+}
+
+}  // namespace npcr
+
+#endif

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forward convolution: blocks of tiles that stay in a core's cache from the transformed patches over the
+// 36 matrix products to the finished pixels, gate and norm included. A task is a block, whatever the number of
+// threads, so the sums do not depend on it.
+
+#include <atomic>
+#include <new>
+
+#include "cpu_convolution.h"
+#include "team.h"
+
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
+namespace npcr {
+namespace {
+
+constexpr int64_t kCacheFloats = 96 * 1024;     // of a core's own cache, for one block's matrices
+constexpr int64_t kLargeWeights = 512 * 1024;   // from here on, reading the weights decides: larger blocks
+constexpr int64_t kLargeBlock = 96;
+
+// Columns of the products: all convolutions, padded to whole vectors of 8, then all gates.
+struct Columns {
+    int64_t gate, padded;
+    Columns(int64_t outputs, bool gated)
+        : gate(gated ? round_up(outputs, 8) : 0), padded(round_up(gated ? 2 * gate : outputs, kPanel)) {}
+};
+
+struct Plan {
+    Columns columns;
+    Tiles tiles;
+    int64_t inputs, left_row, right_row, block, blocks;
+
+    explicit Plan(const NpcrConvolve& task)
+        : columns(task.outputs, task.gated),
+          tiles(task.window[0], task.window[1], task.window[2], task.window[3]),
+          inputs(task.channels[0] + task.channels[1] + task.channels[2]),
+          left_row(row_floats(inputs)),
+          right_row(columns.padded + kPanel) {
+        block = kCacheFloats / (kProducts * (left_row + right_row)) / 12 * 12;
+        block = std::max<int64_t>(12, std::min<int64_t>(block, 48));
+        if (kProducts * inputs * columns.padded > kLargeWeights) block = kLargeBlock;
+        blocks = (tiles.count() + block - 1) / block;
+    }
+    int64_t member_floats() const { return kProducts * block * (left_row + right_row); }
+    int team(int threads) const {
+        const int64_t work = tiles.count() * inputs * columns.padded / 32768;
+        return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, blocks, 1 + work, 256})));
+    }
+    int64_t scratch_bytes(int threads, bool sums, int64_t outputs) const {
+        return team(threads) * member_floats() * 4 + (sums ? blocks * 2 * outputs * 8 : 0) + 128;
+    }
+};
+
+// 1 / (1 + exp(-x)); exp by a polynomial of degree 6 on half an octave, to about 1e-7.
+template <int lanes>
+NPCR_INLINE void sigmoid(typename Lanes<lanes>::Float& x) {
+    typedef typename Lanes<lanes>::Float V;
+    typedef typename Lanes<lanes>::Bits B;
+    V power = x * -1.44269504f;
+    power = power > 126.0f ? V{} + 126.0f : power;
+    power = power < -126.0f ? V{} - 126.0f : power;
+    const V shifted = power + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
+    const V rest = power - (shifted - 12582912.0f);
+    V exp2 = V{} + 1.5403530e-4f;
+    exp2 = exp2 * rest + 1.3333558e-3f;
+    exp2 = exp2 * rest + 9.6181291e-3f;
+    exp2 = exp2 * rest + 5.5504109e-2f;
+    exp2 = exp2 * rest + 2.4022651e-1f;
+    exp2 = exp2 * rest + 6.9314718e-1f;
+    exp2 = exp2 * rest + 1.0f;
+    const B bits = (B)exp2 + ((B)shifted << 23);  // these casts keep the bits
+    x = 1.0f / (1.0f + (V)bits);
+}
+
+template <class V>
+NPCR_INLINE void products_to_pixels(const float* products, int64_t plane, V* pixels) {
+    V half[kTile][kPatch];
+    for (int column = 0; column < kPatch; ++column) {
+        V values[kPatch];
+#pragma GCC unroll 6
+        for (int row = 0; row < kPatch; ++row) load(products + (row * kPatch + column) * plane, values[row]);
+        transform_products(values, &half[0][column], kPatch);
+    }
+#pragma GCC unroll 4
+    for (int row = 0; row < kTile; ++row) transform_products(half[row], pixels + row * kTile, 1);
+}
+
+template <class V>
+NPCR_INLINE void load_some(const float* from, int64_t count, V& to) {
+    to = V{};
+    memcpy(&to, from, static_cast<size_t>(count) * sizeof(float));
+}
+
+template <class V>
+NPCR_INLINE void store_some(const V& from, int64_t count, float* to) {
+    if (count * sizeof(float) == sizeof(V)) {
+        store(from, to);
+    } else {
+        memcpy(to, &from, static_cast<size_t>(count) * sizeof(float));
+    }
+}
+
+// One tile's products to its pixels. `sums` may be null.
+template <int lanes>
+NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const float* products, int64_t plane,
+                             int64_t tile, double* sums) {
+    typedef typename Lanes<lanes>::Float V;
+    const int64_t x0 = plan.tiles.x(tile), y0 = plan.tiles.y(tile), outputs = task.outputs;
+    const int64_t rows = std::min<int64_t>(kTile, task.window[3] - y0);
+    const int64_t across = std::min<int64_t>(kTile, task.window[2] - x0);
+    for (int64_t channel = 0; channel < outputs; channel += lanes) {
+        const int64_t count = std::min<int64_t>(lanes, outputs - channel);
+        V value[kTile * kTile], gate[kTile * kTile], bias = V{}, gate_bias = V{}, scale, shift, sum = V{}, squares = V{};
+        products_to_pixels(products + channel, plane, value);
+        if (task.bias) load_some(task.bias + channel, count, bias);
+        if (task.gated) {
+            products_to_pixels(products + plan.columns.gate + channel, plane, gate);
+            load_some(task.bias + outputs + channel, count, gate_bias);
+        }
+        if (task.scale) {
+            load_some(task.scale + channel, count, scale);
+            load_some(task.shift + channel, count, shift);
+        }
+        for (int64_t row = 0; row < rows; ++row) {
+            for (int64_t column = 0; column < across; ++column) {
+                const int64_t pixel = (y0 + row) * task.width + x0 + column;
+                V out = value[row * kTile + column] + bias;
+                if (task.gated) {
+                    V opening = gate[row * kTile + column] + gate_bias;
+                    if (task.raw) {
+                        store_some(out, count, task.raw + pixel * 2 * outputs + channel);
+                        store_some(opening, count, task.raw + pixel * 2 * outputs + outputs + channel);
+                    }
+                    sigmoid<lanes>(opening);
+                    out *= opening;
+                    if (sums) {
+                        sum += out;
+                        squares += out * out;
+                    }
+                    if (task.scale) {
+                        out = out * scale + shift;
+                        out = out > 0.0f ? out : V{};
+                    }
+                }
+                store_some(out, count, task.output + pixel * outputs + channel);
+            }
+        }
+        if (sums) {
+            for (int64_t i = 0; i < count; ++i) {
+                sums[channel + i] += sum[i];
+                sums[outputs + channel + i] += squares[i];
+            }
+        }
+    }
+}
+
+template <int lanes, int rows>
+NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory, double* sums) {
+    const int64_t first = block * plan.block, count = std::min(plan.block, plan.tiles.count() - first);
+    const int64_t left_plane = plan.block * plan.left_row, right_plane = plan.block * plan.right_row;
+    float* left = memory;
+    float* products = memory + kProducts * left_plane;
+    const Sources sources{task.sources, task.channels, task.height, task.width};
+    for (int64_t i = 0; i < count; ++i) {
+        transform_patches<lanes>(sources, plan.tiles.y(first + i), plan.tiles.x(first + i), left + i * plan.left_row,
+                                 left_plane);
+    }
+    const int64_t panel_floats = plan.inputs * kPanel, panels = plan.columns.padded / kPanel;
+    for (int64_t product = 0; product < kProducts; ++product) {
+        for (int64_t panel = 0; panel < panels; ++panel) {
+            multiply<lanes, rows, false>(left + product * left_plane, plan.left_row, 1,
+                                         task.packed + (product * panels + panel) * panel_floats, kPanel, plan.inputs,
+                                         products + product * right_plane + panel * kPanel, plan.right_row, count);
+        }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        finish_tile<lanes>(task, plan, products + i * plan.right_row, right_plane, first + i, sums);
+    }
+}
+
+NPCR_FOR_PROCESSOR(convolve_block,
+                   (const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory, double* sums),
+                   (task, plan, block, memory, sums))
+
+bool valid(const NpcrConvolve& task) {
+    const int64_t* window = task.window;
+    const int64_t most = 1 << 20;
+    bool fits = task.outputs >= 1 && task.outputs <= most && task.height >= 1 && task.height <= kMaxSide &&
+                task.width >= 1 && task.width <= kMaxSide && window[0] >= 0 && window[0] < window[2] &&
+                window[2] <= task.width && window[1] >= 0 && window[1] < window[3] && window[3] <= task.height;
+    for (int64_t channels : task.channels) fits = fits && channels >= 0 && channels <= most;
+    return fits && task.channels[0] >= 1 && (task.gated || !(task.raw || task.sums || task.scale));
+}
+
+bool valid(const NpcrPack& task) {
+    const int64_t most = 1 << 20;
+    return task.outputs >= 1 && task.outputs <= most && task.inputs >= 1 && task.inputs <= most &&
+           !(task.gated && (task.transposed || task.outputs % 2));
+}
+
+// G g G' of one pair of channels, product by product, `step` apart.
+void transform_weights(const float* weights, bool turned, float* out, int64_t step) {
+    float half[kPatch][3];
+    for (int row = 0; row < kPatch; ++row) {
+        for (int column = 0; column < 3; ++column) {
+            float sum = 0;
+            for (int i = 0; i < 3; ++i) sum += kG[row][i] * weights[turned ? 8 - (3 * i + column) : 3 * i + column];
+            half[row][column] = sum;
+        }
+    }
+    for (int row = 0; row < kPatch; ++row) {
+        for (int column = 0; column < kPatch; ++column) {
+            float sum = 0;
+            for (int i = 0; i < 3; ++i) sum += half[row][i] * kG[column][i];
+            out[(row * kPatch + column) * step] = sum;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace npcr
+
+int64_t npcr_pack_floats(const NpcrPack* task) {
+    using namespace npcr;
+    if (!valid(*task)) return NPCR_BAD_ARGUMENT;
+    const int64_t rows = task->transposed ? task->outputs : task->inputs;
+    const int64_t columns = task->transposed ? task->inputs : task->gated ? task->outputs / 2 : task->outputs;
+    return kProducts * rows * Columns(columns, task->gated).padded;
+}
+
+int32_t npcr_pack(const NpcrPack* task) {
+    using namespace npcr;
+    const int64_t needed = npcr_pack_floats(task);
+    if (needed < 0) return static_cast<int32_t>(needed);
+    if (task->packed_floats < needed) return NPCR_SCRATCH_TOO_SMALL;
+    const int64_t rows = task->transposed ? task->outputs : task->inputs;
+    const int64_t columns = task->transposed ? task->inputs : task->outputs;
+    const int64_t half = task->gated ? columns / 2 : columns;
+    const Columns layout(half, task->gated);
+    const int64_t panels = layout.padded / kPanel;
+    const auto pack_row = [&](int row) {
+        for (int64_t product = 0; product < kProducts; ++product) {
+            for (int64_t panel = 0; panel < panels; ++panel) {
+                std::fill_n(task->packed + ((product * panels + panel) * rows + row) * kPanel, kPanel, 0.0f);
+            }
+        }
+        for (int64_t column = 0; column < columns; ++column) {
+            const int64_t place = column < half ? column : layout.gate + column - half;
+            const int64_t pair = task->transposed ? row * columns + column : column * rows + row;
+            transform_weights(task->weights + 9 * pair, task->transposed,
+                              task->packed + (place / kPanel * rows + row) * kPanel + place % kPanel,
+                              panels * rows * kPanel);
+        }
+    };
+    Team::run(std::min<int64_t>(task->threads, 1 + rows * columns / 4096), static_cast<int>(rows),
+              [&](int row, int) { pack_row(row); });
+    return NPCR_OK;
+}
+
+int64_t npcr_convolve_scratch(const NpcrConvolve* task) {
+    using namespace npcr;
+    if (!valid(*task)) return NPCR_BAD_ARGUMENT;
+    return Plan(*task).scratch_bytes(task->threads, task->sums != nullptr, task->outputs);
+}
+
+int32_t npcr_convolve(const NpcrConvolve* task) {
+    using namespace npcr;
+    const int64_t needed = npcr_convolve_scratch(task);
+    if (needed < 0) return static_cast<int32_t>(needed);
+    if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
+    const Plan plan(*task);
+    const int threads = plan.team(task->threads);
+    const uintptr_t origin = (reinterpret_cast<uintptr_t>(task->scratch) + 63) / 64 * 64;
+    float* memory = reinterpret_cast<float*>(origin);
+    double* sums = task->sums ? reinterpret_cast<double*>(memory + threads * plan.member_floats()) : nullptr;
+    const int64_t block_sums = 2 * task->outputs;
+    if (sums) std::fill_n(sums, plan.blocks * block_sums, 0.0);
+    Team::run(threads, static_cast<int>(plan.blocks), [&](int block, int member) {
+        convolve_block_here(*task, plan, block, memory + member * plan.member_floats(),
+                            sums ? sums + block * block_sums : nullptr);
+    });
+    if (sums) {
+        std::fill_n(task->sums, block_sums, 0.0);
+        for (int64_t i = 0; i < plan.blocks * block_sums; ++i) task->sums[i % block_sums] += sums[i];
+    }
+    return NPCR_OK;
+}

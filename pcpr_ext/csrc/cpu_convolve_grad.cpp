@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The convolution's gradient in its weights: with patches and tiles of the gradient both transformed, 36 matrix
+// products over the tiles, and G' (.) G of the result. Tiles are taken by the batch: all threads transform them,
+// then each of the 36 products is one thread's, which adds up batches in their order.
+
+#include "cpu_convolution.h"
+#include "team.h"
+
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
+namespace npcr {
+namespace {
+
+constexpr int64_t kBatchFloats = 4 << 20;  // of both transformed matrices; the shared cache holds them
+constexpr int64_t kTilesAtOnce = 64;       // of a product: these rows stay in the first caches
+constexpr int64_t kTilesPerTask = 16;
+
+struct Plan {
+    Tiles tiles;
+    int64_t inputs, columns, left_row, right_row, batch;
+
+    explicit Plan(const NpcrConvolveGrad& task)
+        : tiles(0, 0, task.width, task.height),
+          inputs(task.channels[0] + task.channels[1] + task.channels[2]),
+          columns(round_up(task.outputs, kPanel)),
+          left_row(row_floats(inputs)),
+          right_row(columns + kPanel) {
+        batch = kBatchFloats / (kProducts * (left_row + right_row)) / kTilesAtOnce * kTilesAtOnce;
+        batch = std::min(std::max(batch, kTilesAtOnce), round_up(tiles.count(), kTilesPerTask));
+    }
+    int64_t left_floats() const { return kProducts * batch * left_row; }
+    int64_t right_floats() const { return kProducts * batch * right_row; }
+    int64_t result_floats() const { return kProducts * inputs * columns; }
+    int64_t scratch_bytes() const { return 4 * (left_floats() + right_floats() + result_floats()) + 64; }
+};
+
+struct Memory {
+    float *left, *right, *result;
+    Memory(const NpcrConvolveGrad& task, const Plan& plan) {
+        left = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(task.scratch) + 63) / 64 * 64);
+        right = left + plan.left_floats();
+        result = right + plan.right_floats();
+    }
+};
+
+// Patches and tiles first..last of the batch that begins at tile `start`.
+template <int lanes, int rows>
+NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t start,
+                                 int64_t first, int64_t last) {
+    typedef typename Lanes<lanes>::Float V;
+    const Sources sources{task.sources, task.channels, task.height, task.width};
+    for (int64_t i = first; i < last; ++i) {
+        const int64_t x = plan.tiles.x(start + i), y = plan.tiles.y(start + i);
+        transform_patches<lanes>(sources, y, x, memory.left + i * plan.left_row, plan.batch * plan.left_row);
+        float* row = memory.right + i * plan.right_row;
+        for (int64_t channel = 0; channel < task.outputs; channel += lanes) {
+            transform_pixels<V, kTile>(task.grad_output, task.outputs, task.height, task.width, y, x, channel,
+                                       row + channel, plan.batch * plan.right_row, SpreadTransform());
+        }
+    }
+}
+
+template <int lanes, int rows>
+NPCR_INLINE void multiply_tiles(const Plan& plan, const Memory& memory, int64_t product, int64_t count) {
+    const float* left = memory.left + product * plan.batch * plan.left_row;
+    const float* right = memory.right + product * plan.batch * plan.right_row;
+    float* result = memory.result + product * plan.inputs * plan.columns;
+    for (int64_t tile = 0; tile < count; tile += kTilesAtOnce) {
+        const int64_t depth = std::min(kTilesAtOnce, count - tile);
+        for (int64_t column = 0; column < plan.columns; column += kPanel) {
+            multiply<lanes, rows, true>(left + tile * plan.left_row, 1, plan.left_row,
+                                        right + tile * plan.right_row + column, plan.right_row, depth,
+                                        result + column, plan.columns, plan.inputs);
+        }
+    }
+}
+
+NPCR_FOR_PROCESSOR(transform_tiles,
+                   (const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t start, int64_t first,
+                    int64_t last),
+                   (task, plan, memory, start, first, last))
+NPCR_FOR_PROCESSOR(multiply_tiles, (const Plan& plan, const Memory& memory, int64_t product, int64_t count),
+                   (plan, memory, product, count))
+
+// G' (.) G for all outputs of one input.
+void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input) {
+    for (int64_t output = 0; output < task.outputs; ++output) {
+        const float* at = memory.result + input * plan.columns + output;
+        float half[3][kPatch];
+        for (int column = 0; column < kPatch; ++column) {
+            for (int i = 0; i < 3; ++i) {
+                float sum = 0;
+                for (int row = 0; row < kPatch; ++row) {
+                    sum += kG[row][i] * at[(row * kPatch + column) * plan.inputs * plan.columns];
+                }
+                half[i][column] = sum;
+            }
+        }
+        float* weights = task.grad_weights + (output * plan.inputs + input) * 9;
+        for (int i = 0; i < 3; ++i) {
+            for (int j = 0; j < 3; ++j) {
+                float sum = task.add ? weights[3 * i + j] : 0.0f;
+                for (int column = 0; column < kPatch; ++column) sum += half[i][column] * kG[column][j];
+                weights[3 * i + j] = sum;
+            }
+        }
+    }
+}
+
+bool valid(const NpcrConvolveGrad& task) {
+    const int64_t most = 1 << 20;
+    bool fits = task.outputs >= 1 && task.outputs <= most && task.height >= 1 && task.height <= kMaxSide &&
+                task.width >= 1 && task.width <= kMaxSide;
+    for (int64_t channels : task.channels) fits = fits && channels >= 0 && channels <= most;
+    return fits && task.channels[0] >= 1;
+}
+
+int team_size(const NpcrConvolveGrad& task, const Plan& plan) {
+    const int64_t work = plan.tiles.count() * plan.inputs * plan.columns / 32768;
+    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, 1 + work, 256})));
+}
+
+}  // namespace
+}  // namespace npcr
+
+int64_t npcr_convolve_grad_scratch(const NpcrConvolveGrad* task) {
+    using namespace npcr;
+    if (!valid(*task)) return NPCR_BAD_ARGUMENT;
+    return Plan(*task).scratch_bytes();
+}
+
+int32_t npcr_convolve_grad(const NpcrConvolveGrad* task) {
+    using namespace npcr;
+    const int64_t needed = npcr_convolve_grad_scratch(task);
+    if (needed < 0) return static_cast<int32_t>(needed);
+    if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
+    const Plan plan(*task);
+    const Memory memory(*task, plan);
+    int64_t start = -plan.batch, count = 0;
+    enum class Phase { clear, transform, multiply, finish } phase = Phase::clear;
+    const auto perform = [&](int part, int) {
+        if (phase == Phase::clear) {
+            const int64_t floats = plan.inputs * plan.columns;
+            std::fill_n(memory.result + part * floats, floats, 0.0f);
+        } else if (phase == Phase::transform) {
+            transform_tiles_here(*task, plan, memory, start, part * kTilesPerTask,
+                                 std::min(count, (part + 1) * kTilesPerTask));
+        } else if (phase == Phase::multiply) {
+            multiply_tiles_here(plan, memory, part, count);
+        } else {
+            finish_input(*task, plan, memory, part);
+        }
+    };
+    bool begun = false;
+    Team::run(team_size(*task, plan), perform, [&]() -> int {
+        if (!begun) {
+            begun = true;
+            return kProducts;
+        }
+        if (phase == Phase::transform) {
+            phase = Phase::multiply;
+            return kProducts;
+        }
+        if (phase == Phase::finish) return 0;
+        start += plan.batch;
+        count = std::min(plan.batch, plan.tiles.count() - start);
+        phase = count > 0 ? Phase::transform : Phase::finish;
+        return static_cast<int>(count > 0 ? (count + kTilesPerTask - 1) / kTilesPerTask : plan.inputs);
+    });
+    return NPCR_OK;
+}

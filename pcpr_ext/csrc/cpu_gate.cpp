@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gate, norm and ReLU pixel by pixel: the way back, and the norm in place. Sums are made of fixed groups of
+// pixels and added up in order, so they do not depend on the number of threads.
+
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "clones.h"
+#include "interface.h"
+#include "team.h"
+
+namespace npcr {
+namespace {
+
+constexpr int64_t kGroup = 1024;  // pixels
+
+template <class Task>
+bool valid(const Task& task) {
+    return task.pixels >= 0 && task.pixels <= kMaxSide * kMaxSide && task.channels >= 1 && task.channels <= (1 << 20);
+}
+
+int team_size(int64_t threads, int64_t values) {
+    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, 1 + values / 65536, 256})));
+}
+
+// exp(-x) for the gate, as polynomial so that the loops below can be vectorised; relative error about 1e-7.
+inline float exp_of_minus(float x) {
+    float power = x * -1.44269504f;
+    power = power > 126.0f ? 126.0f : power;
+    power = power < -126.0f ? -126.0f : power;
+    const float shifted = power + 12582912.0f;
+    const float rest = power - (shifted - 12582912.0f);
+    float exp2 = 1.5403530e-4f;
+    exp2 = exp2 * rest + 1.3333558e-3f;
+    exp2 = exp2 * rest + 9.6181291e-3f;
+    exp2 = exp2 * rest + 5.5504109e-2f;
+    exp2 = exp2 * rest + 2.4022651e-1f;
+    exp2 = exp2 * rest + 6.9314718e-1f;
+    exp2 = exp2 * rest + 1.0f;
+    uint32_t bits, exponent;
+    memcpy(&bits, &exp2, sizeof bits);
+    memcpy(&exponent, &shifted, sizeof exponent);
+    bits += exponent << 23;
+    memcpy(&exp2, &bits, sizeof bits);
+    return exp2;
+}
+
+NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
+    const int64_t channels = task.channels;
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+        const float* __restrict conv = task.raw + pixel * 2 * channels;
+        const float* __restrict gate = conv + channels;
+        const float* __restrict grad = task.grad + pixel * channels;
+        for (int64_t i = 0; i < channels; ++i) {
+            const float y = conv[i] / (1.0f + exp_of_minus(gate[i]));
+            const float du = y * task.scale[i] + task.shift[i] > 0.0f ? grad[i] : 0.0f;
+            sums[i] += du;
+            sums[channels + i] += du * y;
+        }
+    }
+}
+
+NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
+    const int64_t channels = task.channels;
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+        const float* __restrict conv = task.raw + pixel * 2 * channels;
+        const float* __restrict gate = conv + channels;
+        const float* __restrict grad = task.grad + pixel * channels;
+        float* __restrict out = task.grad_raw + pixel * 2 * channels;
+        for (int64_t i = 0; i < channels; ++i) {
+            const float open = 1.0f / (1.0f + exp_of_minus(gate[i]));
+            const float y = conv[i] * open;
+            const float du = y * task.scale[i] + task.shift[i] > 0.0f ? grad[i] : 0.0f;
+            const float dy = (task.of_grad[i] * du + task.of_value[i] * y) + task.constant[i];
+            const float dconv = dy * open, dgate = dy * y * (1.0f - open);
+            out[i] = dconv;
+            out[channels + i] = dgate;
+            sums[i] += dconv;
+            sums[channels + i] += dgate;
+        }
+    }
+}
+
+NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t first, int64_t last) {
+    const int64_t channels = task.channels;
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+        float* __restrict values = task.values + pixel * channels;
+        for (int64_t i = 0; i < channels; ++i) {
+            const float value = values[i] * task.scale[i] + task.shift[i];
+            values[i] = value > 0.0f ? value : 0.0f;
+        }
+    }
+}
+
+using PixelSums = void (*)(const NpcrGate&, int64_t, int64_t, float*);
+
+int32_t over_groups(const NpcrGate& task, PixelSums work) {
+    const int64_t groups = (task.pixels + kGroup - 1) / kGroup, width = 2 * task.channels;
+    std::unique_ptr<float[]> sums(new (std::nothrow) float[static_cast<size_t>(groups * width)]());
+    if (!sums) return NPCR_OUT_OF_MEMORY;
+    Team::run(team_size(task.threads, task.pixels * width), static_cast<int>(groups), [&](int group, int) {
+        work(task, group * kGroup, std::min(task.pixels, (group + 1) * kGroup), sums.get() + group * width);
+    });
+    std::fill_n(task.sums, width, 0.0);
+    for (int64_t group = 0; group < groups; ++group) {
+        for (int64_t i = 0; i < width; ++i) task.sums[i] += sums[group * width + i];
+    }
+    return NPCR_OK;
+}
+
+}  // namespace
+}  // namespace npcr
+
+int32_t npcr_gate_sums(const NpcrGate* task) {
+    using namespace npcr;
+    return valid(*task) ? over_groups(*task, sums_of_pixels) : NPCR_BAD_ARGUMENT;
+}
+
+int32_t npcr_gate_grad(const NpcrGate* task) {
+    using namespace npcr;
+    return valid(*task) ? over_groups(*task, grad_of_pixels) : NPCR_BAD_ARGUMENT;
+}
+
+int32_t npcr_normalise(const NpcrNormalise* task) {
+    using namespace npcr;
+    if (!valid(*task)) return NPCR_BAD_ARGUMENT;
+    const int64_t groups = (task->pixels + kGroup - 1) / kGroup;
+    Team::run(team_size(task->threads, task->pixels * task->channels), static_cast<int>(groups), [&](int group, int) {
+        normalise_pixels(*task, group * kGroup, std::min(task->pixels, (group + 1) * kGroup));
+    });
+    return NPCR_OK;
+}

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structures of `csrc/interface.h`, field by field, and the functions that take them."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_void_p
+
+
+class Rasterise(ctypes.Structure):
+    """`struct NpcrRasterise`."""
+
+    _fields_ = (
+        ("points", c_void_p),
+        ("cam_to_world", c_void_p),
+        ("intrinsics", c_void_p),
+        ("point_count", c_int64),
+        ("cameras", c_int64),
+        ("width", c_int64),
+        ("height", c_int64),
+        ("layers", c_int64),
+        ("near_depth", c_float),
+        ("far_depth", c_float),
+        ("max_size", c_float),
+        ("peel_pixels", c_int32),
+        ("index_bytes", c_int32),
+        ("threads", c_int32),
+        ("index", c_void_p),
+        ("depth", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
+    )
+
+
+class Gather(ctypes.Structure):
+    """`struct NpcrGather`."""
+
+    _fields_ = (
+        ("features", c_void_p),
+        ("default_feature", c_void_p),
+        ("index", c_void_p),
+        ("point_count", c_int64),
+        ("channels", c_int64),
+        ("fragments", c_int64),
+        ("index_bytes", c_int32),
+        ("threads", c_int32),
+        ("output", c_void_p),
+        ("stream", c_void_p),
+    )
+
+
+class Scatter(ctypes.Structure):
+    """`struct NpcrScatter`."""
+
+    _fields_ = (
+        ("grad_output", c_void_p),
+        ("index", c_void_p),
+        ("order", c_void_p),
+        ("point_count", c_int64),
+        ("channels", c_int64),
+        ("fragments", c_int64),
+        ("index_bytes", c_int32),
+        ("threads", c_int32),
+        ("grad_features", c_void_p),
+        ("grad_default", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
+    )
+
+
+class Pack(ctypes.Structure):
+    """`struct NpcrPack`."""
+
+    _fields_ = (
+        ("weights", c_void_p),
+        ("outputs", c_int64),
+        ("inputs", c_int64),
+        ("gated", c_int32),
+        ("transposed", c_int32),
+        ("threads", c_int32),
+        ("packed", c_void_p),
+        ("packed_floats", c_int64),
+    )
+
+
+class Convolve(ctypes.Structure):
+    """`struct NpcrConvolve`."""
+
+    _fields_ = (
+        ("sources", c_void_p * 3),
+        ("channels", c_int64 * 3),
+        ("packed", c_void_p),
+        ("bias", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("outputs", c_int64),
+        ("window", c_int64 * 4),
+        ("gated", c_int32),
+        ("threads", c_int32),
+        ("output", c_void_p),
+        ("raw", c_void_p),
+        ("sums", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+    )
+
+
+class ConvolveGrad(ctypes.Structure):
+    """`struct NpcrConvolveGrad`."""
+
+    _fields_ = (
+        ("sources", c_void_p * 3),
+        ("channels", c_int64 * 3),
+        ("grad_output", c_void_p),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("outputs", c_int64),
+        ("add", c_int32),
+        ("threads", c_int32),
+        ("grad_weights", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+    )
+
+
+class Gate(ctypes.Structure):
+    """`struct NpcrGate`."""
+
+    _fields_ = (
+        ("raw", c_void_p),
+        ("grad", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("of_grad", c_void_p),
+        ("of_value", c_void_p),
+        ("constant", c_void_p),
+        ("pixels", c_int64),
+        ("channels", c_int64),
+        ("threads", c_int32),
+        ("grad_raw", c_void_p),
+        ("sums", c_void_p),
+    )
+
+
+class Normalise(ctypes.Structure):
+    """`struct NpcrNormalise`."""
+
+    _fields_ = (
+        ("values", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("pixels", c_int64),
+        ("channels", c_int64),
+        ("threads", c_int32),
+    )
+
+
+class Resample(ctypes.Structure):
+    """`struct NpcrResample`."""
+
+    _fields_ = (
+        ("input", c_void_p),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("channels", c_int64),
+        ("target_height", c_int64),
+        ("target_width", c_int64),
+        ("threads", c_int32),
+        ("output", c_void_p),
+        ("grad_output", c_void_p),
+        ("grad_input", c_void_p),
+    )
+
+
+# Functions that take a structure: its name, the structure, the result. The network's are the CPU library's alone.
+PROJECTION = (
+    ("npcr_rasterise_scratch", Rasterise, c_int64),
+    ("npcr_rasterise", Rasterise, c_int32),
+    ("npcr_gather", Gather, c_int32),
+    ("npcr_scatter_scratch", Scatter, c_int64),
+    ("npcr_scatter", Scatter, c_int32),
+)
+NETWORK = (
+    ("npcr_pack_floats", Pack, c_int64),
+    ("npcr_pack", Pack, c_int32),
+    ("npcr_convolve_scratch", Convolve, c_int64),
+    ("npcr_convolve", Convolve, c_int32),
+    ("npcr_convolve_grad_scratch", ConvolveGrad, c_int64),
+    ("npcr_convolve_grad", ConvolveGrad, c_int32),
+    ("npcr_gate_sums", Gate, c_int32),
+    ("npcr_gate_grad", Gate, c_int32),
+    ("npcr_normalise", Normalise, c_int32),
+    ("npcr_halve", Resample, c_int32),
+    ("npcr_halve_grad", Resample, c_int32),
+    ("npcr_double", Resample, c_int32),
+    ("npcr_double_grad", Resample, c_int32),
+)
