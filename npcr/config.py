@@ -127,6 +127,9 @@ def _check_together(cfg: CfgNode, source: str) -> None:
                           f"{cfg.INPUT.LAYER_NUM} adds {cfg.INPUT.LAYER_NUM - 1} layers to the first")
     if sorted(set(cfg.SOLVER.STEPS)) != cfg.SOLVER.STEPS:
         raise ConfigError(f"{source}: SOLVER.STEPS is {cfg.SOLVER.STEPS}; the epochs must increase")
+    if cfg.SOLVER.RECOMPUTE_LAYERS and cfg.MODEL.NORM == "batch":
+        raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS takes layers one by one, but MODEL.NORM batch has "
+                          "statistics over all of them; use instance or none")
     if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
         raise ConfigError(f"{source}: every weight under LOSS is 0; nothing would be learned")
 

@@ -25,7 +25,7 @@ DEFAULTS.INPUT.USE_RGB = False  # feed the points' own colours to the network as
 
 DEFAULTS.PROJECTION = CfgNode()
 DEFAULTS.PROJECTION.PEELING = "point"  # point: winners leave the cloud (published); pixel: K nearest of each pixel
-DEFAULTS.PROJECTION.BACKEND = "auto"  # auto, compiled (refuse to run without the kernels), torch
+DEFAULTS.PROJECTION.BACKEND = "auto"  # kernels: auto, compiled (refuse to run without them), torch; the network's too
 
 DEFAULTS.DATASETS = CfgNode()
 DEFAULTS.DATASETS.TRAIN = ""  # folder of the scene; relative to the YAML file, else to the working directory
@@ -64,6 +64,7 @@ DEFAULTS.SOLVER.LOG_PERIOD = 10  # steps between TensorBoard scalars
 DEFAULTS.SOLVER.IMS_PER_BATCH = 1  # photographs per optimiser step
 DEFAULTS.SOLVER.LAYER_SCHEDULE = []  # epochs at which a layer is added, from one up; empty: LAYER_NUM at once
 DEFAULTS.SOLVER.AMP = True  # mixed precision with torch.amp on a GPU; nothing on a CPU
+DEFAULTS.SOLVER.RECOMPUTE_LAYERS = False  # one layer's activations in memory at a time, for a third more time
 DEFAULTS.SOLVER.SEED = 0
 
 DEFAULTS.LOSS = CfgNode()
@@ -90,6 +91,7 @@ DEFAULTS.TEMPORAL.BLEND = "default"  # default, legacy (as published), off
 DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.01  # default blend: relative depth difference up to which a point was seen
 
 DEFAULTS.RENDER = CfgNode()
+DEFAULTS.RENDER.MARGIN = -1  # pixels around a layer's points beyond which it is transparent; -1: all is rendered
 DEFAULTS.RENDER.RAW = False  # also write raw/img_0001.npz: rgb, alpha, depth as float32
 DEFAULTS.RENDER.FPS = 30.0  # frame rate of video.mp4
 
@@ -156,6 +158,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "WEIGHTS.COLOR_THR": (0, math.inf),
     "WEIGHTS.DEPTH_THR": (0, math.inf),
     "TEMPORAL.DEPTH_TOLERANCE": (0, 1),
+    "RENDER.MARGIN": (-1, 16384),
     "RENDER.FPS": (1, 1000),
     "REFINE.PASSES": (1, 10000),
     "REFINE.LR": (0, 1),

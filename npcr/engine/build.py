@@ -43,7 +43,8 @@ def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> NeuralPointRen
         [torch.from_numpy(cloud.positions) for cloud in clouds], colors,
         feature_dim=cfg.MODEL.FEATURE_DIM, layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size),
         peeling=cfg.PROJECTION.PEELING, norm=cfg.MODEL.NORM, legacy=cfg.MODEL.LEGACY,
-        depth_threshold=cfg.WEIGHTS.DEPTH_THR, backend=cfg.PROJECTION.BACKEND)
+        depth_threshold=cfg.WEIGHTS.DEPTH_THR, backend=cfg.PROJECTION.BACKEND,
+        recompute_layers=cfg.SOLVER.RECOMPUTE_LAYERS, margin=cfg.RENDER.MARGIN)
 
 
 def build_loss(cfg: CfgNode) -> RenderLoss:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from npcr.networks import fast
+from npcr.networks.windows import Window
 
 
 class GatedConv(nn.Module):
@@ -75,12 +76,17 @@ class DoubleConv(nn.Module):
         self.conv2 = GatedConv(channels_out, channels_out)
         self.norm2 = make_norm(norm, channels_out)
 
-    def forward(self, *sources: Tensor) -> Tensor:
-        """Several sources (B, a_i, H, W) count as concatenated along the channels."""
+    def forward(self, *sources: Tensor, window: Window | None = None) -> Tensor:
+        """Several sources (B, a_i, H, W) count as concatenated along the channels.
+
+        window: the pixels that are wanted, where `fast.takes_windows`; the others then hold anything.
+        """
         if fast.serves(*sources):
-            layer = fast.gated_layer if torch.is_grad_enabled() else fast.infer_gated_layer
-            x = layer(sources, self.conv1.conv, self.conv1.gate, self.norm1)
-            return layer([x], self.conv2.conv, self.conv2.gate, self.norm2)
+            layers = ((self.conv1, self.norm1), (self.conv2, self.norm2))
+            windows = (window.grown(1), window) if window else (None, None)
+            for (gated, norm), wanted in zip(layers, windows, strict=True):
+                sources = (fast.gated_layer(sources, gated.conv, gated.gate, norm, wanted),)
+            return sources[0]
         x = sources[0] if len(sources) == 1 else torch.cat(sources, dim=1)
         x = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(x)))
@@ -104,9 +110,9 @@ class Down(nn.Module):
         super().__init__()
         self.conv = DoubleConv(channels_in, channels_out, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         halved = fast.halve(x) if fast.serves(x) else blur_halve(F.max_pool2d(x, 2, stride=1))
-        return self.conv(halved)
+        return self.conv(halved, window=window)
 
 
 class Up(nn.Module):
@@ -116,9 +122,10 @@ class Up(nn.Module):
         super().__init__()
         self.conv = DoubleConv(channels_in, channels_out, norm)
 
-    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *skips: Tensor, window: Window | None = None) -> Tensor:
         size = (skips[0].shape[2], skips[0].shape[3])
-        return self.conv(*skips, fast.double(x, size) if fast.serves(x) else double(x, size))
+        doubled = fast.double(x, size) if fast.serves(x) else double(x, size)
+        return self.conv(*skips, doubled, window=window)
 
 
 def double(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -138,8 +145,8 @@ class Out(nn.Module):
         self.point = nn.Conv2d(channels_in, channels_out, 1)
         self.spatial = nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         if fast.serves(x):  # the 1x1 weights are the middle of 3x3 ones
             weight = self.spatial.weight + F.pad(self.point.weight, (1, 1, 1, 1))
-            return fast.convolution([x], weight, _bias(self.point) + _bias(self.spatial))
+            return fast.convolution([x], weight, _bias(self.point) + _bias(self.spatial), window)
         return self.point(x) + self.spatial(x)

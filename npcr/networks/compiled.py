@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import pcpr_ext
-from npcr.networks.memory import POOL
+from npcr.memory import POOL
 
 _local = threading.local()
 
@@ -34,7 +34,7 @@ def pack(weight: Tensor, *, gated: bool = False, transposed: bool = False) -> Te
     weight = weight.detach().contiguous()
     task = pcpr_ext.Pack(weights=weight.data_ptr(), outputs=weight.shape[0], inputs=weight.shape[1], gated=gated,
                          transposed=transposed, threads=torch.get_num_threads())
-    packed = torch.empty(_library().ask("npcr_pack_floats", task))
+    packed = POOL.empty(_library().ask("npcr_pack_floats", task))
     task.packed, task.packed_floats = packed.data_ptr(), packed.numel()
     _library().run(task)
     return packed
@@ -59,11 +59,14 @@ def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, out
     _run(task, scratch=True)
 
 
-def convolve_grad(sources: Sequence[Tensor], grad_output: Tensor, grad_weight: Tensor, *, add: bool) -> None:
-    """The gradient of `convolve`'s weights into grad_weight (outputs, inputs, 3, 3), or added to it."""
-    height, width, outputs = grad_output.shape
-    task = pcpr_ext.ConvolveGrad(grad_output=grad_output.data_ptr(), height=height, width=width, outputs=outputs,
-                                 add=add, grad_weights=grad_weight.data_ptr())
+def convolve_grad(sources: Sequence[Tensor], grad_output: Tensor, grad_weight: Tensor) -> None:
+    """The gradient of `convolve`'s weights into grad_weight (outputs, inputs, 3, 3), summed over the pictures.
+
+    sources: (B, H, W, C_i) each, grad_output: (B, H, W, outputs).
+    """
+    images, height, width, outputs = grad_output.shape
+    task = pcpr_ext.ConvolveGrad(grad_output=grad_output.data_ptr(), images=images, height=height, width=width,
+                                 outputs=outputs, grad_weights=grad_weight.data_ptr())
     _set_sources(task, sources)
     _run(task, scratch=True)
 

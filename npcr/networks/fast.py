@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from npcr.networks import compiled
-from npcr.networks.memory import POOL
+from npcr.memory import POOL
+from npcr.networks.windows import Window
 
 _enabled: ContextVar[bool] = ContextVar("npcr_fast_network", default=True)
 
@@ -39,8 +40,18 @@ def serves(*sources: Tensor) -> bool:
             and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and compiled.available())
 
 
-def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """`ReLU(norm(sigmoid(gate(x)) * conv(x)))` for x = the sources, concatenated."""
+def takes_windows(network: nn.Module, x: Tensor) -> bool:
+    """Whether the network can compute a part of its pixels: on these kernels, without gradients, and with no norm
+    that looks at the whole picture."""
+    return (serves(x) and not torch.is_grad_enabled()
+            and not any(_own_statistics(module) for module in network.modules() if _is_norm(module)))
+
+
+def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module,
+                window: Window | None = None) -> Tensor:
+    """`ReLU(norm(sigmoid(gate(x)) * conv(x)))` for x = the sources, concatenated; `window` only without gradients."""
+    if not torch.is_grad_enabled():
+        return _infer_gated_layer(sources, conv, gate, norm, window)
     weight = torch.cat([conv.weight, gate.weight])
     bias = torch.cat([_bias(conv), _bias(gate)])
     if _own_statistics(norm):
@@ -50,8 +61,9 @@ def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, nor
     return _GatedLayer.apply(None, weight, bias, *fixed_affine(norm, conv.out_channels), *sources)
 
 
-def infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """As `gated_layer`, without gradients: the weights' packed form is kept from call to call."""
+def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module,
+                       window: Window | None) -> Tensor:
+    """Without gradients; the weights' packed form is kept from call to call."""
     pictures = [_channels_inside(x) for x in sources]
     batch, height, width = pictures[0].shape[:3]
     packed, bias = _kept_pack(conv, gate)
@@ -61,7 +73,8 @@ def infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2
     else:
         scale, shift = fixed_affine(norm, conv.out_channels)
         for i in range(batch):
-            compiled.convolve([x[i] for x in pictures], packed, bias, out[i], gated=True, scale=scale, shift=shift)
+            compiled.convolve([x[i] for x in pictures], packed, bias, out[i], gated=True, scale=scale, shift=shift,
+                              window=window and window.box)
     return out.movedim(-1, 1)
 
 
@@ -75,9 +88,9 @@ def fixed_affine(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     return torch.ones(channels), torch.zeros(channels)
 
 
-def convolution(sources: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """3x3 convolution, padding 1, of the sources, concatenated."""
-    return _Convolution.apply(weight, bias, *sources)
+def convolution(sources: Sequence[Tensor], weight: Tensor, bias: Tensor, window: Window | None = None) -> Tensor:
+    """3x3 convolution, padding 1, of the sources, concatenated; `window` only without gradients."""
+    return _Convolution.apply(weight, bias, window, *sources)
 
 
 def halve(x: Tensor) -> Tensor:
@@ -99,6 +112,10 @@ class _Statistics(NamedTuple):
     eps: float
     pooled: bool  # over all pictures of the batch, else over each
     running: nn.BatchNorm2d | None  # whose running statistics to keep
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).__name__ == "ImageNorm" or isinstance(module, nn.BatchNorm2d)
 
 
 def _own_statistics(norm: nn.Module) -> bool:
@@ -197,22 +214,23 @@ class _GatedLayer(torch.autograd.Function):
             grad_scale, grad_shift = (of_normed.sum(0) / share).float(), (sums[:, 0].sum(0) / share).float()
         grad_weight, bias_sums = torch.empty(weight.shape), torch.zeros(2 * channels, dtype=torch.float64)
         grad_sources = _SourceGrads(weight, rest, ctx.needs_input_grad[5:])
-        grad_raw = POOL.empty(*raw.shape[1:])
+        grad_raw = POOL.empty(*raw.shape)
         for i in range(batch):
-            bias_sums += compiled.gate_grad(raw[i], grad[i], scale[i], shift[i], *coefficients[i], grad_raw)
-            compiled.convolve_grad([x[i] for x in rest], grad_raw, grad_weight, add=i > 0)
-            grad_sources.fill(i, grad_raw)
+            bias_sums += compiled.gate_grad(raw[i], grad[i], scale[i], shift[i], *coefficients[i], grad_raw[i])
+            grad_sources.fill(i, grad_raw[i])
+        compiled.convolve_grad(rest, grad_raw, grad_weight)
         return None, grad_weight, bias_sums.float(), grad_scale, grad_shift, *grad_sources.results()
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, window: Window | None,  # type: ignore[override]
+                *sources: Tensor) -> Tensor:
         pictures = [_channels_inside(x) for x in sources]
         packed = compiled.pack(weight)
         out = POOL.empty(*pictures[0].shape[:3], weight.shape[0])
         for i in range(len(out)):
-            compiled.convolve([x[i] for x in pictures], packed, bias.contiguous(), out[i])
+            compiled.convolve([x[i] for x in pictures], packed, bias.contiguous(), out[i], window=window and window.box)
         ctx.save_for_backward(weight, *pictures)
         return out.movedim(-1, 1)
 
@@ -222,11 +240,11 @@ class _Convolution(torch.autograd.Function):
         weight, *pictures = ctx.saved_tensors
         grad = _channels_inside(grad)
         grad_weight = torch.empty(weight.shape)
-        grad_sources = _SourceGrads(weight, pictures, ctx.needs_input_grad[2:])
+        grad_sources = _SourceGrads(weight, pictures, ctx.needs_input_grad[3:])
+        compiled.convolve_grad(pictures, grad, grad_weight)
         for i in range(len(grad)):
-            compiled.convolve_grad([x[i] for x in pictures], grad[i], grad_weight, add=i > 0)
             grad_sources.fill(i, grad[i])
-        return grad_weight, grad.sum((0, 1, 2)), *grad_sources.results()
+        return grad_weight, grad.sum((0, 1, 2)), None, *grad_sources.results()
 
 
 class _SourceGrads:

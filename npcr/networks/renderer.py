@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from npcr.cameras import Cameras, view_directions
+from npcr.networks import fast
 from npcr.networks.compositing import composite
 from npcr.networks.unet import GatedUNet
+from npcr.networks.windows import bounding_window
 from npcr.projection import Fragments, gather_features, rasterise
 
 
@@ -31,6 +34,9 @@ class NeuralPointRenderer(nn.Module):
 
     clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], or None, then not fed to the
     network. splat is (near, far, max_size); the rest as the configuration keys of the same names say.
+    recompute_layers trades a third more time in training for the memory of all layers but one; not for batch norm,
+    whose statistics span the layers. With a margin of 0 or more, a layer is rendered only in the rectangle of its
+    points and so many pixels around it, and transparent elsewhere; in training it always is whole.
     The clouds are not part of the state dict: they are data, and checkpoints keep them beside it.
     """
 
@@ -38,10 +44,12 @@ class NeuralPointRenderer(nn.Module):
                  feature_dim: int = 32, layers: int = 1,
                  splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "point",
                  norm: str = "instance", legacy: bool = False, depth_threshold: float = 0.0,
-                 backend: str = "auto") -> None:
+                 backend: str = "auto", recompute_layers: bool = False, margin: int = -1) -> None:
         super().__init__()
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("NeuralPointRenderer: colors must have a row for every point of every cloud")
+        if recompute_layers and norm == "batch":
+            raise ValueError("NeuralPointRenderer: recompute_layers takes layers apart, norm batch does not allow that")
         self.frames = len(clouds)
         self.layers = layers
         self.splat = splat
@@ -49,6 +57,8 @@ class NeuralPointRenderer(nn.Module):
         self.legacy = legacy
         self.depth_threshold = depth_threshold
         self.backend = backend
+        self.recompute_layers = recompute_layers
+        self.margin = margin
         self.use_rgb = colors is not None
         for frame, cloud in enumerate(clouds):
             self.register_buffer(f"points_{frame}", cloud.float().contiguous(), persistent=False)
@@ -69,9 +79,22 @@ class NeuralPointRenderer(nn.Module):
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
         images, fragments = self.feature_images(cameras, frame)
-        layer_rgba = self.network(images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
+        with fast.torch_only(self.backend == "torch"):
+            layer_rgba = self._through_network(images.flatten(0, 1), fragments.index.flatten(0, 1))
+        layer_rgba = layer_rgba.unflatten(0, images.shape[:2]).float()
         rgb, alpha = composite(layer_rgba, fragments.depth, self.depth_threshold, self.legacy)
         return RenderOutput(rgb, alpha, fragments.depth[:, 0], layer_rgba, fragments.depth, fragments.index)
+
+    def _through_network(self, images: Tensor, index: Tensor) -> Tensor:
+        """(L, C, H, W) with their points (L, H, W) to (L, 4, H, W)."""
+        if self.training and torch.is_grad_enabled() and self.recompute_layers:
+            return torch.cat([checkpoint(self.network, one, use_reentrant=False) for one in images.split(1)])
+        if self.training or self.margin < 0:
+            result: Tensor = self.network(images)
+            return result
+        windows = [bounding_window(layer >= 0, self.margin) for layer in index]
+        return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if window is None else self.network(one, window)
+                          for one, window in zip(images.split(1), windows, strict=True)])
 
     def feature_images(self, cameras: Cameras, frame: int = 0) -> tuple[Tensor, Fragments]:
         """What the network sees, (B, K, C, H, W), and the points it comes from.

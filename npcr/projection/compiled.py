@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pcpr_ext
+from npcr.memory import POOL
 from npcr.projection.reference import index_dtype
 
 _local = threading.local()
@@ -89,7 +90,8 @@ def rasterise(
 def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
     """Rows of `features` (N, C) at index (B, K, H, W), default_feature where negative: (B, K, H, W, C)."""
     features, default_feature, index = features.contiguous(), default_feature.contiguous(), index.contiguous()
-    output = features.new_empty(*index.shape, features.shape[1])
+    shape = (*index.shape, features.shape[1])
+    output = POOL.empty(*shape) if features.device.type == "cpu" else features.new_empty(shape)
     task = pcpr_ext.Gather(
         features=features.data_ptr(),
         default_feature=default_feature.data_ptr(),

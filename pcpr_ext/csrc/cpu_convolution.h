@@ -26,7 +26,11 @@ struct Tiles {
 };
 
 // Rows of transformed values hold `channels` of them and slack for a whole vector past the last.
-inline int64_t row_floats(int64_t channels) { return round_up(channels + kPanel - 1, kPanel); }
+inline int64_t row_floats(int64_t channels) { return round_up(channels + kPanel - 1, 8); }
+
+// Floats from one product's matrix to the next. Their elements are written one product after another, so strides of
+// whole pages, which would all fall into one set of a cache, are avoided.
+inline int64_t plane_floats(int64_t floats) { return round_up(floats, 1024) + 3 * kPanel; }
 
 // A picture of several sources, their channels one after another.
 struct Sources {
@@ -55,19 +59,25 @@ NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t
     const int64_t count = std::min(kLanes, channels - channel);
     const bool inside = count == kLanes && y >= 0 && x >= 0 && y + side <= height && x + side <= width;
     V half[kPatch][side];
-    for (int column = 0; column < side; ++column) {
-        V values[side];
-        if (inside) {
-            const float* at = pixels + (y * width + x + column) * channels + channel;
+    if (inside) {  // apart from the other case, so that the values stay in registers
+        const float* at = pixels + (y * width + x) * channels + channel;
 #pragma GCC unroll 6
-            for (int row = 0; row < side; ++row) load(at + row * width * channels, values[row]);
-        } else {
+        for (int column = 0; column < side; ++column) {
+            V values[side];
+#pragma GCC unroll 6
+            for (int row = 0; row < side; ++row) load(at + (row * width + column) * channels, values[row]);
+            transform.apply(values, &half[0][column], side);
+        }
+    } else {
+        for (int column = 0; column < side; ++column) {
+            V values[side];
             for (int row = 0; row < side; ++row) {
                 load_pixel(pixels, channels, height, width, y + row, x + column, channel, count, values[row]);
             }
+            transform.apply(values, &half[0][column], side);
         }
-        transform.apply(values, &half[0][column], side);
     }
+#pragma GCC unroll 6
     for (int row = 0; row < kPatch; ++row) {
         V values[kPatch];
         transform.apply(half[row], values, 1);

@@ -32,26 +32,32 @@ struct Columns {
 struct Plan {
     Columns columns;
     Tiles tiles;
-    int64_t inputs, left_row, right_row, block, blocks;
+    int64_t inputs, left_row, right_row, block, blocks, left_plane, right_plane;
 
     explicit Plan(const NpcrConvolve& task)
         : columns(task.outputs, task.gated),
           tiles(task.window[0], task.window[1], task.window[2], task.window[3]),
           inputs(task.channels[0] + task.channels[1] + task.channels[2]),
           left_row(row_floats(inputs)),
-          right_row(columns.padded + kPanel) {
+          right_row(columns.padded + 8) {  // a gate's last vector may reach 8 columns too far
         block = kCacheFloats / (kProducts * (left_row + right_row)) / 12 * 12;
         block = std::max<int64_t>(12, std::min<int64_t>(block, 48));
-        if (kProducts * inputs * columns.padded > kLargeWeights) block = kLargeBlock;
+        if (kProducts * inputs * columns.padded > kLargeWeights) {
+            // Blocks of one size, at least two of them for two threads.
+            const int64_t parts = std::max<int64_t>(2, (tiles.count() + kLargeBlock - 1) / kLargeBlock);
+            block = round_up((tiles.count() + parts - 1) / parts, 6);
+        }
         blocks = (tiles.count() + block - 1) / block;
+        left_plane = plane_floats(block * left_row);
+        right_plane = plane_floats(block * right_row);
     }
-    int64_t member_floats() const { return kProducts * block * (left_row + right_row); }
+    int64_t member_floats() const { return kProducts * (left_plane + right_plane); }
     int team(int threads) const {
         const int64_t work = tiles.count() * inputs * columns.padded / 32768;
         return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, blocks, 1 + work, 256})));
     }
     int64_t scratch_bytes(int threads, bool sums, int64_t outputs) const {
-        return team(threads) * member_floats() * 4 + (sums ? blocks * 2 * outputs * 8 : 0) + 128;
+        return team(threads) * member_floats() * 4 + 4 * (6 + (sums ? 2 * blocks : 0)) * row_floats(outputs) + 128;
     }
 };
 
@@ -90,12 +96,6 @@ NPCR_INLINE void products_to_pixels(const float* products, int64_t plane, V* pix
 }
 
 template <class V>
-NPCR_INLINE void load_some(const float* from, int64_t count, V& to) {
-    to = V{};
-    memcpy(&to, from, static_cast<size_t>(count) * sizeof(float));
-}
-
-template <class V>
 NPCR_INLINE void store_some(const V& from, int64_t count, float* to) {
     if (count * sizeof(float) == sizeof(V)) {
         store(from, to);
@@ -104,27 +104,37 @@ NPCR_INLINE void store_some(const V& from, int64_t count, float* to) {
     }
 }
 
-// One tile's products to its pixels. `sums` may be null.
+// What finish_tile needs for each channel, `stride` floats a kind, with whole vectors to read.
+struct PerChannel {
+    float *bias, *gate_bias, *scale, *shift;
+    float* sums;  // a block's: of the results, then of their squares; or null
+    int64_t stride;
+};
+
+template <class V>
+NPCR_INLINE void add_to(const V& value, float* place) {
+    V before;
+    load(place, before);
+    store(before + value, place);
+}
+
+// One tile's products to its pixels.
 template <int lanes>
-NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const float* products, int64_t plane,
-                             int64_t tile, double* sums) {
+NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const PerChannel& per_channel,
+                             const float* products, int64_t plane, int64_t tile) {
     typedef typename Lanes<lanes>::Float V;
     const int64_t x0 = plan.tiles.x(tile), y0 = plan.tiles.y(tile), outputs = task.outputs;
     const int64_t rows = std::min<int64_t>(kTile, task.window[3] - y0);
     const int64_t across = std::min<int64_t>(kTile, task.window[2] - x0);
     for (int64_t channel = 0; channel < outputs; channel += lanes) {
         const int64_t count = std::min<int64_t>(lanes, outputs - channel);
-        V value[kTile * kTile], gate[kTile * kTile], bias = V{}, gate_bias = V{}, scale, shift, sum = V{}, squares = V{};
+        V value[kTile * kTile], gate[kTile * kTile], bias, gate_bias, scale, shift, sum = V{}, squares = V{};
         products_to_pixels(products + channel, plane, value);
-        if (task.bias) load_some(task.bias + channel, count, bias);
-        if (task.gated) {
-            products_to_pixels(products + plan.columns.gate + channel, plane, gate);
-            load_some(task.bias + outputs + channel, count, gate_bias);
-        }
-        if (task.scale) {
-            load_some(task.scale + channel, count, scale);
-            load_some(task.shift + channel, count, shift);
-        }
+        if (task.gated) products_to_pixels(products + plan.columns.gate + channel, plane, gate);
+        load(per_channel.bias + channel, bias);
+        load(per_channel.gate_bias + channel, gate_bias);
+        load(per_channel.scale + channel, scale);
+        load(per_channel.shift + channel, shift);
         for (int64_t row = 0; row < rows; ++row) {
             for (int64_t column = 0; column < across; ++column) {
                 const int64_t pixel = (y0 + row) * task.width + x0 + column;
@@ -137,10 +147,8 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const f
                     }
                     sigmoid<lanes>(opening);
                     out *= opening;
-                    if (sums) {
-                        sum += out;
-                        squares += out * out;
-                    }
+                    sum += out;
+                    squares += out * out;
                     if (task.scale) {
                         out = out * scale + shift;
                         out = out > 0.0f ? out : V{};
@@ -149,19 +157,18 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const f
                 store_some(out, count, task.output + pixel * outputs + channel);
             }
         }
-        if (sums) {
-            for (int64_t i = 0; i < count; ++i) {
-                sums[channel + i] += sum[i];
-                sums[outputs + channel + i] += squares[i];
-            }
+        if (per_channel.sums) {
+            add_to(sum, per_channel.sums + channel);
+            add_to(squares, per_channel.sums + per_channel.stride + channel);
         }
     }
 }
 
 template <int lanes, int rows>
-NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory, double* sums) {
+NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory,
+                                const PerChannel& per_channel) {
     const int64_t first = block * plan.block, count = std::min(plan.block, plan.tiles.count() - first);
-    const int64_t left_plane = plan.block * plan.left_row, right_plane = plan.block * plan.right_row;
+    const int64_t left_plane = plan.left_plane, right_plane = plan.right_plane;
     float* left = memory;
     float* products = memory + kProducts * left_plane;
     const Sources sources{task.sources, task.channels, task.height, task.width};
@@ -171,20 +178,22 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
     }
     const int64_t panel_floats = plan.inputs * kPanel, panels = plan.columns.padded / kPanel;
     for (int64_t product = 0; product < kProducts; ++product) {
+        const float* weights = task.packed + product * plane_floats(panels * panel_floats);
         for (int64_t panel = 0; panel < panels; ++panel) {
             multiply<lanes, rows, false>(left + product * left_plane, plan.left_row, 1,
-                                         task.packed + (product * panels + panel) * panel_floats, kPanel, plan.inputs,
+                                         weights + panel * panel_floats, kPanel, plan.inputs,
                                          products + product * right_plane + panel * kPanel, plan.right_row, count);
         }
     }
     for (int64_t i = 0; i < count; ++i) {
-        finish_tile<lanes>(task, plan, products + i * plan.right_row, right_plane, first + i, sums);
+        finish_tile<lanes>(task, plan, per_channel, products + i * plan.right_row, right_plane, first + i);
     }
 }
 
 NPCR_FOR_PROCESSOR(convolve_block,
-                   (const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory, double* sums),
-                   (task, plan, block, memory, sums))
+                   (const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory,
+                    const PerChannel& per_channel),
+                   (task, plan, block, memory, per_channel))
 
 bool valid(const NpcrConvolve& task) {
     const int64_t* window = task.window;
@@ -202,24 +211,41 @@ bool valid(const NpcrPack& task) {
            !(task.gated && (task.transposed || task.outputs % 2));
 }
 
-// G g G' of one pair of channels, product by product, `step` apart.
-void transform_weights(const float* weights, bool turned, float* out, int64_t step) {
-    float half[kPatch][3];
-    for (int row = 0; row < kPatch; ++row) {
-        for (int column = 0; column < 3; ++column) {
-            float sum = 0;
-            for (int i = 0; i < 3; ++i) sum += kG[row][i] * weights[turned ? 8 - (3 * i + column) : 3 * i + column];
-            half[row][column] = sum;
+// One row of the packed matrices, all columns: G g G' of 16 pairs of channels at a time.
+template <int lanes, int rows>
+NPCR_INLINE void pack_row(const NpcrPack& task, int64_t row, int64_t depth, int64_t columns, int64_t half,
+                          int64_t gate) {
+    typedef typename Lanes<lanes>::Float V;
+    const int64_t panels = Columns(half, task.gated).padded / kPanel, plane = plane_floats(panels * depth * kPanel);
+    for (int64_t place = 0; place < panels * kPanel; place += lanes) {
+        float taps[9][lanes] = {};
+        for (int lane = 0; lane < lanes; ++lane) {
+            const int64_t at = place + lane;
+            const int64_t column = at < half ? at : task.gated && at >= gate && at - gate < half ? half + at - gate : -1;
+            if (column < 0) continue;
+            const float* weights = task.weights + 9 * (task.transposed ? row * columns + column : column * depth + row);
+            for (int tap = 0; tap < 9; ++tap) taps[tap][lane] = weights[task.transposed ? 8 - tap : tap];
         }
-    }
-    for (int row = 0; row < kPatch; ++row) {
-        for (int column = 0; column < kPatch; ++column) {
-            float sum = 0;
-            for (int i = 0; i < 3; ++i) sum += half[row][i] * kG[column][i];
-            out[(row * kPatch + column) * step] = sum;
+        V loaded[9], half_way[kPatch][3];
+        for (int tap = 0; tap < 9; ++tap) load(taps[tap], loaded[tap]);
+        for (int i = 0; i < kPatch; ++i) {
+            for (int j = 0; j < 3; ++j) {
+                half_way[i][j] = kG[i][0] * loaded[j] + kG[i][1] * loaded[3 + j] + kG[i][2] * loaded[6 + j];
+            }
+        }
+        float* out = task.packed + (place / kPanel * depth + row) * kPanel + place % kPanel;
+        for (int i = 0; i < kPatch; ++i) {
+            for (int j = 0; j < kPatch; ++j) {
+                const V value = kG[j][0] * half_way[i][0] + kG[j][1] * half_way[i][1] + kG[j][2] * half_way[i][2];
+                store(value, out + (i * kPatch + j) * plane);
+            }
         }
     }
 }
+
+NPCR_FOR_PROCESSOR(pack_row,
+                   (const NpcrPack& task, int64_t row, int64_t depth, int64_t columns, int64_t half, int64_t gate),
+                   (task, row, depth, columns, half, gate))
 
 }  // namespace
 }  // namespace npcr
@@ -229,7 +255,7 @@ int64_t npcr_pack_floats(const NpcrPack* task) {
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
     const int64_t rows = task->transposed ? task->outputs : task->inputs;
     const int64_t columns = task->transposed ? task->inputs : task->gated ? task->outputs / 2 : task->outputs;
-    return kProducts * rows * Columns(columns, task->gated).padded;
+    return kProducts * plane_floats(rows * Columns(columns, task->gated).padded);
 }
 
 int32_t npcr_pack(const NpcrPack* task) {
@@ -240,24 +266,9 @@ int32_t npcr_pack(const NpcrPack* task) {
     const int64_t rows = task->transposed ? task->outputs : task->inputs;
     const int64_t columns = task->transposed ? task->inputs : task->outputs;
     const int64_t half = task->gated ? columns / 2 : columns;
-    const Columns layout(half, task->gated);
-    const int64_t panels = layout.padded / kPanel;
-    const auto pack_row = [&](int row) {
-        for (int64_t product = 0; product < kProducts; ++product) {
-            for (int64_t panel = 0; panel < panels; ++panel) {
-                std::fill_n(task->packed + ((product * panels + panel) * rows + row) * kPanel, kPanel, 0.0f);
-            }
-        }
-        for (int64_t column = 0; column < columns; ++column) {
-            const int64_t place = column < half ? column : layout.gate + column - half;
-            const int64_t pair = task->transposed ? row * columns + column : column * rows + row;
-            transform_weights(task->weights + 9 * pair, task->transposed,
-                              task->packed + (place / kPanel * rows + row) * kPanel + place % kPanel,
-                              panels * rows * kPanel);
-        }
-    };
-    Team::run(std::min<int64_t>(task->threads, 1 + rows * columns / 4096), static_cast<int>(rows),
-              [&](int row, int) { pack_row(row); });
+    const int64_t gate = Columns(half, task->gated).gate;
+    Team::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + rows * columns / 4096)), static_cast<int>(rows),
+              [&](int row, int) { pack_row_here(*task, row, rows, columns, half, gate); });
     return NPCR_OK;
 }
 
@@ -276,16 +287,30 @@ int32_t npcr_convolve(const NpcrConvolve* task) {
     const int threads = plan.team(task->threads);
     const uintptr_t origin = (reinterpret_cast<uintptr_t>(task->scratch) + 63) / 64 * 64;
     float* memory = reinterpret_cast<float*>(origin);
-    double* sums = task->sums ? reinterpret_cast<double*>(memory + threads * plan.member_floats()) : nullptr;
-    const int64_t block_sums = 2 * task->outputs;
-    if (sums) std::fill_n(sums, plan.blocks * block_sums, 0.0);
+    const int64_t stride = row_floats(task->outputs);
+    float* channels = memory + threads * plan.member_floats();
+    float* sums = channels + 4 * stride;
+    std::fill_n(channels, (4 + (task->sums ? 2 * plan.blocks : 0)) * stride, 0.0f);
+    const float* given[4] = {task->bias, task->gated ? task->bias + task->outputs : nullptr, task->scale, task->shift};
+    for (int kind = 0; kind < 4; ++kind) {
+        if (given[kind]) std::copy_n(given[kind], task->outputs, channels + kind * stride);
+    }
     Team::run(threads, static_cast<int>(plan.blocks), [&](int block, int member) {
-        convolve_block_here(*task, plan, block, memory + member * plan.member_floats(),
-                            sums ? sums + block * block_sums : nullptr);
+        const PerChannel per_channel{channels,
+                                     channels + stride,
+                                     channels + 2 * stride,
+                                     channels + 3 * stride,
+                                     task->sums ? sums + 2 * block * stride : nullptr,
+                                     stride};
+        convolve_block_here(*task, plan, block, memory + member * plan.member_floats(), per_channel);
     });
-    if (sums) {
-        std::fill_n(task->sums, block_sums, 0.0);
-        for (int64_t i = 0; i < plan.blocks * block_sums; ++i) task->sums[i % block_sums] += sums[i];
+    for (int64_t kind = 0; task->sums && kind < 2; ++kind) {
+        double* out = task->sums + kind * task->outputs;
+        std::fill_n(out, task->outputs, 0.0);
+        for (int64_t block = 0; block < plan.blocks; ++block) {
+            const float* of_block = sums + (2 * block + kind) * stride;
+            for (int64_t i = 0; i < task->outputs; ++i) out[i] += of_block[i];
+        }
     }
     return NPCR_OK;
 }

@@ -15,26 +15,31 @@
 namespace npcr {
 namespace {
 
-constexpr int64_t kBatchFloats = 4 << 20;  // of both transformed matrices; the shared cache holds them
+constexpr int64_t kBatchFloats = 1 << 19;  // of both transformed matrices; the shared cache holds them
 constexpr int64_t kTilesAtOnce = 64;       // of a product: these rows stay in the first caches
 constexpr int64_t kTilesPerTask = 16;
 
 struct Plan {
-    Tiles tiles;
-    int64_t inputs, columns, left_row, right_row, batch;
+    Tiles tiles;    // of one picture
+    int64_t count;  // of all pictures' tiles
+    int64_t inputs, columns, left_row, right_row, batch, left_plane, right_plane, result_plane;
 
     explicit Plan(const NpcrConvolveGrad& task)
         : tiles(0, 0, task.width, task.height),
+          count(tiles.count() * task.images),
           inputs(task.channels[0] + task.channels[1] + task.channels[2]),
           columns(round_up(task.outputs, kPanel)),
           left_row(row_floats(inputs)),
-          right_row(columns + kPanel) {
+          right_row(columns) {
         batch = kBatchFloats / (kProducts * (left_row + right_row)) / kTilesAtOnce * kTilesAtOnce;
-        batch = std::min(std::max(batch, kTilesAtOnce), round_up(tiles.count(), kTilesPerTask));
+        batch = std::min(std::max(batch, kTilesAtOnce), round_up(count, kTilesPerTask));
+        left_plane = plane_floats(batch * left_row);
+        right_plane = plane_floats(batch * right_row);
+        result_plane = plane_floats(inputs * columns);
     }
-    int64_t left_floats() const { return kProducts * batch * left_row; }
-    int64_t right_floats() const { return kProducts * batch * right_row; }
-    int64_t result_floats() const { return kProducts * inputs * columns; }
+    int64_t left_floats() const { return kProducts * left_plane; }
+    int64_t right_floats() const { return kProducts * right_plane; }
+    int64_t result_floats() const { return kProducts * result_plane; }
     int64_t scratch_bytes() const { return 4 * (left_floats() + right_floats() + result_floats()) + 64; }
 };
 
@@ -52,23 +57,28 @@ template <int lanes, int rows>
 NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t start,
                                  int64_t first, int64_t last) {
     typedef typename Lanes<lanes>::Float V;
-    const Sources sources{task.sources, task.channels, task.height, task.width};
     for (int64_t i = first; i < last; ++i) {
-        const int64_t x = plan.tiles.x(start + i), y = plan.tiles.y(start + i);
-        transform_patches<lanes>(sources, y, x, memory.left + i * plan.left_row, plan.batch * plan.left_row);
+        const int64_t image = (start + i) / plan.tiles.count(), tile = (start + i) % plan.tiles.count();
+        const int64_t x = plan.tiles.x(tile), y = plan.tiles.y(tile), pixels = image * task.height * task.width;
+        const float* pictures[3];
+        for (int source = 0; source < 3; ++source) {
+            pictures[source] = task.sources[source] + pixels * task.channels[source];
+        }
+        const Sources sources{pictures, task.channels, task.height, task.width};
+        transform_patches<lanes>(sources, y, x, memory.left + i * plan.left_row, plan.left_plane);
         float* row = memory.right + i * plan.right_row;
         for (int64_t channel = 0; channel < task.outputs; channel += lanes) {
-            transform_pixels<V, kTile>(task.grad_output, task.outputs, task.height, task.width, y, x, channel,
-                                       row + channel, plan.batch * plan.right_row, SpreadTransform());
+            transform_pixels<V, kTile>(task.grad_output + pixels * task.outputs, task.outputs, task.height, task.width, y, x, channel,
+                                       row + channel, plan.right_plane, SpreadTransform());
         }
     }
 }
 
 template <int lanes, int rows>
 NPCR_INLINE void multiply_tiles(const Plan& plan, const Memory& memory, int64_t product, int64_t count) {
-    const float* left = memory.left + product * plan.batch * plan.left_row;
-    const float* right = memory.right + product * plan.batch * plan.right_row;
-    float* result = memory.result + product * plan.inputs * plan.columns;
+    const float* left = memory.left + product * plan.left_plane;
+    const float* right = memory.right + product * plan.right_plane;
+    float* result = memory.result + product * plan.result_plane;
     for (int64_t tile = 0; tile < count; tile += kTilesAtOnce) {
         const int64_t depth = std::min(kTilesAtOnce, count - tile);
         for (int64_t column = 0; column < plan.columns; column += kPanel) {
@@ -87,40 +97,46 @@ NPCR_FOR_PROCESSOR(multiply_tiles, (const Plan& plan, const Memory& memory, int6
                    (plan, memory, product, count))
 
 // G' (.) G for all outputs of one input.
-void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input) {
-    for (int64_t output = 0; output < task.outputs; ++output) {
+template <int lanes, int rows>
+NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input) {
+    typedef typename Lanes<lanes>::Float V;
+    const int64_t plane = plan.result_plane;
+    for (int64_t output = 0; output < task.outputs; output += lanes) {
         const float* at = memory.result + input * plan.columns + output;
-        float half[3][kPatch];
+        V half[3][kPatch];
         for (int column = 0; column < kPatch; ++column) {
+            V products[kPatch];
+            for (int row = 0; row < kPatch; ++row) load(at + (row * kPatch + column) * plane, products[row]);
             for (int i = 0; i < 3; ++i) {
-                float sum = 0;
-                for (int row = 0; row < kPatch; ++row) {
-                    sum += kG[row][i] * at[(row * kPatch + column) * plan.inputs * plan.columns];
-                }
-                half[i][column] = sum;
+                half[i][column] = V{};
+                for (int row = 0; row < kPatch; ++row) half[i][column] += kG[row][i] * products[row];
             }
         }
-        float* weights = task.grad_weights + (output * plan.inputs + input) * 9;
-        for (int i = 0; i < 3; ++i) {
-            for (int j = 0; j < 3; ++j) {
-                float sum = task.add ? weights[3 * i + j] : 0.0f;
-                for (int column = 0; column < kPatch; ++column) sum += half[i][column] * kG[column][j];
-                weights[3 * i + j] = sum;
+        const int64_t count = std::min<int64_t>(lanes, task.outputs - output);
+        for (int tap = 0; tap < 9; ++tap) {
+            V sum = V{};
+            for (int column = 0; column < kPatch; ++column) sum += half[tap / 3][column] * kG[column][tap % 3];
+            for (int64_t i = 0; i < count; ++i) {
+                task.grad_weights[((output + i) * plan.inputs + input) * 9 + tap] = sum[i];
             }
         }
     }
 }
 
+NPCR_FOR_PROCESSOR(finish_input,
+                   (const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input),
+                   (task, plan, memory, input))
+
 bool valid(const NpcrConvolveGrad& task) {
     const int64_t most = 1 << 20;
     bool fits = task.outputs >= 1 && task.outputs <= most && task.height >= 1 && task.height <= kMaxSide &&
-                task.width >= 1 && task.width <= kMaxSide;
+                task.width >= 1 && task.width <= kMaxSide && task.images >= 1 && task.images <= (1 << 16);
     for (int64_t channels : task.channels) fits = fits && channels >= 0 && channels <= most;
     return fits && task.channels[0] >= 1;
 }
 
 int team_size(const NpcrConvolveGrad& task, const Plan& plan) {
-    const int64_t work = plan.tiles.count() * plan.inputs * plan.columns / 32768;
+    const int64_t work = plan.count * plan.inputs * plan.columns / 32768;
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, 1 + work, 256})));
 }
 
@@ -144,15 +160,14 @@ int32_t npcr_convolve_grad(const NpcrConvolveGrad* task) {
     enum class Phase { clear, transform, multiply, finish } phase = Phase::clear;
     const auto perform = [&](int part, int) {
         if (phase == Phase::clear) {
-            const int64_t floats = plan.inputs * plan.columns;
-            std::fill_n(memory.result + part * floats, floats, 0.0f);
+            std::fill_n(memory.result + part * plan.result_plane, plan.inputs * plan.columns, 0.0f);
         } else if (phase == Phase::transform) {
             transform_tiles_here(*task, plan, memory, start, part * kTilesPerTask,
                                  std::min(count, (part + 1) * kTilesPerTask));
         } else if (phase == Phase::multiply) {
             multiply_tiles_here(plan, memory, part, count);
         } else {
-            finish_input(*task, plan, memory, part);
+            finish_input_here(*task, plan, memory, part);
         }
     };
     bool begun = false;
@@ -167,7 +182,7 @@ int32_t npcr_convolve_grad(const NpcrConvolveGrad* task) {
         }
         if (phase == Phase::finish) return 0;
         start += plan.batch;
-        count = std::min(plan.batch, plan.tiles.count() - start);
+        count = std::min(plan.batch, plan.count - start);
         phase = count > 0 ? Phase::transform : Phase::finish;
         return static_cast<int>(count > 0 ? (count + kTilesPerTask - 1) / kTilesPerTask : plan.inputs);
     });

@@ -50,46 +50,64 @@ inline float exp_of_minus(float x) {
 
 NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
     const int64_t channels = task.channels;
+    // In locals, so that the compiler knows that no store below changes them.
+    const float* __restrict scale = task.scale;
+    const float* __restrict shift = task.shift;
+    float* __restrict value_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* __restrict conv = task.raw + pixel * 2 * channels;
         const float* __restrict gate = conv + channels;
         const float* __restrict grad = task.grad + pixel * channels;
+#pragma GCC ivdep
         for (int64_t i = 0; i < channels; ++i) {
             const float y = conv[i] / (1.0f + exp_of_minus(gate[i]));
-            const float du = y * task.scale[i] + task.shift[i] > 0.0f ? grad[i] : 0.0f;
+            const float given = grad[i];
+            const float du = y * scale[i] + shift[i] > 0.0f ? given : 0.0f;
             sums[i] += du;
-            sums[channels + i] += du * y;
+            value_sums[i] += du * y;
         }
     }
 }
 
 NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
     const int64_t channels = task.channels;
+    const float* __restrict scale = task.scale;
+    const float* __restrict shift = task.shift;
+    const float* __restrict of_grad = task.of_grad;
+    const float* __restrict of_value = task.of_value;
+    const float* __restrict constant = task.constant;
+    float* __restrict gate_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* __restrict conv = task.raw + pixel * 2 * channels;
         const float* __restrict gate = conv + channels;
         const float* __restrict grad = task.grad + pixel * channels;
         float* __restrict out = task.grad_raw + pixel * 2 * channels;
+        float* __restrict gate_out = out + channels;
+#pragma GCC ivdep
         for (int64_t i = 0; i < channels; ++i) {
             const float open = 1.0f / (1.0f + exp_of_minus(gate[i]));
             const float y = conv[i] * open;
-            const float du = y * task.scale[i] + task.shift[i] > 0.0f ? grad[i] : 0.0f;
-            const float dy = (task.of_grad[i] * du + task.of_value[i] * y) + task.constant[i];
+            const float given = grad[i];
+            const float du = y * scale[i] + shift[i] > 0.0f ? given : 0.0f;
+            const float dy = (of_grad[i] * du + of_value[i] * y) + constant[i];
             const float dconv = dy * open, dgate = dy * y * (1.0f - open);
             out[i] = dconv;
-            out[channels + i] = dgate;
+            gate_out[i] = dgate;
             sums[i] += dconv;
-            sums[channels + i] += dgate;
+            gate_sums[i] += dgate;
         }
     }
 }
 
 NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t first, int64_t last) {
     const int64_t channels = task.channels;
+    const float* __restrict scale = task.scale;
+    const float* __restrict shift = task.shift;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         float* __restrict values = task.values + pixel * channels;
+#pragma GCC ivdep
         for (int64_t i = 0; i < channels; ++i) {
-            const float value = values[i] * task.scale[i] + task.shift[i];
+            const float value = values[i] * scale[i] + shift[i];
             values[i] = value > 0.0f ? value : 0.0f;
         }
     }

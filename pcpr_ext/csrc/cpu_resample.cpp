@@ -12,6 +12,7 @@
 #include "clones.h"
 #include "interface.h"
 #include "team.h"
+#include "winograd.h"
 
 namespace npcr {
 namespace {
@@ -37,9 +38,9 @@ bool doubles(const NpcrResample& task) {
 }
 
 // Where a reflected index lies in 0..count-1; one step beyond at most.
-inline int64_t reflect(int64_t at, int64_t count) { return at < 0 ? -at : at >= count ? 2 * count - 2 - at : at; }
+NPCR_INLINE int64_t reflect(int64_t at, int64_t count) { return at < 0 ? -at : at >= count ? 2 * count - 2 - at : at; }
 
-inline float larger(float a, float b) { return a > b ? a : b; }
+NPCR_INLINE float larger(float a, float b) { return a > b ? a : b; }
 
 // Pooled row: the largest of 2x2 pixels, times `weight`, added to `out` (width - 1, channels).
 NPCR_CLONES void add_pooled(const float* __restrict above, const float* __restrict below, int64_t count,
@@ -53,6 +54,67 @@ NPCR_CLONES void add_scaled(const float* __restrict from, int64_t count, float w
     for (int64_t i = 0; i < count; ++i) to[i] += weight * from[i];
 }
 
+// Doubling along one axis: result `at` is (1 - weight) input[first] + weight input[second]; float32 as torch has it.
+struct Place {
+    int64_t first, second;
+    float weight;
+};
+
+NPCR_INLINE Place place(int64_t at, int64_t count) {
+    const float scale = static_cast<float>(count - 1) / static_cast<float>(2 * count - 1);
+    const float real = scale * static_cast<float>(at);
+    const int64_t first = std::min(static_cast<int64_t>(real), count - 1);
+    return {first, std::min(first + 1, count - 1), real - static_cast<float>(first)};
+}
+
+// A whole row doubled: pixel by pixel inside, so that the choice of instructions is made once a row.
+NPCR_CLONES void double_columns(const float* __restrict line, int64_t width, int64_t channels, float* __restrict out) {
+    for (int64_t column = 0; column < 2 * width; ++column) {
+        const Place x = place(column, width);
+        const float* __restrict a = line + x.first * channels;
+        const float* __restrict b = line + x.second * channels;
+        const float keep = 1.0f - x.weight;
+        for (int64_t i = 0; i < channels; ++i) out[column * channels + i] = keep * a[i] + x.weight * b[i];
+    }
+}
+
+NPCR_CLONES void double_columns_grad(const float* __restrict line, int64_t width, int64_t channels,
+                                     float* __restrict out) {
+    for (int64_t column = 0; column < 2 * width; ++column) {
+        const Place x = place(column, width);
+        const float* __restrict grad = line + column * channels;
+        const float keep = 1.0f - x.weight;
+        for (int64_t i = 0; i < channels; ++i) out[x.first * channels + i] += keep * grad[i];
+        for (int64_t i = 0; i < channels; ++i) out[x.second * channels + i] += x.weight * grad[i];
+    }
+}
+
+// Every second column of the blur of `line` (count pixels), reflected.
+NPCR_CLONES void blur_columns(const float* __restrict line, int64_t count, int64_t channels, int64_t columns,
+                              float* __restrict out) {
+    for (int64_t column = 0; column < columns; ++column) {
+        const float* __restrict left = line + reflect(2 * column - 1, count) * channels;
+        const float* __restrict middle = line + 2 * column * channels;
+        const float* __restrict right = line + reflect(2 * column + 1, count) * channels;
+        for (int64_t i = 0; i < channels; ++i) {
+            out[column * channels + i] = (0.25f * left[i] + 0.25f * right[i]) + 0.5f * middle[i];
+        }
+    }
+}
+
+NPCR_CLONES void blur_columns_grad(const float* __restrict line, int64_t count, int64_t channels, int64_t columns,
+                                   float* __restrict out) {
+    for (int64_t column = 0; column < columns; ++column) {
+        const float* __restrict grad = line + column * channels;
+        float* left = out + reflect(2 * column - 1, count) * channels;
+        float* middle = out + 2 * column * channels;
+        float* right = out + reflect(2 * column + 1, count) * channels;
+        for (int64_t i = 0; i < channels; ++i) left[i] += 0.25f * grad[i];
+        for (int64_t i = 0; i < channels; ++i) middle[i] += 0.5f * grad[i];
+        for (int64_t i = 0; i < channels; ++i) right[i] += 0.25f * grad[i];
+    }
+}
+
 void halve_row(const NpcrResample& task, int64_t row, std::vector<float>& blurred) {
     const int64_t channels = task.channels, pooled = task.width - 1, line = task.width * channels;
     blurred.assign(static_cast<size_t>(pooled * channels), 0.0f);
@@ -61,13 +123,7 @@ void halve_row(const NpcrResample& task, int64_t row, std::vector<float>& blurre
         add_pooled(above, above + line, pooled * channels, channels, i == 0 ? 0.5f : 0.25f, blurred.data());
     }
     float* out = task.output + row * task.target_width * channels;
-    std::fill_n(out, task.target_width * channels, 0.0f);
-    for (int64_t column = 0; column < task.target_width; ++column) {
-        for (int64_t i = -1; i <= 1; ++i) {
-            add_scaled(blurred.data() + reflect(2 * column + i, pooled) * channels, channels, i == 0 ? 0.5f : 0.25f,
-                       out + column * channels);
-        }
-    }
+    blur_columns(blurred.data(), pooled, channels, task.target_width, out);
 }
 
 // The gradient of row `pooled_row` of the pooled picture: the blur's transpose.
@@ -82,12 +138,7 @@ void pooled_grad(const NpcrResample& task, int64_t pooled_row, std::vector<float
             add_scaled(task.grad_output + row * width * channels, width * channels, i == 0 ? 0.5f : 0.25f, line.data());
         }
     }
-    for (int64_t column = 0; column < width; ++column) {
-        for (int64_t i = -1; i <= 1; ++i) {
-            add_scaled(line.data() + column * channels, channels, i == 0 ? 0.5f : 0.25f,
-                       out.data() + reflect(2 * column + i, pooled) * channels);
-        }
-    }
+    blur_columns_grad(line.data(), pooled, channels, width, out.data());
 }
 
 // To each pixel of a row the gradients of the pooled row below (`lower`: it is the row's own) or above it where the
@@ -124,19 +175,6 @@ void halve_grad_row(const NpcrResample& task, int64_t row, std::vector<float>& l
     }
 }
 
-// Doubling along one axis: result `at` is (1 - weight) input[first] + weight input[second]; float32 as torch has it.
-struct Place {
-    int64_t first, second;
-    float weight;
-};
-
-inline Place place(int64_t at, int64_t count) {
-    const float scale = static_cast<float>(count - 1) / static_cast<float>(2 * count - 1);
-    const float real = scale * static_cast<float>(at);
-    const int64_t first = std::min(static_cast<int64_t>(real), count - 1);
-    return {first, std::min(first + 1, count - 1), real - static_cast<float>(first)};
-}
-
 NPCR_CLONES void mix(const float* __restrict a, const float* __restrict b, float weight, int64_t count,
                      float* __restrict out) {
     for (int64_t i = 0; i < count; ++i) out[i] = (1.0f - weight) * a[i] + weight * b[i];
@@ -152,11 +190,7 @@ void double_row(const NpcrResample& task, int64_t target_row, std::vector<float>
     const Place y = place(row, task.height);
     line.resize(static_cast<size_t>(width));
     mix(task.input + y.first * width, task.input + y.second * width, y.weight, width, line.data());
-    for (int64_t column = 0; column < 2 * task.width; ++column) {
-        const Place x = place(column, task.width);
-        mix(line.data() + x.first * channels, line.data() + x.second * channels, x.weight, channels,
-            out + (left + column) * channels);
-    }
+    double_columns(line.data(), task.width, channels, out + left * channels);
 }
 
 void double_grad_row(const NpcrResample& task, int64_t row, std::vector<float>& line) {
@@ -173,11 +207,7 @@ void double_grad_row(const NpcrResample& task, int64_t row, std::vector<float>& 
     }
     float* out = task.grad_input + row * task.width * channels;
     std::fill_n(out, task.width * channels, 0.0f);
-    for (int64_t column = 0; column < 2 * task.width; ++column) {
-        const Place x = place(column, task.width);
-        add_scaled(line.data() + column * channels, channels, 1.0f - x.weight, out + x.first * channels);
-        add_scaled(line.data() + column * channels, channels, x.weight, out + x.second * channels);
-    }
+    double_columns_grad(line.data(), task.width, channels, out);
 }
 
 // work(row, two lines of a thread's own) for all rows.

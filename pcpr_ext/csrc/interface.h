@@ -62,7 +62,8 @@ struct NpcrScatter {
     void* stream;
 };
 
-// The rest is the network's, for the CPU alone. Pictures are (height, width, channels), one at a time.
+// The rest is the network's, for the CPU alone. Pictures are (height, width, channels), one at a
+// time but for npcr_convolve_grad.
 
 // Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
 struct NpcrPack {
@@ -96,12 +97,11 @@ struct NpcrConvolve {
 };
 
 struct NpcrConvolveGrad {
-    const float* sources[3];
+    const float* sources[3];  // (images, height, width, channels[i])
     int64_t channels[3];
-    const float* grad_output;  // (height, width, outputs)
-    int64_t height, width;
+    const float* grad_output;  // (images, height, width, outputs)
+    int64_t images, height, width;
     int64_t outputs;
-    int32_t add;  // 1: add to what is in grad_weights
     int32_t threads;
     float* grad_weights;  // (outputs, inputs, 3, 3)
     void* scratch;

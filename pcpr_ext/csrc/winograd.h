@@ -121,19 +121,27 @@ NPCR_INLINE void multiply_rows(const float* left, int64_t row_stride, int64_t st
     }
 }
 
+// Rows r and on, `at_once` at a time as long as there are so many; returns the first that is left.
+template <int lanes, int at_once, bool add>
+NPCR_INLINE int64_t multiply_rest(const float* left, int64_t row_stride, int64_t step, const float* right,
+                                  int64_t right_stride, int64_t depth, float* out, int64_t out_stride, int64_t r,
+                                  int64_t rows) {
+    for (; r + at_once <= rows; r += at_once) {
+        multiply_rows<lanes, at_once, add>(left + r * row_stride, row_stride, step, right, right_stride, depth,
+                                           out + r * out_stride, out_stride);
+    }
+    return r;
+}
+
 // As multiply_rows, for any number of rows.
 template <int lanes, int most, bool add>
 NPCR_INLINE void multiply(const float* left, int64_t row_stride, int64_t step, const float* right,
                           int64_t right_stride, int64_t depth, float* out, int64_t out_stride, int64_t rows) {
-    int64_t r = 0;
-    for (; r + most <= rows; r += most) {
-        multiply_rows<lanes, most, add>(left + r * row_stride, row_stride, step, right, right_stride, depth,
-                                        out + r * out_stride, out_stride);
-    }
-    for (; r < rows; ++r) {
-        multiply_rows<lanes, 1, add>(left + r * row_stride, row_stride, step, right, right_stride, depth,
-                                     out + r * out_stride, out_stride);
-    }
+    int64_t r = multiply_rest<lanes, most, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, 0,
+                                                rows);
+    r = multiply_rest<lanes, 4, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, r, rows);
+    r = multiply_rest<lanes, 2, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, r, rows);
+    multiply_rest<lanes, 1, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, r, rows);
 }
 
 }  // namespace npcr

@@ -64,9 +64,9 @@ def test_blur_halve_equals_the_plain_filter(size: tuple[int, int]) -> None:
 def test_up_pads_the_smaller_half_first() -> None:
     up = Up(2, 1, "none")
     seen = []
-    up.conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    up.conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
     up(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 5, 7))
-    rows, columns = seen[0][0, 1].amax(1), seen[0][0, 1].amax(0)
+    rows, columns = seen[0][0, 0].amax(1), seen[0][0, 0].amax(0)
     assert rows.tolist() == [1, 1, 1, 1, 0]
     assert columns.tolist() == [0, 1, 1, 1, 1, 0, 0]
 

@@ -257,15 +257,19 @@ void refused() {
     REQUIRE(npcr_rasterise_scratch(&task) == NPCR_BAD_ARGUMENT);
 }
 
+#include "fuzz_network.h"
+
 }  // namespace
 
 int main(int, char** arguments) {
     refused();
+    network_refused();
     indices_near_2_to_31();
     for (round_ = 1; round_ <= atoi(arguments[1]); ++round_) {
         rasterise_round();
         features_round<int32_t>();
         features_round<int64_t>();
+        network_round();
     }
     printf("%d rounds passed\n", round_ - 1);
     return 0;

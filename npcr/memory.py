@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _SMALL = 1 << 16  # bytes; below, torch's own allocator is as good
-_SPARE = 1.25  # mapped memory stays below this times the most that was in use at once
+_SPARE = 1.5  # mapped memory stays below this times the most that was in use at once
 
 
 class _Lease:
@@ -60,7 +60,7 @@ class MemoryPool:
             self.bytes_free = 0
 
     def _take(self, size: int) -> NDArray[np.uint8]:
-        fitting = [block for block in self._free if size <= len(block) <= size * 5 // 4]
+        fitting = [block for block in self._free if size <= len(block) <= 2 * size]
         if fitting:
             block = min(fitting, key=len)
             # By identity: == on arrays compares their contents.

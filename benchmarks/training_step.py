@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and peak memory of a training step: ours, with recomputed layers, and the plain form.
+
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py --layers 1 --size 200 200 --variants plain ours
+
+A step is projection, gather, network, compositing, squared error, gradients, Adam. Each variant runs in a process
+of its own, so that memory is its own: on a CPU the resident memory's peak during the steps above what the process
+held before the first, on a GPU torch's peak of allocated memory.
+
+Variants:
+    plain      the network of benchmarks/plain_network.py, two convolutions for a gated one, a layer at a time
+    ours       npcr as it trains
+    recompute  ours with SOLVER.RECOMPUTE_LAYERS: a layer's activations are made again for its gradients
+    twin       ours in plain torch (fused gates, channels_last), as on a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from benchmarks.frame import make  # noqa: E402
+from benchmarks.plain_network import plain_twin  # noqa: E402
+from npcr.networks import fast  # noqa: E402
+
+VARIANTS = ("plain", "ours", "recompute", "twin")
+COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio")
+
+
+class PeakMemory:
+    """Watches this process's resident memory (Linux); `mb` is the peak above the start."""
+
+    def __init__(self) -> None:
+        self._start = self._peak = _resident_mb()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self._peak = max(self._peak, _resident_mb())
+
+    def mb(self) -> float:
+        self._stop.set()
+        self._thread.join()
+        return self._peak - self._start
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def run_variant(options: argparse.Namespace) -> dict[str, Any]:
+    """One variant's row, in this process."""
+    device = torch.device(options.device)
+    renderer, cameras = make(options, device)
+    renderer.train()
+    renderer.recompute_layers = options.variant == "recompute"
+    if options.variant == "plain":
+        renderer.network = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
+    optimizer = torch.optim.Adam(renderer.parameters(), 1e-4)
+    target = torch.full((4, *reversed(cameras.size)), 0.5, device=device)
+    losses = []
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with fast.torch_only(options.variant == "twin"):
+            output = renderer(cameras)
+            loss = torch.nn.functional.mse_loss(torch.cat([output.rgb, output.alpha], 1)[0], target)
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    memory = PeakMemory()
+    timing = measure(step, repeats=options.repeats, device=device, warm_up=1, limit_s=120)
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else memory.mb()
+    return {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
+            "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=lambda text: int(float(text)), default=10**5)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--size", type=int, nargs=2, default=[300, 300], metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["plain", "ours", "recompute"])
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # the process of one row
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "training_step.json")
+    return parser.parse_args(arguments)
+
+
+def _in_its_own_process(variant: str, arguments: Sequence[str]) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, __file__, *arguments, "--variant", variant], check=True, text=True,
+                          stdout=subprocess.PIPE)
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON file."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    if options.variant:
+        print(json.dumps(run_variant(options)))
+        return 0
+    described = environment(torch.device(options.device)) | {
+        "points": options.points, "layers": options.layers, "size": options.size, "norm": options.norm}
+    rows = []
+    for variant in options.variants:
+        begun = time.perf_counter()
+        rows.append(_in_its_own_process(variant, arguments))
+        print(f"{variant}: {rows[-1]['median_ms']:.4g} ms, {time.perf_counter() - begun:.0f} s in all", file=sys.stderr)
+    for row in rows:
+        row["time_ratio"] = rows[0]["median_ms"] / row["median_ms"]
+        row["memory_ratio"] = row["peak_mb"] / rows[0]["peak_mb"]
+    print_table(rows, COLUMNS)
+    write_json(options.output, rows, described)
+    print(f"ratios are to {rows[0]['variant']}; written to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

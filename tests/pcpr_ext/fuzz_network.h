@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// The network's kernels with random shapes; part of fuzz.cpp. Buffers have just the size they need, so that the
+// sanitizers see a step too far. Finite values are compared with plain loops, hostile ones only run.
+
+std::vector<float> randoms(int64_t count, bool wild) {
+    std::vector<float> values(count);
+    for (float& value : values) value = wild && pick(0, 20) == 0 ? hostile() : real();
+    return values;
+}
+
+bool close(double ours, double plain, double scale) { return fabs(ours - plain) <= 1e-4 * (scale + 1.0); }
+
+struct Pictures {
+    int64_t height, width, channels[3], total = 0;
+    std::vector<float> pixels[3];
+
+    explicit Pictures(bool wild) : height(pick(1, 15)), width(pick(1, 15)) {
+        for (int i = 0; i < 3; ++i) {
+            channels[i] = i == 0 || pick(0, 1) ? pick(1, 21) : 0;
+            if (i > 0 && channels[i - 1] == 0) channels[i] = 0;
+            pixels[i] = randoms(height * width * channels[i], wild);
+            total += channels[i];
+        }
+    }
+    float at(int64_t y, int64_t x, int64_t channel) const {
+        if (y < 0 || y >= height || x < 0 || x >= width) return 0;
+        int source = 0;
+        while (channel >= channels[source]) channel -= channels[source++];
+        return pixels[source][(y * width + x) * channels[source] + channel];
+    }
+    template <class Task>
+    void into(Task& task) const {
+        for (int i = 0; i < 3; ++i) {
+            task.sources[i] = pixels[i].data();
+            task.channels[i] = channels[i];
+        }
+        task.height = height;
+        task.width = width;
+    }
+};
+
+std::vector<float> packed(const std::vector<float>& weights, int64_t outputs, int64_t inputs, bool gated) {
+    NpcrPack task{weights.data(), outputs, inputs, gated, 0, pick(1, 3), nullptr, 0};
+    std::vector<float> memory(npcr_pack_floats(&task));
+    task.packed = memory.data();
+    task.packed_floats = static_cast<int64_t>(memory.size());
+    REQUIRE(npcr_pack(&task) == NPCR_OK);
+    return memory;
+}
+
+void convolve_round(bool wild) {
+    const Pictures pictures(wild);
+    const bool gated = pick(0, 1);
+    const int64_t outputs = pick(1, 20), rows = gated ? 2 * outputs : outputs, pixels = pictures.height * pictures.width;
+    const std::vector<float> weights = randoms(rows * pictures.total * 9, false), bias = randoms(rows, wild);
+    const std::vector<float> memory = packed(weights, rows, pictures.total, gated);
+    std::vector<float> raw(pixels * 2 * outputs);
+    std::vector<double> sums(2 * outputs);
+    NpcrConvolve task{};
+    pictures.into(task);
+    task.packed = memory.data();
+    task.bias = bias.data();
+    task.outputs = outputs;
+    task.window[0] = pick(0, static_cast<int>(pictures.width) - 1);
+    task.window[1] = pick(0, static_cast<int>(pictures.height) - 1);
+    task.window[2] = pick(static_cast<int>(task.window[0]) + 1, static_cast<int>(pictures.width));
+    task.window[3] = pick(static_cast<int>(task.window[1]) + 1, static_cast<int>(pictures.height));
+    task.gated = gated;
+    if (gated) {
+        task.raw = raw.data();
+        task.sums = sums.data();
+    }
+    std::vector<float> results[2];
+    for (int run = 0; run < 2; ++run) {
+        results[run].assign(pixels * outputs, -9.0f);
+        task.threads = run == 0 ? 1 : 4;
+        std::vector<char> scratch(npcr_convolve_scratch(&task));
+        task.scratch = scratch.data();
+        task.scratch_bytes = static_cast<int64_t>(scratch.size());
+        task.output = results[run].data();
+        REQUIRE(npcr_convolve(&task) == NPCR_OK);
+    }
+    REQUIRE(memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)) == 0);
+    if (wild) return;
+    for (int64_t y = 0; y < pictures.height; ++y) {
+        for (int64_t x = 0; x < pictures.width; ++x) {
+            const bool inside = x >= task.window[0] && x < task.window[2] && y >= task.window[1] && y < task.window[3];
+            for (int64_t output = 0; output < outputs; ++output) {
+                double values[2] = {0, 0}, size = 0;
+                for (int part = 0; part < (gated ? 2 : 1); ++part) {
+                    const int64_t row = output + part * outputs;
+                    values[part] = bias[row];
+                    for (int64_t tap = 0; tap < 9; ++tap) {
+                        for (int64_t input = 0; input < pictures.total; ++input) {
+                            const double term = static_cast<double>(weights[(row * pictures.total + input) * 9 + tap]) *
+                                                pictures.at(y + tap / 3 - 1, x + tap % 3 - 1, input);
+                            values[part] += term;
+                            size += fabs(term);
+                        }
+                    }
+                }
+                const double expected = gated ? values[0] / (1 + exp(-values[1])) : values[0];
+                REQUIRE(close(results[0][(y * pictures.width + x) * outputs + output], inside ? expected : -9.0, size));
+            }
+        }
+    }
+}
+
+void convolve_grad_round(bool wild) {
+    const Pictures pictures(wild);
+    const int64_t outputs = pick(1, 20);
+    const std::vector<float> grad = randoms(pictures.height * pictures.width * outputs, wild);
+    std::vector<float> result(outputs * pictures.total * 9);
+    NpcrConvolveGrad task{};
+    pictures.into(task);
+    task.grad_output = grad.data();
+    task.outputs = outputs;
+    task.images = 1;
+    task.threads = pick(1, 4);
+    task.grad_weights = result.data();
+    std::vector<char> scratch(npcr_convolve_grad_scratch(&task));
+    task.scratch = scratch.data();
+    task.scratch_bytes = static_cast<int64_t>(scratch.size());
+    REQUIRE(npcr_convolve_grad(&task) == NPCR_OK);
+    if (wild) return;
+    for (int64_t i = 0; i < static_cast<int64_t>(result.size()); ++i) {
+        const int64_t tap = i % 9, input = i / 9 % pictures.total, output = i / 9 / pictures.total;
+        double expected = 0, size = 0;
+        for (int64_t y = 0; y < pictures.height; ++y) {
+            for (int64_t x = 0; x < pictures.width; ++x) {
+                const double term = static_cast<double>(grad[(y * pictures.width + x) * outputs + output]) *
+                                    pictures.at(y + tap / 3 - 1, x + tap % 3 - 1, input);
+                expected += term;
+                size += fabs(term);
+            }
+        }
+        REQUIRE(close(result[i], expected, size));
+    }
+}
+
+// <grad, f(x)> = <f'(grad), x>: doubling is linear, and halving too as long as the same pixels are the largest.
+void resample_round(bool wild) {
+    const int64_t height = pick(3, 12), width = pick(3, 12), channels = pick(1, 19);
+    const bool doubling = pick(0, 1);
+    NpcrResample task{};
+    task.height = height;
+    task.width = width;
+    task.channels = channels;
+    task.threads = pick(1, 3);
+    task.target_height = doubling ? 2 * height + pick(0, 3) : height / 2;
+    task.target_width = doubling ? 2 * width + pick(0, 3) : width / 2;
+    const std::vector<float> input = randoms(height * width * channels, wild);
+    const std::vector<float> grad = randoms(task.target_height * task.target_width * channels, wild);
+    std::vector<float> output(grad.size()), grad_input(input.size());
+    task.input = input.data();
+    task.output = output.data();
+    task.grad_output = grad.data();
+    task.grad_input = grad_input.data();
+    REQUIRE((doubling ? npcr_double(&task) : npcr_halve(&task)) == NPCR_OK);
+    REQUIRE((doubling ? npcr_double_grad(&task) : npcr_halve_grad(&task)) == NPCR_OK);
+    if (wild) return;
+    double forward = 0, backward = 0, size = 0;
+    for (size_t i = 0; i < grad.size(); ++i) forward += static_cast<double>(grad[i]) * output[i];
+    for (size_t i = 0; i < input.size(); ++i) {
+        backward += static_cast<double>(grad_input[i]) * input[i];
+        size += fabs(grad_input[i] * input[i]);
+    }
+    REQUIRE(close(forward, backward, size));
+}
+
+void gate_round(bool wild) {
+    const int64_t pixels = pick(0, 3000), channels = pick(1, 19);
+    const std::vector<float> raw = randoms(pixels * 2 * channels, wild), grad = randoms(pixels * channels, wild);
+    const std::vector<float> scale = randoms(channels, wild), shift = randoms(channels, wild);
+    std::vector<float> grad_raw(raw.size()), values = grad;
+    std::vector<double> sums(2 * channels);
+    NpcrGate task{raw.data(), grad.data(), scale.data(), shift.data(), scale.data(), shift.data(), shift.data(),
+                  pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
+    REQUIRE(npcr_gate_sums(&task) == NPCR_OK);
+    REQUIRE(npcr_gate_grad(&task) == NPCR_OK);
+    NpcrNormalise norm{values.data(), scale.data(), shift.data(), pixels, channels, pick(1, 4)};
+    REQUIRE(npcr_normalise(&norm) == NPCR_OK);
+}
+
+void network_refused() {
+    NpcrConvolve task{};
+    task.channels[0] = task.height = task.width = task.outputs = task.window[2] = task.window[3] = 1;
+    REQUIRE(npcr_convolve_scratch(&task) > 0);
+    REQUIRE(npcr_convolve(&task) == NPCR_SCRATCH_TOO_SMALL);
+    const auto bad = [&](auto change) {
+        NpcrConvolve changed = task;
+        change(changed);
+        return npcr_convolve(&changed) == NPCR_BAD_ARGUMENT;
+    };
+    REQUIRE(bad([](NpcrConvolve& t) { t.channels[0] = 0; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.channels[1] = -1; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.outputs = 0; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.window[2] = 2; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.window[1] = 1; }));
+    NpcrPack pack{};
+    pack.outputs = 3;
+    pack.inputs = pack.gated = 1;
+    REQUIRE(npcr_pack(&pack) == NPCR_BAD_ARGUMENT);  // as many gates as convolutions
+    NpcrResample resample{};
+    resample.height = resample.width = 2;
+    resample.channels = resample.target_height = resample.target_width = 1;
+    REQUIRE(npcr_halve(&resample) == NPCR_BAD_ARGUMENT);
+    REQUIRE(npcr_double(&resample) == NPCR_BAD_ARGUMENT);
+}
+
+void network_round() {
+    const bool wild = pick(0, 3) == 0;
+    convolve_round(wild);
+    convolve_grad_round(wild);
+    resample_round(wild);
+    gate_round(wild);
+}
