@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colours.
+"""Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colours; .las and .laz to read.
 
 Text rows are "x y z [r g b]", in this order whatever the suffix says. Colours are 0-255; where all are in
 0..1 and the format or a fraction shows that they are floating point, 0..1 is their range.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import plyfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from npcr.errors import SceneError
+from npcr.errors import MissingExtraError, SceneError
 from npcr.io.files import atomic_write
 from npcr.io.text import parse_numbers
 
@@ -57,7 +58,7 @@ def read_points(path: str | Path) -> PointCloud:
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise SceneError(f"{path}: the suffix of a point cloud must be one of {', '.join(SUFFIXES)}")
+        raise SceneError(f"{path}: the suffix of a point cloud must be one of {', '.join(_READERS)}")
     if not path.is_file():
         raise SceneError(f"{path}: no such point cloud")
     try:
@@ -264,8 +265,42 @@ def _write_ply(file: IO[bytes], cloud: PointCloud) -> None:
     plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")], byte_order="<").write(file)
 
 
+# ---- las, laz ----
+
+def _read_las(path: Path) -> tuple[NDArray[Any], bool | None]:
+    try:
+        import laspy
+    except ImportError:
+        raise MissingExtraError(f"{path}: reading .las and .laz needs laspy: pip install 'npcr[las]'") from None
+    try:
+        with laspy.open(path) as file:
+            _check_las_size(path, file.header)
+            cloud = file.read()
+        values = np.asarray(cloud.xyz, np.float64)
+        names = set(cloud.point_format.dimension_names)
+        if not {"red", "green", "blue"} <= names:
+            return values, None
+        colors = np.stack([np.asarray(cloud[name]) for name in ("red", "green", "blue")], axis=1)
+    except (laspy.errors.LaspyException, ValueError, TypeError, RuntimeError, EOFError, OverflowError, struct.error,
+            MemoryError, UnicodeDecodeError) as error:
+        raise SceneError(f"{path}: is not a readable LAS file: {error}") from None
+    if not len(colors) or not colors.any():
+        return values, None  # the format has room for colours, the scanner had none
+    # 16 bits a channel by the standard; many writers put 8-bit values there.
+    return np.hstack([values, colors // 256 if colors.max() > 255 else colors]), False
+
+
+def _check_las_size(path: Path, header: Any) -> None:
+    """Raise `SceneError` where the header promises more points than the file can hold."""
+    least = header.point_format.size if not header.are_points_compressed else 0
+    room = path.stat().st_size - header.offset_to_point_data
+    if room < 0 or header.point_count * least > room:
+        raise SceneError(f"{path}: its header promises {header.point_count} points, the file ends before; is it whole?")
+
+
 _TEXT = (".xzy", ".xyz", ".txt")
 _READERS: dict[str, Callable[[Path], tuple[NDArray[Any], bool | None]]] = {
     **dict.fromkeys(_TEXT, _read_text), ".ply": _read_ply, ".obj": _read_obj, ".npy": _read_npy,
+    ".las": _read_las, ".laz": _read_las,
 }
-SUFFIXES = tuple(_READERS)
+SUFFIXES = tuple(suffix for suffix in _READERS if _READERS[suffix] is not _read_las)  # of a scene's clouds
