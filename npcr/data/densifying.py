@@ -102,7 +102,7 @@ def _neighbours(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
     # Off by a factor either way is equally bad; photographs from one place, or of another side, tell nothing.
     cost = np.abs(np.log(np.maximum(angles, 1e-3) / _BEST_ANGLE)) + np.where(turned > 45, 10, 0)
     np.fill_diagonal(cost, np.inf)
-    return [list(np.argsort(row)[:min(_NEIGHBOURS, len(row) - 1)]) for row in cost]
+    return [np.argsort(row)[:min(_NEIGHBOURS, len(row) - 1)].tolist() for row in cost]
 
 
 def _sweep(i: int, neighbours: list[int], photographs: list[Photograph], cameras: Cameras, cloud: PointCloud,

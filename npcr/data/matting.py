@@ -47,13 +47,13 @@ def solved_matte(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name: Pat
     trimap: (H, W), 0 background, 255 object, else unknown. Raises `SceneError` naming the trimap where it has
     no certain pixel of either kind, `MissingExtraError` without pymatting.
     """
+    known = np.where(trimap <= KNOWN, 0.0, np.where(trimap >= 255 - KNOWN, 1.0, 0.5))
+    if not (known == 0).any() or not (known == 1).any():
+        raise SceneError(f"{name}: a trimap needs black pixels (background) and white ones (object)")
     try:
         import pymatting
     except ImportError:
         raise MissingExtraError("--trimap needs pymatting: pip install 'npcr[matting]'") from None
-    known = np.where(trimap <= KNOWN, 0.0, np.where(trimap >= 255 - KNOWN, 1.0, 0.5))
-    if not (known == 0).any() or not (known == 1).any():
-        raise SceneError(f"{name}: a trimap needs black pixels (background) and white ones (object)")
     picture = pixels / 255.0
     alpha = known if not (known == 0.5).any() else np.clip(pymatting.estimate_alpha_cf(picture, known), 0, 1)
     color = pymatting.estimate_foreground_ml(picture, alpha)

@@ -37,7 +37,7 @@ def test_points_are_found_on_the_surface(tmp_path):
     corners = np.random.default_rng(1).uniform(-1, 1, (30, 3))
     corners[:, 2] *= 0.2
     sparse = PointCloud(corners.astype(np.float32), np.zeros((30, 3), np.uint8))
-    dense = densify(sparse, cameras, files, [None] * 5, 3000, planes=64)
+    dense = densify(sparse, cameras, files, [None] * 5, 3000, planes=48)
     np.testing.assert_array_equal(dense.positions[:30], sparse.positions)
     found = dense.positions[30:]
     assert 1500 < len(dense) <= 3000
@@ -53,8 +53,8 @@ def test_a_matte_bounds_the_search(tmp_path):
     matte[:, :60] = 255
     write_image(tmp_path / "matte.png", matte)
     sparse = PointCloud(np.random.default_rng(1).uniform(-0.5, 0.5, (30, 3)).astype(np.float32))
-    dense = densify(sparse, cameras, files, [tmp_path / "matte.png"] * 5, 3000, planes=64)
-    everything = densify(sparse, cameras, files, [None] * 5, 3000, planes=64)
+    dense = densify(sparse, cameras, files, [tmp_path / "matte.png"] * 5, 10**6, planes=48)
+    everything = densify(sparse, cameras, files, [None] * 5, 10**6, planes=48)
     assert 30 < len(dense) < 0.7 * len(everything)
     assert dense.colors is None  # the sparse cloud had none
 

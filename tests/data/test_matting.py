@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def _trimaps(folder: Path) -> np.ndarray:
     return trimap
 
 
+@pytest.mark.skipif("NPCR_SLOW" not in os.environ, reason="pymatting's first import compiles for a minute: NPCR_SLOW=1")
 def test_a_trimap_is_solved_for_alpha_and_colour(tmp_path):
     pytest.importorskip("pymatting", reason="pymatting (npcr[matting]) is not installed")
     folder = write_transforms(tmp_path / "capture")
@@ -86,7 +88,6 @@ def test_trimaps_that_do_not_serve_are_named(tmp_path, monkeypatch):
 
 
 def test_a_trimap_needs_both_certainties():
-    pytest.importorskip("pymatting", reason="pymatting (npcr[matting]) is not installed")
     with pytest.raises(SceneError, match=r"t.png: a trimap needs black pixels"):
         solved_matte(disc()[0], np.full((SIZE[1], SIZE[0]), 255, np.uint8), Path("t.png"))
 
