@@ -28,13 +28,13 @@ from npcr.errors import SceneError
 from npcr.io.images import read_image, read_matte
 from npcr.io.points import PointCloud
 
-_NEIGHBOURS = 4
+_NEIGHBOURS = 5
 _BEST_ANGLE = 8.0  # degrees between the rays of two photographs: matching and depth are both good there
 _WINDOW = 7  # pixels
 _LEAST_SCORE = 0.55  # correlation, -1 to 1
 _LEAST_CONTRAST = 2.0  # standard deviation of a window, of 255
-_AGREEMENT = 0.015  # relative depth
-_LEAST_AGREEING = 2  # neighbours
+_AGREEMENT = 0.01  # relative depth
+_LEAST_AGREEING = 3  # neighbours
 
 Float = NDArray[np.float32]
 

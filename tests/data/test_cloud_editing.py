@@ -66,3 +66,9 @@ def test_nothing_left_is_an_error():
         CloudEdit(crop=(5, 5, 5, 6, 6, 6)).apply(cloud((0, 0, 0), (1, 1, 1)))
     with pytest.raises(SceneError, match="too fine"):
         CloudEdit(voxel=1e-30).apply(cloud((0, 0, 0), (1, 1, 1)))
+
+
+def test_voxels_of_a_cloud_that_is_huge_for_them():
+    """The cells' numbers do not fit one integer side by side; the outcome is the same."""
+    kept = thinned(cloud((1e9, -1e9, 1e9), (0.1, 0.2, 0.3), (0.2, 0.2, 0.3), (-1e9, 1e9, -1e9)), 0.5)
+    np.testing.assert_allclose(kept.positions, [[1e9, -1e9, 1e9], [0.15, 0.2, 0.3], [-1e9, 1e9, -1e9]], rtol=1e-6)
