@@ -94,13 +94,16 @@ def _whole_or_nothing(pristine: Path, damage: Callable[[Path], Any], read: Calla
         source, scene = Path(place) / "source", Path(place) / "scenes" / "new"
         shutil.copytree(pristine, source)
         damage(source)
+        said = None
         with _time_limit():
             try:
                 import_capture(read(source), scene, workers=1)
             except (NpcrError, OSError) as error:  # what the script prints as one line
-                assert str(error).strip()
-                assert not scene.parent.exists() or not list(scene.parent.iterdir())
-                return
+                said = str(error)
+        if said is not None:
+            assert said.strip()
+            assert not scene.parent.exists() or not list(scene.parent.iterdir())
+            return
         assert [path.name for path in scene.parent.iterdir()] == ["new"]
         cfg = load_config(scene / "scene.yml")
         if (scene / "pointclouds").is_dir():

@@ -113,5 +113,5 @@ def test_coordinates_of_a_map_are_refused(import_scene, tmp_path):
     for frame in values["frames"]:
         frame["transform_matrix"][0][3] += 4.2e6
     (folder / "transforms.json").write_text(json.dumps(values))
-    with pytest.raises(SceneError, match="away from the origin.*local coordinates"):
+    with pytest.raises(SceneError, match=r"away from the origin.*local coordinates"):
         import_scene("transforms", folder, tmp_path / "scene")
