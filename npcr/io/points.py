@@ -30,6 +30,7 @@ from npcr.io.text import parse_numbers
 logger = logging.getLogger("npcr")
 
 _CHUNK = 200_000  # rows read or written at once
+_MOST_COMPRESSED = 10_000  # points in a byte of .laz: far more than real clouds need
 
 
 @dataclass
@@ -272,6 +273,7 @@ def _read_las(path: Path) -> tuple[NDArray[Any], bool | None]:
         import laspy
     except ImportError:
         raise MissingExtraError(f"{path}: reading .las and .laz needs laspy: pip install 'npcr[las]'") from None
+    _check_las_records(path)
     try:
         with laspy.open(path) as file:
             _check_las_size(path, file.header)
@@ -290,9 +292,25 @@ def _read_las(path: Path) -> tuple[NDArray[Any], bool | None]:
     return np.hstack([values, colors // 256 if colors.max() > 255 else colors]), False
 
 
+def _check_las_records(path: Path) -> None:
+    """Raise `SceneError` where the header promises more records of its own than the file can hold.
+
+    laspy would look for each of them, be they thousands of millions.
+    """
+    with path.open("rb") as file:
+        start = file.read(375)
+    if len(start) < 227 or start[:4] != b"LASF":
+        raise SceneError(f"{path}: is not a readable LAS file: it does not start with a LAS header")
+    records = 54 * struct.unpack_from("<I", start, 100)[0]
+    if start[25] >= 4 and len(start) >= 247:  # version 1.4 has more of them behind the points
+        records += 60 * struct.unpack_from("<I", start, 243)[0]
+    if records > path.stat().st_size:
+        raise SceneError(f"{path}: is not a readable LAS file: its header promises more records than the file holds")
+
+
 def _check_las_size(path: Path, header: Any) -> None:
     """Raise `SceneError` where the header promises more points than the file can hold."""
-    least = header.point_format.size if not header.are_points_compressed else 0
+    least = 1 / _MOST_COMPRESSED if header.are_points_compressed else header.point_format.size
     room = path.stat().st_size - header.offset_to_point_data
     if room < 0 or header.point_count * least > room:
         raise SceneError(f"{path}: its header promises {header.point_count} points, the file ends before; is it whole?")
