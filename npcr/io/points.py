@@ -314,6 +314,28 @@ def _check_las_size(path: Path, header: Any) -> None:
     room = path.stat().st_size - header.offset_to_point_data
     if room < 0 or header.point_count * least > room:
         raise SceneError(f"{path}: its header promises {header.point_count} points, the file ends before; is it whole?")
+    if header.are_points_compressed and header.point_count:
+        _check_laz_chunks(path, header.offset_to_point_data)
+
+
+def _check_laz_chunks(path: Path, start: int) -> None:
+    """Raise `SceneError` where a .laz's table of chunks lies outside the file or counts more chunks than it has bytes.
+
+    The decoder takes memory for as many as it counts, and ends the process where there is not enough.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        def number(layout: str, at: int) -> int:
+            if not start <= at <= size - struct.calcsize(layout):
+                raise SceneError(f"{path}: is not a readable LAS file: its table of chunks lies outside of it")
+            file.seek(at)
+            return int(struct.unpack(layout, file.read(struct.calcsize(layout)))[0])
+
+        table = number("<q", start)
+        if table == -1:  # written as a stream, where the place is known only at the end
+            table = number("<q", size - 8)
+        if number("<I", table + 4) > size:
+            raise SceneError(f"{path}: is not a readable LAS file: its table counts more chunks than it has bytes")
 
 
 _TEXT = (".xzy", ".xyz", ".txt")
