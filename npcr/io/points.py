@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import tokenize
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -225,7 +226,9 @@ def _write_rows(file: IO[bytes], cloud: PointCloud, name: str, prefix: str) -> N
 def _read_npy(path: Path) -> tuple[NDArray[Any], bool | None]:
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    # Its header is a Python literal, whose parser may raise any of these; a lying shape asks for all memory.
+    except (ValueError, EOFError, SyntaxError, TypeError, KeyError, AttributeError, tokenize.TokenError, OverflowError,
+            MemoryError, RecursionError) as error:
         raise SceneError(f"{path}: cannot be read as an array of numbers: {error}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         raise SceneError(f"{path}: does not hold an array of numbers")
