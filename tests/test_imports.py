@@ -61,6 +61,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 def test_importing_npcr_needs_no_optional_package() -> None:
-    code = ("import sys\nfor name in ('mitsuba', 'pycolmap', 'av', 'viser', 'trimesh', 'apex', 'torchmetrics'):\n"
-            "    sys.modules[name] = None\nimport npcr, npcr.engine.trainer, npcr.engine.frames")
+    code = ("import sys\nfor name in ('mitsuba', 'pycolmap', 'av', 'viser', 'trimesh', 'apex', 'torchmetrics', "
+            "'laspy', 'pymatting'):\n    sys.modules[name] = None\n"
+            "import npcr, npcr.engine.trainer, npcr.engine.frames")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

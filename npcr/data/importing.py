@@ -1,216 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture in some other layout becomes a scene: photographs undistorted and reduced, cameras, scene.yml."""
+"""A capture in some other layout becomes a scene: photographs undistorted and reduced, cameras, cloud, scene.yml."""
 
 from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from npcr.cameras import Cameras
+from npcr.data.capture import Capture
 from npcr.data.carving import estimate_bounds
+from npcr.data.cloud_editing import CloudEdit
+from npcr.data.densifying import densify
+from npcr.data.matting import Matting
+from npcr.data.picture_import import Recipe, Written, plan, with_trimaps, write_picture
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination, new_scene_folder
-from npcr.data.transforms_json import Capture, Lens, View
 from npcr.errors import SceneError
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
-from npcr.io.images import inspect_image, read_image, read_matte, write_image
-from npcr.io.points import read_points, write_points
+from npcr.io.points import PointCloud, read_points, write_points
 
 logger = logging.getLogger("npcr")
 
-_COPIED = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg"}
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # wraps an iteration of so many steps of some name
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one photograph becomes a picture of the scene."""
-
-    view: View
-    intrinsics: np.ndarray  # (3, 3) of the result
-    size: tuple[int, int]  # (width, height) of the result
-    source_size: tuple[int, int]
-    undistortion: tuple[np.ndarray, np.ndarray] | None  # cv2.remap's maps
-    matte: str  # "alpha": the photograph's own; "mask": its mask file; "none"
+_FARTHEST = 1e4  # from the origin, in sizes of the cameras' room: float32 then tells a thousandth of it apart
 
 
 def import_capture(capture: Capture, destination: str | Path, *, downscale: float = 1.0, mask: bool | None = None,
+                   matting: Matting | None = None, edit: CloudEdit | None = None, densify_to: int = 0,
                    overwrite: bool = False, workers: int = 4,
-                   progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda jobs, count: jobs) -> Cameras:
+                   progress: Progress = lambda jobs, count, name: jobs) -> Cameras:
     """Write `capture` as a scene with a scene.yml; the source is only read.
 
     downscale: the photographs are made smaller by this factor, at least 1. mask: whether to keep mattes; None:
-    where every photograph has one. progress: wraps the iteration over finished photographs, given with their
-    number. Returns the scene's cameras. Raises `SceneError`.
+    where every photograph has one. matting: make mattes instead. edit: what to do to the clouds. densify_to:
+    search the photographs for points until the cloud has about so many; 0: do not. Views held out by the source
+    go to DESTINATION/test (or val), a scene of its own with the same cloud, which DATASETS.TEST names. Returns
+    the cameras to train on. Raises `SceneError`.
     """
     if not (math.isfinite(downscale) and downscale >= 1):
         raise SceneError(f"--downscale is {downscale:g}; it must be at least 1")
     check_destination(destination, overwrite)
-    _keep_apart(capture.file.parent, Path(destination))
-    recipes = plan(capture, downscale, mask)
-    cameras = Cameras(torch.from_numpy(np.stack([r.view.cam_to_world for r in recipes])).float(),
-                      torch.from_numpy(np.stack([r.intrinsics for r in recipes])).float(), recipes[0].size)
+    _keep_apart(capture.folder, Path(destination))
+    if matting is not None and matting.trimaps is not None:
+        capture = replace(capture, views=with_trimaps(capture, matting.trimaps))
+    if densify_to and not capture.clouds:
+        raise SceneError(f"{capture.file}: --densify needs a sparse cloud to begin with; name one with --points")
+    clouds = _edited_clouds(capture, edit or CloudEdit())
+    recipes = plan(capture, downscale, mask, matting)
+    splits = {name: [r for r in recipes if r.view.split == name] for name in ("train", "test", "val")}
+    cameras = _cameras(splits["train"])
+    _check_distance(cameras, capture)
     with new_scene_folder(destination, overwrite=overwrite) as folder:
-        place = folder / "img" / "0"
-        place.mkdir(parents=True)
-        write_cam_poses(folder / "CamPose.inf", [r.view.cam_to_world for r in recipes])
-        write_intrinsics(folder / "Intrinsic.inf", [r.intrinsics for r in recipes])
-        with ThreadPoolExecutor(workers) as pool:
-            jobs = pool.map(lambda job: _write_picture(job[1], place / f"img_{job[0]:04d}"), enumerate(recipes, 1))
-            try:
-                mattes = list(progress(jobs, len(recipes)))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        has_mattes = recipes[0].matte != "none"
-        settings = scene_settings(Path(destination).resolve().name, cameras, mask=has_mattes)
-        for section, values in _point_settings(capture, folder, cameras, mattes if has_mattes else None,
-                                               settings["INPUT"]["SIZE_TEST"]).items():
-            settings[section].update(values)
+        written: dict[str, list[Written]] = {}
+        for name, group in splits.items():
+            if group:
+                written[name] = _write_views(folder if name == "train" else folder / name, group, matting, workers,
+                                             progress)
+        if densify_to:
+            clouds = _densified(clouds, splits["train"], written["train"], cameras, densify_to, workers, progress)
+            clouds = [(edit or CloudEdit()).apply(cloud) for cloud in clouds]
+        for number, cloud in enumerate(clouds, 1):
+            write_points(folder / "pointclouds" / f"frame{number}.ply", cloud)
+        first = [w.small for r, w in zip(splits["train"], written["train"], strict=True) if r.view.frame == 0]
+        settings = _settings(Path(destination).resolve().name, cameras, clouds, first)
+        settings["DATASETS"].update(_dataset_settings(splits, matting, settings["DATASETS"]))
         write_scene_config(folder, settings, "tools/import_scene.py")
     return cameras
 
 
-def plan(capture: Capture, downscale: float, mask: bool | None) -> list[Recipe]:
-    """What to do with each photograph; checks that all end at one size and, where wanted, have mattes."""
-    inspected = [inspect_image(view.image) for view in capture.views]
-    sizes = {size for size, _ in inspected}
-    if len(sizes) > 1:
-        counts = ", ".join(f"{sum(s == size for s, _ in inspected)} of {size[0]}x{size[1]}" for size in sorted(sizes))
-        raise SceneError(f"{capture.file}: its photographs differ in size ({counts}); a scene has one size")
-    (source_size,) = sizes
-    size = (max(1, round(source_size[0] / downscale)), max(1, round(source_size[1] / downscale)))
-    own = ["mask" if view.mask else "alpha" if alpha else "none"
-           for view, (_, alpha) in zip(capture.views, inspected, strict=True)]
-    lacking = [view.image for view, kind in zip(capture.views, own, strict=True) if kind == "none"]
-    if mask and lacking:
-        raise SceneError(f"{capture.file}: {len(lacking)} of {len(own)} photographs have neither an alpha channel nor "
-                         f"a mask_path, first {lacking[0]}; --no-mask imports them without mattes")
-    if mask is None and lacking and len(lacking) < len(own):
-        logger.warning("%s: %d of %d photographs have no matte; mattes are left out altogether",
-                       capture.file, len(lacking), len(own))
-    keep = mask is not False and not lacking
-    maps: dict[Lens, tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]] = {}
-    recipes = []
-    for view, kind in zip(capture.views, own, strict=True):
-        lens = _fitted(view, source_size, capture.file)
-        if lens not in maps:
-            maps[lens] = _undistortion(lens, source_size)
-        intrinsics, undistortion = maps[lens]
-        recipes.append(Recipe(view, _resized(intrinsics, source_size, size), size, source_size, undistortion,
-                              kind if keep else "none"))
-    return recipes
+def _edited_clouds(capture: Capture, edit: CloudEdit) -> list[PointCloud]:
+    clouds = [cloud if isinstance(cloud, PointCloud) else read_points(cloud) for cloud in capture.clouds]
+    return [edit.apply(cloud) for cloud in clouds]
 
 
-def _fitted(view: View, size: tuple[int, int], file: Path) -> Lens:
-    """The view's lens in numbers for a photograph of `size`."""
-    if view.lens is None:
-        focal_x = 0.5 * size[0] / math.tan(view.angle[0] / 2)
-        focal_y = 0.5 * size[1] / math.tan(view.angle[1] / 2) if view.angle[1] else focal_x
-        return Lens((focal_x, focal_y), ((size[0] - 1) / 2, (size[1] - 1) / 2), size)
-    lens = view.lens
-    stated = lens.size or size
-    scale = (size[0] / stated[0], size[1] / stated[1])
-    if abs(scale[0] / scale[1] - 1) > 0.02:
-        raise SceneError(f"{view.image}: is {size[0]}x{size[1]}, but {file}, {view.label} says {stated[0]}x{stated[1]}")
-    x, y = lens.center or ((stated[0] - 1) / 2, (stated[1] - 1) / 2)
-    center = ((x + 0.5) * scale[0] - 0.5, (y + 0.5) * scale[1] - 0.5)
-    return Lens((lens.focal[0] * scale[0], lens.focal[1] * scale[1]), center, size, lens.distortion, lens.fisheye)
+def _cameras(recipes: list[Recipe]) -> Cameras:
+    """Those of the first frame; all frames share them."""
+    first = [r for r in recipes if r.view.frame == recipes[0].view.frame]
+    return Cameras(torch.from_numpy(np.stack([r.view.cam_to_world for r in first])).float(),
+                   torch.from_numpy(np.stack([r.intrinsics for r in first])).float(), first[0].size)
 
 
-def _undistortion(lens: Lens, size: tuple[int, int]
-                  ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """(K of the undistorted picture, cv2.remap's maps or None): of the same size, with no empty border."""
-    assert lens.center is not None
-    matrix = np.array([[lens.focal[0], 0, lens.center[0]], [0, lens.focal[1], lens.center[1]], [0, 0, 1]])
-    if not any(lens.distortion) and not lens.fisheye:
-        return matrix, None
-    distortion = np.array(lens.distortion)
-    if lens.fisheye:
-        fitted = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(matrix, distortion, size, np.eye(3))
-        maps = cv2.fisheye.initUndistortRectifyMap(matrix, distortion, np.eye(3), fitted, size, cv2.CV_32FC1)
-    else:
-        fitted, _ = cv2.getOptimalNewCameraMatrix(matrix, distortion, size, 0)
-        maps = cv2.initUndistortRectifyMap(matrix, distortion, np.eye(3), fitted, size, cv2.CV_32FC1)
-    return fitted, (maps[0], maps[1])
+def _check_distance(cameras: Cameras, capture: Capture) -> None:
+    """Raise `SceneError` where coordinates are so large (of a map, of the globe) that float32 blurs them."""
+    centers = cameras.cam_to_world[:, :3, 3].double()
+    middle = centers.median(0).values
+    room, away = float((centers - middle).norm(dim=1).max()), float(middle.norm())
+    if room > 0 and away > _FARTHEST * room:
+        raise SceneError(f"{capture.file}: the cameras stand {away:.3g} away from the origin but only {room:.3g} from "
+                         "each other; subtract an offset from cameras and cloud (export them in local coordinates)")
 
 
-def _resized(intrinsics: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """K for the picture resized from `old` to `new` (width, height), by the pixel-centre rule."""
-    result = intrinsics.copy()
-    for axis in range(2):
-        scale = new[axis] / old[axis]
-        result[axis] *= scale
-        result[axis, 2] += 0.5 * scale - 0.5
+def _write_views(folder: Path, recipes: list[Recipe], matting: Matting | None, workers: int,
+                 progress: Progress) -> list[Written]:
+    """Cameras and photographs of a scene folder, in the order of `recipes`."""
+    first = [r for r in recipes if r.view.frame == recipes[0].view.frame]
+    write_cam_poses(folder / "CamPose.inf", [r.view.cam_to_world for r in first])
+    write_intrinsics(folder / "Intrinsic.inf", [r.intrinsics for r in first])
+    jobs: list[tuple[Recipe, Path]] = []
+    numbers = dict.fromkeys((r.view.frame for r in recipes), 0)
+    for recipe in recipes:
+        frame = recipe.view.frame
+        numbers[frame] += 1
+        place = folder / "img" / str(frame)
+        place.mkdir(parents=True, exist_ok=True)
+        jobs.append((recipe, place / f"img_{numbers[frame]:04d}"))
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda job: write_picture(job[0], job[1], matting), jobs)
+        try:
+            return list(progress(results, len(jobs), "photographs"))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _densified(clouds: list[PointCloud], recipes: list[Recipe], written: list[Written], cameras: Cameras, count: int,
+               workers: int, progress: Progress) -> list[PointCloud]:
+    result = []
+    for frame, cloud in enumerate(clouds):
+        mine = [w for r, w in zip(recipes, written, strict=True) if r.view.frame == frame]
+        dense = densify(cloud, cameras, [w.image for w in mine], [w.matte for w in mine], count, workers=workers,
+                        progress=lambda jobs, steps: progress(jobs, steps, "stereo"))
+        logger.info("--densify: %d points were %d", len(dense), len(cloud))
+        result.append(dense)
     return result
 
 
-def _write_picture(recipe: Recipe, stem: Path) -> np.ndarray | None:
-    """Write photograph and matte; returns the matte (H, W) uint8, at most 320 pixels wide, or None."""
-    suffix = _COPIED.get(recipe.view.image.suffix.lower())
-    unchanged = recipe.undistortion is None and recipe.size == recipe.source_size
-    pixels = read_image(recipe.view.image)
-    if recipe.matte == "mask":
-        assert recipe.view.mask is not None
-        matte = read_matte(recipe.view.mask)
-        if matte.shape != pixels.shape[:2]:
-            raise SceneError(f"{recipe.view.mask}: is {matte.shape[1]}x{matte.shape[0]}; its photograph is "
-                             f"{pixels.shape[1]}x{pixels.shape[0]}")
-        pixels = np.dstack([pixels[..., :3], matte])
-    elif recipe.matte == "none":
-        drop_alpha = pixels.shape[2] == 4
-        unchanged &= not drop_alpha
-        pixels = pixels[..., :3]
-    result = pixels if unchanged else _transformed(pixels, recipe)
-    if unchanged and suffix:
-        # Nothing to change: the file itself, so that a JPEG is not compressed twice.
-        shutil.copyfile(recipe.view.image, stem.with_name(stem.name + suffix))
-    elif recipe.matte == "alpha":
-        write_image(stem.with_name(stem.name + ".png"), result)
-    else:
-        write_image(stem.with_name(stem.name + (suffix or ".png")), result[..., :3])
-    if recipe.matte == "none":
-        return None
-    if recipe.matte == "mask":
-        write_image(stem.with_name(stem.name + "_alpha.png"), result[..., 3])
-    width, height = recipe.size
-    scale = min(1.0, 320 / width)
-    return cv2.resize(np.ascontiguousarray(result[..., 3]), (round(width * scale), max(1, round(height * scale))),
-                      interpolation=cv2.INTER_AREA)
+def _settings(name: str, cameras: Cameras, clouds: list[PointCloud], mattes: list[np.ndarray | None]) -> dict[str, Any]:
+    """scene.yml's values but for those that `_dataset_settings` adds."""
+    kept = [matte for matte in mattes if matte is not None]
+    settings = scene_settings(name, cameras, mask=bool(kept))
+    found = _point_settings(clouds, cameras, kept, settings["INPUT"]["SIZE_TEST"])
+    for section, values in found.items():
+        settings[section].update(values)
+    return settings
 
 
-def _transformed(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Undistorted and resized uint8 pixels; averaged premultiplied, so that no colour bleeds out of the matte."""
-    values: np.ndarray = pixels.astype(np.float32)
-    if values.shape[2] == 4:
-        values[..., :3] *= values[..., 3:] / 255
-    if recipe.undistortion is not None:
-        values = cv2.remap(values, *recipe.undistortion, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    if recipe.size != recipe.source_size:
-        values = cv2.resize(values, recipe.size, interpolation=cv2.INTER_AREA)
-    if values.shape[2] == 4:
-        alpha = np.clip(values[..., 3:], 0, 255)
-        values[..., :3] = np.where(alpha > 0.5, values[..., :3] * 255 / np.maximum(alpha, 0.5), 0)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _point_settings(capture: Capture, folder: Path, cameras: Cameras, mattes: list[np.ndarray] | None,
+def _point_settings(clouds: list[PointCloud], cameras: Cameras, mattes: list[np.ndarray],
                     size: list[int]) -> dict[str, Any]:
-    """Depths and centres from the capture's cloud (which is written), else the object's box, else a guess."""
-    if capture.cloud is not None:
-        cloud = read_points(capture.cloud)
-        write_points(folder / "pointclouds" / "frame1.ply", cloud)
-        return point_settings(cloud.positions, cameras, size)
-    if mattes is not None:
+    """Depths and centres from the first cloud, else the object's box, else a guess."""
+    if clouds:
+        return point_settings(clouds[0].positions, cameras, size)
+    if mattes:
         try:
             low, high = estimate_bounds(cameras.resized((mattes[0].shape[1], mattes[0].shape[0])), mattes)
             grid = np.linspace(0, 1, 9)
@@ -220,6 +159,21 @@ def _point_settings(capture: Capture, folder: Path, cameras: Cameras, mattes: li
             logger.warning("the object's bounds could not be found from the mattes: %s", error)
     guess = point_settings(_in_front(cameras), cameras, size, is_cloud=False)
     return {"INPUT": guess["INPUT"]}  # where the object is in the pictures, nothing tells
+
+
+def _dataset_settings(splits: dict[str, list[Recipe]], matting: Matting | None,
+                      found: dict[str, Any]) -> dict[str, Any]:
+    """What the frames, the source's own splits and keyed mattes say about DATASETS."""
+    values: dict[str, Any] = {"FRAME_NUM": len({r.view.frame for r in splits["train"]})}
+    if matting is not None and matting.background is not None:
+        values.update(ALPHA_MODE="composited", ALPHA_BACKGROUND=list(matting.background))
+    held_out = next((name for name in ("test", "val") if splits[name]), None)
+    if held_out is not None:
+        values.update(TEST=held_out, HOLDOUT_EVERY=0)
+        if len(found.get("CENTER", [])) > 2:  # a pair per camera would not fit the held-out cameras
+            pairs = np.array(found["CENTER"]).reshape(-1, 2)
+            values["CENTER"] = [round(v) for v in pairs.mean(0).tolist()]
+    return values
 
 
 def _in_front(cameras: Cameras) -> np.ndarray:

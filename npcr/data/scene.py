@@ -82,8 +82,8 @@ def find_frames(folder: Path, cameras: Cameras, frame_num: int, mask: bool) -> l
     """
     frames = []
     for name in frame_names(folder, frame_num):
-        images = _find_photographs(folder / "img" / name, len(cameras), folder / "CamPose.inf")
-        frames.append(Frame(name, None, list(images.values()), _find_mattes(folder, name, images)))
+        images = find_photographs(folder / "img" / name, len(cameras), folder / "CamPose.inf")
+        frames.append(Frame(name, None, list(images.values()), find_mattes(folder, name, images)))
     _check_pictures(frames, cameras.size, mask)
     return frames
 
@@ -96,6 +96,8 @@ def load_clouds(folder: str | Path, frame_num: int) -> list[PointCloud]:
 def find_clouds(folder: Path, frame_num: int) -> list[Path]:
     """Paths of the point clouds of the first `frame_num` frames."""
     place = folder / "pointclouds"
+    if not place.is_dir() and (folder.parent / "pointclouds").is_dir():
+        place = folder.parent / "pointclouds"  # a scene of held-out views within the one to train on
     if not place.is_dir():
         raise SceneError(f"{place}: no such folder; it needs frame1{CLOUD_SUFFIXES[0]} (or .ply, .obj, .npy)")
     suffixes = "|".join(re.escape(suffix) for suffix in CLOUD_SUFFIXES)
@@ -185,7 +187,7 @@ def frame_names(folder: Path, frame_num: int) -> list[str]:
     return [names[number] for number in range(first, first + frame_num)]
 
 
-def _find_photographs(place: Path, n_cameras: int, pose_file: Path) -> dict[int, Path]:
+def find_photographs(place: Path, n_cameras: int, pose_file: Path) -> dict[int, Path]:
     """{number: photograph} in order, one for each camera, numbered from 0 or 1 without a gap."""
     images = _numbered(place, _PHOTOGRAPH)
     known = set(images.values()) | set(_numbered(place, _MATTE).values())
@@ -203,7 +205,7 @@ def _find_photographs(place: Path, n_cameras: int, pose_file: Path) -> dict[int,
     return dict(sorted(images.items()))
 
 
-def _find_mattes(folder: Path, name: str, images: dict[int, Path]) -> list[Path | None]:
+def find_mattes(folder: Path, name: str, images: dict[int, Path]) -> list[Path | None]:
     """The matte file of each photograph, where there is one."""
     place = folder / "img" / name
     mattes = (_numbered(folder / name / "mask", _MASK) | _numbered(place / "mask", _MASK)

@@ -10,76 +10,62 @@ came from a calibration that already counts from pixel centres (OpenCV's, Bougue
 from __future__ import annotations
 
 import json
+import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npcr.data.capture import IMAGE_SUFFIXES, Capture, View
+from npcr.data.lenses import BrownDistortion, Distortion, FisheyeDistortion, Lens
 from npcr.errors import NpcrError, SceneError
 from npcr.orbits import orthonormal_pose
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+logger = logging.getLogger("npcr")
+
+_SPLITS = ("train", "val", "test")
 _PINHOLE = ("", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL")
 _TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-@dataclass(frozen=True)
-class Lens:
-    """Intrinsics and distortion of a photograph of `size`, in this project's pixel coordinates."""
-
-    focal: tuple[float, float]  # pixels
-    center: tuple[float, float] | None  # None: the picture's middle
-    size: tuple[int, int] | None  # (width, height) that the numbers refer to; None: the photograph's own
-    distortion: tuple[float, ...] = ()  # k1 k2 p1 p2 k3 as OpenCV has them; fisheye: k1 k2 k3 k4
-    fisheye: bool = False
-
-
-@dataclass(frozen=True)
-class View:
-    """One photograph that exists, with its camera."""
-
-    label: str  # "frames[3]"
-    image: Path
-    mask: Path | None
-    cam_to_world: np.ndarray  # (4, 4) float64, OpenCV axes
-    lens: Lens | None  # None: camera_angle_x alone was given, `angle` has it
-    angle: tuple[float, float | None] = (0.0, None)  # horizontal and vertical angle of view, radians
-
-
-@dataclass(frozen=True)
-class Capture:
-    """A transforms.json that has been read and checked."""
-
-    file: Path
-    views: list[View]
-    missing: list[Path]  # photographs (and masks) it names that do not exist; their views are left out
-    cloud: Path | None  # ply_file_path, where that exists
-
-
-def read_transforms(source: str | Path, *, pixel_origin: str = "corner") -> Capture:
+def read_transforms(source: str | Path, *, pixel_origin: str = "corner", undo_applied: bool = False) -> Capture:
     """Read SOURCE, a transforms*.json or a folder that has one.
 
-    In a folder transforms.json is taken, else transforms_train.json. Raises `SceneError` naming file, frame,
-    key and value where something is malformed, and where no photograph at all exists.
+    In a folder transforms.json is taken, else transforms_train.json with its siblings _val and _test, whose
+    views keep that split; so do the entries of train_filenames, val_filenames, test_filenames. `transform_matrix`
+    and the cloud of ply_file_path are in one frame already, which nerfstudio reached by `applied_transform`;
+    undo_applied: give cameras as they were before it, for a cloud (--points) in the frame of then. Raises
+    `SceneError` naming file, frame, key and value where something is malformed, and where no photograph exists.
     """
-    file = _find_file(Path(source))
-    values = _read_json(file)
-    frames = values.get("frames")
-    if not isinstance(frames, list) or not frames:
-        raise SceneError(f"{file}: needs a list 'frames' with an entry for each photograph")
-    views, missing = [], []
-    for number, entry in enumerate(frames):
-        reader = _Entry(file, f"frames[{number}]", entry, values)
-        view = reader.view(pixel_origin)
-        absent = [path for path in (view.image, view.mask) if path is not None and not path.is_file()]
-        missing += absent[:1]
-        if not absent:
-            views.append(view)
-    if not views:
-        raise SceneError(f"{file}: none of its {len(frames)} photographs exists; the first is {missing[0]}")
-    return Capture(file, views, missing, _cloud(file, values))
+    files = _find_files(Path(source))
+    views: list[View] = []
+    missing: list[Path] = []
+    clouds: list[Path] = []
+    for split, file in files.items():
+        values = _read_json(file)
+        frames = values.get("frames")
+        if not isinstance(frames, list) or not frames:
+            raise SceneError(f"{file}: needs a list 'frames' with an entry for each photograph")
+        splits = _split_of_names(file, values)
+        undo = _undoing(file, values) if undo_applied else None
+        for number, entry in enumerate(frames):
+            label = f"frames[{number}]" if len(files) == 1 else f"{file.name}, frames[{number}]"
+            reader = _Entry(file, label, entry, values)
+            view = reader.view(pixel_origin, splits.get(str(entry.get("file_path")), split), undo)
+            absent = [path for path in (view.image, view.mask) if path is not None and not path.is_file()]
+            missing += absent[:1]
+            if not absent:
+                views.append(view)
+        clouds += _cloud(file, values)
+    if not any(view.split == "train" for view in views):
+        first = missing[0] if missing else views[0].image
+        raise SceneError(f"{next(iter(files.values()))}: none of its {len(views) + len(missing)} photographs exists "
+                         f"or is for training; the first is {first}")
+    if undo_applied and clouds:
+        logger.warning("%s: the cloud it names is in the frame of its cameras and is left out", source)
+        clouds = []
+    return Capture(next(iter(files.values())), views, missing, list(clouds[:1]))
 
 
 class _Entry:
@@ -91,14 +77,17 @@ class _Entry:
                              f"found {type(entry).__name__}")
         self.file, self.label, self.entry, self.shared = file, label, entry, shared
 
-    def view(self, pixel_origin: str) -> View:
+    def view(self, pixel_origin: str, split: str, undo: np.ndarray | None) -> View:
         lens = self._lens(pixel_origin)
         angle = (self._number("camera_angle_x") or 0.0, self._number("camera_angle_y"))
         if lens is None and not 0 < angle[0] < math.pi:
             raise self._error("fl_x", None, "fl_x (pixels) or camera_angle_x (radians, between 0 and pi) is needed")
+        if angle[1] is not None and not 0 < angle[1] < math.pi:
+            raise self._error("camera_angle_y", angle[1], "an angle in radians, between 0 and pi, is needed")
         mask = self.entry.get("mask_path")
+        pose = self._pose()
         return View(self.label, self._path("file_path"), None if mask is None else self._path("mask_path"),
-                    self._pose(), lens, angle)
+                    pose if undo is None else _moved(undo, pose), lens, angle, split)
 
     def _lens(self, pixel_origin: str) -> Lens | None:
         focal_x = self._number("fl_x")
@@ -117,30 +106,24 @@ class _Entry:
             size = (round(width), round(height))
         shift = 0.5 if pixel_origin == "corner" else 0.0
         center = None if x is None or y is None else (x - shift, y - shift)
-        distortion, fisheye = self._distortion()
-        return Lens((focal_x, focal_y), center, size, distortion, fisheye)
+        return Lens((focal_x, focal_y), center, size, self._distortion())
 
-    def _distortion(self) -> tuple[tuple[float, ...], bool]:
+    def _distortion(self) -> Distortion | None:
         model = self.entry.get("camera_model", self.shared.get("camera_model", ""))
         k1, k2, k3, k4, p1, p2 = (self._number(key) or 0.0 for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
         if model == "OPENCV_FISHEYE" or self.shared.get("is_fisheye") is True:
-            return (k1, k2, k3, k4), True
+            return FisheyeDistortion((k1, k2, k3, k4))
         if model not in _PINHOLE:
             raise self._error("camera_model", model, f"known are {', '.join(_PINHOLE[1:])}, OPENCV_FISHEYE")
         if k4:
             raise self._error("k4", k4, "only OPENCV_FISHEYE cameras may have it")
-        return ((k1, k2, p1, p2, k3) if any((k1, k2, p1, p2, k3)) else ()), False
+        return BrownDistortion((k1, k2, p1, p2, k3)) if any((k1, k2, p1, p2, k3)) else None
 
     def _pose(self) -> np.ndarray:
         value = self.entry.get("transform_matrix")
-        try:
-            matrix = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            matrix = np.zeros(0)
-        if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+        pose = _as_matrix(value)
+        if pose is None:
             raise self._error("transform_matrix", value, "4 rows of 4 finite numbers are needed")
-        pose = np.eye(4)
-        pose[:3] = matrix[:3]
         # Some exporters leave the scene's scale in the axes; it does not change where a camera looks.
         lengths = np.linalg.norm(pose[:3, :3], axis=0)
         if lengths.min() > 0 and np.ptp(lengths) < 1e-3 * lengths.max():
@@ -174,14 +157,55 @@ class _Entry:
         return SceneError(f"{self.file}, {self.label}: {key} is {shown}; {needed}")
 
 
-def _find_file(source: Path) -> Path:
+def _find_files(source: Path) -> dict[str, Path]:
+    """{split: file}; one file holds what no entry of its own says otherwise about to train on."""
     if not source.is_dir():
-        return source
-    names = ("transforms.json", "transforms_train.json")
-    found = next((source / name for name in names if (source / name).is_file()), None)
-    if found is None:
-        raise SceneError(f"{source}: has neither {' nor '.join(names)}")
+        return {"train": source}
+    if (source / "transforms.json").is_file():
+        return {"train": source / "transforms.json"}
+    found = {split: file for split in _SPLITS if (file := source / f"transforms_{split}.json").is_file()}
+    if "train" not in found:
+        raise SceneError(f"{source}: has neither transforms.json nor transforms_train.json")
     return found
+
+
+def _split_of_names(file: Path, values: dict[str, Any]) -> dict[str, str]:
+    """{file_path: split} of nerfstudio's lists train_filenames, val_filenames, test_filenames."""
+    found = {}
+    for split in _SPLITS:
+        names = values.get(f"{split}_filenames", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise SceneError(f"{file}: {split}_filenames must be a list of file names")
+        found.update(dict.fromkeys(names, split))
+    return found
+
+
+def _undoing(file: Path, values: dict[str, Any]) -> np.ndarray:
+    """(4, 4): the inverse of applied_transform; the unit matrix where there is none."""
+    value = values.get("applied_transform", np.eye(4).tolist())
+    matrix = _as_matrix(value)
+    if matrix is None or not abs(np.linalg.det(matrix[:3, :3])) > 1e-12:
+        raise SceneError(f"{file}: applied_transform is {value!r:.80}; 3 or 4 rows of 4 numbers that can be undone "
+                         "are needed")
+    return np.linalg.inv(matrix)
+
+
+def _as_matrix(value: Any) -> np.ndarray | None:
+    """(4, 4) float64 of 3 or 4 rows of 4 finite numbers; None for anything else."""
+    try:
+        matrix = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+        return None
+    return np.vstack([matrix[:3], [0, 0, 0, 1]])
+
+
+def _moved(by: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """The pose after a similarity, whose scale does not turn the axes."""
+    result = by @ pose
+    result[:3, :3] /= np.cbrt(abs(np.linalg.det(by[:3, :3])))
+    return orthonormal_pose(result)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -202,9 +226,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def _cloud(file: Path, values: dict[str, Any]) -> Path | None:
+def _cloud(file: Path, values: dict[str, Any]) -> list[Path]:
     name = values.get("ply_file_path")
     if not isinstance(name, str) or not name or "\0" in name:
-        return None
-    path = file.parent / name
-    return path if path.is_file() else None
+        return []
+    path = file.parent / name.replace("\\", "/")
+    return [path] if path.is_file() else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colours.
+"""Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colours; .las and .laz to read.
 
 Text rows are "x y z [r g b]", in this order whatever the suffix says. Colours are 0-255; where all are in
 0..1 and the format or a fraction shows that they are floating point, 0..1 is their range.
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
+import tokenize
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,13 +24,14 @@ import plyfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from npcr.errors import SceneError
+from npcr.errors import MissingExtraError, SceneError
 from npcr.io.files import atomic_write
 from npcr.io.text import parse_numbers
 
 logger = logging.getLogger("npcr")
 
 _CHUNK = 200_000  # rows read or written at once
+_MOST_COMPRESSED = 10_000  # points in a byte of .laz: far more than real clouds need
 
 
 @dataclass
@@ -57,7 +60,7 @@ def read_points(path: str | Path) -> PointCloud:
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise SceneError(f"{path}: the suffix of a point cloud must be one of {', '.join(SUFFIXES)}")
+        raise SceneError(f"{path}: the suffix of a point cloud must be one of {', '.join(_READERS)}")
     if not path.is_file():
         raise SceneError(f"{path}: no such point cloud")
     try:
@@ -223,7 +226,9 @@ def _write_rows(file: IO[bytes], cloud: PointCloud, name: str, prefix: str) -> N
 def _read_npy(path: Path) -> tuple[NDArray[Any], bool | None]:
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    # Its header is a Python literal, whose parser may raise any of these; a lying shape asks for all memory.
+    except (ValueError, EOFError, SyntaxError, TypeError, KeyError, AttributeError, tokenize.TokenError, OverflowError,
+            MemoryError, RecursionError) as error:
         raise SceneError(f"{path}: cannot be read as an array of numbers: {error}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         raise SceneError(f"{path}: does not hold an array of numbers")
@@ -264,8 +269,81 @@ def _write_ply(file: IO[bytes], cloud: PointCloud) -> None:
     plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")], byte_order="<").write(file)
 
 
+# ---- las, laz ----
+
+def _read_las(path: Path) -> tuple[NDArray[Any], bool | None]:
+    try:
+        import laspy
+    except ImportError:
+        raise MissingExtraError(f"{path}: reading .las and .laz needs laspy: pip install 'npcr[las]'") from None
+    _check_las_records(path)
+    try:
+        with laspy.open(path) as file:
+            _check_las_size(path, file.header)
+            cloud = file.read()
+        values = np.asarray(cloud.xyz, np.float64)
+        names = set(cloud.point_format.dimension_names)
+        if not {"red", "green", "blue"} <= names:
+            return values, None
+        colors = np.stack([np.asarray(cloud[name]) for name in ("red", "green", "blue")], axis=1)
+    except (laspy.errors.LaspyException, ValueError, TypeError, RuntimeError, EOFError, OverflowError, struct.error,
+            MemoryError, UnicodeDecodeError) as error:
+        raise SceneError(f"{path}: is not a readable LAS file: {error}") from None
+    if not len(colors) or not colors.any():
+        return values, None  # the format has room for colours, the scanner had none
+    # 16 bits a channel by the standard; many writers put 8-bit values there.
+    return np.hstack([values, colors // 256 if colors.max() > 255 else colors]), False
+
+
+def _check_las_records(path: Path) -> None:
+    """Raise `SceneError` where the header promises more records of its own than the file can hold.
+
+    laspy would look for each of them, be they thousands of millions.
+    """
+    with path.open("rb") as file:
+        start = file.read(375)
+    if len(start) < 227 or start[:4] != b"LASF":
+        raise SceneError(f"{path}: is not a readable LAS file: it does not start with a LAS header")
+    records = 54 * struct.unpack_from("<I", start, 100)[0]
+    if start[25] >= 4 and len(start) >= 247:  # version 1.4 has more of them behind the points
+        records += 60 * struct.unpack_from("<I", start, 243)[0]
+    if records > path.stat().st_size:
+        raise SceneError(f"{path}: is not a readable LAS file: its header promises more records than the file holds")
+
+
+def _check_las_size(path: Path, header: Any) -> None:
+    """Raise `SceneError` where the header promises more points than the file can hold."""
+    least = 1 / _MOST_COMPRESSED if header.are_points_compressed else header.point_format.size
+    room = path.stat().st_size - header.offset_to_point_data
+    if room < 0 or header.point_count * least > room:
+        raise SceneError(f"{path}: its header promises {header.point_count} points, the file ends before; is it whole?")
+    if header.are_points_compressed and header.point_count:
+        _check_laz_chunks(path, header.offset_to_point_data)
+
+
+def _check_laz_chunks(path: Path, start: int) -> None:
+    """Raise `SceneError` where a .laz's table of chunks lies outside the file or counts more chunks than it has bytes.
+
+    The decoder takes memory for as many as it counts, and ends the process where there is not enough.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        def number(layout: str, at: int) -> int:
+            if not start <= at <= size - struct.calcsize(layout):
+                raise SceneError(f"{path}: is not a readable LAS file: its table of chunks lies outside of it")
+            file.seek(at)
+            return int(struct.unpack(layout, file.read(struct.calcsize(layout)))[0])
+
+        table = number("<q", start)
+        if table == -1:  # written as a stream, where the place is known only at the end
+            table = number("<q", size - 8)
+        if number("<I", table + 4) > size:
+            raise SceneError(f"{path}: is not a readable LAS file: its table counts more chunks than it has bytes")
+
+
 _TEXT = (".xzy", ".xyz", ".txt")
 _READERS: dict[str, Callable[[Path], tuple[NDArray[Any], bool | None]]] = {
     **dict.fromkeys(_TEXT, _read_text), ".ply": _read_ply, ".obj": _read_obj, ".npy": _read_npy,
+    ".las": _read_las, ".laz": _read_las,
 }
-SUFFIXES = tuple(_READERS)
+SUFFIXES = tuple(suffix for suffix in _READERS if _READERS[suffix] is not _read_las)  # of a scene's clouds

@@ -217,15 +217,15 @@ def test_missing_photographs_are_counted_and_left_out(capture, tmp_path):
 
 
 def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
-    real, calls = importing._write_picture, []
+    real, calls = importing.write_picture, []
 
-    def fails_late(recipe, stem):
+    def fails_late(recipe, stem, matting):
         calls.append(stem)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return real(recipe, stem)
+        return real(recipe, stem, matting)
 
-    monkeypatch.setattr(importing, "_write_picture", fails_late)
+    monkeypatch.setattr(importing, "write_picture", fails_late)
     with pytest.raises(KeyboardInterrupt):
         import_capture(read_transforms(capture[0]), tmp_path / "scenes" / "ball", workers=1)
     assert list((tmp_path / "scenes").iterdir()) == []
@@ -257,11 +257,62 @@ def test_overwrite_replaces_scenes_only(capture, tmp_path):
             import_capture(read_transforms(capture[0]), place)
 
 
-def test_sizes_must_agree(capture, tmp_path):
+def test_a_photograph_of_another_shape_than_the_file_says(capture, tmp_path):
     folder, _ = capture
     write_image(folder / "images/001.png", np.zeros((20, 30, 4), np.uint8))
-    with pytest.raises(SceneError, match="7 of 64x48"):
+    with pytest.raises(SceneError, match=r"001.png is 30x20, but transforms.json says 64x48"):
         import_capture(read_transforms(folder), tmp_path / "scene")
+
+
+def _with_splits(folder, values, names):
+    (folder / "transforms.json").unlink()
+    for split, frames in names.items():
+        save(folder, {**values, "frames": [values["frames"][i] for i in frames]}, f"transforms_{split}.json")
+
+
+def test_splits_of_nerf_synthetic_are_kept(capture, tmp_path):
+    folder, values = capture
+    _with_splits(folder, values, {"train": [0, 1, 2, 3], "val": [4], "test": [5, 6, 7]})
+    assert len(import_capture(read_transforms(folder), tmp_path / "scene")) == 4
+    write_points(tmp_path / "scene/pointclouds/frame1.ply", PointCloud(np.zeros((5, 3), np.float32)))
+    cfg = load_config(tmp_path / "scene/scene.yml")
+    assert (Path(cfg.DATASETS.TEST), cfg.DATASETS.HOLDOUT_EVERY) == (tmp_path / "scene/test", 0)
+    # What training opens: held-out views beside their own cameras, with the parent's cloud.
+    for place, frames in (("test", [5, 6, 7]), ("val", [4])):
+        held_out = load_scene(tmp_path / "scene" / place, size_raw=cfg.INPUT.SIZE_RAW, frame_num=1, mask=True,
+                              center=cfg.DATASETS.CENTER)
+        np.testing.assert_allclose(held_out.cameras.cam_to_world, sphere_band(8, 3.0)[frames], atol=1e-6)
+        assert held_out.frames[0].images[0].read_bytes() == (folder / f"images/{frames[0]:03d}.png").read_bytes()
+
+
+def test_splits_of_nerfstudio_are_kept(capture, tmp_path):
+    folder, values = capture
+    names = [frame["file_path"] for frame in values["frames"]]
+    save(folder, {**values, "train_filenames": names[:6], "val_filenames": names[6:]})
+    views = read_transforms(folder).views
+    assert [view.split for view in views] == ["train"] * 6 + ["val"] * 2
+    import_capture(read_transforms(folder), tmp_path / "scene")
+    assert Path(load_config(tmp_path / "scene/scene.yml").DATASETS.TEST).name == "val"
+
+
+def test_a_file_alone_is_no_split(capture, tmp_path):
+    folder, values = capture
+    _with_splits(folder, values, {"train": [0, 1], "test": [5, 6, 7]})
+    assert {view.split for view in read_transforms(folder / "transforms_test.json").views} == {"train"}
+
+
+def test_an_applied_transform_can_be_undone(capture):
+    """Cameras and ply_file_path share a frame; a cloud from before the transform needs the cameras of before it."""
+    folder, values = capture
+    applied = np.array([[1.0, 0, 0, 0.5], [0, 0, 1, 0], [0, -1, 0, 2.0]])
+    poses = [np.array(frame["transform_matrix"]) for frame in values["frames"]]
+    for frame, pose in zip(values["frames"], poses, strict=True):
+        frame["transform_matrix"] = (np.vstack([applied, [0, 0, 0, 1]]) @ pose).tolist()
+    save(folder, {**values, "applied_transform": applied.tolist()})
+    moved = read_transforms(folder).views[2].cam_to_world
+    np.testing.assert_allclose(moved, np.vstack([applied, [0, 0, 0, 1]]) @ sphere_band(8, 3.0)[2], atol=1e-12)
+    undone = read_transforms(folder, undo_applied=True).views[2].cam_to_world
+    np.testing.assert_allclose(undone, sphere_band(8, 3.0)[2], atol=1e-12)
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from npcr.errors import SceneError
+from npcr.errors import MissingExtraError, SceneError
 from npcr.io import points as points_module
 from npcr.io.points import SUFFIXES, PointCloud, read_points, write_points
 
@@ -118,3 +119,39 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(SceneError, match="cannot be read as an array of numbers"):
         read_points(tmp_path / "c.npy")
+
+
+def _las(path: Path, *, version: str = "1.2", scale: int = 257) -> np.ndarray:
+    laspy = pytest.importorskip("laspy", reason="laspy (npcr[las]) is not installed")
+    las = laspy.create(point_format=2, file_version=version)
+    positions = np.random.default_rng(0).uniform(-5, 5, (50, 3)).round(2)
+    las.header.scales, las.header.offsets = [0.01] * 3, [0.0] * 3
+    las.x, las.y, las.z = positions.T
+    las.red, las.green, las.blue = (np.arange(50) * step * scale for step in (1, 2, 3))
+    las.write(path)
+    return positions
+
+
+@pytest.mark.parametrize("scale", [257, 1])  # 16 bits a channel by the standard, 8 by habit
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_las_and_laz(tmp_path: Path, suffix: str, scale: int) -> None:
+    positions = _las(tmp_path / f"c{suffix}", scale=scale)
+    cloud = read_points(tmp_path / f"c{suffix}")
+    np.testing.assert_allclose(cloud.positions, positions, atol=1e-5)
+    assert cloud.colors is not None
+    assert cloud.colors[10].tolist() == [10, 20, 30]
+
+
+def test_a_las_cut_short_and_one_that_promises_too_much(tmp_path: Path) -> None:
+    _las(tmp_path / "c.las")
+    data = (tmp_path / "c.las").read_bytes()
+    (tmp_path / "c.las").write_bytes(data[:-100])
+    with pytest.raises(SceneError, match=r"c.las: its header promises 50 points, the file ends before"):
+        read_points(tmp_path / "c.las")
+
+
+def test_las_without_laspy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _las(tmp_path / "c.las")
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    with pytest.raises(MissingExtraError, match=r"npcr\[las\]"):
+        read_points(tmp_path / "c.las")

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npcr.config import load_config
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_intrinsics
 from npcr.io.images import write_image
+from npcr.io.points import PointCloud, read_points, write_points
 from npcr.orbits import sphere_band
+from tests.captures import points, write_colmap, write_metashape, write_transforms
+from tests.data.test_nhr import write_nhr
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "import_scene.py"
 
@@ -68,3 +72,46 @@ def test_a_kind_is_needed(import_scene, capture, tmp_path, capsys):
         import_scene(capture, tmp_path / "scene")
     assert ended.value.code == 2
     assert "transforms" in capsys.readouterr().err
+
+
+def test_every_kind_makes_a_scene(import_scene, tmp_path):
+    pytest.importorskip("pycolmap", reason="pycolmap (npcr[colmap]) is not installed")
+    write_colmap(tmp_path / "colmap")
+    sources = {"colmap": tmp_path / "colmap", "transforms": write_transforms(tmp_path / "t"),
+               "nhr": write_nhr(tmp_path / "n"), "metashape": write_metashape(tmp_path / "m")}
+    for kind, source in sources.items():
+        import_scene(kind, source, tmp_path / "scenes" / kind)
+        load_config(tmp_path / "scenes" / kind / "scene.yml")
+
+
+def test_a_cloud_of_ones_own_is_edited(import_scene, tmp_path):
+    write_points(tmp_path / "mine.xyz", PointCloud(np.concatenate([points(400), [[9, 9, 9]]]).astype(np.float32)))
+    import_scene("transforms", write_transforms(tmp_path / "t"), tmp_path / "scene", "--points", tmp_path / "mine.xyz",
+                 "--outliers", 3, "--crop", -1, -1, -1, 1, 1, 0.2, "--voxel", 0.05, "--max-points", 50)
+    cloud = read_points(tmp_path / "scene/pointclouds/frame1.ply").positions
+    assert len(cloud) == 50
+    assert -1 < cloud.min() < cloud[:, 2].max() <= 0.2
+
+
+def test_densify_needs_a_cloud_to_begin_with(import_scene, capture, tmp_path):
+    with pytest.raises(SceneError, match="--densify needs a sparse cloud"):
+        import_scene("transforms", capture, tmp_path / "scene", "--densify", 1000)
+    assert not (tmp_path / "scene").exists()
+
+
+def test_background_is_a_colour(import_scene, capture, tmp_path, capsys):
+    for wrong in ("1,2", "red"):
+        with pytest.raises(SystemExit):
+            import_scene("transforms", capture, tmp_path / "scene", "--background", wrong)
+    import_scene("transforms", capture, tmp_path / "scene", "--background", "0,0,0", "--tolerance", 5, 30)
+    assert load_config(tmp_path / "scene/scene.yml").DATASETS.ALPHA_MODE == "composited"
+
+
+def test_coordinates_of_a_map_are_refused(import_scene, tmp_path):
+    folder = write_transforms(tmp_path / "t")
+    values = json.loads((folder / "transforms.json").read_text())
+    for frame in values["frames"]:
+        frame["transform_matrix"][0][3] += 4.2e6
+    (folder / "transforms.json").write_text(json.dumps(values))
+    with pytest.raises(SceneError, match=r"away from the origin.*local coordinates"):
+        import_scene("transforms", folder, tmp_path / "scene")

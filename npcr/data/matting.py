@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mattes for photographs without: keying out a known background colour, or solving for alpha within a trimap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npcr.errors import MissingExtraError, SceneError
+
+KNOWN = 5  # of 255: how far from 0 and 255 a trimap's certain pixels may be
+
+
+@dataclass(frozen=True)
+class Matting:
+    """How a matte is made: exactly one of `background` and `trimaps` is given."""
+
+    background: tuple[int, int, int] | None = None  # RGB behind the object
+    tolerance: tuple[float, float] = (20.0, 60.0)  # RGB distance up to which it is background, from which object
+    trimaps: Path | None = None  # folder: black background, white object, grey unknown
+
+    def __post_init__(self) -> None:
+        low, high = self.tolerance
+        if not 0 <= low < high:
+            raise SceneError(f"--tolerance is {low:g} {high:g}; it needs two distances, the smaller first")
+        if (self.background is None) == (self.trimaps is None):
+            raise SceneError("--background and --trimap are two ways to the same matte; give one of them")
+        if self.background is not None and not all(0 <= value <= 255 for value in self.background):
+            raise SceneError(f"--background is {self.background}; each of R,G,B must be within 0-255")
+        if self.trimaps is not None and not self.trimaps.is_dir():
+            raise SceneError(f"{self.trimaps}: no such folder of trimaps")
+
+
+def keyed_matte(pixels: NDArray[np.uint8], matting: Matting) -> NDArray[np.uint8]:
+    """(H, W) matte of RGB pixels (H, W, 3): a ramp of the distance from the background's colour."""
+    distance = np.linalg.norm(pixels.astype(np.float32) - np.array(matting.background, np.float32), axis=2)
+    low, high = matting.tolerance
+    return np.rint(np.clip((distance - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def solved_matte(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
+    """(H, W, 4): the object's own colour and alpha, by pymatting's closed form, from RGB pixels and a trimap.
+
+    trimap: (H, W), 0 background, 255 object, else unknown. Raises `SceneError` naming the trimap where it has
+    no certain pixel of either kind, `MissingExtraError` without pymatting.
+    """
+    known = np.where(trimap <= KNOWN, 0.0, np.where(trimap >= 255 - KNOWN, 1.0, 0.5))
+    if not (known == 0).any() or not (known == 1).any():
+        raise SceneError(f"{name}: a trimap needs black pixels (background) and white ones (object)")
+    try:
+        import pymatting
+    except ImportError:
+        raise MissingExtraError("--trimap needs pymatting: pip install 'npcr[matting]'") from None
+    picture = pixels / 255.0
+    alpha = known if not (known == 0.5).any() else np.clip(pymatting.estimate_alpha_cf(picture, known), 0, 1)
+    color = pymatting.estimate_foreground_ml(picture, alpha)
+    return np.rint(np.clip(np.dstack([color, alpha]), 0, 1) * 255).astype(np.uint8)
