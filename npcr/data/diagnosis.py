@@ -30,17 +30,17 @@ from npcr.data.hypotheses import (
     scaled_intrinsics,
 )
 
-_COARSE, _FINE = (112, 1500), (288, 8000)  # (longest side in pixels, points)
-_COARSE_CAMERAS, _FINE_CAMERAS = 16, 48
+_COARSE, _FINE = (88, 800), (256, 5000)  # (longest side in pixels, points)
+_COARSE_CAMERAS, _FINE_CAMERAS = 12, 36
 _FINALISTS = 8
 _GOOD = 0.8  # of Agreement.consistent and .covered
 _LIKE = 0.006  # agreements this near are taken for equal
 _BACKGROUND = 0.15  # of the object's width: points further outside than this are not the object's
 
 _FAMILIES: list[tuple[Callable[[float, tuple[int, int]], Mistake], list[float]]] = [
-    (scaled_intrinsics, log_grid(1 / 16, 16, 6)),
-    (scaled_focal, log_grid(1 / 4, 4, 6)),
-    (scaled_cloud, log_grid(1e-3, 1e3, 6)),
+    (scaled_intrinsics, log_grid(1 / 16, 16, 4)),
+    (scaled_focal, log_grid(1 / 4, 4, 4)),
+    (scaled_cloud, log_grid(1e-3, 1e3, 4)),
 ]
 
 
@@ -150,10 +150,13 @@ def _search(stages: list[_Stage], progress: Progress, order_only: bool = False) 
     judged = [(coarse.judge(mistake).mean, mistake, family) for mistake, family in progress(jobs, len(jobs))]
     best = sorted((entry for entry in judged if entry[2] < 0), key=lambda entry: -entry[0])[:_FINALISTS]
     finalists = [mistake for _, mistake, _ in best]
+    most = max(entry[0] for entry in judged) if judged else 0.0
     for i, (make, _) in enumerate(_FAMILIES):
         tried = [entry for entry in judged if entry[2] == i]
         if tried:
-            finalists.append(_refined(max(tried, key=lambda entry: entry[0])[1].factor, make, coarse, fine))
+            mean, mistake, _ = max(tried, key=lambda entry: entry[0])
+            if mean > 0.5 * most:  # finer steps cannot make up for more
+                finalists.append(_refined(mistake.factor, make, coarse, fine))
             # A slight error stands out among slight changes only, however well some gross change may do.
             finalists.append(_refined(1.0, make, coarse, fine))
     return [(mistake, fine.judge(mistake)) for mistake in finalists]
@@ -162,8 +165,8 @@ def _search(stages: list[_Stage], progress: Progress, order_only: bool = False) 
 def _refined(factor: float, make: Callable[[float, tuple[int, int]], Mistake], coarse: _Stage, fine: _Stage) -> Mistake:
     """The best factor near the given one, to about a percent."""
     size = fine.reading.cameras.size
-    for step, stage in ((0.06, coarse), (0.025, coarse), (0.01, fine)):
-        factors = [factor * math.exp(step * i) for i in (-3, -2, -1, 0, 1, 2, 3)]
+    for step, stage in ((0.06, coarse), (0.025, coarse), (0.012, fine)):
+        factors = [factor * math.exp(step * i) for i in (-2, -1, 0, 1, 2)]
         means = [stage.judge(make(f, size)).mean for f in factors]
         # The best is a plateau, as wide as a pixel and a splat: its middle is meant.
         level = [f for f, mean in zip(factors, means, strict=True) if mean >= max(means) - 0.002]

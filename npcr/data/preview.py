@@ -87,13 +87,12 @@ def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarra
     if matte is not None:
         shown = (cv2.resize(matte, (width, height), interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
         outlines, _ = cv2.findContours(shown, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, outlines, -1, _OUTLINE, max(1, round(max(width, height) / 500)), cv2.LINE_AA)
+        cv2.drawContours(drawn, outlines, -1, _OUTLINE, max(1, round(max(width, height) / 400)), cv2.LINE_AA)
     if caption:
-        scale = max(width, height) / 1000
-        place_of_text, thickness = (round(12 * scale), round(30 * scale)), max(1, round(2 * scale))
-        for color, extra in (((255, 255, 255), 4 * thickness), ((20, 20, 20), 0)):
-            cv2.putText(drawn, caption, place_of_text, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness + extra,
-                        cv2.LINE_AA)
+        scale, font = max(width, height) / 1100, cv2.FONT_HERSHEY_SIMPLEX
+        (text_width, text_height), below = cv2.getTextSize(caption, font, scale, 1)
+        drawn[:text_height + 2 * below, :text_width + 2 * below] = _PAPER
+        cv2.putText(drawn, caption, (below, text_height + below), font, scale, (20, 20, 20), 1, cv2.LINE_AA)
     return drawn
 
 
