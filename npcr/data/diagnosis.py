@@ -30,7 +30,7 @@ from npcr.data.hypotheses import (
     scaled_intrinsics,
 )
 
-_COARSE, _FINE = (88, 800), (256, 5000)  # (longest side in pixels, points)
+_COARSE, _FINE = (88, 800), (256, 3500)  # (longest side in pixels, points)
 _COARSE_CAMERAS, _FINE_CAMERAS = 12, 36
 _FINALISTS = 8
 _GOOD = 0.8  # of Agreement.consistent and .covered
@@ -165,7 +165,7 @@ def _search(stages: list[_Stage], progress: Progress, order_only: bool = False) 
 def _refined(factor: float, make: Callable[[float, tuple[int, int]], Mistake], coarse: _Stage, fine: _Stage) -> Mistake:
     """The best factor near the given one, to about a percent."""
     size = fine.reading.cameras.size
-    for step, stage in ((0.06, coarse), (0.025, coarse), (0.012, fine)):
+    for step, stage in ((0.045, coarse), (0.013, fine)):
         factors = [factor * math.exp(step * i) for i in (-2, -1, 0, 1, 2)]
         means = [stage.judge(make(f, size)).mean for f in factors]
         # The best is a plateau, as wide as a pixel and a splat: its middle is meant.
