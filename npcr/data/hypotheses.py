@@ -126,9 +126,10 @@ def lens_mistakes(size: tuple[int, int]) -> list[Mistake]:
     swap = "swapped-width-height"
     calibrated = "The pictures were turned after calibration, or an EXIF orientation was applied to some and not " \
                  "to others: turn them (and the mattes) back, or calibrate the pictures as they are."
-    quarter = [[0.0, -1, width - 1], [1, 0, 0], [0, 0, 1]], [[0.0, 1, 0], [-1, 0, height - 1], [0, 0, 1]]
-    half = [[-1.0, 0, width - 1], [0, -1, height - 1], [0, 0, 1]]
-    across, upside = [[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]], [[1.0, 0, 0], [0, -1, height - 1], [0, 0, 1]]
+    quarter: tuple[list[list[float]], ...] = [[0.0, -1, width - 1], [1, 0, 0], [0, 0, 1]], [[0.0, 1, 0], [-1, 0, height - 1], [0, 0, 1]]
+    half: list[list[float]] = [[-1, 0, width - 1], [0, -1, height - 1], [0, 0, 1]]
+    across: list[list[float]] = [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]
+    upside: list[list[float]] = [[1, 0, 0], [0, -1, height - 1], [0, 0, 1]]
     mistakes = [
         Mistake(swap, "cx and cy (and fx and fy) are swapped: width and height were swapped when K was made",
                 f"Swap fx with fy and cx with cy in Intrinsic.inf; pictures are {width} wide and {height} high.",

@@ -286,8 +286,8 @@ def _conclude(report: Report, diagnosis: Diagnosis) -> None:
         report.problems.append(Finding(first.name, text, first.fix))
     elif not diagnosis.decided and mattes:
         report.problems.append(Finding(
-            "no-agreement", f"cloud and mattes do not agree: {diagnosis.as_read.consistent:.0%} of the points lie within "
-            f"all mattes and cover {diagnosis.as_read.covered:.0%} of them; no known mistake explains it",
+            "no-agreement", f"cloud and mattes do not agree: {diagnosis.as_read.consistent:.0%} of the points lie "
+            f"within all mattes and cover {diagnosis.as_read.covered:.0%} of them; no known mistake explains it",
             "Look at the pictures. Do cloud, cameras and photographs belong to one reconstruction?"))
     elif not diagnosis.decided:
         report.remarks.append(Finding(

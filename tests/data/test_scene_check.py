@@ -227,6 +227,8 @@ def test_every_mistake_mends_to_another_reading(clean):
     reading = Reading(clean.cameras, torch.from_numpy(clean.cloud.positions), torch.arange(12))
     seen = set()
     for mistake in fixed_mistakes(reading):
+        if mistake.name == "swapped-width-height":  # with square pixels it is the same to swap fx with fy, or not
+            continue
         mended = mistake.mend(reading)
         arrays = (mended.cameras.cam_to_world, mended.cameras.intrinsics, mended.points[:9], mended.pictures)
         key = tuple(np.round(a.double().numpy(), 3).tobytes() for a in arrays)
