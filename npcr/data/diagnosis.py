@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ _COARSE_CAMERAS, _FINE_CAMERAS = 12, 36
 _FINALISTS = 8
 _GOOD = 0.8  # of Agreement.consistent and .covered
 _LIKE = 0.006  # agreements this near are taken for equal
+_SLIGHT = 0.03  # of a scale
 _BACKGROUND = 0.15  # of the object's width: points further outside than this are not the object's
 
 _FAMILIES: list[tuple[Callable[[float, tuple[int, int]], Mistake], list[float]]] = [
@@ -95,7 +97,7 @@ def diagnose_colours(reading: Reading, photographs: list[np.ndarray], colors: np
         stages.append(_Stage(Colours(photographs, side, own), thin, _spread(len(reading.cameras), most)))
     ranked = _search(stages, progress, order_only)
     as_read = stages[1].judge(None)
-    named = [(m, a) for m, a in ranked if a.consistent >= 0.25 and a.mean > 1.3 * as_read.mean
+    named = [(m, a) for m, a in ranked if not _slight(m) and a.consistent >= 0.25 and a.mean > 1.3 * as_read.mean
              and clearly_better(a.each, as_read.each, 0.01)]
     return _outcome(named, as_read, as_read.consistent >= 0.3, False)
 
@@ -112,9 +114,14 @@ def clearly_better(new: Tensor, old: Tensor, least: float) -> bool:
     return mean > least and mean > 4 * error and wins >= 0.75
 
 
+def _slight(mistake: Mistake) -> bool:
+    """Whether it is a scale that is off by no more than clouds and pictures leave open."""
+    return mistake.factor != 1 and abs(math.log(mistake.factor)) < _SLIGHT
+
+
 def _explains(mistake: Mistake, new: Agreement, old: Agreement, background: bool) -> bool:
     """Whether mending a mistake explains the silhouettes better than the files do."""
-    if mistake.factor != 1 and abs(math.log(mistake.factor)) < 0.025:
+    if _slight(mistake):
         return False
     if not clearly_better(new.each, old.each, 0.02 if mistake.factor != 1 else 0.01):
         return False
@@ -176,7 +183,6 @@ def _refined(factor: float, make: Callable[[float, tuple[int, int]], Mistake], c
 
 def _surroundings(reading: Reading, mattes: list[np.ndarray]) -> bool:
     """Whether the points outside the mattes mostly lie far outside: they then are not the object's."""
-    import cv2
     reach = []
     for i in _spread(len(mattes), _COARSE_CAMERAS).tolist():
         matte = reduced(mattes[i], _FINE[0])

@@ -126,7 +126,8 @@ def lens_mistakes(size: tuple[int, int]) -> list[Mistake]:
     swap = "swapped-width-height"
     calibrated = "The pictures were turned after calibration, or an EXIF orientation was applied to some and not " \
                  "to others: turn them (and the mattes) back, or calibrate the pictures as they are."
-    quarter: tuple[list[list[float]], ...] = [[0.0, -1, width - 1], [1, 0, 0], [0, 0, 1]], [[0.0, 1, 0], [-1, 0, height - 1], [0, 0, 1]]
+    clockwise: list[list[float]] = [[0, -1, width - 1], [1, 0, 0], [0, 0, 1]]
+    counter: list[list[float]] = [[0, 1, 0], [-1, 0, height - 1], [0, 0, 1]]
     half: list[list[float]] = [[-1, 0, width - 1], [0, -1, height - 1], [0, 0, 1]]
     across: list[list[float]] = [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]
     upside: list[list[float]] = [[1, 0, 0], [0, -1, height - 1], [0, 0, 1]]
@@ -144,7 +145,7 @@ def lens_mistakes(size: tuple[int, int]) -> list[Mistake]:
                 "Mirror the pictures and the mattes back.", _before_intrinsics(across), 1.5)]
     return mistakes + [Mistake("turned-pictures", f"the pictures are turned by 90° {way} against their calibration",
                                calibrated, _before_intrinsics(matrix))
-                       for way, matrix in zip(("clockwise", "counter-clockwise"), quarter, strict=True)]
+                       for way, matrix in (("clockwise", clockwise), ("counter-clockwise", counter))]
 
 
 def scaled_intrinsics(scale: float, size: tuple[int, int]) -> Mistake:
@@ -189,7 +190,7 @@ def _with_intrinsics(change: Callable[[Tensor], Tensor]) -> Callable[[Reading], 
 
 def _before_intrinsics(matrix: list[list[float]]) -> Callable[[Reading], Reading]:
     """Pixels of the calibrated picture to those of the stored one."""
-    return _with_intrinsics(lambda k: torch.tensor(matrix) @ k)
+    return _with_intrinsics(lambda k: torch.tensor(matrix, dtype=torch.float32) @ k)
 
 
 # ---- order ----

@@ -207,7 +207,8 @@ def _measure_depth(report: Report, material: Material, near_far_size: Sequence[f
     # Covered are round(u - r)..round(u + r): 2 r + 1 pixels on average.
     report.measures |= {"near": near, "far": far, "depths": _rounded([low, middle, high]),
                         "splat_pixels": _rounded(2 * radius + 1), "gap_pixels": _rounded(gap)}
-    advice = f"INPUT.NEAR_FAR_SIZE: [{0.98 * low:.4g}, {2 * middle:.4g}, ...]; tools/carve_hull.py sets it for its cloud."
+    advice = (f"Set INPUT.NEAR_FAR_SIZE: [{0.98 * low:.4g}, {2 * middle:.4g}, ...]; tools/carve_hull.py does for its "
+              "cloud.")
     if not near < middle < far:
         report.problems.append(Finding("near-far", f"near {near:g} and far {far:g} do not enclose the points' depths, "
                                        f"{low:.4g} to {high:.4g}: all splats have one size", advice))

@@ -191,7 +191,7 @@ def textured(colors: bool) -> Material:
     matrix = torch.tensor([[100.0, 0, 63.5], [0, 100, 47.5], [0, 0, 1]]).expand(10, 3, 3)
     cameras = Cameras(poses, matrix, (128, 96))
     pictures = []
-    index = rasterise(dense, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=1.0, far=9.0, max_size=1.0,
+    index = rasterise(dense, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=1.0, far=9.0, max_size=0.0,
                       layers=1).index[:, 0].long()
     for row in index:
         picture = torch.where((row >= 0)[..., None], dense_shades[row.clamp_min(0)], torch.full((3,), 0.4))
