@@ -89,7 +89,7 @@ def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarra
         outlines, _ = cv2.findContours(shown, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, outlines, -1, _OUTLINE, max(1, round(max(width, height) / 400)), cv2.LINE_AA)
     if caption:
-        scale, font = max(width, height) / 1100, cv2.FONT_HERSHEY_SIMPLEX
+        scale, font = max(0.4, max(width, height) / 1100), cv2.FONT_HERSHEY_SIMPLEX
         (text_width, text_height), below = cv2.getTextSize(caption, font, scale, 1)
         drawn[:text_height + 2 * below, :text_width + 2 * below] = _PAPER
         cv2.putText(drawn, caption, (below, text_height + below), font, scale, (20, 20, 20), 1, cv2.LINE_AA)

@@ -64,7 +64,7 @@ def test_a_matte_is_outlined_and_a_caption_written():
     green = (drawn[..., 1].astype(int) - drawn[..., 0] > 60) & (drawn[..., 1] > 120)
     assert green[39:42, 60:140].any(0).all()
     assert not green[55:65, 70:130].any()
-    assert (drawn[:12, :12] < 60).all(2).any()
+    assert (drawn[:12, :16] < 120).all(2).any()
 
 
 def test_cameras_look_different_from_another_direction():
