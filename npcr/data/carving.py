@@ -132,9 +132,8 @@ def carve(field: SilhouetteField, bounds: tuple[np.ndarray, np.ndarray], resolut
     offsets = torch.stack(torch.meshgrid(*[torch.tensor([-0.25, 0.25])] * 3, indexing="ij"), -1).reshape(1, 8, 3)
     cells = _on_surface(field, cells, side, progress)
     for _ in range(levels):
-        cells = (cells[:, None] + side * offsets).reshape(-1, 3)
         side /= 2
-        cells = _on_surface(field, cells, side, progress)
+        cells = _on_surface(field, cells, side, progress, 2 * side * offsets)
     if not len(cells):
         raise SceneError("carving: the mattes have nothing in common within the bounds; do cameras and mattes "
                          "belong together, and are the bounds right?")
@@ -307,11 +306,19 @@ def _sample(images: Tensor, pixels: Tensor) -> Tensor:
     return sampled[0, :, 0].T
 
 
-def _on_surface(field: SilhouetteField, cells: Tensor, side: float, progress: Progress) -> Tensor:
-    """The cells that neither lie wholly outside nor wholly inside."""
-    chunks = cells.split(_CHUNK)
+def _on_surface(field: SilhouetteField, cells: Tensor, side: float, progress: Progress,
+                offsets: Tensor | None = None) -> Tensor:
+    """The cells that neither lie wholly outside nor wholly inside; with `offsets` (1, 8, 3), of their eighths.
+
+    Cells are split a chunk at a time: only those on the surface are ever held all at once.
+    """
+    chunks = cells.split(_CHUNK if offsets is None else _CHUNK // 8)
     reach = side * math.sqrt(3) / 2
-    return torch.cat([chunk[field.straddled(chunk, reach)] for chunk in progress(chunks, len(chunks))])
+    kept = []
+    for chunk in progress(chunks, len(chunks)):
+        parts = chunk if offsets is None else (chunk[:, None] + offsets).reshape(-1, 3)
+        kept.append(parts[field.straddled(parts, reach)])
+    return torch.cat(kept)
 
 
 def _candidates(field: SilhouetteField, cells: Tensor, side: float, count: int, generator: torch.Generator,

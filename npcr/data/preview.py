@@ -16,22 +16,24 @@ _PAPER = (250, 250, 248)
 _GRID = (222, 222, 218)
 _PATH = (150, 160, 175)
 _POINT = (120, 120, 120)
+_OUTLINE = (20, 170, 60)
 _AXIS = {"x": (214, 56, 50), "y": (44, 160, 60), "z": (50, 90, 220)}
 _SMOOTH = 2  # drawn this many times larger and averaged down
 
 
 def draw_cameras(cam_to_world: np.ndarray, *, field_of_view: float | Sequence[float] = 40.0,
                  points: np.ndarray | None = None, colors: np.ndarray | None = None, path: bool = True,
-                 size: tuple[int, int] = (960, 720), max_frusta: int = 40,
-                 max_points: int = 40000) -> np.ndarray:
+                 size: tuple[int, int] = (960, 720), max_frusta: int = 40, max_points: int = 40000,
+                 direction: Sequence[float] = (0.62, -1.0, 0.62)) -> np.ndarray:
     """(H, W, 3) uint8 RGB: cameras (B, 4, 4) as frusta around `points` (N, 3) with world axes and a ground grid.
 
     Frusta run from blue (first) to red (last) with the upward side of the picture marked by a tick; the first
     is drawn bold and labelled. Of many cameras `max_frusta` evenly chosen ones are drawn, the path runs
     through all of them. colors: (N, 3) uint8 of the points. field_of_view: width's angle in degrees, one for
-    all cameras or one each. size: (width, height).
+    all cameras or one each. size: (width, height). direction: from the middle to the eye, by default the upper
+    front.
     """
-    canvas = _Canvas(size, *_sphere_around(cam_to_world[:, :3, 3], points))
+    canvas = _Canvas(size, *_sphere_around(cam_to_world[:, :3, 3], points), direction)
     canvas.ground()
     canvas.axes()
     if points is not None and len(points):
@@ -52,12 +54,13 @@ def draw_cameras(cam_to_world: np.ndarray, *, field_of_view: float | Sequence[fl
 
 
 def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarray | None = None, *,
-                    size: tuple[int, int] | None = None) -> np.ndarray:
+                    size: tuple[int, int] | None = None, matte: np.ndarray | None = None,
+                    caption: str = "") -> np.ndarray:
     """(H, W, 3) uint8: `photograph` (h, w, 3 or 4) uint8, paled, with the projected points over it as dots.
 
     pixels: (N, 2) x and y, pixel centres at whole numbers; those outside are left out. depth: (N,), colours
     the dots from near (red) to far (blue). size: (width, height) of the result, to which `pixels` refer;
-    default the photograph's.
+    default the photograph's. matte: (h, w) uint8, its outline is drawn in green. caption: written at the top.
     """
     picture: np.ndarray = photograph[..., :3].astype(np.float32)
     if photograph.shape[2] == 4:
@@ -80,7 +83,17 @@ def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarra
         share = (z - z.min()) / max(float(np.ptp(z)), 1e-12) if len(z) else z
         palette = np.array([_spectrum(1 - s) for s in np.linspace(0, 1, 256)], dtype=np.float32)
         picture[place[order, 1], place[order, 0]] = palette[(share[order] * 255).astype(int)]
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    drawn = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    if matte is not None:
+        shown = (cv2.resize(matte, (width, height), interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
+        outlines, _ = cv2.findContours(shown, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, outlines, -1, _OUTLINE, max(1, round(max(width, height) / 400)), cv2.LINE_AA)
+    if caption:
+        scale, font = max(0.4, max(width, height) / 1100), cv2.FONT_HERSHEY_SIMPLEX
+        (text_width, text_height), below = cv2.getTextSize(caption, font, scale, 1)
+        drawn[:text_height + 2 * below, :text_width + 2 * below] = _PAPER
+        cv2.putText(drawn, caption, (below, text_height + below), font, scale, (20, 20, 20), 1, cv2.LINE_AA)
+    return drawn
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int, width: int = 480) -> np.ndarray:
@@ -98,15 +111,16 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int, width: int = 480
 
 
 class _Canvas:
-    """A picture of the space around a sphere, seen by a camera of its own from the upper front."""
+    """A picture of the space around a sphere, seen by a camera of its own."""
 
-    def __init__(self, size: tuple[int, int], middle: np.ndarray, radius: float, floor: float) -> None:
+    def __init__(self, size: tuple[int, int], middle: np.ndarray, radius: float, floor: float,
+                 direction: Sequence[float]) -> None:
         self.width, self.height = size[0] * _SMOOTH, size[1] * _SMOOTH
         self.middle, self.radius, self.floor = middle, radius, floor
         self.image = np.full((self.height, self.width, 3), _PAPER, dtype=np.uint8)
-        direction = np.array([0.62, -1.0, 0.62])
         distance = 3.4 * radius
-        self.world_to_cam = np.linalg.inv(look_at(middle + direction / np.linalg.norm(direction) * distance, middle))
+        eye = middle + np.asarray(direction) / np.linalg.norm(direction) * distance
+        self.world_to_cam = np.linalg.inv(look_at(eye, middle))
         self.focal = 0.47 * min(self.width, self.height) * math.sqrt(distance**2 - radius**2) / radius
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -55,3 +55,18 @@ def test_contact_sheet_places_pictures_row_by_row():
     assert sheet[10, 60, 0] == 50
     assert sheet[30, 10, 0] == 100
     assert sheet[30, 60, 0] == 255
+
+
+def test_a_matte_is_outlined_and_a_caption_written():
+    matte = np.zeros((100, 200), np.uint8)
+    matte[40:80, 50:150] = 255
+    drawn = draw_projection(np.full((100, 200, 3), 80, np.uint8), np.zeros((0, 2)), matte=matte, caption="7")
+    green = (drawn[..., 1].astype(int) - drawn[..., 0] > 60) & (drawn[..., 1] > 120)
+    assert green[39:42, 60:140].any(0).all()
+    assert not green[55:65, 70:130].any()
+    assert (drawn[:12, :16] < 120).all(2).any()
+
+
+def test_cameras_look_different_from_another_direction():
+    front, top = draw_cameras(PATH, size=(160, 120)), draw_cameras(PATH, size=(160, 120), direction=(0, 0, 1))
+    assert (front != top).any()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import runpy
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npcr.config import load_config
+from npcr.data.fuzzy_scene import FuzzyOptions, make_fuzzy_scene
+from npcr.data.scene_config import update_scene_config
+from npcr.errors import SceneError
+from npcr.io.camera_files import read_cam_poses, write_cam_poses
+from npcr.io.images import read_image
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_scene.py"
+
+
+@pytest.fixture
+def check_scene(monkeypatch):
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["check_scene.py", *map(str, arguments)])
+        runpy.run_path(str(TOOL))["main"]()
+    return run
+
+
+@pytest.fixture
+def scene(tmp_path) -> Path:
+    make_fuzzy_scene(tmp_path / "animal", FuzzyOptions(views=8, size=64, strands=1500, points=3000, path_views=2))
+    return tmp_path / "animal"
+
+
+def test_a_clean_scene_and_its_pictures(check_scene, scene, capsys):
+    check_scene(scene, "--views", 3)  # no SystemExit: status 0
+    out = capsys.readouterr().out
+    assert "nothing wrong was found" in out
+    assert "configured near" in out
+    names = sorted(path.name for path in (scene / "check").iterdir())
+    assert names == ["camera_0001.png", "camera_0005.png", "camera_0008.png", "cameras.png", "contact_sheet.png"]
+    assert read_image(scene / "check/camera_0001.png").std() > 10
+
+
+def test_problems_end_in_status_1_and_json(check_scene, scene, capsys):
+    poses = read_cam_poses(scene / "CamPose.inf")
+    write_cam_poses(scene / "CamPose.inf", poses @ np.diag([1, -1, -1, 1]))
+    with pytest.raises(SystemExit) as ended:
+        check_scene(scene / "scene.yml", "--json", "--no-pictures")
+    assert ended.value.code == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [problem["name"] for problem in report["problems"]] == ["nothing-seen", "opengl-axes"]
+    assert "Negate" in report["problems"][1]["fix"]
+    assert report["measures"]["cameras"] == 8
+    assert not (scene / "check").exists()
+
+
+def test_what_cannot_be_read(check_scene, scene, tmp_path):
+    with pytest.raises(SceneError, match="neither a scene's folder nor"):
+        check_scene(tmp_path / "nowhere")
+    with pytest.raises(SceneError, match="--views is 0"):
+        check_scene(scene, "--views", 0)
+    with pytest.raises(SceneError, match="no such frame"):
+        check_scene(scene, "--frame", 3)
+    (scene / "pointclouds/frame1.ply").write_text("nonsense")
+    with pytest.raises(SceneError, match=r"frame1\.ply"):
+        check_scene(scene)
+
+
+def test_the_configuration_decides_about_mattes(check_scene, scene, capsys):
+    update_scene_config(scene / "scene.yml", {"DATASETS": {"MASK": False}})
+    assert not load_config(scene / "scene.yml").DATASETS.MASK
+    with suppress(SystemExit):  # whatever colours say of fur this small
+        check_scene(scene, "--json", "--no-pictures")
+    assert json.loads(capsys.readouterr().out)["measures"]["evidence"] == "colours"

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Say whether a scene makes sense before training: measurements, mistakes by name with the likely fix, pictures.
+
+Exit status: 0 nothing wrong was found, 1 problems were found, 2 the scene cannot be read.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from npcr import cli
+from npcr.config import load_config
+from npcr.data.check_pictures import write_pictures
+from npcr.data.check_text import as_text
+from npcr.data.scene_check import check_scene, load_material
+from npcr.data.scene_config import FILE_NAME
+from npcr.errors import SceneError
+
+EXAMPLES = """examples:
+  python tools/check_scene.py datasets/cat
+      with datasets/cat/scene.yml, where there is one; pictures go to datasets/cat/check
+  python tools/check_scene.py configs/Hair.yml --views 12 --output /somewhere/else
+  python tools/check_scene.py datasets/cat --json --no-pictures > report.json
+
+docs/checking-a-scene.md explains every line, every name, and what the pictures should look like.
+"""
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", type=Path, help="folder of the scene, or a YAML configuration that names it")
+    parser.add_argument("--frame", type=int, default=1, metavar="N", help="frame of the scene, from 1 (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, default=True,
+                        help="draw the cloud over photographs, and cameras around the cloud (default: yes)")
+    parser.add_argument("--views", type=int, default=8, metavar="N", help="photographs to draw over (default: 8)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the pictures (default: SCENE/check)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check, print, draw; exit with 1 where there are problems."""
+    args = parse()
+    if args.views < 1:
+        raise SceneError(f"--views is {args.views}; it must be at least 1")
+    folder, cfg = _scene(args.scene)
+    material = load_material(folder, frame=args.frame, mask=cfg.DATASETS.MASK if cfg else None,
+                             progress=_bar("reading"))
+    values = {} if cfg is None else {"size_raw": cfg.INPUT.SIZE_RAW, "near_far_size": cfg.INPUT.NEAR_FAR_SIZE,
+                                     "size_test": cfg.INPUT.SIZE_TEST}
+    report = check_scene(material, progress=_bar("checking"), **values)
+    pictures = write_pictures(args.output or folder / "check", material, args.views,
+                              progress=_bar("pictures")) if args.pictures else []
+    if args.json:
+        print(json.dumps({**dataclasses.asdict(report), "pictures": [str(p) for p in pictures]}, indent=1,
+                         allow_nan=False))
+    else:
+        print(as_text(report, pictures))
+    if report.problems:
+        sys.exit(1)
+
+
+def _scene(path: Path) -> tuple[Path, CfgNode | None]:
+    """The scene's folder, and the configuration where there is one."""
+    if path.is_dir():
+        return path, load_config(path / FILE_NAME) if (path / FILE_NAME).is_file() else None
+    if path.suffix.lower() not in (".yml", ".yaml"):
+        raise SceneError(f"{path}: is neither a scene's folder nor a YAML configuration")
+    cfg = load_config(path)
+    if not cfg.DATASETS.TRAIN:
+        raise SceneError(f"{path}: DATASETS.TRAIN is empty; it names the scene's folder")
+    return Path(cfg.DATASETS.TRAIN), cfg
+
+
+def _bar(name: str) -> Any:
+    def progress(jobs: Iterable[Any], count: int) -> Iterable[Any]:
+        return tqdm(jobs, total=count, desc=name, delay=1, leave=False)
+    return progress
+
+
+if __name__ == "__main__":
+    cli.run(main)
