@@ -7,7 +7,7 @@ import numpy as np
 
 from npcr.data.hair.surfaces import Ellipsoid, Mesh, Surface, ball, blended_mesh
 
-_SKIN, _DARK_SKIN, _BLACK = (0.56, 0.33, 0.24), (0.20, 0.12, 0.09), (0.012, 0.010, 0.010)
+_SKIN, _DARK_SKIN, _BLACK = (0.56, 0.33, 0.24), (0.12, 0.07, 0.05), (0.012, 0.010, 0.010)
 
 
 def _both_sides(center: tuple[float, float, float], radii: tuple[float, float, float],
@@ -42,7 +42,7 @@ _ANIMAL = (
 
 def head() -> Surface:
     """A mannequin's head and neck; hair grows above the hairline."""
-    skin = blended_mesh(_HEAD, 40, floor=-1.45, color=_SKIN)
+    skin = blended_mesh(_HEAD, 32, floor=-1.45, color=_SKIN)
     x, y, z = skin.vertices[skin.quads].mean(1).T
     hairline = np.where(y < -0.3, 0.47 - 0.25 * (y + 0.3) - 0.55 * x * x, 0.05 - 0.9 * y + 0.10)
     hairline = np.maximum(hairline, -0.62)
@@ -54,7 +54,7 @@ def head() -> Surface:
 
 def animal() -> Surface:
     """A plump animal that sits; hair grows everywhere but on eyes and nose."""
-    skin = blended_mesh(_ANIMAL, 40, floor=-0.86, color=_DARK_SKIN)
+    skin = blended_mesh(_ANIMAL, 32, floor=-0.86, color=_DARK_SKIN)
     middle = skin.vertices[skin.quads].mean(1)
     nose = ball((0, -0.90, 0.29), 0.062, _BLACK, 0.12)
     eyes = tuple(ball((side * 0.20, -0.70, 0.43), 0.072, _BLACK) for side in (-1, 1))

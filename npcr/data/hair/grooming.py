@@ -64,7 +64,7 @@ def _combed(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: Distanc
     x, y, z = roots.T
     side = np.tanh((x - _PARTING + 0.02 * rng.normal(size=len(x))) / 0.04)
     behind = np.clip((y - 0.25) / 0.3, 0, 1)  # behind the crown
-    comb = np.stack([side * (1 - behind) + (x - 0.0) * behind * 1.5, 0.12 + 0.9 * behind, -0.35 + 0 * x], axis=1)
+    comb = np.stack([side * (1 - behind) + 1.5 * x * behind, 0.3 + 0.7 * behind, -0.3 + 0 * x], axis=1)
     length = groom.length * np.exp(0.10 * rng.normal(size=len(roots))).clip(0.75, 1.3)
     return _fall(roots, normals, comb, length, groom, field, rng)
 

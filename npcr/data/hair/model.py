@@ -20,7 +20,8 @@ from npcr.data.hair.surfaces import Surface, read_surface, upright
 from npcr.orbits import look_at, orbit, sphere_band
 
 _DISTANCE = 3.4  # of the cameras, in radii of the object
-_FILL = 0.49  # share of the picture that the object's radius takes
+_FILL = 0.47  # share of the picture that the object's radius takes
+_OUTLIERS = 0.001  # share of the points that may reach beyond it
 _ELEVATION = (-10.0, 45.0)  # degrees, of the photographs
 _PATH_START = (-30.0, 12.0)  # degrees: azimuth from the face, elevation
 _WAVE = 8.0  # degrees that the path rises and sinks
@@ -50,8 +51,10 @@ def build_model(options: HairOptions) -> Model:
     # Hair of a preset with --surface none: grown on its body, shown without it.
     shown = None if name == "none" else surface
     everything = np.concatenate([strands.points, *(mesh.vertices for mesh in (shown.meshes if shown else ()))])
-    middle = (everything.min(0) + everything.max(0)) / 2
-    return Model(shown, strands, middle, float(np.linalg.norm(everything - middle, axis=1).max()))
+    # A few flyaways do not decide how near the cameras come.
+    middle = np.quantile(everything, (_OUTLIERS, 1 - _OUTLIERS), axis=0).mean(0)
+    radius = float(np.quantile(np.linalg.norm(everything - middle, axis=1), 1 - _OUTLIERS))
+    return Model(shown, strands, middle, radius)
 
 
 def _grown(surface: Surface, options: HairOptions) -> Strands:

@@ -47,9 +47,9 @@ OVERRIDABLE = ("number", "length", "curl", "clump", "frizz", "thickness", "melan
 PRESETS = {
     "bob": Groom(number=14000, length=1.75, curl=0.012, clump=0.55, frizz=0.012, thickness=0.010, melanin=0.55,
                  redness=0.25, style="combed", pitch=0.7, lift=0.30, weight=2.2, volume=0.13, cut=-0.80),
-    "curly": Groom(number=14000, length=1.25, curl=0.055, clump=0.75, frizz=0.02, thickness=0.010, melanin=0.75,
-                   redness=0.9, style="combed", pitch=0.27, lift=0.75, weight=0.55, volume=0.24, per_clump=28),
-    "fur": Groom(number=14000, length=0.20, curl=0.010, clump=0.6, frizz=0.04, thickness=0.009, melanin=0.45,
+    "curly": Groom(number=14000, length=1.35, curl=0.075, clump=0.92, frizz=0.008, thickness=0.010, melanin=0.75,
+                   redness=0.9, style="combed", pitch=0.34, lift=0.6, weight=0.9, volume=0.22, per_clump=70),
+    "fur": Groom(number=14000, length=0.20, curl=0.010, clump=0.6, frizz=0.04, thickness=0.011, melanin=0.45,
                  redness=0.5, style="fur", body="animal", pitch=0.25, lift=0.6, weight=0.6, volume=0.03,
                  per_clump=14, flyaways=0.05),
     "ponytail": Groom(number=14000, length=2.6, curl=0.02, clump=0.5, frizz=0.008, thickness=0.010, melanin=0.3,

@@ -63,7 +63,7 @@ def frizz(lines: np.ndarray, groom: Groom, stray: np.ndarray, rng: np.random.Gen
         return lines
     length = np.linalg.norm(np.diff(lines, axis=1), axis=2).sum(1)
     share = np.linspace(0, 1, lines.shape[1])
-    size = groom.frizz * length * np.where(stray, 3.0, 1.0) * np.exp(0.4 * rng.normal(size=len(lines)))
+    size = groom.frizz * length * np.where(stray, 1.8, 1.0) * np.exp(0.4 * rng.normal(size=len(lines)))
     moved = lines.copy()
     for waves, strength in ((1.0, 1.0), (2.3, 0.6), (4.7, 0.3)):
         count = waves * rng.uniform(0.7, 1.4, (len(lines), 1))

@@ -169,10 +169,10 @@ def _outermost(directions: np.ndarray, parts: tuple[Ellipsoid, ...]) -> np.ndarr
     """(N,) distance from the origin to the last crossing of the blended surface along unit directions (N, 3)."""
     reach = max(float(np.linalg.norm(part.center)) + max(part.radii) for part in parts) + 4 * _BLEND
     inner = np.zeros(len(directions))
-    for step in np.linspace(0, reach, 96):
+    for step in np.linspace(0, reach, 56):
         inner = np.where(_field(directions * step, parts) < 0, step, inner)
-    outer = inner + reach / 95
-    for _ in range(20):
+    outer = inner + reach / 55
+    for _ in range(14):
         middle = (inner + outer) / 2
         inside = _field(directions * middle[:, None], parts) < 0
         inner, outer = np.where(inside, middle, inner), np.where(inside, outer, middle)
