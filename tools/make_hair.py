@@ -39,7 +39,7 @@ PICTURES = (("views", int, "photographs"), ("holdout_every", int, "of which ever
             ("size", int, "width and height in pixels"), ("samples", int, "light paths for each pixel"),
             ("path_frames", int, "true frames of the video path; 0: no path"),
             ("path_degrees", float, "how far around the path leads"), ("points", int, "points of the cloud"),
-            ("skin_share", float, "share of the points that lies on the surface"), ("seed", int, "of all that is random"))
+            ("skin_share", float, "share of them that lies on the surface"), ("seed", int, "of all that is random"))
 
 
 def parse() -> argparse.Namespace:

@@ -61,7 +61,7 @@ def _coat(roots: np.ndarray) -> np.ndarray:
 def _combed(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: DistanceField,
             rng: np.random.Generator) -> np.ndarray:
     """Hair that falls to both sides of a parting and, behind the crown, to all sides."""
-    x, y, z = roots.T
+    x, y = roots.T[:2]
     side = np.tanh((x - _PARTING + 0.02 * rng.normal(size=len(x))) / 0.04)
     behind = np.clip((y - 0.25) / 0.3, 0, 1)  # behind the crown
     comb = np.stack([side * (1 - behind) + 1.5 * x * behind, 0.3 + 0.7 * behind, -0.3 + 0 * x], axis=1)

@@ -52,11 +52,12 @@ def make_hair_scene(destination: str | Path, options: HairOptions, *, workers: i
     """
     load_mitsuba()
     folder = Path(destination)
-    model = build_model(options)
     wanted = recipe(options)
+    begun = is_recorded(folder, wanted) if not overwrite else _check_clearable(folder)
+    model = build_model(options)  # before anything is removed or written: its files may be wrong
     if overwrite:
-        _clear(folder)
-    if not is_recorded(folder, wanted):
+        shutil.rmtree(folder, ignore_errors=True)
+    if not begun:
         record(folder, wanted)
     views, frames = view_cameras(model, options), path_cameras(model, options) if options.path_frames else None
     with tempfile.TemporaryDirectory(prefix="npcr-hair-") as work:
@@ -80,12 +81,11 @@ def straight_srgb(picture: np.ndarray) -> np.ndarray:
     return (torch.cat([color, alpha], dim=-1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
-def _clear(folder: Path) -> None:
-    """Remove a scene, finished or not; refuse what is none."""
+def _check_clearable(folder: Path) -> bool:
+    """False; raises `SceneError` where the folder holds something else than a scene, finished or not."""
     if not (folder / FILE_NAME).exists():
         check_destination(folder, overwrite=True)
-    if folder.exists():
-        shutil.rmtree(folder)
+    return False
 
 
 def _render_missing(folder: Path, work: Path, model: Model, options: HairOptions, views: Cameras,

@@ -41,11 +41,11 @@ def curl(lines: np.ndarray, groom: Groom, leader: np.ndarray, stray: np.ndarray,
     """Strands wound in a helix about the way they ran; those of a clump wind together."""
     if not groom.curl:
         return lines
-    tangent, across, other = _frames(lines)
-    del tangent
+    across, other = _frames(lines)
     length = np.linalg.norm(np.diff(lines, axis=1), axis=2).sum(1)
     share = np.linspace(0, 1, lines.shape[1])
-    pitch = groom.pitch * np.exp(0.18 * rng.normal(size=len(lines)))[leader] * np.exp(0.04 * rng.normal(size=len(lines)))
+    pitch = groom.pitch * np.exp(0.18 * rng.normal(size=len(lines)))[leader]
+    pitch *= np.exp(0.04 * rng.normal(size=len(lines)))
     # More turns than the points can follow would come out as noise.
     turns = np.minimum(length / pitch, lines.shape[1] / 5)
     hand = np.where(rng.random(len(lines)) < 0.5, -1, 1)[leader]
@@ -83,8 +83,8 @@ def _leaders(lines: np.ndarray, clumps: int, rng: np.random.Generator) -> np.nda
     return owner
 
 
-def _frames(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit tangents and two unit vectors across, each (N, S, 3), that turn as little as they must."""
+def _frames(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two unit vectors across the strands, each (N, S, 3), that turn as little as they must."""
     tangent = np.gradient(lines, axis=1)
     tangent /= np.linalg.norm(tangent, axis=2, keepdims=True) + 1e-12
     across = np.empty_like(lines)
@@ -95,4 +95,4 @@ def _frames(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         across[:, i] -= (across[:, i] * tangent[:, i]).sum(1, keepdims=True) * tangent[:, i]
         across[:, i] /= np.linalg.norm(across[:, i], axis=1, keepdims=True) + 1e-12
     across[:, 0] /= np.linalg.norm(across[:, 0], axis=1, keepdims=True) + 1e-12
-    return tangent, across, np.cross(tangent, across)
+    return across, np.cross(tangent, across)

@@ -45,10 +45,9 @@ def test_options_do_what_they_say():
     assert lengths["plain"] < lengths["frizzy"]
     loose = grow(surface, replace(base, clump=0.0), 0)
     assert _tip_gap(plain) < 0.8 * _tip_gap(loose)
-    thick = grow(surface, replace(base, thickness=2 * base.thickness), 0)
-    np.testing.assert_allclose(thick.radii, 2 * plain.radii)
-    dark = grow(surface, replace(base, melanin=3 * base.melanin), 0)
-    np.testing.assert_allclose(dark.pigment, plain.pigment * [3, 1])
+    heavy = grow(surface, replace(base, thickness=2 * base.thickness, melanin=3 * base.melanin), 0)
+    np.testing.assert_allclose(heavy.radii, 2 * plain.radii)
+    np.testing.assert_allclose(heavy.pigment, plain.pigment * [3, 1])
 
 
 def test_a_limit_is_named():
