@@ -21,7 +21,7 @@ def sample_cloud(model: Model, count: int, skin_share: float, seed: int) -> np.n
     parts = [_in_strands(model, count - on_skin, rng)]
     meshes = model.surface.meshes if model.surface else ()
     areas = np.array([mesh.quad_areas.sum() for mesh in meshes])
-    counts = rng.multinomial(on_skin, areas / areas.sum()) if on_skin else []
+    counts = rng.multinomial(on_skin, areas / areas.sum()) if on_skin else np.zeros(0, int)
     parts += [sample_mesh(mesh, np.ones(len(mesh.quads)), int(n), rng)[0]
               for mesh, n in zip(meshes, counts, strict=False)]
     return np.concatenate(parts).astype(np.float32)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Result:
     geometry: Geometry | None
 
 
-def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) -> Generator[Result, None, None]:
     """Render `jobs` in `workers` processes, each with its share of the cores; results as they come.
 
     What a picture looks like depends neither on the number of processes nor on the order. When the consumer
@@ -67,7 +68,11 @@ _renderer: HairRenderer | None = None  # of this worker process
 
 def _start(folder: Path, optics: Optics, threads: int) -> None:
     global _renderer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    # The parent decides what Ctrl-C does. Mitsuba would take it for a wish to return half a picture, and sets its
+    # own handler while it renders; in a process group of its own a worker never hears of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     _renderer = HairRenderer(folder, optics, threads)
 
 
