@@ -20,6 +20,7 @@ from npcr.cameras import Cameras
 from npcr.data.fuzzy_creature import Surface, cover_skin, grow_fur
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import new_scene_folder
+from npcr.data.tone import to_srgb
 from npcr.errors import NpcrError
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.images import write_image
@@ -130,7 +131,7 @@ def render_view(fur: _Model, skin: _Model, camera: Cameras) -> np.ndarray:
     # The average is taken in linear light, as a sensor takes it.
     small = torch.nn.functional.avg_pool2d(layers.permute(2, 0, 1)[None], factor)[0].permute(1, 2, 0)
     alpha = small[..., 3:]
-    color = _to_srgb(small[..., :3] / alpha.clamp_min(1e-6))
+    color = to_srgb(small[..., :3] / alpha.clamp_min(1e-6))
     return (torch.cat([color, alpha], dim=-1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
@@ -140,7 +141,7 @@ def sample_cloud(fur: _Model, skin: _Model, count: int, rng: np.random.Generator
     for model, wanted in ((skin, count // 10), (fur, count - count // 10)):
         chosen = torch.from_numpy(rng.choice(len(model.positions), min(wanted, len(model.positions)), replace=False))
         positions.append(model.positions[chosen])
-        colors.append(_to_srgb(_diffuse(model, chosen)))
+        colors.append(to_srgb(_diffuse(model, chosen)))
     return PointCloud(torch.cat(positions).numpy(), (torch.cat(colors) * 255 + 0.5).to(torch.uint8).numpy())
 
 
@@ -215,11 +216,3 @@ def _shade(model: _Model, index: Tensor, eye: Tensor) -> Tensor:
         wet = model.gloss[index] * ((normal * half).sum(1).clamp_min(0) ** 90) * 0.9
         color = color + ((strength + wet)[:, None] + tinted) * torch.tensor(tint)
     return color
-
-
-def _to_srgb(linear: Tensor) -> Tensor:
-    """Linear light to sRGB values in 0..1, with a soft shoulder in place of clipping."""
-    bent = torch.where(linear < 0.6, linear, 0.6 + 0.4 * (1 - torch.exp(-(linear - 0.6) / 0.4)))
-    low = 12.92 * bent
-    high = 1.055 * bent.clamp_min(1e-6) ** (1 / 2.4) - 0.055
-    return torch.where(bent <= 0.0031308, low, high).clamp(0, 1)

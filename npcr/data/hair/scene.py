@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ray-traced hair scene in the native layout, made in steps that a stopped run takes up again.
+
+    SCENE/recipe.json                   what it is made of; written first
+    SCENE/img/0/img_0001.png …          photographs, straight RGBA
+    SCENE/path/CamPose.inf, Intrinsic.inf, img_0001.png …   the video path and its true frames
+    SCENE/path/geometry_0001.npz …      `position` (H, W, 3) and `depth` (H, W) of each frame
+    SCENE/pointclouds/frame1.ply, CamPose.inf, Intrinsic.inf
+    SCENE/scene.yml                     ready to train; written last
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from npcr.cameras import Cameras
+from npcr.data.hair.cloud import mean_colors, sample_cloud
+from npcr.data.hair.model import Model, build_model, optics_of, path_cameras, view_cameras
+from npcr.data.hair.options import FILE_NAME, HairOptions, is_recorded, recipe, record
+from npcr.data.hair.rendering import Geometry, load_mitsuba, write_model
+from npcr.data.hair.workers import Job, render_all
+from npcr.data.scene import split_holdout
+from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
+from npcr.data.scene_folder import check_destination
+from npcr.data.tone import to_srgb
+from npcr.errors import SceneError
+from npcr.io.camera_files import write_cam_poses, write_intrinsics
+from npcr.io.files import atomic_write
+from npcr.io.images import inspect_image, read_image, write_image
+from npcr.io.points import PointCloud, write_points
+
+_STREAMS = {"view": 10, "frame": 11}  # of random numbers
+
+
+def make_hair_scene(destination: str | Path, options: HairOptions, *, workers: int = 1, overwrite: bool = False,
+                    progress: Callable[[Iterable[Any], int, int], Iterable[Any]] = lambda items, total, done: items,
+                    ) -> None:
+    """Make the scene, or what is missing of it.
+
+    progress: wraps the iteration over pictures; takes it, their number in all, and how many are there already.
+    Raises `SceneError` where `destination` holds another scene or something else, `MissingExtraError` without
+    Mitsuba.
+    """
+    load_mitsuba()
+    folder = Path(destination)
+    wanted = recipe(options)
+    begun = is_recorded(folder, wanted) if not overwrite else _check_clearable(folder)
+    model = build_model(options)  # before anything is removed or written: its files may be wrong
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not begun:
+        record(folder, wanted)
+    views, frames = view_cameras(model, options), path_cameras(model, options) if options.path_frames else None
+    with tempfile.TemporaryDirectory(prefix="npcr-hair-") as work:
+        write_model(Path(work), model.surface, model.strands)
+        _render_missing(folder, Path(work), model, options, views, frames, workers, progress)
+    if frames is not None:
+        write_cam_poses(folder / "path" / "CamPose.inf", frames.cam_to_world)
+        write_intrinsics(folder / "path" / "Intrinsic.inf", frames.intrinsics[:1])
+    _finish(folder, model, options, views)
+
+
+def straight_srgb(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 straight RGBA in sRGB of a linear premultiplied picture (H, W, 4).
+
+    The colour is divided by its alpha before it is encoded: composited in the encoded space, as this project
+    composites, a half covered pixel then shows half of the hair's own encoded colour.
+    """
+    linear = torch.from_numpy(np.nan_to_num(picture)).float()
+    alpha = linear[..., 3:].clamp(0, 1)
+    color = to_srgb((linear[..., :3] / alpha.clamp_min(1e-6)).clamp_min(0)) * (alpha > 0)
+    return (torch.cat([color, alpha], dim=-1) * 255 + 0.5).to(torch.uint8).numpy()
+
+
+def _check_clearable(folder: Path) -> bool:
+    """False; raises `SceneError` where the folder holds something else than a scene, finished or not."""
+    if not (folder / FILE_NAME).exists():
+        check_destination(folder, overwrite=True)
+    return False
+
+
+def _render_missing(folder: Path, work: Path, model: Model, options: HairOptions, views: Cameras,
+                    frames: Cameras | None, workers: int,
+                    progress: Callable[[Iterable[Any], int, int], Iterable[Any]]) -> None:
+    jobs = [_job("view", i, views, options.seed) for i in range(len(views))]
+    jobs += [_job("frame", i, frames, options.seed) for i in range(len(frames))] if frames is not None else []
+    missing = [job for job in jobs if not _is_there(folder, job, views.size)]
+    with closing(render_all(work, optics_of(model, options), missing, workers)) as results:
+        for result in progress(results, len(jobs), len(jobs) - len(missing)):
+            if result.geometry is not None:
+                _write_geometry(_geometry_path(folder, result.job), result.geometry)
+            write_image(_picture_path(folder, result.job), straight_srgb(result.picture))  # last: it says "done"
+
+
+def _job(kind: str, index: int, cameras: Cameras, seed: int) -> Job:
+    number = int(np.random.SeedSequence([seed, _STREAMS[kind], index]).generate_state(1)[0])
+    return Job(kind, index, cameras.cam_to_world[index].double().numpy(), number, with_geometry=kind == "frame")
+
+
+def _picture_path(folder: Path, job: Job) -> Path:
+    place = folder / "img" / "0" if job.kind == "view" else folder / "path"
+    return place / f"img_{job.index + 1:04d}.png"
+
+
+def _geometry_path(folder: Path, job: Job) -> Path:
+    return folder / "path" / f"geometry_{job.index + 1:04d}.npz"
+
+
+def _is_there(folder: Path, job: Job, size: tuple[int, int]) -> bool:
+    """Whether the job's files are whole and of the right size."""
+    picture = _picture_path(folder, job)
+    if not picture.exists():
+        return False
+    try:
+        if inspect_image(picture) != (size, True):
+            return False
+        if job.with_geometry:
+            with np.load(_geometry_path(folder, job), allow_pickle=False) as arrays:
+                return arrays["depth"].shape == (size[1], size[0]) == arrays["position"].shape[:2]
+    except (SceneError, OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def _write_geometry(path: Path, geometry: Geometry) -> None:
+    with atomic_write(path) as file:
+        np.savez_compressed(file, position=geometry.position, depth=geometry.depth)
+
+
+def _finish(folder: Path, model: Model, options: HairOptions, cameras: Cameras) -> None:
+    """Cloud, cameras and, last of all, scene.yml."""
+    points = sample_cloud(model, options.points, options.skin_share, options.seed)
+    colors = None
+    if options.cloud_colors == "renders":
+        training, _ = split_holdout(len(cameras), options.holdout_every)
+        photographs = [read_image(folder / "img" / "0" / f"img_{i + 1:04d}.png") for i in training]
+        colors = mean_colors(points, cameras[training], photographs)
+    write_points(folder / "pointclouds" / "frame1.ply", PointCloud(points, colors))
+    write_cam_poses(folder / "CamPose.inf", cameras.cam_to_world)
+    write_intrinsics(folder / "Intrinsic.inf", cameras.intrinsics[:1])
+    settings = scene_settings(folder.resolve().name, cameras, mask=True)
+    settings["DATASETS"]["HOLDOUT_EVERY"] = options.holdout_every
+    for section, values in point_settings(points, cameras, settings["INPUT"]["SIZE_TEST"]).items():
+        settings[section].update(values)
+    write_scene_config(folder, settings, "tools/make_hair.py")
