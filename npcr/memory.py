@@ -8,6 +8,7 @@ that size.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 from typing import Any
@@ -88,10 +89,8 @@ def _rounded(size: int) -> int:
 def _map(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)  # one fault for 2 MiB instead of 512
-        except OSError:  # a kernel without huge pages
-            pass
     return memory
 
 

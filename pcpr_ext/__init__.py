@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import c_int32, c_int64
+from ctypes import c_int32
 from pathlib import Path
 
 from pcpr_ext import structures

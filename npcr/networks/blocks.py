@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of the U-Net: gated convolutions, norms, anti-aliased halving, doubling, output."""
+"""The parts of the U-Net: gated convolutions, anti-aliased halving, doubling, output."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from npcr.networks import fast
+from npcr.networks.norms import fixed_affine, make_norm, own_statistics
 from npcr.networks.windows import Window
 
 
@@ -24,46 +25,25 @@ class GatedConv(nn.Module):
         self.gate = nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.cat([self.conv.weight, self.gate.weight])
-        bias = torch.cat([_bias(self.conv), _bias(self.gate)])
+        return self._run(x, self.conv.weight, _bias(self.conv))
+
+    def normed(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """`norm(self(x))`; a norm that is fixed, without gradients, is scaled into the convolution's weights."""
+        if not isinstance(norm, nn.BatchNorm2d) or own_statistics(norm) or torch.is_grad_enabled():
+            return norm(self(x))
+        scale, shift = fixed_affine(norm, self.conv.out_channels)
+        scaled = self._run(x, self.conv.weight * scale[:, None, None, None], _bias(self.conv) * scale)
+        return scaled + shift[:, None, None].to(scaled.dtype)
+
+    def _run(self, x: Tensor, conv_weight: Tensor, conv_bias: Tensor) -> Tensor:
+        weight = torch.cat([conv_weight, self.gate.weight])
+        bias = torch.cat([conv_bias, _bias(self.gate)])
         return F.glu(F.conv2d(x, weight, bias, padding=1), dim=1)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None  # nn.Conv2d's type allows None; ours always have one
     return conv.bias
-
-
-class ImageNorm(nn.Module):
-    """Normalises each channel of each picture by its own mean and variance, then scales and shifts.
-
-    Equals `nn.InstanceNorm2d(affine=True)`, and batch norm in training mode on a batch of one, which is how
-    the published method both trains and renders. Written out because torch's instance norm leaves
-    channels_last memory, and its group norm in that memory loses three digits of the variance.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-        scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
-        shift = self.bias[:, None, None] - mean * scale
-        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
-
-
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """`kind`: instance (per picture, as published), batch (running statistics), none."""
-    if kind == "instance":
-        return ImageNorm(channels)
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    if kind == "none":
-        return nn.Identity()
-    raise ValueError(f"make_norm: kind is {kind!r}; allowed: instance, batch, none")
 
 
 class DoubleConv(nn.Module):
@@ -88,8 +68,8 @@ class DoubleConv(nn.Module):
                 sources = (fast.gated_layer(sources, gated.conv, gated.gate, norm, wanted),)
             return sources[0]
         x = sources[0] if len(sources) == 1 else torch.cat(sources, dim=1)
-        x = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(x)))
+        x = F.relu(self.conv1.normed(x, self.norm1))
+        return F.relu(self.conv2.normed(x, self.norm2))
 
 
 def blur_halve(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def gate_sums(raw: Tensor, grad: Tensor, scale: Tensor, shift: Tensor) -> Tensor
     return sums
 
 
-def gate_grad(raw: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, of_grad: Tensor, of_value: Tensor,
+def gate_grad(raw: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, *, of_grad: Tensor, of_value: Tensor,
               constant: Tensor, grad_raw: Tensor) -> Tensor:
     """Fills grad_raw (H, W, 2 C), the gradient of convolutions and gates; returns its sums, (2 C) float64."""
     sums = torch.empty(2 * grad.shape[-1], dtype=torch.float64)

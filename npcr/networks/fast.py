@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from npcr.networks import compiled
 from npcr.memory import POOL
+from npcr.networks import compiled
+from npcr.networks.norms import ImageNorm, fixed_affine, own_statistics
 from npcr.networks.windows import Window
 
 _enabled: ContextVar[bool] = ContextVar("npcr_fast_network", default=True)
@@ -44,7 +45,8 @@ def takes_windows(network: nn.Module, x: Tensor) -> bool:
     """Whether the network can compute a part of its pixels: on these kernels, without gradients, and with no norm
     that looks at the whole picture."""
     return (serves(x) and not torch.is_grad_enabled()
-            and not any(_own_statistics(module) for module in network.modules() if _is_norm(module)))
+            and not any(own_statistics(module) for module in network.modules()
+                        if isinstance(module, (ImageNorm, nn.BatchNorm2d))))
 
 
 def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module,
@@ -54,38 +56,27 @@ def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, nor
         return _infer_gated_layer(sources, conv, gate, norm, window)
     weight = torch.cat([conv.weight, gate.weight])
     bias = torch.cat([_bias(conv), _bias(gate)])
-    if _own_statistics(norm):
-        pooled = isinstance(norm, nn.BatchNorm2d)
-        return _GatedLayer.apply(_Statistics(norm.eps, pooled, norm if pooled else None),  # type: ignore[arg-type]
-                                 weight, bias, norm.weight, norm.bias, *sources)
-    return _GatedLayer.apply(None, weight, bias, *fixed_affine(norm, conv.out_channels), *sources)
+    statistics = _statistics_of(norm)
+    affine = (norm.weight, norm.bias) if statistics else fixed_affine(norm, conv.out_channels)
+    return _GatedLayer.apply(statistics, weight, bias, *affine, *sources)
 
 
-def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module,
+def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: Any,
                        window: Window | None) -> Tensor:
     """Without gradients; the weights' packed form is kept from call to call."""
     pictures = [_channels_inside(x) for x in sources]
     batch, height, width = pictures[0].shape[:3]
     packed, bias = _kept_pack(conv, gate)
     out = POOL.empty(batch, height, width, conv.out_channels)
-    if _own_statistics(norm):
-        _normalised(pictures, packed, bias, norm, out, None)
+    statistics = _statistics_of(norm)
+    if statistics:
+        _normalised(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None)
     else:
         scale, shift = fixed_affine(norm, conv.out_channels)
         for i in range(batch):
             compiled.convolve([x[i] for x in pictures], packed, bias, out[i], gated=True, scale=scale, shift=shift,
                               window=window and window.box)
     return out.movedim(-1, 1)
-
-
-def fixed_affine(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a norm without statistics of its own applies: batch norm's running ones, or none."""
-    if isinstance(norm, nn.BatchNorm2d):
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        return scale, norm.bias - norm.running_mean * scale
-    return torch.ones(channels), torch.zeros(channels)
 
 
 def convolution(sources: Sequence[Tensor], weight: Tensor, bias: Tensor, window: Window | None = None) -> Tensor:
@@ -114,23 +105,17 @@ class _Statistics(NamedTuple):
     running: nn.BatchNorm2d | None  # whose running statistics to keep
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return type(module).__name__ == "ImageNorm" or isinstance(module, nn.BatchNorm2d)
+def _statistics_of(norm: nn.Module) -> _Statistics | None:
+    """None where the norm has none of its own."""
+    if not own_statistics(norm):
+        return None
+    pooled = isinstance(norm, nn.BatchNorm2d)
+    return _Statistics(float(norm.eps), pooled, norm if pooled else None)  # type: ignore[arg-type]
 
 
-def _own_statistics(norm: nn.Module) -> bool:
-    if isinstance(norm, nn.BatchNorm2d):
-        return norm.training
-    return not isinstance(norm, nn.Identity)
-
-
-def _normalised(pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, norm: Any, out: Tensor,
-                raw: Tensor | None, weight: Tensor | None = None, shift_by: Tensor | None = None,
-                statistics: _Statistics | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, weight: Tensor,
+                norm_bias: Tensor, out: Tensor, raw: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Fill `out` (B, H, W, C); returns scale, shift (B, C) float32 and mean, rstd (B, C) float64."""
-    statistics = statistics or _Statistics(norm.eps, False, None)
-    weight = norm.weight if weight is None else weight
-    shift_by = norm.bias if shift_by is None else shift_by
     batch, height, width, channels = out.shape
     sums = torch.empty(batch, 2, channels, dtype=torch.float64)
     for i in range(batch):
@@ -145,7 +130,7 @@ def _normalised(pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, norm: 
         _update_running(statistics.running, mean[0], variance[0] * count / max(count - 1, 1))
     rstd = torch.rsqrt(variance + statistics.eps)
     scale = weight * rstd
-    shift = (shift_by - mean * scale).float().expand(batch, -1).contiguous()
+    shift = (norm_bias - mean * scale).float().expand(batch, -1).contiguous()
     scale = scale.float().expand(batch, -1).contiguous()
     for i in range(batch):
         compiled.normalise(out[i], scale[i], shift[i])
@@ -184,7 +169,7 @@ class _GatedLayer(torch.autograd.Function):
                                   shift=applied[1][i], raw=raw[i])
             moments = []
         else:
-            *applied, mean, rstd = _normalised(pictures, packed, bias, None, out, raw, scale, shift, statistics)
+            *applied, mean, rstd = _normalised(statistics, pictures, packed, bias, scale, shift, out, raw)
             moments = [mean, rstd]
         ctx.statistics = statistics
         ctx.save_for_backward(weight, raw, *applied, *moments, *pictures)
@@ -194,29 +179,29 @@ class _GatedLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, raw, scale, shift, *rest = ctx.saved_tensors
-        mean, rstd = (rest.pop(0), rest.pop(0)) if ctx.statistics else (None, None)
         grad = _channels_inside(grad)
         batch, _, _, channels = grad.shape
         sums = torch.stack([compiled.gate_sums(raw[i], grad[i], scale[i], shift[i]) for i in range(batch)])
         if ctx.statistics is None:
-            factors = [(scale, torch.zeros_like(scale), torch.zeros_like(scale))] * batch
+            of_value = constant = torch.zeros_like(scale)
             grad_shift, grad_scale = sums.sum(0).float()
-            coefficients = [tuple(t[i] for t in factors[i]) for i in range(batch)]
         else:
+            mean, rstd, *rest = rest
             count = grad.shape[1] * grad.shape[2] * (batch if ctx.statistics.pooled else 1)
             if ctx.statistics.pooled:
                 sums = sums.sum(0, keepdim=True).expand(batch, -1, -1)
             of_normed = rstd * (sums[:, 1] - mean * sums[:, 0])  # sum of du times the normalised value
             of_value = -scale * rstd * of_normed / count
             constant = -scale * sums[:, 0] / count - of_value * mean
-            coefficients = [(scale[i], of_value[i].float(), constant[i].float()) for i in range(batch)]
+            of_value, constant = of_value.float(), constant.float()
             share = batch if ctx.statistics.pooled else 1  # expanded rows are all the same sum
             grad_scale, grad_shift = (of_normed.sum(0) / share).float(), (sums[:, 0].sum(0) / share).float()
         grad_weight, bias_sums = torch.empty(weight.shape), torch.zeros(2 * channels, dtype=torch.float64)
         grad_sources = _SourceGrads(weight, rest, ctx.needs_input_grad[5:])
         grad_raw = POOL.empty(*raw.shape)
         for i in range(batch):
-            bias_sums += compiled.gate_grad(raw[i], grad[i], scale[i], shift[i], *coefficients[i], grad_raw[i])
+            bias_sums += compiled.gate_grad(raw[i], grad[i], scale[i], shift[i], of_grad=scale[i],
+                                            of_value=of_value[i], constant=constant[i], grad_raw=grad_raw[i])
             grad_sources.fill(i, grad_raw[i])
         compiled.convolve_grad(rest, grad_raw, grad_weight)
         return None, grad_weight, bias_sums.float(), grad_scale, grad_shift, *grad_sources.results()

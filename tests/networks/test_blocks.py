@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from npcr.networks.blocks import GatedConv, ImageNorm, Up, blur_halve, make_norm
+from npcr.networks.blocks import GatedConv, Up, blur_halve
+from npcr.networks.norms import ImageNorm, make_norm
 
 
 def plain_gated(block: GatedConv, x: torch.Tensor) -> torch.Tensor:

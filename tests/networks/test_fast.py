@@ -78,10 +78,11 @@ def test_batch_norm_keeps_running_statistics_as_torch_does() -> None:
     ours, twin = DoubleConv(5, 8, "batch"), DoubleConv(5, 8, "batch")
     twin.load_state_dict(ours.state_dict())
     x = torch.randn(3, 5, 12, 13) + 2
-    for _ in range(3):
-        ours(x)
-        with fast.torch_only():
-            twin(x)
+    for gradients in (True, False, True):
+        with torch.set_grad_enabled(gradients):
+            ours(x)
+            with fast.torch_only():
+                twin(x)
     for name, value in ours.state_dict().items():
         torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-5, atol=1e-6)
     ours.eval(), twin.eval()
@@ -94,11 +95,15 @@ def test_batch_norm_keeps_running_statistics_as_torch_does() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_whole_network_equals_the_plain_form_with_the_same_weights(norm: str) -> None:
     torch.manual_seed(0)
-    network = GatedUNet(9, norm).to(memory_format=torch.channels_last).eval()
-    plain = plain_twin(network, 9, norm)
+    network = GatedUNet(9, norm).to(memory_format=torch.channels_last)
+    network(torch.randn(2, 9, 40, 40))  # gives batch norm running statistics
+    plain = plain_twin(network.eval(), 9, norm)
     x = torch.randn(2, 9, 43, 50)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-4)
+        expected = plain(x)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+        with fast.torch_only():  # fused gates, and with batch norm the norm folded into them
+            torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_inference_sees_changed_weights() -> None:
@@ -163,8 +168,9 @@ def test_recomputed_layers_give_the_same_gradients() -> None:
         output = renderer(cameras)
         (output.rgb.square().sum() + output.alpha.sum()).backward()
         gradients.append([p.grad.clone() for p in renderer.parameters()])
+    # Sums in another order move a few values across a ReLU's edge, hence the norm and not each element.
     for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        assert (a - b).norm() <= 1e-2 * b.norm() + 1e-6
 
 
 def test_recomputing_and_batch_norm_exclude_each_other() -> None:

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a frame's cost grows with points, pixels and layers; prints a table and draws a plot.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --vary layers --repeats 3
+    python benchmarks/scaling.py --device cuda --points 1e5 1e6 1e7 1e8 --sides 300 600 1200 --layers 1 2 4 8
+
+One of the three is varied at a time, the others stay at 1e5 points, 300x300 pixels and 2 layers. Each row times the
+projection (rasterise and gather) and the whole frame of the ball of benchmarks/projection.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from benchmarks.frame import make  # noqa: E402
+
+BASE = {"points": 10**5, "side": 300, "layers": 2}
+COLUMNS = ("vary", "points", "side", "layers", "projection_ms", "frame_ms", "frame_low_ms", "frame_high_ms")
+PLOT_WIDTH, PLOT_HEIGHT, PLOT_EDGE = 420, 320, 56
+
+
+def measured_row(options: argparse.Namespace, vary: str, value: int, device: torch.device) -> dict[str, Any]:
+    """Median times with one quantity at `value`."""
+    setting = {**BASE, vary: value}
+    made = argparse.Namespace(points=setting["points"], layers=setting["layers"], norm=options.norm,
+                              size=[setting["side"]] * 2)
+    renderer, cameras = make(made, device)
+    with torch.inference_mode():
+        projection = measure(lambda: renderer.feature_images(cameras), repeats=options.repeats, device=device)
+        frame = measure(lambda: renderer(cameras), repeats=options.repeats, device=device, warm_up=1)
+    print(f"{vary} {value:,}: {frame.median:.4g} ms", file=sys.stderr)
+    return {"vary": vary, **setting, "projection_ms": projection.median, "frame_ms": frame.median,
+            "frame_low_ms": frame.low, "frame_high_ms": frame.high, "runs": frame.runs}
+
+
+def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """One panel per varied quantity, both axes logarithmic: the frame in black, the projection in blue."""
+    kinds = list(dict.fromkeys(row["vary"] for row in rows))
+    panels = [_panel(kind, [row for row in rows if row["vary"] == kind]) for kind in kinds]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), np.hstack(panels))
+
+
+def _panel(kind: str, rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    image = np.full((PLOT_HEIGHT, PLOT_WIDTH, 3), 255, np.uint8)
+    x = np.log10([row[kind] for row in rows])
+    lines = {"frame_ms": (0, 0, 0), "projection_ms": (200, 80, 0)}
+    y = {name: np.log10([row[name] for row in rows]) for name in lines}
+    low, high = min(map(np.min, y.values())), max(map(np.max, y.values()))
+
+    def place(a: float, b: float) -> tuple[int, int]:
+        across = (a - x.min()) / max(np.ptp(x), 1e-9)
+        up = (b - low) / max(high - low, 1e-9)
+        return (int(PLOT_EDGE + across * (PLOT_WIDTH - 2 * PLOT_EDGE)),
+                int(PLOT_HEIGHT - PLOT_EDGE - up * (PLOT_HEIGHT - 2 * PLOT_EDGE)))
+
+    def write(text: str, at: tuple[int, int], color: tuple[int, int, int] = (0, 0, 0)) -> None:
+        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+
+    for name, color in lines.items():
+        dots = [place(a, b) for a, b in zip(x, y[name], strict=True)]
+        cv2.polylines(image, [np.array(dots, np.int32)], False, color, 1, cv2.LINE_AA)
+        for dot, row in zip(dots, rows, strict=True):
+            cv2.circle(image, dot, 3, color, -1, cv2.LINE_AA)
+            write(f"{row[name]:.3g}", (dot[0] - 12, dot[1] - 8), color)
+    for a, row in zip(x, rows, strict=True):
+        write(f"{row[kind]:,}" if row[kind] < 1e5 else f"{row[kind]:.0e}", (place(a, low)[0] - 14, PLOT_HEIGHT - 24))
+    write(f"{kind}; ms of frame (black), projection (blue)", (8, 18))
+    return image
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vary", choices=tuple(BASE), nargs="+", default=list(BASE))
+    parser.add_argument("--points", type=lambda text: int(float(text)), nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--sides", type=int, nargs="+", default=[150, 300, 600], help="of the square picture, pixels")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "scaling.json",
+                        help="the plot lies beside it, as .png")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON file and the plot."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    described = environment(device) | {"norm": options.norm}
+    values = {"points": options.points, "side": options.sides, "layers": options.layers}
+    rows = [measured_row(options, vary, value, device) for vary in options.vary for value in values[vary]]
+    print_table(rows, COLUMNS)
+    write_json(options.output, rows, described)
+    draw(rows, options.output.with_suffix(".png"))
+    print(f"written to {options.output} and {options.output.with_suffix('.png')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
