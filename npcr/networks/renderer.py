@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from npcr.cameras import Cameras, view_directions
+from npcr.memory import POOL
 from npcr.networks import fast
 from npcr.networks.compositing import composite
 from npcr.networks.unet import GatedUNet
@@ -114,4 +115,7 @@ class NeuralPointRenderer(nn.Module):
         if self.use_rgb:
             colors = self.colors(frame)
             parts.append(gather_features(colors, colors.new_zeros(3), index))
-        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1).movedim(-1, 2), fragments
+        out = None
+        if not torch.is_grad_enabled() and features.device.type == "cpu" and features.dtype == torch.float32:
+            out = POOL.empty(*index.shape, self.network.in_channels)  # fresh memory would cost as much as the copy
+        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1, out=out).movedim(-1, 2), fragments
