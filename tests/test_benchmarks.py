@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run, at sizes that say nothing about speed, and their plain forms agree with ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from benchmarks import frame, projection, scaling, training_step
+from npcr.projection import compiled_available
+
+pytestmark = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
+
+
+def run(module: Any, folder: Path, *arguments: str) -> dict[str, Any]:
+    output = folder / "result.json"
+    assert module.main([*arguments, "--repeats", "1", "--output", str(output)]) == 0
+    result: dict[str, Any] = json.loads(output.read_text())
+    assert {"processor", "torch", "commit"} <= result["environment"].keys()
+    return result
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_frame_equals_the_plain_one(norm: str, tmp_path: Path) -> None:
+    rows = run(frame, tmp_path, "--points", "2000", "--layers", "2", "--size", "50", "46", "--norm", norm,
+               "--plain-repeats", "1")["rows"]
+    assert [row["what"] for row in rows] == ["projection", "gather", "network", "compositing", "write", "frame",
+                                             "plain frame"]
+    assert rows[-1]["error"] < 1e-3
+
+
+def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None:
+    small = ["--points", "500", "--layers", "2", "--size", "32", "28", "--variants", "plain", "ours", "recompute"]
+    rows = run(training_step, tmp_path, *small)["rows"]
+    assert [row["variant"] for row in rows] == ["plain", "ours", "recompute"]
+    for row in rows[1:]:
+        assert row["losses"][0] == pytest.approx(rows[0]["losses"][0], rel=1e-4)
+
+
+def test_projection_equals_the_plain_one(tmp_path: Path) -> None:
+    rows = run(projection, tmp_path, "--points", "3000", "--layers", "3", "--size", "40", "40")["rows"]
+    assert all(row["equal"] for row in rows if row["method"] in ("twin", "plain"))
+
+
+def test_scaling_draws_a_plot(tmp_path: Path) -> None:
+    rows = run(scaling, tmp_path, "--vary", "layers", "side", "--layers", "1", "2", "--sides", "24", "48")["rows"]
+    assert [row["layers"] for row in rows] == [1, 2, 2, 2]
+    plot = cv2.imread(str(tmp_path / "result.png"))
+    assert plot.shape == (320, 840, 3)
+    assert plot.min() < 100
