@@ -136,8 +136,8 @@ struct NpcrNormalise {
 
 // Halve: max-pool 2 at stride 1, then [1 2 1]² / 16 at stride 2 with reflected borders: (height, width) to
 // (height / 2, width / 2), rounded down. Double: bilinear with aligned corners to twice the size, zeros around
-// it up to (target_height, target_width), the smaller half first. The gradients want `output` as the gradient of the
-// result and write `input_grad`.
+// it up to (target_height, target_width), the smaller half first. Their gradients read `grad_output` (and halving's
+// also `input`) and fill `grad_input`.
 struct NpcrResample {
     const float* input;   // (height, width, channels)
     int64_t height, width, channels;
