@@ -117,5 +117,6 @@ class NeuralPointRenderer(nn.Module):
             parts.append(gather_features(colors, colors.new_zeros(3), index))
         out = None
         if not torch.is_grad_enabled() and features.device.type == "cpu" and features.dtype == torch.float32:
-            out = POOL.empty(*index.shape, self.network.in_channels)  # fresh memory would cost as much as the copy
+            # Fresh memory would cost as much as the copy.
+            out = POOL.empty(*index.shape, sum(part.shape[2] for part in parts))
         return torch.cat([part.movedim(2, -1) for part in parts], dim=-1, out=out).movedim(-1, 2), fragments
