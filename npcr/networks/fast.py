@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks on the CPU's kernels, with gradients: the same numbers as their torch form in a third of the time.
+"""The blocks on the CPU's kernels, with gradients: the same numbers as their torch form, faster.
 
 Convolutions are Winograd's (pcpr_ext/csrc/winograd.h); conv, gate, norm and ReLU are one pass; several inputs count
 as concatenated without being copied together. `serves` says when the blocks come here. Tensors outside are

@@ -35,7 +35,7 @@ class NeuralPointRenderer(nn.Module):
 
     clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], or None, then not fed to the
     network. splat is (near, far, max_size); the rest as the configuration keys of the same names say.
-    recompute_layers trades a third more time in training for the memory of all layers but one; not for batch norm,
+    recompute_layers trades time in training for the memory of all layers but one; not for batch norm,
     whose statistics span the layers. With a margin of 0 or more, a layer is rendered only in the rectangle of its
     points and so many pixels around it, and transparent elsewhere; in training it always is whole.
     The clouds are not part of the state dict: they are data, and checkpoints keep them beside it.
