@@ -2,8 +2,8 @@
 """Large tensors for the CPU whose memory is kept when they are gone.
 
 The C library gives large blocks back to the system at once, and the next tensor pays a page fault for every
-4 KiB, which is a good part of a frame's time. Here a block goes to a list of free ones instead, for the next tensor of about
-that size.
+4 KiB, which is a good part of a frame's time. Here a block goes to a list of free ones instead, for the next
+tensor of about that size.
 """
 
 from __future__ import annotations
