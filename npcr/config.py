@@ -130,7 +130,11 @@ def _check_together(cfg: CfgNode, source: str) -> None:
     if cfg.SOLVER.RECOMPUTE_LAYERS and cfg.MODEL.NORM == "batch":
         raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS takes layers one by one, but MODEL.NORM batch has "
                           "statistics over all of them; use instance or none")
-    if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
+    if cfg.MODEL.FORM == "blended" and cfg.MODEL.LEGACY:
+        raise ConfigError(f"{source}: MODEL.LEGACY True is about published models, which have MODEL.FORM layered")
+    if cfg.MODEL.FORM == "blended" and cfg.SOLVER.RECOMPUTE_LAYERS:
+        raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS is for MODEL.FORM layered; blended has one network pass")
+    if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.L1, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
         raise ConfigError(f"{source}: every weight under LOSS is 0; nothing would be learned")
 
 

@@ -12,8 +12,11 @@ DEFAULTS = CfgNode()
 DEFAULTS.MODEL = CfgNode()
 DEFAULTS.MODEL.DEVICE = "cuda"  # cuda (the CPU serves, with a notice, where there is none), cpu, or cuda:N
 DEFAULTS.MODEL.FEATURE_DIM = 32  # learned numbers per point
+DEFAULTS.MODEL.FORM = "layered"  # layered (published: a U-Net pass for each layer), blended (one pass for all)
 DEFAULTS.MODEL.LEGACY = False  # True: the published implementation's numbers, for published checkpoints
-DEFAULTS.MODEL.NORM = "instance"  # instance (per image, as published), batch (running statistics), none
+DEFAULTS.MODEL.NORM = "instance"  # layered: instance (per image, as published), batch (running statistics), none
+DEFAULTS.MODEL.WIDTH = 24  # blended: channels of the network at full resolution
+DEFAULTS.MODEL.HARMONICS = 2  # blended: degree to which a point's colour follows the view direction; 0: not
 
 DEFAULTS.INPUT = CfgNode()
 DEFAULTS.INPUT.SIZE_RAW = [800, 800]  # [width, height] of the photographs on disk, pixels
@@ -21,7 +24,7 @@ DEFAULTS.INPUT.SIZE_TRAIN = [600, 600]  # [width, height] of a training picture
 DEFAULTS.INPUT.SIZE_TEST = [600, 600]  # [width, height] of a rendered picture
 DEFAULTS.INPUT.NEAR_FAR_SIZE = [6.0, 16.0, 1.0]  # depths between which a splat's radius falls from the third to 0
 DEFAULTS.INPUT.LAYER_NUM = 1  # depth-peeled layers, at least 1
-DEFAULTS.INPUT.USE_RGB = False  # feed the points' own colours to the network as three further channels
+DEFAULTS.INPUT.USE_RGB = False  # layered: feed the points' own colours to the network (blended starts from them)
 
 DEFAULTS.PROJECTION = CfgNode()
 DEFAULTS.PROJECTION.PEELING = "point"  # point: winners leave the cloud (published); pixel: K nearest of each pixel
@@ -47,9 +50,12 @@ DEFAULTS.DATALOADER.NUM_WORKERS = 0  # threads that decode photographs ahead; th
 DEFAULTS.SOLVER = CfgNode()
 DEFAULTS.SOLVER.OPTIMIZER_NAME = "Adam"  # Adam, AdamW, SGD, FusedAdam (apex, when installed)
 DEFAULTS.SOLVER.MAX_EPOCHS = 1500
+DEFAULTS.SOLVER.MAX_MINUTES = 0.0  # training ends after so long, cosine decay with it, or at MAX_EPOCHS; 0: no limit
 DEFAULTS.SOLVER.BASE_LR = 5e-5
 DEFAULTS.SOLVER.BIAS_LR_FACTOR = 2.0  # biases learn this much faster
 DEFAULTS.SOLVER.FEATURE_LR_FACTOR = 1.0  # point features learn this much faster (published: 1)
+DEFAULTS.SOLVER.OPACITY_LR_FACTOR = 30.0  # blended: the points' opacity learns this much faster
+DEFAULTS.SOLVER.WIDTH_LR_FACTOR = 10.0  # blended: the splats' width learns this much faster
 DEFAULTS.SOLVER.MOMENTUM = 0.9  # SGD only
 DEFAULTS.SOLVER.WEIGHT_DECAY = 2e-5
 DEFAULTS.SOLVER.WEIGHT_DECAY_BIAS = 0.0
@@ -70,6 +76,7 @@ DEFAULTS.SOLVER.SEED = 0
 DEFAULTS.LOSS = CfgNode()
 DEFAULTS.LOSS.PERCEPTUAL = 1.0  # weight of the VGG-19 features term; 0: VGG is not loaded at all
 DEFAULTS.LOSS.MSE = 1.0  # weight of the squared error over colour and alpha
+DEFAULTS.LOSS.L1 = 0.0  # weight of the absolute error over colour and alpha
 DEFAULTS.LOSS.GRADIENT = 0.0  # weight of the gradient-magnitude term; 0: only logged
 DEFAULTS.LOSS.SSIM = 0.0  # weight of 1 - SSIM
 
@@ -105,6 +112,7 @@ DEFAULTS.LOAD_EPOCH = -1  # checkpoint to load; -1: the newest
 DEFAULTS.RESUME = False  # go on training from LOAD_EPOCH
 
 CHOICES = {
+    "MODEL.FORM": ("layered", "blended"),
     "MODEL.NORM": ("instance", "batch", "none"),
     "PROJECTION.PEELING": ("point", "pixel"),
     "PROJECTION.BACKEND": ("auto", "compiled", "torch"),
@@ -118,6 +126,8 @@ CHOICES = {
 # key -> (lowest, highest); for a list the bounds hold for every entry.
 RANGES: dict[str, tuple[float, float]] = {
     "MODEL.FEATURE_DIM": (1, 1024),
+    "MODEL.WIDTH": (4, 1024),
+    "MODEL.HARMONICS": (0, 2),
     "INPUT.SIZE_RAW": (1, 65536),
     "INPUT.SIZE_TRAIN": (24, 16384),
     "INPUT.SIZE_TEST": (24, 16384),
@@ -132,9 +142,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "DATASETS.CACHE_MB": (0, math.inf),
     "DATALOADER.NUM_WORKERS": (0, 256),
     "SOLVER.MAX_EPOCHS": (1, math.inf),
+    "SOLVER.MAX_MINUTES": (0, math.inf),
     "SOLVER.BASE_LR": (0, 1),
     "SOLVER.BIAS_LR_FACTOR": (0, 1e6),
     "SOLVER.FEATURE_LR_FACTOR": (0, 1e6),
+    "SOLVER.OPACITY_LR_FACTOR": (0, 1e6),
+    "SOLVER.WIDTH_LR_FACTOR": (0, 1e6),
     "SOLVER.MOMENTUM": (0, 1),
     "SOLVER.WEIGHT_DECAY": (0, 1),
     "SOLVER.WEIGHT_DECAY_BIAS": (0, 1),
@@ -149,6 +162,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.SEED": (0, 2**32 - 1),
     "LOSS.PERCEPTUAL": (0, math.inf),
     "LOSS.MSE": (0, math.inf),
+    "LOSS.L1": (0, math.inf),
     "LOSS.GRADIENT": (0, math.inf),
     "LOSS.SSIM": (0, math.inf),
     "TEST.IMS_PER_BATCH": (1, 1024),

@@ -115,11 +115,11 @@ class RenderLoss(nn.Module):
     """
 
     def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
-                 vgg: VggFeatures | None) -> None:
+                 vgg: VggFeatures | None, l1: float = 0.0) -> None:
         super().__init__()
         if perceptual and vgg is None:
             raise ValueError("RenderLoss: a perceptual weight needs vgg")
-        self.weights = {"perceptual": perceptual, "mse": mse, "gradient": gradient, "ssim": ssim}
+        self.weights = {"perceptual": perceptual, "mse": mse, "l1": l1, "gradient": gradient, "ssim": ssim}
         self.vgg = vgg
 
     def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -132,7 +132,10 @@ class RenderLoss(nn.Module):
         target_rgb, target_alpha, roi = target.split([3, 1, 1], dim=1)
         seen = roi * ((depth[:, None] + target_alpha) > 0)
         rgb, target_rgb, alpha = rgb * seen, target_rgb * seen, alpha * roi
-        terms = {"mse": F.mse_loss(torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1))}
+        both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
+        terms = {"mse": F.mse_loss(both, target_both)}
+        if self.weights["l1"]:
+            terms["l1"] = F.l1_loss(both, target_both)
         terms["gradient"] = self._if_weighted("gradient", lambda: F.mse_loss(
             gradient_magnitude(rgb), gradient_magnitude(target_rgb)))
         if self.vgg is not None and self.weights["perceptual"]:
@@ -140,7 +143,6 @@ class RenderLoss(nn.Module):
             terms["perceptual"] = (self.vgg.distance(rgb, target_rgb)
                                    + self.vgg.distance(gray, target_gray)) / 2
         if self.weights["ssim"]:
-            both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
             terms["ssim"] = 1 - ssim(both, target_both).mean()
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return {"total": total, **terms}

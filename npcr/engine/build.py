@@ -18,26 +18,41 @@ from npcr.engine.legacy_checkpoint import is_published, read_published
 from npcr.errors import CheckpointError, SceneError
 from npcr.io.points import PointCloud
 from npcr.losses import RenderLoss, VggFeatures
-from npcr.networks import NeuralPointRenderer
+from npcr.networks import BlendedPointRenderer, NeuralPointRenderer, PointRenderer
 
 logger = logging.getLogger("npcr")
 
 # What a checkpoint's parameters depend on: these must agree with it.
-_STRUCTURE = ("MODEL.FEATURE_DIM", "MODEL.NORM", "INPUT.USE_RGB")
+_STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.HARMONICS", "INPUT.USE_RGB")
 # What it was trained with, and is rendered with unless the user says otherwise.
 _HABITS = ("MODEL.LEGACY", "INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING", "WEIGHTS.DEPTH_THR")
 
 
-def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> NeuralPointRenderer:
+def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> PointRenderer:
     """A renderer with fresh parameters for these clouds; seeds torch with SOLVER.SEED."""
+    torch.manual_seed(cfg.SOLVER.SEED)
+    return _build_blended(cfg, clouds) if cfg.MODEL.FORM == "blended" else _build_layered(cfg, clouds)
+
+
+def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud]) -> BlendedPointRenderer:
+    colors = None
+    if all(cloud.colors is not None for cloud in clouds):
+        colors = _unit_colors(clouds)
+    near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
+    return BlendedPointRenderer(
+        [torch.from_numpy(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
+        layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size), peeling=cfg.PROJECTION.PEELING,
+        degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH, backend=cfg.PROJECTION.BACKEND)
+
+
+def _build_layered(cfg: CfgNode, clouds: Sequence[PointCloud]) -> NeuralPointRenderer:
     colors = None
     if cfg.INPUT.USE_RGB:
         missing = [frame for frame, cloud in enumerate(clouds) if cloud.colors is None]
         if missing:
             raise SceneError(f"INPUT.USE_RGB True needs colours in every point cloud; frame {missing[0] + 1}'s "
                              "has none (rows are x y z r g b)")
-        colors = [torch.from_numpy(np.asarray(cloud.colors, np.float32) / 255) for cloud in clouds]
-    torch.manual_seed(cfg.SOLVER.SEED)
+        colors = _unit_colors(clouds)
     near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
     return NeuralPointRenderer(
         [torch.from_numpy(cloud.positions) for cloud in clouds], colors,
@@ -47,10 +62,14 @@ def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> NeuralPointRen
         recompute_layers=cfg.SOLVER.RECOMPUTE_LAYERS, margin=cfg.RENDER.MARGIN)
 
 
+def _unit_colors(clouds: Sequence[PointCloud]) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.asarray(cloud.colors, np.float32) / 255) for cloud in clouds]
+
+
 def build_loss(cfg: CfgNode) -> RenderLoss:
     """The training loss; VGG-19 is loaded only where LOSS.PERCEPTUAL asks for it."""
     return RenderLoss(perceptual=cfg.LOSS.PERCEPTUAL, mse=cfg.LOSS.MSE, gradient=cfg.LOSS.GRADIENT,
-                      ssim=cfg.LOSS.SSIM, vgg=build_vgg(cfg))
+                      ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg))
 
 
 def build_vgg(cfg: CfgNode) -> VggFeatures | None:
@@ -60,7 +79,7 @@ def build_vgg(cfg: CfgNode) -> VggFeatures | None:
 
 
 def load_renderer(cfg: CfgNode, checkpoint_path: Path,
-                  device: torch.device) -> tuple[NeuralPointRenderer, CfgNode, int]:
+                  device: torch.device) -> tuple[PointRenderer, CfgNode, int]:
     """The trained renderer in eval mode on `device`, the configuration with the checkpoint's, its epoch.
 
     Points come from the checkpoint; a published one holds none, then they come from DATASETS.TRAIN. Raises
@@ -113,7 +132,7 @@ def checkpoint_clouds(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> 
     return load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM)
 
 
-def load_parameters(renderer: NeuralPointRenderer, checkpoint: ModelCheckpoint, path: Path) -> None:
+def load_parameters(renderer: PointRenderer, checkpoint: ModelCheckpoint, path: Path) -> None:
     """Copy the checkpoint's parameters into `renderer`; every one must be there and fit."""
     wanted = renderer.state_dict()
     for name in sorted(wanted.keys() | checkpoint.model.keys()):
@@ -127,7 +146,7 @@ def load_parameters(renderer: NeuralPointRenderer, checkpoint: ModelCheckpoint, 
     renderer.load_state_dict(checkpoint.model)
 
 
-def make_checkpoint(renderer: NeuralPointRenderer, clouds: Sequence[PointCloud], cfg: CfgNode,
+def make_checkpoint(renderer: PointRenderer, clouds: Sequence[PointCloud], cfg: CfgNode,
                     epoch: int) -> ModelCheckpoint:
     """Everything that rendering needs: parameters, points, configuration, epoch."""
     colors = [torch.from_numpy(np.asarray(c.colors)) for c in clouds if c.colors is not None]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from npcr.cameras import concatenate
 from npcr.data.views import Sample, SceneViews
 from npcr.metrics import alpha_mae, alpha_sad, psnr, ssim
-from npcr.networks import NeuralPointRenderer, over_background
+from npcr.networks import PointRenderer, over_background
 
 METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
 
@@ -48,7 +48,7 @@ class ViewPictures:
     alpha: Tensor
 
 
-def evaluate(renderer: NeuralPointRenderer, views: SceneViews, which: Sequence[tuple[int, int]], *,
+def evaluate(renderer: PointRenderer, views: SceneViews, which: Sequence[tuple[int, int]], *,
              batch: int = 1, device: torch.device | str = "cpu", progress: bool = True,
              on_view: Callable[[ViewScore, ViewPictures], None] | None = None) -> list[ViewScore]:
     """Render the (frame, camera) pairs in `which` and score them, in that order.
@@ -104,7 +104,7 @@ def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
         yield group
 
 
-def _score(renderer: NeuralPointRenderer, group: list[Sample],
+def _score(renderer: PointRenderer, group: list[Sample],
            device: torch.device) -> Iterator[tuple[ViewScore, ViewPictures]]:
     cameras = concatenate([sample.cameras for sample in group]).to(device)
     output = renderer(cameras, group[0].frame)

@@ -17,7 +17,7 @@ class ModelCheckpoint:
 
     epoch: int
     config: dict[str, Any]  # nested, of known keys; a part of them suffices
-    model: dict[str, Tensor]  # the state dict of `NeuralPointRenderer`
+    model: dict[str, Tensor]  # the state dict of a `PointRenderer`
     points: list[Tensor] = field(default_factory=list)  # a frame each: (N, 3) float32
     colors: list[Tensor] = field(default_factory=list)  # a frame each: (N, 3) uint8; or none at all
 

@@ -14,30 +14,40 @@ from npcr.errors import MissingExtraError
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-    """Three groups: network weights, biases (BIAS_LR_FACTOR, own decay), features (FEATURE_LR_FACTOR).
+    """Groups: network weights, biases (BIAS_LR_FACTOR, own decay), features and colours (FEATURE_LR_FACTOR), and in
+    the blended form opacities and widths, each with its factor.
 
     Each group keeps its rate relative to `lr` (default SOLVER.BASE_LR) as `factor` for `set_learning_rate`.
     """
     solver = cfg.SOLVER
     lr = solver.BASE_LR if lr is None else lr
-    features, biases, weights = [], [], []
+    kinds = {  # factor, weight decay
+        "weight": (1.0, solver.WEIGHT_DECAY),
+        "bias": (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY_BIAS),
+        "feature": (solver.FEATURE_LR_FACTOR, solver.WEIGHT_DECAY),
+        # No decay: Adam would move a point that no photograph sees as fast as any other.
+        "splat": (solver.FEATURE_LR_FACTOR, 0.0),
+        "opacity": (solver.OPACITY_LR_FACTOR, 0.0),
+        "width": (solver.WIDTH_LR_FACTOR, 0.0),
+    }
+    parameters: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name == "default_feature" or name.startswith("features."):
-            features.append(parameter)
-        elif name.endswith("bias"):
-            biases.append(parameter)
-        else:
-            weights.append(parameter)
-    groups = [
-        {"params": weights, "factor": 1.0, "weight_decay": solver.WEIGHT_DECAY},
-        {"params": biases, "factor": solver.BIAS_LR_FACTOR, "weight_decay": solver.WEIGHT_DECAY_BIAS},
-        {"params": features, "factor": solver.FEATURE_LR_FACTOR, "weight_decay": solver.WEIGHT_DECAY},
-    ]
-    for group in groups:
-        group["lr"] = lr * group["factor"]
+        if parameter.requires_grad:
+            parameters[_kind(name, cfg.MODEL.FORM == "blended")].append(parameter)
+    groups = [{"params": parameters[kind], "lr": lr * factor, "factor": factor, "weight_decay": decay}
+              for kind, (factor, decay) in kinds.items() if parameters[kind]]
     return _make(solver, groups)
+
+
+def _kind(name: str, blended: bool) -> str:
+    """Which group a parameter of a renderer belongs to."""
+    if name.startswith("opacity."):
+        return "opacity"
+    if name.startswith("log_width."):
+        return "width"
+    if name == "default_feature" or name.startswith(("features.", "colors.")):
+        return "splat" if blended else "feature"
+    return "bias" if name.endswith("bias") else "weight"
 
 
 def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
@@ -53,15 +63,18 @@ def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
     return getattr(torch.optim, solver.OPTIMIZER_NAME)(groups, lr=solver.BASE_LR)
 
 
-def learning_rate(cfg: CfgNode, epochs_done: float) -> float:
-    """BASE_LR after `epochs_done` epochs (fractions count): warm-up times decay."""
+def learning_rate(cfg: CfgNode, epochs_done: float, progress: float = 0.0) -> float:
+    """BASE_LR after `epochs_done` epochs (fractions count): warm-up times decay.
+
+    progress: the share of the training that is over, where time and not MAX_EPOCHS decides that.
+    """
     solver = cfg.SOLVER
     rate = solver.BASE_LR
     if epochs_done < solver.WARMUP_ITERS:
-        progress = epochs_done / solver.WARMUP_ITERS if solver.WARMUP_METHOD == "linear" else 0.0
-        rate *= solver.WARMUP_FACTOR * (1 - progress) + progress
+        warm = epochs_done / solver.WARMUP_ITERS if solver.WARMUP_METHOD == "linear" else 0.0
+        rate *= solver.WARMUP_FACTOR * (1 - warm) + warm
     if solver.LR_DECAY == "cosine":
-        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, epochs_done / solver.MAX_EPOCHS)))
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, max(progress, epochs_done / solver.MAX_EPOCHS))))
     return rate * solver.GAMMA ** bisect_right(solver.STEPS, epochs_done)
 
 

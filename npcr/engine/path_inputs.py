@@ -16,7 +16,7 @@ from npcr.engine.build import load_renderer
 from npcr.engine.checkpoint import find_epoch, model_path
 from npcr.errors import ConfigError
 from npcr.io.camera_files import read_cameras
-from npcr.networks import NeuralPointRenderer
+from npcr.networks import PointRenderer
 
 # Where the published instructions put the configuration, the cameras and the model.
 MODELS = Path("models")
@@ -27,7 +27,7 @@ class PathInputs:
     """A model and a path to walk with it."""
 
     cfg: CfgNode  # completed by the checkpoint
-    renderer: NeuralPointRenderer  # in eval mode, on its device
+    renderer: PointRenderer  # in eval mode, on its device
     checkpoint: Path
     epoch: int
     cameras: Cameras  # at INPUT.SIZE_TEST

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,9 @@ import torch
 from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
+from npcr.cameras import concatenate
 from npcr.config import dump_config
+from npcr.data.cloud_colors import mean_colors
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.data.views import Sample, SceneViews
 from npcr.engine import checkpoint as files
@@ -34,6 +37,7 @@ from npcr.io.points import PointCloud
 logger = logging.getLogger("npcr")
 
 Job = tuple[int, int]  # frame, camera
+_COLOR_VIEWS = 64  # photographs that colour a cloud without colours
 
 
 def open_scene(cfg: CfgNode, folder: str) -> Scene:
@@ -78,6 +82,8 @@ class Trainer:
         self.jobs: list[Job] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
         self.views = make_views(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
         self.held_out = held_out_views(cfg, scene, device)
+        if cfg.MODEL.FORM == "blended":
+            self.clouds = [self._colored(cloud, frame, cameras) for frame, cloud in enumerate(self.clouds)]
         self.renderer = build_renderer(cfg, self.clouds).to(device)
         self.loss = build_loss(cfg).to(device)
         self.optimizer = build_optimizer(cfg, self.renderer)
@@ -86,8 +92,20 @@ class Trainer:
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp_type == torch.float16)
         self.steps_per_epoch = math.ceil(len(self.jobs) / cfg.SOLVER.IMS_PER_BATCH)
         self.iteration = 0  # optimiser steps done
+        self.seconds = 0.0  # that they took
         self.stop_asked = False
         self.result: dict[str, Any] = {}  # the last step's mean losses, and its last sample with its pictures
+
+    def _colored(self, cloud: PointCloud, frame: int, cameras: list[int]) -> PointCloud:
+        """The cloud with colours to start from: its own, else those of (some of) its training photographs."""
+        if cloud.colors is not None:
+            return cloud
+        some = cameras[::math.ceil(len(cameras) / _COLOR_VIEWS)]
+        samples = [self.views.plain(frame, camera) for camera in some]
+        colors = mean_colors(cloud.positions, concatenate([sample.cameras.to("cpu") for sample in samples]),
+                             (sample.target[:4].cpu() for sample in samples))
+        logger.info("frame %d: the cloud has no colours; %d photographs gave them", frame + 1, len(some))
+        return PointCloud(cloud.positions, colors)
 
     # Data -------------------------------------------------------------------------------------------------
 
@@ -151,7 +169,8 @@ class Trainer:
         dump_config(self.cfg, self.output / "config.yml")
         if self.cfg.RESUME:
             self._resume()
-        if self.iteration >= self.cfg.SOLVER.MAX_EPOCHS * self.steps_per_epoch:
+        limit = self.cfg.SOLVER.MAX_MINUTES * 60
+        if self.iteration >= self.cfg.SOLVER.MAX_EPOCHS * self.steps_per_epoch or 0 < limit <= self.seconds:
             logger.info("training is complete: %d of %d epochs done", self.iteration // self.steps_per_epoch,
                         self.cfg.SOLVER.MAX_EPOCHS)
             return
@@ -175,18 +194,27 @@ class Trainer:
     def _engine(self, log: TrainLog) -> Engine:
         engine = Engine(lambda _, batch: self.step(batch))
 
+        limit = self.cfg.SOLVER.MAX_MINUTES * 60
+
         @engine.on(Events.ITERATION_STARTED)
         def prepare() -> None:
-            set_learning_rate(self.optimizer, learning_rate(self.cfg, self.iteration / self.steps_per_epoch))
+            self._began = time.monotonic()
+            progress = self.seconds / limit if limit else 0.0
+            set_learning_rate(self.optimizer,
+                              learning_rate(self.cfg, self.iteration / self.steps_per_epoch, progress))
             self.renderer.layers = layers_at(self.cfg, engine.state.epoch)
 
         @engine.on(Events.ITERATION_COMPLETED)
         def report() -> None:
             self.iteration += 1
+            self.seconds += time.monotonic() - self._began
             log.step(self.iteration, engine.state.epoch, self.result["losses"],
                      self.optimizer.param_groups[0]["lr"])
             if self.stop_asked:
                 self.save(engine.state.epoch)
+                engine.terminate()
+            elif limit and self.seconds >= limit:
+                self._finish_early(log, engine.state.epoch)
                 engine.terminate()
 
         @engine.on(Events.EPOCH_COMPLETED)
@@ -200,6 +228,15 @@ class Trainer:
                 self._evaluate(log, epoch)
 
         return engine
+
+    def _finish_early(self, log: TrainLog, epoch: int) -> None:
+        """What the last epoch would end with, where SOLVER.MAX_MINUTES are over."""
+        log.pictures(self.iteration, self.result["output"], self.result["sample"])
+        self.save(epoch)
+        if self.cfg.TEST.PERIOD:
+            self._evaluate(log, epoch)
+        logger.info("SOLVER.MAX_MINUTES %g are over: %d steps in %d of at most %d epochs", self.cfg.SOLVER.MAX_MINUTES,
+                    self.iteration, epoch, self.cfg.SOLVER.MAX_EPOCHS)
 
     def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.stop_asked:
@@ -222,7 +259,7 @@ class Trainer:
                          make_checkpoint(self.renderer, self.clouds, self.cfg, epoch))
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         files.save_training_state(files.optimizer_path(self.output, epoch), {
-            "iteration": self.iteration, "steps_per_epoch": self.steps_per_epoch,
+            "iteration": self.iteration, "seconds": self.seconds, "steps_per_epoch": self.steps_per_epoch,
             "jobs": [list(job) for job in self.jobs], "seed": self.cfg.SOLVER.SEED,
             "optimizer": self.optimizer.state_dict(), "optimizer_name": self.cfg.SOLVER.OPTIMIZER_NAME,
             "scaler": self.scaler.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda})
@@ -245,5 +282,6 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.iteration = state["iteration"]
+        self.seconds = state.get("seconds", 0.0)
         logger.info("resumed from %s: %d of %d epochs done", model_path,
                     self.iteration // self.steps_per_epoch, self.cfg.SOLVER.MAX_EPOCHS)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layered gated U-Net, its compositing, and the renderer that joins them with the projection."""
+"""The two forms of the renderer, layered and blended, with their networks and their compositing."""
 
+from npcr.networks.blended import BlendedPointRenderer
 from npcr.networks.compositing import composite, over_background
 from npcr.networks.renderer import NeuralPointRenderer, RenderOutput
 from npcr.networks.unet import GatedUNet
 
-__all__ = ["GatedUNet", "NeuralPointRenderer", "RenderOutput", "composite", "over_background"]
+PointRenderer = NeuralPointRenderer | BlendedPointRenderer
+
+__all__ = ["BlendedPointRenderer", "GatedUNet", "NeuralPointRenderer", "PointRenderer", "RenderOutput", "composite",
+           "over_background"]

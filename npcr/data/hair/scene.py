@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras
-from npcr.data.hair.cloud import mean_colors, sample_cloud
+from npcr.data.cloud_colors import mean_colors
+from npcr.data.hair.cloud import sample_cloud
 from npcr.data.hair.model import Model, build_model, optics_of, path_cameras, view_cameras
 from npcr.data.hair.options import FILE_NAME, HairOptions, is_recorded, recipe, record
 from npcr.data.hair.rendering import Geometry, load_mitsuba, write_model
@@ -136,13 +137,19 @@ def _write_geometry(path: Path, geometry: Geometry) -> None:
         np.savez_compressed(file, position=geometry.position, depth=geometry.depth)
 
 
+def _premultiplied(photograph: Path) -> torch.Tensor:
+    """(4, H, W) in [0, 1] of a straight RGBA picture."""
+    pixels = torch.from_numpy(read_image(photograph)).float().permute(2, 0, 1) / 255
+    return torch.cat([pixels[:3] * pixels[3:], pixels[3:]])
+
+
 def _finish(folder: Path, model: Model, options: HairOptions, cameras: Cameras) -> None:
     """Cloud, cameras and, last of all, scene.yml."""
     points = sample_cloud(model, options.points, options.skin_share, options.seed)
     colors = None
     if options.cloud_colors == "renders":
         training, _ = split_holdout(len(cameras), options.holdout_every)
-        photographs = [read_image(folder / "img" / "0" / f"img_{i + 1:04d}.png") for i in training]
+        photographs = (_premultiplied(folder / "img" / "0" / f"img_{i + 1:04d}.png") for i in training)
         colors = mean_colors(points, cameras[training], photographs)
     write_points(folder / "pointclouds" / "frame1.ply", PointCloud(points, colors))
     write_cam_poses(folder / "CamPose.inf", cameras.cam_to_world)

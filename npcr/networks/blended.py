@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blended form: the points of all layers composited into one picture, finished by one light network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from npcr.cameras import Cameras, view_directions
+from npcr.networks.light import LightUNet
+from npcr.networks.renderer import RenderOutput
+from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, harmonics
+from npcr.projection import Fragments, rasterise
+
+_FIRST = 0.28209479  # the constant spherical harmonic
+
+
+class BlendedPointRenderer(nn.Module):
+    """A point cloud per frame; per point a colour by direction, a feature vector, opacity and width; one network.
+
+    clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], what the points' colours start from, or
+    None: grey. splat is (near, far, max_size) as the configuration's; a splat reaches one pixel further than
+    there, for it is soft. degree: of the spherical harmonics that make a point's colour depend on the direction
+    it is seen from. width: channels of the network at full resolution.
+    The picture is the composited colour and coverage plus what the network adds to both, in float32.
+    """
+
+    legacy = False
+
+    def __init__(self, clouds: Sequence[Tensor], colors: Sequence[Tensor] | None = None, *, feature_dim: int = 8,
+                 layers: int = 8, splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "pixel",
+                 degree: int = 2, width: int = 24, backend: str = "auto") -> None:
+        super().__init__()
+        if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
+            raise ValueError("BlendedPointRenderer: colors must have a row for every point of every cloud")
+        if not 0 <= degree <= MAX_DEGREE:
+            raise ValueError(f"BlendedPointRenderer: degree is {degree}; it must be from 0 to {MAX_DEGREE}")
+        self.frames = len(clouds)
+        self.layers = layers
+        self.splat = splat
+        self.peeling = peeling
+        self.degree = degree
+        self.backend = backend
+        for frame, cloud in enumerate(clouds):
+            self.register_buffer(f"points_{frame}", cloud.float().contiguous(), persistent=False)
+        if colors is None:
+            colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
+        self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
+        self.colors = nn.ParameterList([_start_colors(color, degree) for color in colors])
+        self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
+        self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
+        self.default_feature = nn.Parameter(torch.zeros(feature_dim))
+        self.network = LightUNet(feature_dim + 7, 4, width)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def points(self, frame: int) -> Tensor:
+        """(N, 3) float32 world positions of a frame's points."""
+        return self.get_buffer(f"points_{frame}")
+
+    def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        with torch.autocast(cameras.cam_to_world.device.type, enabled=False):
+            fragments = self._project(cameras, frame)
+            composed = [self._compose(cameras[i], Fragments(*(part[i:i + 1] for part in fragments)), frame)
+                        for i in range(len(cameras))]
+        values, alpha, depth = (torch.stack(parts) for parts in zip(*composed, strict=True))
+        directions = view_directions(cameras) * alpha[:, None]
+        added = self.network(torch.cat([values, alpha[:, None], directions], dim=1)).float()
+        rgba = torch.cat([values[:, :3], alpha[:, None]], dim=1) + added
+        return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None], fragments.index)
+
+    @torch.no_grad()
+    def _project(self, cameras: Cameras, frame: int) -> Fragments:
+        near, far, max_size = self.splat
+        # One pixel more at near and at far, and on the line between them.
+        further = near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far
+        return rasterise(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near,
+                         far=further, max_size=max_size + 1, layers=self.layers, peeling=self.peeling,
+                         backend=self.backend)
+
+    def _compose(self, camera: Cameras, fragments: Fragments, frame: int) -> tuple[Tensor, Tensor, Tensor]:
+        points = self.points(frame)
+        directions = F.normalize(points - camera.cam_to_world[0, :3, 3], dim=-1)
+        color = torch.einsum("nb,nbc->nc", harmonics(directions, self.degree), self.colors[frame])
+        values = torch.cat([color, self.features[frame]], dim=1)
+        background = torch.cat([color.new_zeros(3), self.default_feature])
+        return composite_splats(Splats(points, values, self.opacity[frame], self.log_width[frame], background),
+                                camera, fragments, self.splat)
+
+
+def _start_colors(color: Tensor, degree: int) -> Tensor:
+    """(N, (degree + 1)², 3) coefficients of a colour that is the same from everywhere."""
+    start = color.new_zeros(len(color), (degree + 1) ** 2, 3)
+    start[:, 0] = color / _FIRST
+    return start
