@@ -15,6 +15,7 @@ DEFAULTS.MODEL.FEATURE_DIM = 32  # learned numbers per point
 DEFAULTS.MODEL.FORM = "layered"  # layered (published: a U-Net pass for each layer), blended (one pass for all)
 DEFAULTS.MODEL.LEGACY = False  # True: the published implementation's numbers, for published checkpoints
 DEFAULTS.MODEL.NORM = "instance"  # layered: instance (per image, as published), batch (running statistics), none
+DEFAULTS.MODEL.DOTS = 1  # blended: soft dots that draw a point; several lie along the strand that passes there
 DEFAULTS.MODEL.WIDTH = 24  # blended: channels of the network at full resolution
 DEFAULTS.MODEL.HARMONICS = 2  # blended: degree to which a point's colour follows the view direction; 0: not
 
@@ -55,6 +56,7 @@ DEFAULTS.SOLVER.BASE_LR = 5e-5
 DEFAULTS.SOLVER.BIAS_LR_FACTOR = 2.0  # biases learn this much faster
 DEFAULTS.SOLVER.FEATURE_LR_FACTOR = 1.0  # point features learn this much faster (published: 1)
 DEFAULTS.SOLVER.OPACITY_LR_FACTOR = 30.0  # blended: the points' opacity learns this much faster
+DEFAULTS.SOLVER.POSITION_LR_FACTOR = 5.0  # blended: the points' places and strands learn this much faster
 DEFAULTS.SOLVER.WIDTH_LR_FACTOR = 10.0  # blended: the splats' width learns this much faster
 DEFAULTS.SOLVER.MOMENTUM = 0.9  # SGD only
 DEFAULTS.SOLVER.WEIGHT_DECAY = 2e-5
@@ -126,6 +128,7 @@ CHOICES = {
 # key -> (lowest, highest); for a list the bounds hold for every entry.
 RANGES: dict[str, tuple[float, float]] = {
     "MODEL.FEATURE_DIM": (1, 1024),
+    "MODEL.DOTS": (1, 64),
     "MODEL.WIDTH": (4, 1024),
     "MODEL.HARMONICS": (0, 2),
     "INPUT.SIZE_RAW": (1, 65536),
@@ -147,6 +150,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.BIAS_LR_FACTOR": (0, 1e6),
     "SOLVER.FEATURE_LR_FACTOR": (0, 1e6),
     "SOLVER.OPACITY_LR_FACTOR": (0, 1e6),
+    "SOLVER.POSITION_LR_FACTOR": (0, 1e6),
     "SOLVER.WIDTH_LR_FACTOR": (0, 1e6),
     "SOLVER.MOMENTUM": (0, 1),
     "SOLVER.WEIGHT_DECAY": (0, 1),

@@ -112,25 +112,27 @@ class RenderLoss(nn.Module):
     """The weighted sum of the terms between a rendered picture and its target.
 
     Weights are those of the configuration's LOSS section. `vgg` may be None only when `perceptual` is 0.
+    everywhere: colours count in the whole region of interest, also where neither points nor matte are.
     """
 
     def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
-                 vgg: VggFeatures | None, l1: float = 0.0) -> None:
+                 vgg: VggFeatures | None, l1: float = 0.0, everywhere: bool = False) -> None:
         super().__init__()
         if perceptual and vgg is None:
             raise ValueError("RenderLoss: a perceptual weight needs vgg")
         self.weights = {"perceptual": perceptual, "mse": mse, "l1": l1, "gradient": gradient, "ssim": ssim}
         self.vgg = vgg
+        self.everywhere = everywhere
 
     def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Scalars `total` and each term, unweighted.
 
         rgb (B, 3, H, W), alpha (B, 1, H, W), depth (B, H, W) of layer 0 (0 where empty), and target
         (B, 5, H, W): colour, alpha, region of interest. Colours count where the region of interest meets
-        the object (points or matte), alpha in the whole region of interest.
+        the object (points or matte) unless `everywhere`, alpha in the whole region of interest.
         """
         target_rgb, target_alpha, roi = target.split([3, 1, 1], dim=1)
-        seen = roi * ((depth[:, None] + target_alpha) > 0)
+        seen = roi if self.everywhere else roi * ((depth[:, None] + target_alpha) > 0)
         rgb, target_rgb, alpha = rgb * seen, target_rgb * seen, alpha * roi
         both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
         terms = {"mse": F.mse_loss(both, target_both)}

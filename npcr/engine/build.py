@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from npcr.config import changed, explicit_keys, to_dict
 from npcr.data.scene import load_clouds
+from npcr.data.scene_config import point_spacing
 from npcr.engine.checkpoint import ModelCheckpoint, load_model
 from npcr.engine.legacy_checkpoint import is_published, read_published
 from npcr.errors import CheckpointError, SceneError
@@ -23,18 +24,23 @@ from npcr.networks import BlendedPointRenderer, NeuralPointRenderer, PointRender
 logger = logging.getLogger("npcr")
 
 # What a checkpoint's parameters depend on: these must agree with it.
-_STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.HARMONICS", "INPUT.USE_RGB")
+_STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.DOTS", "MODEL.HARMONICS", "INPUT.USE_RGB")
 # What it was trained with, and is rendered with unless the user says otherwise.
 _HABITS = ("MODEL.LEGACY", "INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING", "WEIGHTS.DEPTH_THR")
 
 
-def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> PointRenderer:
-    """A renderer with fresh parameters for these clouds; seeds torch with SOLVER.SEED."""
+def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud],
+                   strands: Sequence[np.ndarray] | None = None) -> PointRenderer:
+    """A renderer with fresh parameters for these clouds; seeds torch with SOLVER.SEED.
+
+    strands: of each cloud (N, 3), directions of length 0 to 1 that the blended form's strands start from.
+    """
     torch.manual_seed(cfg.SOLVER.SEED)
-    return _build_blended(cfg, clouds) if cfg.MODEL.FORM == "blended" else _build_layered(cfg, clouds)
+    return _build_blended(cfg, clouds, strands) if cfg.MODEL.FORM == "blended" else _build_layered(cfg, clouds)
 
 
-def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud]) -> BlendedPointRenderer:
+def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud],
+                   strands: Sequence[np.ndarray] | None) -> BlendedPointRenderer:
     colors = None
     if all(cloud.colors is not None for cloud in clouds):
         colors = _unit_colors(clouds)
@@ -42,7 +48,10 @@ def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud]) -> BlendedPointRe
     return BlendedPointRenderer(
         [torch.from_numpy(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
         layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size), peeling=cfg.PROJECTION.PEELING,
-        degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH, backend=cfg.PROJECTION.BACKEND)
+        degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH, dots=cfg.MODEL.DOTS,
+        spacing=[point_spacing(cloud.positions) for cloud in clouds],
+        strands=None if strands is None else [torch.from_numpy(strand) for strand in strands],
+        backend=cfg.PROJECTION.BACKEND)
 
 
 def _build_layered(cfg: CfgNode, clouds: Sequence[PointCloud]) -> NeuralPointRenderer:
@@ -69,7 +78,8 @@ def _unit_colors(clouds: Sequence[PointCloud]) -> list[torch.Tensor]:
 def build_loss(cfg: CfgNode) -> RenderLoss:
     """The training loss; VGG-19 is loaded only where LOSS.PERCEPTUAL asks for it."""
     return RenderLoss(perceptual=cfg.LOSS.PERCEPTUAL, mse=cfg.LOSS.MSE, gradient=cfg.LOSS.GRADIENT,
-                      ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg))
+                      ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg),
+                      everywhere=cfg.MODEL.FORM == "blended")
 
 
 def build_vgg(cfg: CfgNode) -> VggFeatures | None:

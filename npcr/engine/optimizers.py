@@ -28,6 +28,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> 
         # No decay: Adam would move a point that no photograph sees as fast as any other.
         "splat": (solver.FEATURE_LR_FACTOR, 0.0),
         "opacity": (solver.OPACITY_LR_FACTOR, 0.0),
+        "position": (solver.POSITION_LR_FACTOR, 0.0),
         "width": (solver.WIDTH_LR_FACTOR, 0.0),
     }
     parameters: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
@@ -43,6 +44,8 @@ def _kind(name: str, blended: bool) -> str:
     """Which group a parameter of a renderer belongs to."""
     if name.startswith("opacity."):
         return "opacity"
+    if name.startswith(("offsets.", "strands.")):
+        return "position"
     if name.startswith("log_width."):
         return "width"
     if name == "default_feature" or name.startswith(("features.", "colors.")):

@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 
 from npcr.cameras import concatenate
 from npcr.config import dump_config
-from npcr.data.cloud_colors import mean_colors
+from npcr.data.point_sights import mean_colors, strand_directions
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.data.views import Sample, SceneViews
 from npcr.engine import checkpoint as files
@@ -37,7 +37,7 @@ from npcr.io.points import PointCloud
 logger = logging.getLogger("npcr")
 
 Job = tuple[int, int]  # frame, camera
-_COLOR_VIEWS = 64  # photographs that colour a cloud without colours
+_SOME_VIEWS = 64  # photographs that say how a cloud looks before training
 
 
 def open_scene(cfg: CfgNode, folder: str) -> Scene:
@@ -82,9 +82,10 @@ class Trainer:
         self.jobs: list[Job] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
         self.views = make_views(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
         self.held_out = held_out_views(cfg, scene, device)
+        strands = None
         if cfg.MODEL.FORM == "blended":
-            self.clouds = [self._colored(cloud, frame, cameras) for frame, cloud in enumerate(self.clouds)]
-        self.renderer = build_renderer(cfg, self.clouds).to(device)
+            self.clouds, strands = self._seen_by_photographs(cameras)
+        self.renderer = build_renderer(cfg, self.clouds, strands).to(device)
         self.loss = build_loss(cfg).to(device)
         self.optimizer = build_optimizer(cfg, self.renderer)
         half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
@@ -96,16 +97,21 @@ class Trainer:
         self.stop_asked = False
         self.result: dict[str, Any] = {}  # the last step's mean losses, and its last sample with its pictures
 
-    def _colored(self, cloud: PointCloud, frame: int, cameras: list[int]) -> PointCloud:
-        """The cloud with colours to start from: its own, else those of (some of) its training photographs."""
-        if cloud.colors is not None:
-            return cloud
-        some = cameras[::math.ceil(len(cameras) / _COLOR_VIEWS)]
-        samples = [self.views.plain(frame, camera) for camera in some]
-        colors = mean_colors(cloud.positions, concatenate([sample.cameras.to("cpu") for sample in samples]),
-                             (sample.target[:4].cpu() for sample in samples))
-        logger.info("frame %d: the cloud has no colours; %d photographs gave them", frame + 1, len(some))
-        return PointCloud(cloud.positions, colors)
+    def _seen_by_photographs(self, cameras: list[int]) -> tuple[list[PointCloud], list[np.ndarray]]:
+        """What the blended form starts from: clouds with colours, their own or those of (some of) the training
+        photographs, and the directions of the strands in these."""
+        some = cameras[::math.ceil(len(cameras) / _SOME_VIEWS)]
+        clouds, strands = [], []
+        for frame, cloud in enumerate(self.clouds):
+            samples = [self.views.plain(frame, camera) for camera in some]
+            seen = (cloud.positions, concatenate([sample.cameras.to("cpu") for sample in samples]),
+                    [sample.target[:4].cpu() for sample in samples])
+            strands.append(strand_directions(*seen))
+            if cloud.colors is None:
+                logger.info("frame %d: the cloud has no colours; %d photographs gave them", frame + 1, len(some))
+                cloud = PointCloud(cloud.positions, mean_colors(*seen))
+            clouds.append(cloud)
+        return clouds, strands
 
     # Data -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from npcr.networks.renderer import RenderOutput
 from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, harmonics
 from npcr.projection import Fragments, rasterise
 
+_START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
 _FIRST = 0.28209479  # the constant spherical harmonic
 
 
@@ -32,7 +33,8 @@ class BlendedPointRenderer(nn.Module):
 
     def __init__(self, clouds: Sequence[Tensor], colors: Sequence[Tensor] | None = None, *, feature_dim: int = 8,
                  layers: int = 8, splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "pixel",
-                 degree: int = 2, width: int = 24, backend: str = "auto") -> None:
+                 degree: int = 2, width: int = 24, dots: int = 1, spacing: Sequence[float] = (),
+                 strands: Sequence[Tensor] | None = None, backend: str = "auto") -> None:
         super().__init__()
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("BlendedPointRenderer: colors must have a row for every point of every cloud")
@@ -50,6 +52,12 @@ class BlendedPointRenderer(nn.Module):
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
         self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
         self.colors = nn.ParameterList([_start_colors(color, degree) for color in colors])
+        self.dots = dots
+        self.spacing = list(spacing) or [0.0] * len(clouds)
+        self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
+        if dots > 1:
+            strands = strands or [torch.zeros_like(cloud) for cloud in clouds]
+            self.strands = nn.ParameterList([_START_LENGTH * strand for strand in strands])
         self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.default_feature = nn.Parameter(torch.zeros(feature_dim))
@@ -76,18 +84,26 @@ class BlendedPointRenderer(nn.Module):
         near, far, max_size = self.splat
         # One pixel more at near and at far, and on the line between them.
         further = near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far
-        return rasterise(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near,
+        return rasterise(self.dots_of(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near,
                          far=further, max_size=max_size + 1, layers=self.layers, peeling=self.peeling,
                          backend=self.backend)
 
+    def dots_of(self, frame: int) -> Tensor:
+        """(N * M, 3) world positions of the dots that the points are drawn with: a row along each strand."""
+        points = self.points(frame) + self.spacing[frame] * self.offsets[frame]
+        if self.dots == 1:
+            return points
+        places = torch.linspace(-1, 1, self.dots, device=points.device)[:, None]
+        return (points[:, None] + self.spacing[frame] * self.strands[frame][:, None] * places).flatten(0, 1)
+
     def _compose(self, camera: Cameras, fragments: Fragments, frame: int) -> tuple[Tensor, Tensor, Tensor]:
-        points = self.points(frame)
+        points = self.points(frame) + self.spacing[frame] * self.offsets[frame].detach()
         directions = F.normalize(points - camera.cam_to_world[0, :3, 3], dim=-1)
         color = torch.einsum("nb,nbc->nc", harmonics(directions, self.degree), self.colors[frame])
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
-        return composite_splats(Splats(points, values, self.opacity[frame], self.log_width[frame], background),
-                                camera, fragments, self.splat)
+        splats = Splats(self.dots_of(frame), values, self.opacity[frame], self.log_width[frame], background)
+        return composite_splats(splats, camera, fragments, self.splat)
 
 
 def _start_colors(color: Tensor, degree: int) -> Tensor:

@@ -25,9 +25,9 @@ _COVERED = 1e-3  # coverage from which on a pixel has a depth
 
 
 class Splats(NamedTuple):
-    """A cloud's learned numbers, as a renderer keeps them."""
+    """A cloud's learned numbers, as a renderer keeps them. A splat is one soft dot, or a row of them: a strand."""
 
-    points: Tensor  # (N, 3) world
+    dots: Tensor  # (N * M, 3) world; the M dots of one point follow each other
     values: Tensor  # (N, C) what is composited
     opacity: Tensor  # (N, 1) before the sigmoid
     log_width: Tensor  # (N, 1) logarithm of the splat's standard deviation in units of `start_width`
@@ -55,22 +55,29 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments,
     """Composite the points of each pixel: `w_k = a_k prod_{j<k}(1 - a_j)`, `a = sigmoid(o) exp(-d² / 2 s²)`.
 
     d is the distance in pixels from the pixel's centre to the projected point, s = start_width exp(log_width).
-    camera: a batch of one. fragments: its points, (1, K, H, W), nearest first. splat: (near, far, max_size).
+    camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first. splat: (near, far, max_size).
     Differentiable in all of `splats`, the choice of the points apart.
     """
-    pixels, depths = (result[0] for result in project(splats.points[None], camera))
-    sharpness = 0.5 / (start_width(depths, splat)[:, None] * torch.exp(splats.log_width)).square()
-    table = torch.cat([pixels, torch.sigmoid(splats.opacity), sharpness, splats.values], dim=1)
-    gathered = gather_features(table, table.new_zeros(table.shape[1]), fragments.index)[0].movedim(1, -1)
-    across = gathered[..., :2] - pixel_grid(camera.size, table.device)
-    coverage = gathered[..., 2] * torch.exp(-across.square().sum(-1) * gathered[..., 3])
-    weights = front_to_back(torch.where(fragments.index[0] >= 0, coverage, 0).clamp(max=OPAQUE))
+    pixels, depths = (result[0] for result in project(splats.dots[None], camera))
+    dots = len(splats.dots) // len(splats.values)
+    width = start_width(depths.detach(), splat)[:, None] * torch.exp(splats.log_width).repeat_interleave(dots, dim=0)
+    where = _gather(torch.cat([pixels, 0.5 / width.square()], dim=1), fragments.index)
+    points = torch.where(fragments.index >= 0, fragments.index // dots, -1)
+    what = _gather(torch.cat([torch.sigmoid(splats.opacity), splats.values], dim=1), points)
+    away = (where[..., :2] - pixel_grid(camera.size, pixels.device)).square().sum(-1)
+    coverage = what[..., 0] * torch.exp(-away * where[..., 2])
+    weights = front_to_back(torch.where(points[0] >= 0, coverage, 0).clamp(max=OPAQUE))
     alpha = weights.sum(0)
-    values = torch.einsum("khw,khwc->chw", weights, gathered[..., 4:])
+    values = torch.einsum("khw,khwc->chw", weights, what[..., 1:])
     values = values + (1 - alpha) * splats.background[:, None, None]
     with torch.no_grad():
         depth = torch.where(alpha > _COVERED, (weights * fragments.depth[0]).sum(0) / alpha, 0)
     return SplatImage(values, alpha, depth)
+
+
+def _gather(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of `table` (N, C) at index (1, K, H, W), zeros where that is negative: (K, H, W, C)."""
+    return gather_features(table, table.new_zeros(table.shape[1]), index)[0].movedim(1, -1)
 
 
 def front_to_back(coverage: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras
-from npcr.data.cloud_colors import mean_colors
 from npcr.data.hair.cloud import sample_cloud
 from npcr.data.hair.model import Model, build_model, optics_of, path_cameras, view_cameras
 from npcr.data.hair.options import FILE_NAME, HairOptions, is_recorded, recipe, record
 from npcr.data.hair.rendering import Geometry, load_mitsuba, write_model
 from npcr.data.hair.workers import Job, render_all
+from npcr.data.point_sights import mean_colors
 from npcr.data.scene import split_holdout
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination
