@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pcpr_ext import structures
 from pcpr_ext.structures import (
+    Composite,
+    CompositeGrad,
     Convolve,
     ConvolveGrad,
     Gate,
@@ -27,6 +29,8 @@ from pcpr_ext.structures import (
 )
 
 __all__ = [
+    "Composite",
+    "CompositeGrad",
     "Convolve",
     "ConvolveGrad",
     "Gate",
@@ -43,7 +47,7 @@ __all__ = [
     "why_missing",
 ]
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 

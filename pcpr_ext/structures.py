@@ -176,6 +176,53 @@ class Resample(ctypes.Structure):
     )
 
 
+class Composite(ctypes.Structure):
+    """`struct NpcrComposite`."""
+
+    _fields_ = (
+        ("dots", c_void_p),
+        ("points", c_void_p),
+        ("index", c_void_p),
+        ("depth", c_void_p),
+        ("background", c_void_p),
+        ("dot_count", c_int64),
+        ("point_count", c_int64),
+        ("channels", c_int64),
+        ("layers", c_int64),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("index_bytes", c_int32),
+        ("threads", c_int32),
+        ("image", c_void_p),
+        ("mean_depth", c_void_p),
+    )
+
+
+class CompositeGrad(ctypes.Structure):
+    """`struct NpcrCompositeGrad`."""
+
+    _fields_ = (
+        ("dots", c_void_p),
+        ("points", c_void_p),
+        ("index", c_void_p),
+        ("background", c_void_p),
+        ("grad_image", c_void_p),
+        ("dot_count", c_int64),
+        ("point_count", c_int64),
+        ("channels", c_int64),
+        ("layers", c_int64),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("index_bytes", c_int32),
+        ("threads", c_int32),
+        ("grad_dots", c_void_p),
+        ("grad_points", c_void_p),
+        ("grad_background", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+    )
+
+
 # Functions that take a structure: its name, the structure, the result. The network's are the CPU library's alone.
 PROJECTION = (
     ("npcr_rasterise_scratch", Rasterise, c_int64),
@@ -198,4 +245,7 @@ NETWORK = (
     ("npcr_halve_grad", Resample, c_int32),
     ("npcr_double", Resample, c_int32),
     ("npcr_double_grad", Resample, c_int32),
+    ("npcr_composite", Composite, c_int32),
+    ("npcr_composite_grad_scratch", CompositeGrad, c_int64),
+    ("npcr_composite_grad", CompositeGrad, c_int32),
 )

@@ -24,7 +24,8 @@ from npcr.networks import BlendedPointRenderer, NeuralPointRenderer, PointRender
 logger = logging.getLogger("npcr")
 
 # What a checkpoint's parameters depend on: these must agree with it.
-_STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.DOTS", "MODEL.HARMONICS", "INPUT.USE_RGB")
+_STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.DOTS", "MODEL.HARMONICS",
+              "INPUT.USE_RGB")
 # What it was trained with, and is rendered with unless the user says otherwise.
 _HABITS = ("MODEL.LEGACY", "INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING", "WEIGHTS.DEPTH_THR")
 

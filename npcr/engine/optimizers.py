@@ -63,7 +63,7 @@ def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
             raise MissingExtraError("SOLVER.OPTIMIZER_NAME FusedAdam needs NVIDIA apex, which is not installed "
                                     "(pip install from its sources); Adam gives the same results") from None
         return FusedAdam(groups, lr=solver.BASE_LR, adam_w_mode=False)
-    return getattr(torch.optim, solver.OPTIMIZER_NAME)(groups, lr=solver.BASE_LR)
+    return getattr(torch.optim, solver.OPTIMIZER_NAME)(groups, lr=solver.BASE_LR, fused=True)
 
 
 def learning_rate(cfg: CfgNode, epochs_done: float, progress: float = 0.0) -> float:

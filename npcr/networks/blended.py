@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from npcr.cameras import Cameras, view_directions
 from npcr.networks.light import LightUNet
 from npcr.networks.renderer import RenderOutput
-from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, harmonics
+from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, dots_along, harmonics
 from npcr.projection import Fragments, rasterise
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
@@ -84,26 +84,24 @@ class BlendedPointRenderer(nn.Module):
         near, far, max_size = self.splat
         # One pixel more at near and at far, and on the line between them.
         further = near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far
-        return rasterise(self.dots_of(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near,
+        return rasterise(dots_along(*self.middles_and_strands(frame), self.dots), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near,
                          far=further, max_size=max_size + 1, layers=self.layers, peeling=self.peeling,
                          backend=self.backend)
 
-    def dots_of(self, frame: int) -> Tensor:
-        """(N * M, 3) world positions of the dots that the points are drawn with: a row along each strand."""
+    def middles_and_strands(self, frame: int) -> tuple[Tensor, Tensor]:
+        """(N, 3) each, world: the points where training has moved them, and half of the strand through each."""
         points = self.points(frame) + self.spacing[frame] * self.offsets[frame]
-        if self.dots == 1:
-            return points
-        places = torch.linspace(-1, 1, self.dots, device=points.device)[:, None]
-        return (points[:, None] + self.spacing[frame] * self.strands[frame][:, None] * places).flatten(0, 1)
+        return points, self.spacing[frame] * self.strands[frame] if self.dots > 1 else torch.zeros_like(points)
 
     def _compose(self, camera: Cameras, fragments: Fragments, frame: int) -> tuple[Tensor, Tensor, Tensor]:
-        points = self.points(frame) + self.spacing[frame] * self.offsets[frame].detach()
-        directions = F.normalize(points - camera.cam_to_world[0, :3, 3], dim=-1)
-        color = torch.einsum("nb,nbc->nc", harmonics(directions, self.degree), self.colors[frame])
+        points, strands = self.middles_and_strands(frame)
+        directions = F.normalize(points.detach() - camera.cam_to_world[0, :3, 3], dim=-1)
+        # Not an einsum: it would be a matrix product for each point.
+        color = (harmonics(directions, self.degree)[:, :, None] * self.colors[frame]).sum(1)
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
-        splats = Splats(self.dots_of(frame), values, self.opacity[frame], self.log_width[frame], background)
-        return composite_splats(splats, camera, fragments, self.splat)
+        splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)
+        return composite_splats(splats, camera, fragments, self.dots, self.splat)
 
 
 def _start_colors(color: Tensor, degree: int) -> Tensor:

@@ -10,24 +10,27 @@ points of each pixel come from depth peeling, and a network finishes the picture
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from npcr.cameras import Cameras, pixel_grid, project
+from npcr.cameras import Cameras, pixel_grid
+from npcr.networks import compiled, fast
 from npcr.projection import Fragments, gather_features
 
 OPAQUE = 0.99  # the most that one splat covers, so that light, and gradients, still reach those behind
 MAX_DEGREE = 2  # of spherical harmonics
 _SMALLEST = 0.6  # pixels: standard deviation of the smallest splat before training
-_COVERED = 1e-3  # coverage from which on a pixel has a depth
+COVERED = 1e-3  # coverage from which on a pixel has a depth
 
 
 class Splats(NamedTuple):
     """A cloud's learned numbers, as a renderer keeps them. A splat is one soft dot, or a row of them: a strand."""
 
-    dots: Tensor  # (N * M, 3) world; the M dots of one point follow each other
+    points: Tensor  # (N, 3) world
+    strands: Tensor  # (N, 3) world, half of the strand that passes a point, which is its middle
     values: Tensor  # (N, C) what is composited
     opacity: Tensor  # (N, 1) before the sigmoid
     log_width: Tensor  # (N, 1) logarithm of the splat's standard deviation in units of `start_width`
@@ -50,34 +53,77 @@ def start_width(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
     return _SMALLEST * (1 + max_size * (1 - (depth - near) / (far - near)).clamp(0, 1))
 
 
-def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments,
+def dots_along(points: Tensor, strands: Tensor, dots: int) -> Tensor:
+    """(N * M, ...): M places evenly along each strand, from its start to its end; the middles for one dot."""
+    if dots == 1:
+        return points
+    places = torch.linspace(-1, 1, dots, dtype=points.dtype, device=points.device)[:, None]
+    return torch.addcmul(points[:, None], strands[:, None], places).flatten(0, 1)
+
+
+def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots: int,
                      splat: tuple[float, float, float]) -> SplatImage:
     """Composite the points of each pixel: `w_k = a_k prod_{j<k}(1 - a_j)`, `a = sigmoid(o) exp(-d² / 2 s²)`.
 
     d is the distance in pixels from the pixel's centre to the projected point, s = start_width exp(log_width).
-    camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first. splat: (near, far, max_size).
-    Differentiable in all of `splats`, the choice of the points apart.
+    camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first; those of one point follow each other. splat: (near, far, max_size).
+    Differentiable in all of `splats`; the choice of the dots and `start_width` are held fixed.
     """
-    pixels, depths = (result[0] for result in project(splats.dots[None], camera))
-    dots = len(splats.dots) // len(splats.values)
-    width = start_width(depths.detach(), splat)[:, None] * torch.exp(splats.log_width).repeat_interleave(dots, dim=0)
-    where = _gather(torch.cat([pixels, 0.5 / width.square()], dim=1), fragments.index)
-    points = torch.where(fragments.index >= 0, fragments.index // dots, -1)
-    what = _gather(torch.cat([torch.sigmoid(splats.opacity), splats.values], dim=1), points)
-    away = (where[..., :2] - pixel_grid(camera.size, pixels.device)).square().sum(-1)
-    coverage = what[..., 0] * torch.exp(-away * where[..., 2])
-    weights = front_to_back(torch.where(points[0] >= 0, coverage, 0).clamp(max=OPAQUE))
-    alpha = weights.sum(0)
-    values = torch.einsum("khw,khwc->chw", weights, what[..., 1:])
-    values = values + (1 - alpha) * splats.background[:, None, None]
+    rotation, intrinsics = camera.world_to_cam[0, :3, :3], camera.intrinsics[0]
+    middles = splats.points @ rotation.T + camera.world_to_cam[0, :3, 3]
+    # Homogeneous pixels are linear in the world's points: projecting middles and strands projects all dots.
+    image_dots = dots_along(middles @ intrinsics.T, splats.strands @ (intrinsics @ rotation).T, dots)
+    pixels = image_dots[:, :2] / image_dots[:, 2:]
+    depth = middles[:, 2:].detach()
+    sharpness = 0.5 / (start_width(depth, splat) * torch.exp(splats.log_width)).square()
+    points = torch.cat([torch.sigmoid(splats.opacity), sharpness, splats.values], dim=1)
+    arguments = (pixels, points, fragments.index[0], fragments.depth[0], splats.background)
+    image, depth = _Composite.apply(*arguments) if fast.serves(*arguments[:2]) else composite_twin(*arguments)
+    return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], depth)
+
+
+def composite_twin(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,
+                   background: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and coverage (H, W, C + 1) and the mean depth (H, W), in torch: what the kernel npcr_composite does.
+
+    dots (N M, 2) pixels; points (N, 2 + C): opacity 0 to 1, sharpness 1 / 2 s², values; index, depth (K, H, W).
+    """
+    height, width = index.shape[1:]
+    at = _gather(dots, index)
+    point = _gather(points, torch.where(index >= 0, index // (len(dots) // len(points)), -1))
+    away = (at - pixel_grid((width, height), dots.device)).square().sum(-1)
+    coverage = point[..., 0] * torch.exp(-away * point[..., 1])
+    weights = front_to_back(torch.where(index >= 0, coverage, 0).clamp(max=OPAQUE))
+    alpha = weights.sum(0)[..., None]
+    values = torch.einsum("khw,khwc->hwc", weights, point[..., 2:]) + (1 - alpha) * background
     with torch.no_grad():
-        depth = torch.where(alpha > _COVERED, (weights * fragments.depth[0]).sum(0) / alpha, 0)
-    return SplatImage(values, alpha, depth)
+        mean_depth = torch.where(alpha[..., 0] > COVERED, (weights * depth).sum(0) / alpha[..., 0], 0)
+    return torch.cat([values, alpha], dim=-1), mean_depth
+
+
+class _Composite(torch.autograd.Function):
+    """`composite_twin` on the CPU's kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,  # type: ignore[override]
+                background: Tensor) -> tuple[Tensor, Tensor]:
+        kept = [tensor.detach().contiguous() for tensor in (dots, points, index, background)]
+        image, mean_depth = compiled.composite(kept[0], kept[1], kept[2], depth.contiguous(), kept[3])
+        ctx.save_for_backward(*kept)
+        ctx.mark_non_differentiable(mean_depth)
+        return image, mean_depth
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_image: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        dots, points, index, background = ctx.saved_tensors
+        grads = compiled.composite_grad(dots, points, index, background, grad_image.contiguous())
+        return grads[0], grads[1], None, None, grads[2]
 
 
 def _gather(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of `table` (N, C) at index (1, K, H, W), zeros where that is negative: (K, H, W, C)."""
-    return gather_features(table, table.new_zeros(table.shape[1]), index)[0].movedim(1, -1)
+    """Rows of `table` (N, C) at index (K, H, W), zeros where that is negative: (K, H, W, C)."""
+    return gather_features(table, table.new_zeros(table.shape[1]), index[None])[0].movedim(1, -1)
 
 
 def front_to_back(coverage: Tensor) -> Tensor:

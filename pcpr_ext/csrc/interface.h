@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 2
+#define NPCR_ABI_VERSION 3
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -148,6 +148,36 @@ struct NpcrResample {
     float* grad_input;        // (height, width, channels)
 };
 
+// Soft splats, composited front to back (npcr.networks.splats). Of dot d the point is d / (dot_count / point_count).
+struct NpcrComposite {
+    const float* dots;        // (dot_count, 2) x and y, pixels
+    const float* points;      // (point_count, 2 + channels): opacity 0 to 1, sharpness 1 / (2 s²) per pixel², values
+    const void* index;        // (layers, height, width) dots, nearest first; negative where empty
+    const float* depth;       // (layers, height, width)
+    const float* background;  // (channels)
+    int64_t dot_count, point_count, channels, layers, height, width;
+    int32_t index_bytes;
+    int32_t threads;
+    float* image;       // (height, width, channels + 1): values, then what is covered
+    float* mean_depth;  // (height, width)
+};
+
+struct NpcrCompositeGrad {
+    const float* dots;
+    const float* points;
+    const void* index;  // as npcr_composite took it
+    const float* background;
+    const float* grad_image;  // (height, width, channels + 1)
+    int64_t dot_count, point_count, channels, layers, height, width;
+    int32_t index_bytes;
+    int32_t threads;
+    float* grad_dots;        // (dot_count, 2), zero on entry
+    float* grad_points;      // (point_count, 2 + channels), zero on entry
+    float* grad_background;  // (channels)
+    void* scratch;
+    int64_t scratch_bytes;
+};
+
 NPCR_API int32_t npcr_abi_version();
 // 0 where the kernels can run: for the CUDA library, where it holds code for the current device.
 NPCR_API int32_t npcr_ready();
@@ -173,6 +203,10 @@ NPCR_API int32_t npcr_halve_grad(const NpcrResample* task);
 NPCR_API int32_t npcr_double(const NpcrResample* task);
 NPCR_API int32_t npcr_double_grad(const NpcrResample* task);
 
+NPCR_API int32_t npcr_composite(const NpcrComposite* task);
+NPCR_API int64_t npcr_composite_grad_scratch(const NpcrCompositeGrad* task);
+NPCR_API int32_t npcr_composite_grad(const NpcrCompositeGrad* task);
+
 namespace npcr {
 
 constexpr int64_t kMaxSide = 32767;          // a splat's rectangle is kept in 16 bits per side
@@ -189,6 +223,14 @@ inline bool valid(const NpcrRasterise& task) {
 template <class Task>  // NpcrGather, NpcrScatter
 inline bool valid_features(const Task& task) {
     return task.point_count >= 0 && task.channels >= 1 && task.fragments >= 0 &&
+           (task.index_bytes == 4 || task.index_bytes == 8);
+}
+
+template <class Task>  // NpcrComposite, NpcrCompositeGrad
+inline bool valid_composite(const Task& task) {
+    return task.point_count >= 1 && task.dot_count >= task.point_count && task.dot_count % task.point_count == 0 &&
+           task.channels >= 1 && task.layers >= 1 && task.layers <= kMaxLayers && task.height >= 1 &&
+           task.height <= kMaxSide && task.width >= 1 && task.width <= kMaxSide &&
            (task.index_bytes == 4 || task.index_bytes == 8);
 }
 

@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.networks import BlendedPointRenderer
-from npcr.networks.splats import OPAQUE, Splats, composite_splats, front_to_back, harmonics, start_width
+from npcr.networks import BlendedPointRenderer, compiled, fast
+from npcr.networks.splats import (
+    OPAQUE,
+    Splats,
+    composite_splats,
+    dots_along,
+    front_to_back,
+    harmonics,
+    start_width,
+)
 from npcr.projection import Fragments, rasterise
 from tests.scenes import orbit_cameras
 
 SPLAT = (2.0, 8.0, 1.0)
+DOTS = 3
 
 
 def make_splats(count: int = 60, channels: int = 5) -> Splats:
@@ -24,18 +33,19 @@ def make_splats(count: int = 60, channels: int = 5) -> Splats:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Splats(0.6 * normal(count, 3), normal(count, channels), normal(count, 1), 0.3 * normal(count, 1),
+    return Splats(0.6 * normal(count, 3), 0.05 * normal(count, 3), normal(count, channels), normal(count, 1), 0.3 * normal(count, 1),
                   normal(channels))
 
 
 def fragments_of(splats: Splats, camera: Cameras, layers: int = 4) -> Fragments:
-    return rasterise(splats.points, camera.cam_to_world, camera.intrinsics, camera.size, near=SPLAT[0], far=SPLAT[1],
+    return rasterise(dots_along(splats.points, splats.strands, DOTS), camera.cam_to_world, camera.intrinsics, camera.size, near=SPLAT[0], far=SPLAT[1],
                      max_size=2.0, layers=layers, peeling="pixel")
 
 
 def by_loops(splats: Splats, camera: Cameras, fragments: Fragments) -> tuple[Tensor, Tensor, Tensor]:
     """The definition, pixel by pixel and layer by layer."""
-    pixels, depths = (result[0] for result in project(splats.points[None], camera))
+    pixels, depths = (result[0] for result in project(dots_along(splats.points, splats.strands, DOTS)[None], camera))
+    middle = depths[1::DOTS]
     width, height = camera.size
     values, alphas, depth = torch.zeros(len(splats.background), height, width), torch.zeros(height, width), \
         torch.zeros(height, width)
@@ -43,16 +53,17 @@ def by_loops(splats: Splats, camera: Cameras, fragments: Fragments) -> tuple[Ten
         for x in range(width):
             passing, moment = 1.0, 0.0
             for k in range(fragments.index.shape[1]):
-                point = int(fragments.index[0, k, y, x])
-                if point < 0:
+                dot = int(fragments.index[0, k, y, x])
+                if dot < 0:
                     continue
-                away = (float(pixels[point, 0]) - x) ** 2 + (float(pixels[point, 1]) - y) ** 2
+                point = dot // DOTS
+                away = (float(pixels[dot, 0]) - x) ** 2 + (float(pixels[dot, 1]) - y) ** 2
                 near, far, largest = SPLAT
-                share = min(1.0, max(0.0, 1 - (float(depths[point]) - near) / (far - near)))
+                share = min(1.0, max(0.0, 1 - (float(middle[point]) - near) / (far - near)))
                 sigma = 0.6 * (1 + largest * share) * math.exp(float(splats.log_width[point]))
                 cover = min(OPAQUE, math.exp(-away / (2 * sigma**2)) / (1 + math.exp(-float(splats.opacity[point]))))
                 values[:, y, x] += passing * cover * splats.values[point]
-                moment += passing * cover * float(depths[point])
+                moment += passing * cover * float(depths[dot])
                 passing *= 1 - cover
             alphas[y, x] = 1 - passing
             values[:, y, x] += passing * splats.background
@@ -60,11 +71,13 @@ def by_loops(splats: Splats, camera: Cameras, fragments: Fragments) -> tuple[Ten
     return values, alphas, depth
 
 
-def test_equals_the_definition() -> None:
+@pytest.mark.parametrize("twin", [True, False])
+def test_equals_the_definition(twin: bool) -> None:
     splats, camera = make_splats(), orbit_cameras(1, (12, 10))
     fragments = fragments_of(splats, camera)
     assert (fragments.index[0, 1] >= 0).sum() > 10
-    result = composite_splats(splats, camera, fragments, SPLAT)
+    with fast.torch_only(twin):
+        result = composite_splats(splats, camera, fragments, DOTS, SPLAT)
     for ours, wanted in zip(result, by_loops(splats, camera, fragments), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
@@ -77,10 +90,49 @@ def test_gradients_of_every_number() -> None:
     leaves = [part.double().requires_grad_() for part in splats]
 
     def compose(*parts: Tensor) -> tuple[Tensor, Tensor]:
-        image = composite_splats(Splats(*parts), double, fragments, SPLAT)
+        image = composite_splats(Splats(*parts), double, fragments, DOTS, (2.0, 8.0, 0.0))
         return image.values, image.alpha
 
     assert torch.autograd.gradcheck(compose, leaves, eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+@pytest.mark.parametrize(("channels", "layers", "size"), [(1, 1, (7, 5)), (11, 16, (33, 21)), (4, 5, (64, 64))])
+def test_the_kernel_equals_its_twin(channels: int, layers: int, size: tuple[int, int]) -> None:
+    """Values and gradients of one random cotangent; some splats are so opaque that they are clamped."""
+    splats, camera = make_splats(400, channels), orbit_cameras(1, size)
+    splats = splats._replace(opacity=4 * splats.opacity)
+    fragments = fragments_of(splats, camera, layers)
+    results = []
+    for twin in (False, True):
+        leaves = [part.clone().requires_grad_() for part in splats]
+        with fast.torch_only(twin):
+            image = composite_splats(Splats(*leaves), camera, fragments, DOTS, SPLAT)
+        generator = torch.Generator().manual_seed(1)
+        loss = sum((part * torch.randn(part.shape, generator=generator)).sum() for part in image[:2])
+        results.append([*(part.detach() for part in image), *torch.autograd.grad(loss, leaves)])
+    for ours, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+def test_the_kernel_gives_the_same_on_any_number_of_threads() -> None:
+    splats, camera = make_splats(3000, 3), orbit_cameras(1, (128, 96))
+    fragments = fragments_of(splats, camera, 6)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            dots = torch.rand(9000, 2, generator=torch.Generator().manual_seed(0)) * 96
+            points = torch.rand(3000, 5, generator=torch.Generator().manual_seed(0))
+            image, depth = compiled.composite(dots, points, fragments.index[0], fragments.depth[0], torch.ones(3))
+            grads = compiled.composite_grad(dots, points, fragments.index[0], torch.ones(3), image)
+            results.append([image, depth, *grads])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for first, second in zip(results[0], other, strict=True):
+            assert torch.equal(first, second)
 
 
 def test_the_layers_shares_sum_to_what_they_cover() -> None:
