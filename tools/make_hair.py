@@ -22,7 +22,7 @@ from npcr.data.hair.scene import make_hair_scene
 
 EXAMPLES = """examples:
   python tools/make_hair.py datasets/bob
-  python tools/make_hair.py datasets/curls --preset curly --melanin 3 --curl 0.08 --samples 64
+  python tools/make_hair.py datasets/curls --preset curly --melanin 3 --curl 0.08 --samples 128
   python tools/make_hair.py datasets/small --preset fur --views 16 --size 96 --number 4000 --path-frames 0
   python tools/make_hair.py datasets/real --hair straight.hair --up y --melanin 1.3 --number 20000
   python tools/make_hair.py datasets/bunny --surface bunny.obj --up y --preset fur
@@ -64,6 +64,9 @@ def parse() -> argparse.Namespace:
                             help=f"{text} (default: {getattr(defaults, name)})")
     parser.add_argument("--cloud-colors", choices=("renders", "none"), default=defaults.cloud_colors,
                         help="colour each point as the training photographs see it (default: %(default)s)")
+    parser.add_argument("--format", choices=("png", "jpg"), default=defaults.format,
+                        help="photographs as straight RGBA .png, or as premultiplied .jpg with a matte beside it, a "
+                             "third of the size (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                         help="rendering processes; changes no picture (default: %(default)s, one for each core)")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where another scene is")

@@ -19,6 +19,16 @@ from npcr.io.files import atomic_write
 FILE_NAME = "scene.yml"
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
 _NEIGHBOUR = 6
+# What a new scene is trained with: what won in docs/quality.md. The keys' own defaults are the published ones.
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 7},
+    "INPUT": {"LAYER_NUM": 16},
+    "PROJECTION": {"PEELING": "pixel"},
+    "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
+    "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
+    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 0, "WEIGHT_DECAY": 0,
+               "MAX_EPOCHS": 100},
+}
 _HEADER = """\
 # Made by {maker}. To train: python tools/train.py --config-file THIS_FILE
 # NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; tools/carve_hull.py does it anew.
@@ -26,7 +36,7 @@ _HEADER = """\
 
 
 def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int = 800) -> dict[str, Any]:
-    """Configuration values of a scene in the folder `name`, nested by section.
+    """Configuration values of a scene in the folder `name`, nested by section: its own, and `RECOMMENDED`.
 
     Training and test size are the photographs', reduced where a side exceeds `longest_side`; about an eighth
     of the cameras (at least three where that leaves enough to train on) is held out. Raises `SceneError` where
@@ -39,13 +49,16 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
     if min(size) < least:
         raise SceneError(f"{name}: photographs of {width}x{height} make pictures of {size[0]}x{size[1]} to train on; "
                          f"each side must be at least {least:g}")
-    return {
+    own: dict[str, Any] = {
         "INPUT": {"SIZE_RAW": [width, height], "SIZE_TRAIN": size, "SIZE_TEST": list(size)},
         # Beside this file, wherever the folder is moved.
         "DATASETS": {"TRAIN": ".", "FRAME_NUM": 1, "MASK": mask, "ALPHA_MODE": "straight",
                      "HOLDOUT_EVERY": holdout_every(len(cameras))},
         "OUTPUT_DIR": f"output/{name}",
     }
+    for section, values in RECOMMENDED.items():
+        own.setdefault(section, {}).update(values)
+    return own
 
 
 def holdout_every(cameras: int) -> int:

@@ -61,11 +61,11 @@ def inspect_image(path: str | Path) -> tuple[tuple[int, int], bool]:
     return size, alpha
 
 
-def write_image(path: str | Path, pixels: NDArray[Any]) -> None:
+def write_image(path: str | Path, pixels: NDArray[Any], quality: int = 100) -> None:
     """Write grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) pixels, atomically; the suffix gives the format.
 
     `pixels` are uint8, or floating point in 0..1 (clipped, rounded). JPEG (no alpha) keeps full colour
-    resolution at quality 100. Raises `ValueError` on another shape, type or suffix, `OSError` on a full disk.
+    resolution, at `quality`. Raises `ValueError` on another shape, type or suffix, `OSError` on a full disk.
     """
     path = Path(path)
     file_format = _FORMATS.get(path.suffix.lower())
@@ -75,7 +75,7 @@ def write_image(path: str | Path, pixels: NDArray[Any]) -> None:
     if (pixels.ndim, pixels.shape[2] if pixels.ndim == 3 else None) not in allowed:
         raise ValueError(f"write_image: {path}: cannot hold pixels of shape {pixels.shape}")
     image = Image.fromarray(np.ascontiguousarray(_as_bytes(pixels)))
-    options: dict[str, Any] = {"quality": 100, "subsampling": 0} if file_format == "JPEG" else {}
+    options: dict[str, Any] = {"quality": quality, "subsampling": 0} if file_format == "JPEG" else {}
     with atomic_write(path) as file:
         image.save(file, format=file_format, **options)
 

@@ -84,9 +84,9 @@ class BlendedPointRenderer(nn.Module):
         near, far, max_size = self.splat
         # One pixel more at near and at far, and on the line between them.
         further = near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far
-        return rasterise(dots_along(*self.middles_and_strands(frame), self.dots), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near,
-                         far=further, max_size=max_size + 1, layers=self.layers, peeling=self.peeling,
-                         backend=self.backend)
+        dots = dots_along(*self.middles_and_strands(frame), self.dots)
+        return rasterise(dots, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near, far=further,
+                         max_size=max_size + 1, layers=self.layers, peeling=self.peeling, backend=self.backend)
 
     def middles_and_strands(self, frame: int) -> tuple[Tensor, Tensor]:
         """(N, 3) each, world: the points where training has moved them, and half of the strand through each."""

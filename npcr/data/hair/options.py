@@ -41,12 +41,13 @@ class HairOptions:
     views: int = 60
     holdout_every: int = 5
     size: int = 200
-    samples: int = 24
+    samples: int = 64
     path_frames: int = 24
     path_degrees: float = 72.0
     points: int = 90_000
     skin_share: float = 0.12
     cloud_colors: str = "renders"
+    format: str = "png"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,7 +58,8 @@ class HairOptions:
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be from {least:g} "
                                   f"to {most:g}")
-        for name, allowed in (("preset", tuple(PRESETS)), ("up", ("y", "z")), ("cloud_colors", ("renders", "none"))):
+        for name, allowed in (("preset", tuple(PRESETS)), ("up", ("y", "z")), ("cloud_colors", ("renders", "none")),
+                              ("format", ("png", "jpg"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; allowed: "
                                   f"{', '.join(allowed)}")

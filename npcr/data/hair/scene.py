@@ -2,7 +2,7 @@
 """A ray-traced hair scene in the native layout, made in steps that a stopped run takes up again.
 
     SCENE/recipe.json                   what it is made of; written first
-    SCENE/img/0/img_0001.png …          photographs, straight RGBA
+    SCENE/img/0/img_0001.png …          photographs: straight RGBA, or .jpg, premultiplied, with img_0001_alpha.png
     SCENE/path/CamPose.inf, Intrinsic.inf, img_0001.png …   the video path and its true frames
     SCENE/path/geometry_0001.npz …      `position` (H, W, 3) and `depth` (H, W) of each frame
     SCENE/pointclouds/frame1.ply, CamPose.inf, Intrinsic.inf
@@ -36,9 +36,10 @@ from npcr.data.tone import to_srgb
 from npcr.errors import SceneError
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.files import atomic_write
-from npcr.io.images import inspect_image, read_image, write_image
+from npcr.io.images import inspect_image, read_image, read_matte, write_image
 from npcr.io.points import PointCloud, write_points
 
+_JPEG_QUALITY = 93
 _STREAMS = {"view": 10, "frame": 11}  # of random numbers
 
 
@@ -82,6 +83,19 @@ def straight_srgb(picture: np.ndarray) -> np.ndarray:
     return (torch.cat([color, alpha], dim=-1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
+def write_view(path: Path, rgba: np.ndarray) -> None:
+    """Write a photograph, (H, W, 4) uint8 straight: a .png as it is, a .jpg of premultiplied colour beside its matte.
+
+    Premultiplied, for JPEG would let the undefined colours around a straight picture's hair bleed into it.
+    """
+    if path.suffix == ".png":
+        write_image(path, rgba)
+        return
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    write_image(path.with_name(f"{path.stem}_alpha.png"), rgba[..., 3])
+    write_image(path, (rgba[..., :3] * alpha + 0.5).astype(np.uint8), quality=_JPEG_QUALITY)  # last: it says "done"
+
+
 def _check_clearable(folder: Path) -> bool:
     """False; raises `SceneError` where the folder holds something else than a scene, finished or not."""
     if not (folder / FILE_NAME).exists():
@@ -94,12 +108,16 @@ def _render_missing(folder: Path, work: Path, model: Model, options: HairOptions
                     progress: Callable[[Iterable[Any], int, int], Iterable[Any]]) -> None:
     jobs = [_job("view", i, views, options.seed) for i in range(len(views))]
     jobs += [_job("frame", i, frames, options.seed) for i in range(len(frames))] if frames is not None else []
-    missing = [job for job in jobs if not _is_there(folder, job, views.size)]
+    missing = [job for job in jobs if not _is_there(folder, job, options, views.size)]
     with closing(render_all(work, optics_of(model, options), missing, workers)) as results:
         for result in progress(results, len(jobs), len(jobs) - len(missing)):
             if result.geometry is not None:
                 _write_geometry(_geometry_path(folder, result.job), result.geometry)
-            write_image(_picture_path(folder, result.job), straight_srgb(result.picture))  # last: it says "done"
+            picture = straight_srgb(result.picture)
+            if result.job.kind == "view":
+                write_view(_picture_path(folder, result.job, options), picture)
+            else:
+                write_image(_picture_path(folder, result.job, options), picture)  # last: it says "done"
 
 
 def _job(kind: str, index: int, cameras: Cameras, seed: int) -> Job:
@@ -107,22 +125,23 @@ def _job(kind: str, index: int, cameras: Cameras, seed: int) -> Job:
     return Job(kind, index, cameras.cam_to_world[index].double().numpy(), number, with_geometry=kind == "frame")
 
 
-def _picture_path(folder: Path, job: Job) -> Path:
-    place = folder / "img" / "0" if job.kind == "view" else folder / "path"
-    return place / f"img_{job.index + 1:04d}.png"
+def _picture_path(folder: Path, job: Job, options: HairOptions) -> Path:
+    if job.kind == "frame":
+        return folder / "path" / f"img_{job.index + 1:04d}.png"
+    return folder / "img" / "0" / f"img_{job.index + 1:04d}.{options.format}"
 
 
 def _geometry_path(folder: Path, job: Job) -> Path:
     return folder / "path" / f"geometry_{job.index + 1:04d}.npz"
 
 
-def _is_there(folder: Path, job: Job, size: tuple[int, int]) -> bool:
+def _is_there(folder: Path, job: Job, options: HairOptions, size: tuple[int, int]) -> bool:
     """Whether the job's files are whole and of the right size."""
-    picture = _picture_path(folder, job)
+    picture = _picture_path(folder, job, options)
     if not picture.exists():
         return False
     try:
-        if inspect_image(picture) != (size, True):
+        if inspect_image(picture) != (size, picture.suffix == ".png"):
             return False
         if job.with_geometry:
             with np.load(_geometry_path(folder, job), allow_pickle=False) as arrays:
@@ -138,9 +157,12 @@ def _write_geometry(path: Path, geometry: Geometry) -> None:
 
 
 def _premultiplied(photograph: Path) -> torch.Tensor:
-    """(4, H, W) in [0, 1] of a straight RGBA picture."""
+    """(4, H, W) in [0, 1] of what `write_view` wrote."""
     pixels = torch.from_numpy(read_image(photograph)).float().permute(2, 0, 1) / 255
-    return torch.cat([pixels[:3] * pixels[3:], pixels[3:]])
+    if photograph.suffix == ".png":
+        return torch.cat([pixels[:3] * pixels[3:], pixels[3:]])
+    matte = torch.from_numpy(read_matte(photograph.with_name(f"{photograph.stem}_alpha.png"))).float() / 255
+    return torch.cat([pixels, matte[None]])
 
 
 def _finish(folder: Path, model: Model, options: HairOptions, cameras: Cameras) -> None:
@@ -149,13 +171,14 @@ def _finish(folder: Path, model: Model, options: HairOptions, cameras: Cameras) 
     colors = None
     if options.cloud_colors == "renders":
         training, _ = split_holdout(len(cameras), options.holdout_every)
-        photographs = (_premultiplied(folder / "img" / "0" / f"img_{i + 1:04d}.png") for i in training)
+        photographs = (_premultiplied(folder / "img" / "0" / f"img_{i + 1:04d}.{options.format}") for i in training)
         colors = mean_colors(points, cameras[training], photographs)
     write_points(folder / "pointclouds" / "frame1.ply", PointCloud(points, colors))
     write_cam_poses(folder / "CamPose.inf", cameras.cam_to_world)
     write_intrinsics(folder / "Intrinsic.inf", cameras.intrinsics[:1])
     settings = scene_settings(folder.resolve().name, cameras, mask=True)
     settings["DATASETS"]["HOLDOUT_EVERY"] = options.holdout_every
+    settings["DATASETS"]["ALPHA_MODE"] = "straight" if options.format == "png" else "premultiplied"
     for section, values in point_settings(points, cameras, settings["INPUT"]["SIZE_TEST"]).items():
         settings[section].update(values)
     write_scene_config(folder, settings, "tools/make_hair.py")
