@@ -67,7 +67,8 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
 
     d is the distance in pixels from the pixel's centre to the projected point, s = start_width exp(log_width).
     camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first; those of one point follow each other.
-    splat: (near, far, max_size). Differentiable in all of `splats`; the choice of the dots and `start_width` are held fixed.
+    splat: (near, far, max_size). Differentiable in all of `splats`; the choice of the dots and `start_width` are
+    held fixed.
     """
     rotation, intrinsics = camera.world_to_cam[0, :3, :3], camera.intrinsics[0]
     middles = splats.points @ rotation.T + camera.world_to_cam[0, :3, 3]
