@@ -94,6 +94,47 @@ def test_ctrl_c_in_the_middle_of_an_epoch_loses_nothing(scene: Path, tmp_path: P
     assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "stopped", 2))
 
 
+BLENDED = ["MODEL.FORM", "blended", "MODEL.DOTS", "3", "INPUT.LAYER_NUM", "4", "PROJECTION.PEELING", "pixel",
+           "LOSS.L1", "1", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine"]
+
+
+def test_the_blended_form_learns_and_resumes_bit_for_bit(scene: Path, tmp_path: Path) -> None:
+    Trainer(config(scene, tmp_path / "whole", *BLENDED), CPU).run()
+    copy_epoch(tmp_path / "whole", tmp_path / "resumed", 1)
+    trainer = Trainer(config(scene, tmp_path / "resumed", *BLENDED, "RESUME", "True", "LOAD_EPOCH", "1"), CPU)
+    trainer.run()
+    assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "resumed", 2))
+    before = Trainer(config(scene, tmp_path / "fresh", *BLENDED), CPU).renderer.state_dict()
+    after = trainer.renderer.state_dict()
+    for name in ("features.0", "colors.0", "opacity.0", "log_width.0", "offsets.0", "strands.0", "network.out.weight"):
+        assert not torch.equal(before[name], after[name]), name
+
+
+def test_the_blended_form_starts_from_the_photographs(scene: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(scene, bare)
+    for cloud in (bare / "pointclouds").iterdir():
+        rows = [" ".join(row.split()[:3]) for row in cloud.read_text().splitlines()]
+        cloud.write_text("\n".join(rows) + "\n")
+    trainer = Trainer(config(bare, tmp_path / "output", *BLENDED), CPU)
+    assert trainer.clouds[0].colors is not None
+    assert trainer.renderer.strands[0].abs().max() > 0.1
+
+
+def test_training_ends_with_its_time(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 30))  # each look at it costs half a minute, each step so takes 30 seconds
+    monkeypatch.setattr("npcr.engine.trainer.time.monotonic", lambda: float(next(clock)))
+    options = [*BLENDED, "SOLVER.MAX_MINUTES", "1.5", "SOLVER.MAX_EPOCHS", "1000"]
+    trainer = Trainer(config(scene, tmp_path, *options), CPU)
+    trainer.run()
+    assert trainer.iteration == 3
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.3 * 0.001  # the cosine's end is the time's
+    assert model_path(tmp_path, 1).exists()
+    again = Trainer(config(scene, tmp_path, *options, "RESUME", "True"), CPU)
+    again.run()
+    assert again.iteration == 3  # nothing is left to do
+
+
 @pytest.mark.usefixtures("small_network")
 def test_nan_stops_with_the_photograph_named(scene: Path, tmp_path: Path) -> None:
     trainer = Trainer(config(scene, tmp_path), CPU)
