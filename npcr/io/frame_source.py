@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading frames, one at a time: a folder of numbered pictures, a video with or without alpha, an animation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from npcr.errors import MissingExtraError, NpcrError
+from npcr.io.images import SUFFIXES, inspect_image, read_image, read_matte
+
+Pixels = NDArray[np.uint8]
+ANIMATIONS = (".gif", ".webp")
+_TIMED = 24  # frames of an animation whose mean duration gives its rate
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+# ffmpeg's own decoders of these leave the alpha out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_ALPHA_FORMATS = re.compile("yuva|gbrap|rgba|bgra|argb|abgr|ya|pal8")
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """Frames of one size. `read` gives (H, W, 3) RGB or (H, W, 4) straight RGBA, uint8, of a range of frames."""
+
+    path: Path
+    size: tuple[int, int]  # width, height
+    frames: range  # those that are meant, from 0
+    fps: float | None  # as the file says
+    alpha: bool
+    read: Callable[[range], Iterator[Pixels]]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """The frames; one that cannot be read raises `NpcrError`."""
+        expected = (self.size[1], self.size[0])
+        for number, pixels in zip(self.frames, self.read(self.frames), strict=True):
+            if pixels.shape[:2] != expected:
+                raise NpcrError(f"{self.path}: frame {number + 1} is {pixels.shape[1]}x{pixels.shape[0]}, the first "
+                                f"is {self.size[0]}x{self.size[1]}")
+            yield pixels
+
+    def part(self, start: int, end: int | None, step: int) -> FrameSource:
+        """Frames `start` to `end`, from 1, both included, every `step`th. Raises `NpcrError`."""
+        last = len(self.frames) if end is None else end
+        if not (1 <= start <= last <= len(self.frames)):
+            raise NpcrError(f"{self.path}: has frames 1 to {len(self.frames)}; frames {start} to {last} were asked for")
+        if step < 1:
+            raise NpcrError(f"{self.path}: every {step}th frame was asked for; the step must be at least 1")
+        return replace(self, frames=self.frames[start - 1:last:step], fps=self.fps and self.fps / step)
+
+
+def open_frames(path: str | Path) -> FrameSource:
+    """A folder of numbered pictures, a video file, or an animated GIF or WebP. Raises `NpcrError`."""
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise NpcrError(f"{path}: no such folder of pictures or video")
+    return _open_animation(path) if path.suffix.lower() in ANIMATIONS else _open_video(path)
+
+
+def _open_folder(folder: Path) -> FrameSource:
+    """Pictures in the order of their numbers; img_0001_alpha.png beside img_0001.jpg is its matte."""
+    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    mattes = {file.stem.removesuffix("_alpha"): file for file in files if file.stem.endswith("_alpha")}
+    series: dict[str, dict[int, Path]] = {}
+    for file in files:
+        if numbered := _NUMBERED.fullmatch(file.stem):
+            name = f"{numbered[1]}*{file.suffix}"
+            series.setdefault(name, {})[int(numbered[2])] = file
+    chosen = [name for name in series if name.startswith("img_")] or list(series)
+    if len(chosen) != 1:
+        found = f"several series of them: {', '.join(sorted(chosen))}" if chosen else "none (jpg, jpeg, png)"
+        raise NpcrError(f"{folder}: needs one series of numbered pictures such as img_0001.png; found {found}")
+    pictures = [file for _, file in sorted(series[chosen[0]].items())]
+    size, alpha = inspect_image(pictures[0])
+
+    def read(frames: range) -> Iterator[Pixels]:
+        return (_with_matte(pictures[index], mattes.get(pictures[index].stem)) for index in frames)
+
+    return FrameSource(folder, size, range(len(pictures)), None, alpha or bool(mattes), read)
+
+
+def _with_matte(picture: Path, matte: Path | None) -> Pixels:
+    pixels = read_image(picture)
+    if matte is None:
+        return pixels
+    alpha = read_matte(matte)
+    if alpha.shape != pixels.shape[:2]:
+        raise NpcrError(f"{matte}: is {alpha.shape[1]}x{alpha.shape[0]}, its picture "
+                        f"{pixels.shape[1]}x{pixels.shape[0]}")
+    return np.dstack([pixels[..., :3], alpha])
+
+
+def _open_animation(path: Path) -> FrameSource:
+    try:
+        with Image.open(path) as image:
+            count, size = getattr(image, "n_frames", 1), image.size
+            durations = []
+            for index in range(min(count, _TIMED)):
+                image.seek(index)
+                image.load()  # only then it tells of transparency and time
+                durations.append(image.info.get("duration", 0))
+            alpha = image.has_transparency_data
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise NpcrError(f"{path}: cannot be read: {error}") from None
+
+    def read(frames: range) -> Iterator[Pixels]:
+        with Image.open(path) as image:
+            for index in frames:
+                image.seek(index)
+                yield np.array(image.convert("RGBA" if alpha else "RGB"))
+
+    return FrameSource(path, size, range(count), 1000 * len(durations) / sum(durations) if any(durations) else None, alpha, read)
+
+
+def _open_video(path: Path) -> FrameSource:
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise MissingExtraError(f"{path}: reading videos needs ffmpeg; pip install imageio-ffmpeg") from None
+    try:
+        meta, decoder = _probe(path, [])
+        if meta["codec"] in _ALPHA_DECODERS:
+            meta, decoder = _probe(path, ["-c:v", _ALPHA_DECODERS[meta["codec"]]])
+        count, _ = imageio_ffmpeg.count_frames_and_secs(path)
+    except (OSError, RuntimeError, KeyError, IndexError) as error:
+        reason = str(error).strip().splitlines() or ["unknown"]
+        raise NpcrError(f"{path}: is no video that can be read: {reason[-1].strip()}") from None
+    alpha = bool(_ALPHA_FORMATS.match(meta["pix_fmt"]))
+    channels = 4 if alpha else 3
+
+    def read(frames: range) -> Iterator[Pixels]:
+        width, height = meta["size"]
+        raw = imageio_ffmpeg.read_frames(path, pix_fmt="rgba" if alpha else "rgb24", bits_per_pixel=8 * channels,
+                                         input_params=decoder, output_params=["-fps_mode", "passthrough"])
+        next(raw)
+        try:
+            for data in islice(raw, frames.start, frames.stop, frames.step):
+                yield np.frombuffer(data, np.uint8).reshape(height, width, channels)
+        except RuntimeError as error:
+            raise NpcrError(f"{path}: cannot be decoded, it may be cut short: {str(error).splitlines()[0]}") from None
+        finally:
+            raw.close()
+
+    return FrameSource(path, meta["size"], range(count), meta["fps"] or None, alpha, read)
+
+
+def _probe(path: Path, decoder: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """What `decoder` (arguments of ffmpeg) finds in the file's header, and the decoder."""
+    import imageio_ffmpeg
+
+    reader = imageio_ffmpeg.read_frames(path, input_params=decoder)
+    meta = next(reader)
+    reader.close()
+    return meta, decoder
