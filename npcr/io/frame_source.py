@@ -121,7 +121,8 @@ def _open_animation(path: Path) -> FrameSource:
                 image.seek(index)
                 yield np.array(image.convert("RGBA" if alpha else "RGB"))
 
-    return FrameSource(path, size, range(count), 1000 * len(durations) / sum(durations) if any(durations) else None, alpha, read)
+    fps = 1000 * len(durations) / sum(durations) if any(durations) else None
+    return FrameSource(path, size, range(count), fps, alpha, read)
 
 
 def _open_video(path: Path) -> FrameSource:

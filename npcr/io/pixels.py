@@ -33,9 +33,9 @@ def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     filtering = cv2.INTER_AREA if size[0] * size[1] < width * height else cv2.INTER_CUBIC
     if pixels.shape[2] == 3:
         return np.asarray(cv2.resize(pixels, size, interpolation=filtering), np.uint8)
-    result = np.clip(cv2.resize(_premultiplied(pixels), size, interpolation=filtering), 0, None)
-    result[..., :3] /= np.maximum(result[..., 3:], 1 / 255)
-    return _bytes(result * (1, 1, 1, 255))
+    mixed = np.clip(cv2.resize(_premultiplied(pixels), size, interpolation=filtering), 0, None)
+    alpha = mixed[..., 3:]
+    return _bytes(np.concatenate([mixed[..., :3] / np.maximum(alpha, 1 / 255), alpha * 255], axis=2))
 
 
 def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -65,9 +65,9 @@ def _spread(premultiplied: NDArray[np.float32]) -> NDArray[np.float32]:
     if (alpha > 0).all():
         return color
     height, width = alpha.shape[:2]
-    coarse = _spread(cv2.resize(premultiplied, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
-    around = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.where(alpha > 0, color, around)
+    half = cv2.resize(premultiplied, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+    around = cv2.resize(_spread(np.asarray(half, np.float32)), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.where(alpha > 0, color, around).astype(np.float32)
 
 
 def _premultiplied(rgba: Pixels) -> NDArray[np.float32]:
