@@ -67,7 +67,8 @@ def _spread(premultiplied: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width = alpha.shape[:2]
     half = cv2.resize(premultiplied, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
     around = cv2.resize(_spread(np.asarray(half, np.float32)), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.where(alpha > 0, color, around).astype(np.float32)
+    result: NDArray[np.float32] = np.where(alpha > 0, color, around).astype(np.float32)
+    return result
 
 
 def _premultiplied(rgba: Pixels) -> NDArray[np.float32]:
