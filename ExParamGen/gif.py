@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.size < 0 or not 0 <= args.plays <= 65535:
         parser.error("--size must be at least 0, --plays from 0 to 65535")
-    args.output = args.output or Path(os.path.abspath(args.input)).with_suffix(".gif")
+    args.output = args.output or _beside(args.input)
     return args
 
 
@@ -75,6 +75,11 @@ def main() -> None:
         for pixels in tqdm(frames, total=count, desc=video.format.name, unit="frame"):
             video.write(pixels)
     print(f"{count} frames at {fps:g} a second: {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
+
+
+def _beside(source: Path) -> Path:
+    name = Path(os.path.abspath(source))
+    return name.with_name(f"{name.name if source.is_dir() else name.stem}.gif")
 
 
 def keeps_alpha(video_format: VideoFormat, args: argparse.Namespace) -> bool:

@@ -27,11 +27,10 @@ from npcr.engine.comparison import (
     tiled,
 )
 from npcr.engine.frame_folders import add_frame_options, settings_of
-from npcr.errors import NpcrError
 from npcr.io.frame_source import FrameSource, open_frames
 from npcr.io.images import write_image
 from npcr.io.video import VideoWriter
-from npcr.io.video_formats import FORMATS, format_of
+from npcr.io.video_formats import FORMATS
 
 logger = logging.getLogger("npcr")
 
@@ -113,7 +112,7 @@ def _write(args: argparse.Namespace, shown: Iterator[list[Pixels]], count: int, 
     """Write what was asked for; frames pass once, in constant memory."""
     on_sheet = set(evenly(count, args.still_frames)) if args.still else set()
     rows: list[Pixels] = []
-    with _writer(args.output, args.codec, fps) as video:
+    with VideoWriter(args.output, fps, args.codec) if args.output else nullcontext() as video:
         for index, panels in enumerate(tqdm(shown, total=count, desc="compare", unit="frame")):
             if video is not None:
                 video.write(tiled(panels, args.layout))
@@ -126,14 +125,6 @@ def _write(args: argparse.Namespace, shown: Iterator[list[Pixels]], count: int, 
     for what, path in (("video", args.output), ("sheet", args.still)):
         if path:
             print(f"{what}: {path}")
-
-
-def _writer(path: Path | None, codec: str | None, fps: float) -> VideoWriter | nullcontext[None]:
-    if path is None:
-        return nullcontext()
-    if codec and format_of(path).suffix != FORMATS[codec].suffix:
-        raise NpcrError(f"{path}: --codec {codec} goes into a file ending in {FORMATS[codec].suffix}")
-    return VideoWriter(path, fps, codec)
 
 
 def _names(inputs: Sequence[Path]) -> list[str]:

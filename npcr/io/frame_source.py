@@ -43,7 +43,11 @@ class FrameSource:
     def __iter__(self) -> Iterator[Pixels]:
         """The frames; one that cannot be read raises `NpcrError`."""
         expected = (self.size[1], self.size[0])
-        for number, pixels in zip(self.frames, self.read(self.frames), strict=True):
+        frames = self.read(self.frames)
+        for number in self.frames:
+            pixels = next(frames, None)
+            if pixels is None:
+                raise NpcrError(f"{self.path}: ends before frame {number + 1}; it may be cut short")
             if pixels.shape[:2] != expected:
                 raise NpcrError(f"{self.path}: frame {number + 1} is {pixels.shape[1]}x{pixels.shape[0]}, the first "
                                 f"is {self.size[0]}x{self.size[1]}")

@@ -61,14 +61,13 @@ def fill_hidden(rgba: Pixels) -> Pixels:
 def _spread(premultiplied: NDArray[np.float32]) -> NDArray[np.float32]:
     """(H, W, 3) colour everywhere: a pixel's own where alpha is above 0, else from ever coarser averages."""
     alpha = premultiplied[..., 3:]
-    color = premultiplied[..., :3] / np.maximum(alpha, 1e-20)
+    color = np.asarray(premultiplied[..., :3] / np.maximum(alpha, 1e-20), np.float32)
     if (alpha > 0).all():
         return color
     height, width = alpha.shape[:2]
     half = cv2.resize(premultiplied, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
     around = cv2.resize(_spread(np.asarray(half, np.float32)), (width, height), interpolation=cv2.INTER_LINEAR)
-    result: NDArray[np.float32] = np.where(alpha > 0, color, around).astype(np.float32)
-    return result
+    return np.asarray(np.where(alpha > 0, color, around), np.float32)
 
 
 def _premultiplied(rgba: Pixels) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError
+from npcr.errors import MissingExtraError, NpcrError
 from npcr.io import ffmpeg
 from npcr.io.ffmpeg import Write
 from npcr.io.files import atomic_path
@@ -37,13 +37,15 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     straight alpha make a video with alpha, in formats that have it. Where a format halves the colour's
     resolution, an odd width or height grows by one repeated column or row. `plays`: how often a GIF or WebP
     is shown, 0: for ever. Without frames no file is written.
-    Raises `NpcrError` at once where the encoder is missing, `OSError` where it fails.
+    Raises `NpcrError` at once where the suffix is another format's or the encoder missing, `OSError` where it fails.
     """
 
     def __init__(self, path: str | Path, fps: float, video_format: str | None = None, plays: int = 0) -> None:
         self.path = Path(path)
         self.fps = fps
         self.format = FORMATS[video_format] if video_format else format_of(self.path)
+        if self.path.suffix.lower() != self.format.suffix:
+            raise NpcrError(f"{path}: {video_format} goes into a file whose name ends in {self.format.suffix}")
         self._plays = plays
         self._program = _find_program(self.path, self.format)
         self._stack = ExitStack()
