@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from npcr.errors import MissingExtraError, NpcrError
+from npcr.io import ffmpeg
 from npcr.io.images import SUFFIXES, inspect_image, read_image, read_matte
 
 Pixels = NDArray[np.uint8]
@@ -131,41 +132,21 @@ def _open_animation(path: Path) -> FrameSource:
 
 def _open_video(path: Path) -> FrameSource:
     try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise MissingExtraError(f"{path}: reading videos needs ffmpeg; pip install imageio-ffmpeg") from None
-    try:
-        meta, decoder = _probe(path, [])
-        if meta["codec"] in _ALPHA_DECODERS:
-            meta, decoder = _probe(path, ["-c:v", _ALPHA_DECODERS[meta["codec"]]])
-        count, _ = imageio_ffmpeg.count_frames_and_secs(path)
-    except (OSError, RuntimeError, KeyError, IndexError) as error:
-        reason = str(error).strip().splitlines() or ["unknown"]
-        raise NpcrError(f"{path}: is no video that can be read: {reason[-1].strip()}") from None
-    alpha = bool(_ALPHA_FORMATS.match(meta["pix_fmt"]))
-    channels = 4 if alpha else 3
+        program = ffmpeg.find_ffmpeg()
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtraError(f"{path}: reading videos needs ffmpeg ({error}); pip install imageio-ffmpeg") from None
+    decoder: list[str] = []
+    header = ffmpeg.read_header(program, path)
+    if header.codec in _ALPHA_DECODERS:
+        decoder = ["-c:v", _ALPHA_DECODERS[header.codec]]
+        header = ffmpeg.read_header(program, path, decoder)
+    alpha = bool(_ALPHA_FORMATS.match(header.pixel_format))
+    channels, (width, height) = 4 if alpha else 3, header.size
 
     def read(frames: range) -> Iterator[Pixels]:
-        width, height = meta["size"]
-        raw = imageio_ffmpeg.read_frames(path, pix_fmt="rgba" if alpha else "rgb24", bits_per_pixel=8 * channels,
-                                         input_params=decoder, output_params=["-fps_mode", "passthrough"])
-        next(raw)
-        try:
+        raw = ffmpeg.read_raw(program, path, decoder, "rgba" if alpha else "rgb24", width * height * channels)
+        with closing(raw):
             for data in islice(raw, frames.start, frames.stop, frames.step):
                 yield np.frombuffer(data, np.uint8).reshape(height, width, channels)
-        except RuntimeError as error:
-            raise NpcrError(f"{path}: cannot be decoded, it may be cut short: {str(error).splitlines()[0]}") from None
-        finally:
-            raw.close()
 
-    return FrameSource(path, meta["size"], range(count), meta["fps"] or None, alpha, read)
-
-
-def _probe(path: Path, decoder: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """What `decoder` (arguments of ffmpeg) finds in the file's header, and the decoder."""
-    import imageio_ffmpeg
-
-    reader = imageio_ffmpeg.read_frames(path, input_params=decoder)
-    meta = next(reader)
-    reader.close()
-    return meta, decoder
+    return FrameSource(path, header.size, range(ffmpeg.count_frames(program, path)), header.fps, alpha, read)
