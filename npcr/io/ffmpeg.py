@@ -22,6 +22,7 @@ Write = Callable[[NDArray[np.uint8]], Any]
 
 _STREAM = re.compile(r"Stream #.*Video: (\w+)[^,]*, (\w+).*?, (\d+)x(\d+)")
 _RATE = re.compile(r"Stream #.*Video: .*, ([\d.]+) fps")
+_PREFIX = re.compile(r"^\[.*?\] ")  # the part of ffmpeg that speaks, and an address
 _ROTATION = re.compile(r"rotation of (-?[\d.]+) degrees")
 
 
@@ -101,7 +102,7 @@ def read_header(program: str, path: Path, decoder: Sequence[str] = ()) -> Header
     found = _STREAM.search(told)
     if found is None:  # what ffmpeg says last is that the whole opening failed; the reason stands before
         reasons = [line for line in told.splitlines() if "rror" in line or "nvalid" in line] or ["no pictures in it"]
-        raise NpcrError(f"{path}: is no video that can be read: {re.sub(r"^\[.*?\] ", "", reasons[0].strip())}")
+        raise NpcrError(f"{path}: is no video that can be read: {_PREFIX.sub('', reasons[0].strip())}")
     width, height = int(found[3]), int(found[4])
     rate, rotation = _RATE.search(told), _ROTATION.search(told)
     sideways = rotation is not None and round(float(rotation[1])) % 180 == 90
