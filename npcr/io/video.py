@@ -119,17 +119,18 @@ def _gif(program: str, source: list[str], path: Path, fps: float, plays: int) ->
     """A GIF of one palette for all frames, so that colours hold still.
 
     The palette is known after the last frame: until then frames wait, losslessly, in a file beside `path`,
-    and memory does not grow with them. Ordered dithering, for error diffusion crawls from frame to frame.
+    and memory does not grow with them. Faint ordered dithering: error diffusion crawls from frame to frame, and a
+    stronger pattern shows on a plain background.
     """
     loop = {0: 0, 1: -1}.get(plays, plays - 1)  # GIF counts repetitions after the first showing
-    split = f"fps={min(fps, LARGEST_GIF_FPS):g},split[frames][seen];[seen]palettegen[palette]"
+    split = f"fps={min(fps, LARGEST_GIF_FPS):g},split[frames][seen];[seen]palettegen=reserve_transparent=0[palette]"
     with (atomic_path(path) as temporary,
           tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=temporary.parent) as folder):
         frames, palette = f"{folder}/frames.mkv", f"{folder}/palette.png"
         with ffmpeg.feeding(program, [*source, "-filter_complex", split, "-map", "[frames]", "-c:v", "ffv1", frames,
                                       "-map", "[palette]", "-update", "1", palette], path) as write:
             yield write
-        ffmpeg.run(program, ["-i", frames, "-i", palette, "-filter_complex", "paletteuse=dither=bayer:bayer_scale=3",
+        ffmpeg.run(program, ["-i", frames, "-i", palette, "-filter_complex", "paletteuse=dither=bayer:bayer_scale=5",
                              "-loop", str(loop), str(temporary)], path)
 
 
