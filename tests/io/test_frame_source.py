@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,18 @@ def test_a_video_is_read_frame_by_frame(tmp_path: Path) -> None:
     part = source.part(2, 6, 2)
     assert part.fps == 6.25
     assert np.abs(np.array(firsts(part)) - [40, 120, 200]).max() <= 3
-    (tmp_path / "cut.mp4").write_bytes((tmp_path / "v.mp4").read_bytes()[:-300])
-    with pytest.raises(NpcrError, match=r"cut\.mp4: "):
-        list(open_frames(tmp_path / "cut.mp4"))
+    with pytest.raises(NpcrError, match=r"v\.mp4: ends before frame 7; it may be cut short"):
+        list(replace(source, frames=range(9)))
+
+
+def test_a_video_that_is_cut_short_is_told(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "v.mov", 25) as video:
+        for number in range(4):
+            video.write(np.random.default_rng(number).integers(0, 255, (32, 32, 3)).astype(np.uint8))
+    whole = (tmp_path / "v.mov").read_bytes()
+    (tmp_path / "cut.mov").write_bytes(whole[:len(whole) // 2])  # its index was at the end
+    with pytest.raises(NpcrError, match=r"cut\.mov: "):
+        list(open_frames(tmp_path / "cut.mov"))
 
 
 def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:

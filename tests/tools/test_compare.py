@@ -63,9 +63,9 @@ def test_a_sheet_alone(compare: Script) -> None:
     assert read_image("sheet.jpg").shape[0] == 4 * (HEIGHT + BAR) + 3 * GAP
 
 
-def test_opaque_pictures_over_a_background_are_told(compare: Script) -> None:
-    _, _, err = compare("res", "scene/path", "--background", "checker", "--still", "sheet.png")
-    assert "no alpha, so that --background does not show: res" in err
+def test_opaque_pictures_over_a_background_are_told(compare: Script, caplog: pytest.LogCaptureFixture) -> None:
+    assert compare("res", "scene/path", "--background", "checker", "--still", "sheet.png")[0] == 0
+    assert caplog.messages == ["no alpha, so that --background does not show: res"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

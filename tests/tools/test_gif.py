@@ -18,11 +18,12 @@ Script = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
-    """Runs the script beside res/rgba: 5 pictures of 80x60, ever brighter on the left, hidden on the right."""
+    """Runs the script beside res/rgba: 5 pictures of 80x60, ever brighter on the left, hidden in the right's middle."""
     monkeypatch.chdir(tmp_path)
     for number in range(1, 6):
-        pixels = np.zeros((60, 80, 4), np.uint8)
-        pixels[:, :40] = (40 * number, 40 * number, 40 * number, 255)
+        pixels = np.full((60, 80, 4), 255, np.uint8)
+        pixels[..., :3] = 40 * number
+        pixels[10:50, 45:75] = 0
         write_image(f"res/rgba/img_{number:04d}.png", pixels)
     Path("res/config.yml").write_text("BACKGROUND_GRAY: 90\nRENDER: {FPS: 20}\n")
     return lambda *arguments: call_script(SCRIPT, arguments, monkeypatch, capsys)
@@ -39,7 +40,7 @@ def test_a_folder_of_renderings(gif: Script) -> None:
     source = open_frames("res/rgba.gif")
     assert (source.size, source.fps, source.alpha) == ((40, 30), 20, False)
     assert left("res/rgba.gif") == [1, 2, 3, 4, 5]
-    assert abs(int(next(iter(source))[5, 35, 0]) - 90) < 4  # over the rendering's BACKGROUND_GRAY
+    assert abs(int(next(iter(source))[15, 30, 0]) - 90) < 4  # over the rendering's BACKGROUND_GRAY
 
 
 def test_there_and_back_of_some_frames(gif: Script) -> None:
@@ -52,9 +53,9 @@ def test_there_and_back_of_some_frames(gif: Script) -> None:
 
 def test_alpha_is_kept_unless_a_background_is_asked_for(gif: Script) -> None:
     assert gif("res/rgba", "--output", "a.webp")[0] == 0
-    assert next(iter(open_frames("a.webp")))[5, [5, 75], 3].tolist() == [255, 0]
+    assert next(iter(open_frames("a.webp")))[30, [5, 60], 3].tolist() == [255, 0]
     assert gif("res/rgba", "--output", "a.webp", "--background", "0")[0] == 0
-    assert next(iter(open_frames("a.webp")))[5, 75].tolist()[:3] == [0, 0, 0]
+    assert next(iter(open_frames("a.webp")))[30, 60].tolist()[:3] == [0, 0, 0]
 
 
 def test_a_video_becomes_a_gif(gif: Script) -> None:
