@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from npcr.config_keys import CHOICES, DEFAULTS, INTEGER_LISTS, LENGTHS, RANGES
+from npcr.config_keys import CHOICES, DEFAULTS, INTEGER_LISTS, LENGTHS, RANGES, TEXT_LISTS
 from npcr.errors import ConfigError
 
 
@@ -86,8 +86,9 @@ def from_dict(values: dict[str, Any], source: str) -> CfgNode:
 def validate(cfg: CfgNode, source: str) -> None:
     """Raise `ConfigError` where a value is out of range or two values contradict each other."""
     for key, allowed in CHOICES.items():
-        if _get(cfg, key) not in allowed:
-            raise ConfigError(f"{source}: {key} is {_get(cfg, key)!r}; allowed: {', '.join(allowed)}")
+        value = _get(cfg, key)
+        if any(each not in allowed for each in (value if isinstance(value, list) else [value])):
+            raise ConfigError(f"{source}: {key} is {value!r}; allowed: {', '.join(allowed)}")
     for key, (low, high) in RANGES.items():
         value = _get(cfg, key)
         for number in value if isinstance(value, list) else [value]:
@@ -199,7 +200,7 @@ def _assign(cfg: CfgNode, key: str, value: Any, source: str) -> None:
     converted = _convert(value, default, key)
     if converted is None:
         kind = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
-                list: "a list of numbers"}[type(default)]
+                list: "a list of names" if key in TEXT_LISTS else "a list of numbers"}[type(default)]
         raise ConfigError(f"{source}: {key} is {value!r} ({type(value).__name__}); it needs {kind}, "
                           f"such as {default!r}")
     *sections, leaf = key.split(".")
@@ -226,6 +227,8 @@ def _convert(value: Any, default: Any, key: str) -> Any:
 
 
 def _convert_list(value: Any, key: str) -> list[Any] | None:
+    if key in TEXT_LISTS:
+        return _names(value)
     if isinstance(value, str):
         value = _parse(value)
     if not isinstance(value, (list, tuple)):
@@ -242,6 +245,15 @@ def _convert_list(value: Any, key: str) -> list[Any] | None:
             return None
         return [int(number) for number in numbers if number is not None]
     return numbers
+
+
+def _names(value: Any) -> list[str] | None:
+    """A list of names, each once, from a list or from text such as "a,b", "[a, b]" or "none"."""
+    if isinstance(value, str):
+        value = [] if value == "none" else [name.strip() for name in value.strip("[]").split(",")]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        return None
+    return list(dict.fromkeys(value))
 
 
 def _number(value: Any) -> float | None:

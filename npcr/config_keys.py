@@ -102,7 +102,8 @@ DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.01  # default blend: relative depth differ
 DEFAULTS.RENDER = CfgNode()
 DEFAULTS.RENDER.MARGIN = -1  # pixels around a layer's points beyond which it is transparent; -1: all is rendered
 DEFAULTS.RENDER.RAW = False  # also write raw/img_0001.npz: rgb, alpha, depth as float32
-DEFAULTS.RENDER.FPS = 30.0  # frame rate of video.mp4
+DEFAULTS.RENDER.VIDEO = ["h264"]  # h264, h265, vp9 and prores and webp (with alpha), gif; several: h264,gif; none: []
+DEFAULTS.RENDER.FPS = 30.0  # frame rate of the videos
 
 DEFAULTS.REFINE = CfgNode()
 DEFAULTS.REFINE.PASSES = 10  # walks over the path, one optimiser step each
@@ -123,6 +124,7 @@ CHOICES = {
     "SOLVER.LR_DECAY": ("step", "cosine"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "TEMPORAL.BLEND": ("default", "legacy", "off"),
+    "RENDER.VIDEO": ("h264", "h265", "vp9", "prores", "gif", "webp"),  # a list: each entry
 }
 
 # key -> (lowest, highest); for a list the bounds hold for every entry.
@@ -201,3 +203,5 @@ INTEGER_LISTS = {
     "SOLVER.STEPS",
     "SOLVER.LAYER_SCHEDULE",
 }
+
+TEXT_LISTS = {"RENDER.VIDEO"}

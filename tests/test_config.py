@@ -77,6 +77,31 @@ def test_every_rule_names_a_key_and_every_default_passes() -> None:
     load_config()
 
 
+@pytest.mark.parametrize(("text", "names"), [
+    ("gif", ["gif"]), ("h264,vp9", ["h264", "vp9"]), ("[h264, gif, h264]", ["h264", "gif"]),
+    ("['prores']", ["prores"]), ("none", []), ("[]", []),
+])
+def test_lists_of_names(text: str, names: list[str], tmp_path: Path) -> None:
+    cfg = load_config(None, ["RENDER.VIDEO", text])
+    assert names == cfg.RENDER.VIDEO
+    dump_config(cfg, tmp_path / "config.yml")
+    assert load_config(tmp_path / "config.yml") == cfg
+    assert names == load_config(_yaml(tmp_path, f"RENDER: {{VIDEO: {names}}}")).RENDER.VIDEO
+
+
+def test_a_name_that_is_none_of_them() -> None:
+    with pytest.raises(ConfigError, match=r"RENDER\.VIDEO is \['h264', 'av1'\]; allowed: h264, h265, vp9"):
+        load_config(None, ["RENDER.VIDEO", "h264,av1"])
+    with pytest.raises(ConfigError, match=r"RENDER\.VIDEO is 5 \(int\); it needs a list of names"):
+        load_config(None, ["RENDER.VIDEO", "5"])
+
+
+def _yaml(folder: Path, text: str) -> Path:
+    file = folder / "written.yml"
+    file.write_text(text)
+    return file
+
+
 @pytest.mark.parametrize("key", sorted(RANGES))
 def test_ranges_are_enforced(key: str) -> None:
     low, _ = RANGES[key]

@@ -21,12 +21,15 @@ EXAMPLES = """\
   python tools/render.py --config-file output/config.yml --checkpoint output/nr_model_99.pth --output orbit
   python tools/render.py RENDER.RAW True TEMPORAL.BLEND off
       every frame by itself, and its numbers as float32
+  python tools/render.py RENDER.VIDEO h264,prores,gif
+      three videos: to watch, with alpha to edit, to show on a page
 
 results, in --output:
   img_0001.jpg ...       over BACKGROUND_GRAY
   rgba/img_0001.png ...  straight alpha
   raw/img_0001.npz ...   with RENDER.RAW True: rgb, alpha, depth, neither blended nor clamped
-  video.mp4              at RENDER.FPS
+  video.mp4              at RENDER.FPS; in the formats that RENDER.VIDEO names (docs/video.md):
+                         video.mp4 (h264), video_h265.mp4, video.webm (vp9), video.mov (prores), .gif, .webp
   config.yml             the configuration as used
 
 TEMPORAL.BLEND is legacy for a legacy model (a published checkpoint) unless it is set. It steadies the
@@ -45,14 +48,15 @@ def main() -> None:
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
                          blender=make_blender(inputs.cfg), frame=inputs.frame)
-    writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW)
+    writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
+                         inputs.cfg.RENDER.VIDEO)
     try:
         with writer:
             for frame in tqdm(frames, total=len(inputs.cameras), desc="render", unit="frame"):
                 writer.write(frame)
     finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
-        print(f"{writer.count} of {len(inputs.cameras)} frames: {output}/img_*.jpg, {output}/rgba/, "
-              f"{writer.video_path}")
+        places = [f"{output}/img_*.jpg", f"{output}/rgba/", *map(str, writer.videos.paths)]
+        print(f"{writer.count} of {len(inputs.cameras)} frames: {', '.join(places)}")
 
 
 def default_output(inputs: PathInputs) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras
-from npcr.errors import NpcrError
-from npcr.io.files import atomic_write
+from npcr.engine.path_videos import PathVideos
+from npcr.io.files import atomic_write, naming
 from npcr.io.images import write_image
-from npcr.io.video import VideoWriter
 from npcr.networks.compositing import over_background
 from npcr.temporal import Blender, DefaultBlender, Frame, LegacyBlender
 
@@ -99,26 +98,24 @@ def _pixels(image: Tensor) -> NDArray[Any]:
 class FrameWriter:
     """Writes the frames of a path into `folder`; a context manager.
 
-    `img_0001.jpg`, `rgba/img_0001.png`, with `raw` also `raw/img_0001.npz`, and `video.mp4`. A thread
-    compresses and writes while the next frame is rendered. Leaving the context, by an exception or Ctrl-C
-    too, finishes what was handed over and closes the video, so that what there is can be played.
-    A file that cannot be written raises `NpcrError` naming it, at a later `write` or on leaving.
+    `img_0001.jpg`, `rgba/img_0001.png`, with `raw` also `raw/img_0001.npz`, and a video in each of the
+    formats `videos` (see `PathVideos`). A thread compresses and writes while the next frame is rendered.
+    Leaving the context, by an exception or Ctrl-C too, finishes what was handed over and closes the videos,
+    so that what there is can be played. A file that cannot be written raises `NpcrError` naming it, at a
+    later `write` or on leaving; an encoder that is missing at once.
     """
 
-    def __init__(self, folder: Path, fps: float, raw: bool) -> None:
+    def __init__(self, folder: Path, fps: float, raw: bool, videos: Sequence[str] = ("h264",)) -> None:
         self.folder = folder
         self.count = 0
         self._raw = raw
+        self.videos = PathVideos(folder, fps, videos)
         for sub in ("", "rgba", *(["raw"] if raw else [])):
             (folder / sub).mkdir(parents=True, exist_ok=True)
-        self.video_path = folder / "video.mp4"
-        self._video = VideoWriter(self.video_path, fps)
-        self._video_failure: OSError | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frame-writer")
         self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> FrameWriter:
-        self._video.__enter__()
         return self
 
     def write(self, frame: RenderedFrame) -> None:
@@ -132,51 +129,22 @@ class FrameWriter:
                  trace: TracebackType | None) -> None:
         self._thread.shutdown(wait=True)
         failures = [reason for future in self._pending if (reason := future.exception())]
-        try:
-            self._close_video()
-        except NpcrError as reason:
-            failures.append(reason)
+        failures.extend(self.videos.close())
         if failures and error is None:
             raise failures[0]
         for failure in failures:
             logger.warning("%s", failure)
 
-    def _close_video(self) -> None:
-        """Finish the video; told of a failed write, the encoder gives its own reason for it."""
-        def close() -> None:
-            failure = self._video_failure
-            self._video.__exit__(type(failure) if failure else None, failure, None)
-            if failure:
-                raise failure
-
-        _naming(self.video_path, close)
-
     def _save(self, frame: RenderedFrame, name: str) -> None:
         picture, matte = self.folder / f"{name}.jpg", self.folder / "rgba" / f"{name}.png"
-        _naming(picture, lambda: write_image(picture, frame.picture))
-        _naming(matte, lambda: write_image(matte, frame.rgba))
+        naming(picture, lambda: write_image(picture, frame.picture))
+        naming(matte, lambda: write_image(matte, frame.rgba))
         if self._raw:
             raw = self.folder / "raw" / f"{name}.npz"
-            _naming(raw, lambda: _write_raw(raw, frame))
-        self._append(frame)
-
-    def _append(self, frame: RenderedFrame) -> None:
-        """Add the frame to the video, unless that has failed before; the reason is told on closing."""
-        if self._video_failure is None:
-            try:
-                self._video.write(frame.picture)
-            except OSError as error:
-                self._video_failure = error
+            naming(raw, lambda: _write_raw(raw, frame))
+        self.videos.write(frame.picture, frame.rgba)
 
 
 def _write_raw(path: Path, frame: RenderedFrame) -> None:
     with atomic_write(path) as file:
         np.savez(file, rgb=frame.rgb, alpha=frame.alpha, depth=frame.depth)
-
-
-def _naming(path: Path, save: Callable[[], object]) -> None:
-    """Run `save`; a failing disk raises an error that names `path`."""
-    try:
-        save()
-    except OSError as error:
-        raise NpcrError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from npcr.errors import NpcrError
 
 
 @contextmanager
@@ -42,6 +44,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _flush_to_disk(target.parent)
+
+
+def naming(path: Path, save: Callable[[], object]) -> None:
+    """Run `save`; a failing disk raises an `NpcrError` that names `path`."""
+    try:
+        save()
+    except OSError as error:
+        raise NpcrError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -1,115 +1,148 @@
 # SPDX-License-Identifier: Apache-2.0
-"""H.264 videos that every browser plays; OpenCV's MPEG-4 where imageio-ffmpeg is not installed."""
+"""Writing videos: H.264, H.265, VP9 and ProRes with alpha, GIF, WebP; OpenCV's MPEG-4 without imageio-ffmpeg."""
 
 from __future__ import annotations
 
 import logging
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError
+from npcr.errors import MissingExtraError, NpcrError
+from npcr.io import ffmpeg
+from npcr.io.ffmpeg import Write
 from npcr.io.files import atomic_path
+from npcr.io.pixels import fill_hidden
+from npcr.io.video_formats import FORMATS, VideoFormat, format_of
 
 if TYPE_CHECKING:
     import cv2
 
 logger = logging.getLogger("npcr")
 
-_Write = Callable[[NDArray[np.uint8]], Any]
+# Browsers show a GIF whose frames last less than 2/100 s five times too slowly.
+LARGEST_GIF_FPS = 50
 
 
 class VideoWriter(AbstractContextManager["VideoWriter"]):
-    """Writes frames of one size to an .mp4 file, which appears, whole, when the block ends without an error.
+    """Writes frames of one size to a video file, which appears, whole, when the block ends without an error.
 
-    An odd width or height grows by one repeated column or row, since yuv420p halves both. Without frames
-    no file is written. Raises `MissingExtraError` where neither imageio-ffmpeg nor OpenCV can encode,
-    `OSError` where the encoder fails.
+    `video_format` is a name of `video_formats.FORMATS`, by default what the path's suffix means. Frames with
+    straight alpha make a video with alpha, in formats that have it. Where a format halves the colour's
+    resolution, an odd width or height grows by one repeated column or row. `plays`: how often a GIF or WebP
+    is shown, 0: for ever. Without frames no file is written.
+    Raises `NpcrError` at once where the suffix is another format's or the encoder missing, `OSError` where it fails.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
+    def __init__(self, path: str | Path, fps: float, video_format: str | None = None, plays: int = 0) -> None:
         self.path = Path(path)
         self.fps = fps
+        self.format = FORMATS[video_format] if video_format else format_of(self.path)
+        if self.path.suffix.lower() != self.format.suffix:
+            raise NpcrError(f"{path}: {video_format} goes into a file whose name ends in {self.format.suffix}")
+        self._plays = plays
+        self._program = _find_program(self.path, self.format)
         self._stack = ExitStack()
-        self._write: _Write | None = None
+        self._write: Write | None = None
         self._shape: tuple[int, ...] = ()
 
-    def write(self, rgb: NDArray[np.uint8]) -> None:
-        """Append one frame, (H, W, 3) uint8."""
-        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
-            raise ValueError(f"VideoWriter.write: frame must be (H, W, 3) uint8, is {rgb.shape} {rgb.dtype}")
-        even = np.pad(rgb, ((0, rgb.shape[0] % 2), (0, rgb.shape[1] % 2), (0, 0)), mode="edge")
+    def write(self, pixels: NDArray[np.uint8]) -> None:
+        """Append one frame, (H, W, 3) uint8, or (H, W, 4) with straight alpha where `format.alpha`."""
+        channels = (3, 4) if self.format.alpha else (3,)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in channels or pixels.size == 0:
+            raise ValueError(f"VideoWriter.write: frame must be (H, W, {' or '.join(map(str, channels))}) uint8, "
+                             f"is {pixels.shape} {pixels.dtype}")
+        if self._write is not None and pixels.shape != self._shape:
+            raise ValueError(f"VideoWriter.write: frame is {pixels.shape}, the first one was {self._shape}")
+        shape = self._shape = pixels.shape
+        if self.format.halves_colour:
+            pixels = np.pad(pixels, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
+        if self.format.fills_hidden and shape[2] == 4:
+            pixels = fill_hidden(pixels)
         if self._write is None:
-            self._write = self._stack.enter_context(
-                _open_encoder(self.path, self.fps, (even.shape[1], even.shape[0])))
-            self._shape = rgb.shape
-        if rgb.shape != self._shape:
-            raise ValueError(f"VideoWriter.write: frame is {rgb.shape}, the first one was {self._shape}")
-        self._write(np.ascontiguousarray(even))
+            self._write = self._stack.enter_context(self._open((pixels.shape[1], pixels.shape[0]), shape[2]))
+        self._write(np.ascontiguousarray(pixels))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def _open(self, size: tuple[int, int], channels: int) -> AbstractContextManager[Write]:
+        if not self._program:
+            return _mpeg4(self.path, self.fps, size)
+        source = ffmpeg.frames_in(size, channels, self.fps)
+        if self.format.name == "gif":
+            return _gif(self._program, source, self.path, self.fps, self._plays)
+        return _video(self._program, [*source, *_encoding(self.format, channels, self._plays)], self.path)
 
-def _open_encoder(path: Path, fps: float, size: tuple[int, int]) -> AbstractContextManager[_Write]:
+
+def _find_program(path: Path, video_format: VideoFormat) -> str:
+    """ffmpeg, or "" where OpenCV has to serve. Raises `NpcrError` where nothing can write the format."""
     try:
-        import imageio_ffmpeg
-
-        return _ffmpeg(imageio_ffmpeg.get_ffmpeg_exe(), path, fps, size)
+        program = ffmpeg.find_ffmpeg()
     except (ImportError, RuntimeError) as error:  # RuntimeError: no ffmpeg for this platform
         missing = str(error)
+    else:
+        ffmpeg.require_encoder(program, path, video_format)
+        return program
+    if video_format.name != "h264":
+        raise MissingExtraError(f"{path}: {video_format.name} needs ffmpeg ({missing}); pip install imageio-ffmpeg")
     try:
-        import cv2
+        import cv2  # noqa: F401
     except ImportError:
         raise MissingExtraError(f"{path}: no video encoder ({missing}); pip install imageio-ffmpeg") from None
-    mpeg4 = cv2.VideoWriter.fourcc(*"mp4v")
     logger.warning("video: %s; OpenCV writes MPEG-4 part 2 instead, which browsers may not play. "
                    "pip install imageio-ffmpeg brings H.264", missing)
+    return ""
+
+
+def _encoding(video_format: VideoFormat, channels: int, plays: int) -> list[str]:
+    pixel_format = video_format.translucent if channels == 4 else video_format.opaque
+    loop = ["-loop", str(plays)] if video_format.preview else []
+    return ["-c:v", video_format.encoder, "-pix_fmt", pixel_format, *video_format.arguments, *loop]
+
+
+@contextmanager
+def _video(program: str, arguments: list[str], path: Path) -> Iterator[Write]:
+    with atomic_path(path) as temporary, ffmpeg.feeding(program, [*arguments, str(temporary)], path) as write:
+        yield write
+
+
+@contextmanager
+def _gif(program: str, source: list[str], path: Path, fps: float, plays: int) -> Iterator[Write]:
+    """A GIF of one palette for all frames, so that colours hold still.
+
+    The palette is known after the last frame: until then frames wait, losslessly, in a file beside `path`,
+    and memory does not grow with them. Faint ordered dithering: error diffusion crawls from frame to frame, and a
+    stronger pattern shows on a plain background.
+    """
+    loop = {0: 0, 1: -1}.get(plays, plays - 1)  # GIF counts repetitions after the first showing
+    split = f"fps={min(fps, LARGEST_GIF_FPS):g},split[frames][seen];[seen]palettegen=reserve_transparent=0[palette]"
+    with (atomic_path(path) as temporary,
+          tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=temporary.parent) as folder):
+        frames, palette = f"{folder}/frames.mkv", f"{folder}/palette.png"
+        with ffmpeg.feeding(program, [*source, "-filter_complex", split, "-map", "[frames]", "-c:v", "ffv1", frames,
+                                      "-map", "[palette]", "-update", "1", palette], path) as write:
+            yield write
+        ffmpeg.run(program, ["-i", frames, "-i", palette, "-filter_complex", "paletteuse=dither=bayer:bayer_scale=5",
+                             "-loop", str(loop), str(temporary)], path)
+
+
+def _mpeg4(path: Path, fps: float, size: tuple[int, int]) -> AbstractContextManager[Write]:
+    import cv2
+
+    mpeg4 = cv2.VideoWriter.fourcc(*"mp4v")
     return _opencv(path, lambda temporary: cv2.VideoWriter(str(temporary), mpeg4, fps, size))
 
 
 @contextmanager
-def _ffmpeg(program: str, path: Path, fps: float, size: tuple[int, int]) -> Iterator[_Write]:
-    """An ffmpeg process that takes raw frames."""
-    # The colour matrix is converted to and named, for players otherwise guess it by the picture's size.
-    color = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709",
-             "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-    command = [program, "-y", "-v", "error",
-               "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{fps:g}",
-               "-i", "-", "-an", "-c:v", "libx264", "-crf", "17", "-pix_fmt", "yuv420p", *color,
-               "-movflags", "+faststart"]
-    with atomic_path(path) as temporary, tempfile.TemporaryFile() as messages:
-        # In a session of its own: a terminal's Ctrl-C would end ffmpeg before it has closed the video.
-        process = subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE,
-                                   stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True)
-        assert process.stdin is not None
-        try:
-            pipe = process.stdin
-            yield lambda rgb: pipe.write(rgb.data)
-            process.stdin.close()
-            status = process.wait()
-        except BrokenPipeError:
-            status = process.wait() or 1
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        if status:
-            messages.seek(0)
-            reason = messages.read().decode(errors="replace").strip() or f"status {status}"
-            raise OSError(f"{path}: ffmpeg failed: {reason.splitlines()[-1]}")
-
-
-@contextmanager
-def _opencv(path: Path, open_writer: Callable[[Path], cv2.VideoWriter]) -> Iterator[_Write]:
+def _opencv(path: Path, open_writer: Callable[[Path], cv2.VideoWriter]) -> Iterator[Write]:
     with atomic_path(path) as temporary:
         writer = open_writer(temporary)
         try:

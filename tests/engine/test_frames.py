@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from npcr.config import changed, default_config
-from npcr.engine import frames
+from npcr.engine import path_videos
 from npcr.engine.frames import FrameWriter, RenderedFrame, make_blender, render_path
 from npcr.errors import NpcrError
 from npcr.io.images import read_image
@@ -178,7 +178,7 @@ def test_a_video_that_cannot_be_written_is_told_after_the_pictures(tmp_path: Pat
     def full(self: object, rgb: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(frames.VideoWriter, "write", full)
+    monkeypatch.setattr(path_videos.VideoWriter, "write", full)
     with pytest.raises(NpcrError, match=r"two/video\.mp4: cannot be written: Broken pipe"):
         write(tmp_path / "two")
     for folder in ("one", "two"):

@@ -15,6 +15,8 @@ import pytest
 from npcr.errors import MissingExtraError
 from npcr.io.video import VideoWriter
 
+# What a program that stands in for ffmpeg answers to the question for its encoders.
+LISTING = """case "$*" in *-encoders*) printf ' V....D libx264 H.264\\n V....D gif GIF\\n'; exit;; esac"""
 LEFT, RIGHT = (200, 30, 60), (10, 180, 240)
 
 
@@ -75,7 +77,7 @@ def test_a_failing_encoder_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     import imageio_ffmpeg
 
     program = tmp_path / "broken"
-    program.write_text("#!/bin/sh\ncat > /dev/null\necho 'disk full' >&2\nexit 1\n")
+    program.write_text(f"#!/bin/sh\n{LISTING}\ncat > /dev/null\necho 'disk full' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
     with pytest.raises(OSError, match=r"v.mp4: ffmpeg failed: disk full"):
@@ -87,7 +89,7 @@ def test_an_encoder_that_dies_early_is_an_error(tmp_path: Path, monkeypatch: pyt
     import imageio_ffmpeg
 
     program = tmp_path / "broken"
-    program.write_text("#!/bin/sh\necho 'no such codec' >&2\nexit 3\n")
+    program.write_text(f"#!/bin/sh\n{LISTING}\necho 'no such codec' >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
     with pytest.raises(OSError, match=r"v.mp4: ffmpeg failed: no such codec"):

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compare renderings with each other or with the truth: a labelled video, side by side, wiped, subtracted."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+from tqdm import tqdm
+
+from npcr import cli
+from npcr.engine.comparison import (
+    LAYOUTS,
+    VIEWS,
+    Comparison,
+    Pixels,
+    check_alike,
+    divider_at,
+    evenly,
+    pictures_of,
+    tiled,
+)
+from npcr.engine.frame_folders import add_frame_options, settings_of
+from npcr.io.frame_source import FrameSource, open_frames
+from npcr.io.images import write_image
+from npcr.io.video import VideoWriter
+from npcr.io.video_formats import FORMATS
+
+logger = logging.getLogger("npcr")
+
+EXAMPLES = """examples:
+  python tools/compare.py output/res_12 datasets/bob/path --labels rendered "ray traced"
+      side by side, to comparison.mp4
+  python tools/compare.py output/res_12 datasets/bob/path --view wipe,difference --gain 8 --output wipe.webm
+  python tools/compare.py one/rgba two/rgba three/rgba --background checker --layout grid --zoom 120 80 40 40
+  python tools/compare.py before.mp4 after.mp4 --fit --trim --start 10 --end 90 --output preview.gif
+  python tools/compare.py output/res_12 datasets/bob/path --still sheet.png --still-frames 6
+
+an input is a folder of numbered pictures (img_0001.png ...; RGBA lies over --background), a video, or an
+animated GIF or WebP. Wipes and differences are taken against the last one. docs/video.md says more
+"""
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="two or more folders or videos")
+    parser.add_argument("--labels", nargs="+", metavar="TEXT", help="one for each input (default: their names)")
+    parser.add_argument("--view", type=_views, default=("inputs",), metavar="VIEWS",
+                        help=f"what to show, with commas between: {', '.join(VIEWS)} (default: inputs)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="row", help="of the panels (default: row)")
+    parser.add_argument("--gain", type=float, default=4.0, metavar="X",
+                        help="the difference is multiplied by this (default: 4)")
+    parser.add_argument("--period", type=float, metavar="SECONDS",
+                        help="in which a wipe goes there and back (default: the video's length)")
+    parser.add_argument("--zoom", nargs=4, type=int, metavar=("X", "Y", "WIDTH", "HEIGHT"),
+                        help="magnify this part, in pixels, in a corner of every panel")
+    parser.add_argument("--fit", action="store_true", help="resize all to the first input's size")
+    parser.add_argument("--trim", action="store_true", help="compare as many frames as the shortest input has")
+    parser.add_argument("--output", type=Path, metavar="FILE",
+                        help="the video; its suffix gives the format: .mp4, .webm, .mov, .gif, .webp "
+                             "(default: comparison.mp4; with --still none)")
+    parser.add_argument("--codec", choices=tuple(FORMATS), help="the format, where the suffix is not enough: h265")
+    parser.add_argument("--still", type=Path, metavar="FILE",
+                        help="a contact sheet (.png, .jpg): the panels of some frames below each other")
+    parser.add_argument("--still-frames", type=int, default=4, metavar="N",
+                        help="frames on the sheet, evenly spread (default: 4)")
+    add_frame_options(parser)
+    args = parser.parse_args()
+    if len(args.inputs) < 2:
+        parser.error("give at least two inputs to compare")
+    if args.labels and len(args.labels) != len(args.inputs):
+        parser.error(f"--labels has {len(args.labels)} texts for {len(args.inputs)} inputs")
+    if args.gain <= 0 or args.still_frames < 1 or (args.period is not None and args.period <= 0):
+        parser.error("--gain, --period and --still-frames must be above 0")
+    if args.output is None and args.still is None:
+        args.output = Path("comparison.mp4")
+    return args
+
+
+def main() -> None:
+    """Read the inputs, write the video and the sheet."""
+    args = parse()
+    parts = [open_frames(path).part(args.start, args.end, args.step) for path in args.inputs]
+    sources = check_alike(parts, args.fit, args.trim)
+    settings = settings_of(args.inputs)
+    fps = args.fps or next((each.fps for each in sources if each.fps), settings.RENDER.FPS / args.step)
+    background = settings.BACKGROUND_GRAY if args.background is None else args.background
+    if args.background is not None and (opaque := [str(each.path) for each in sources if not each.alpha]):
+        logger.warning("no alpha, so that --background does not show: %s", ", ".join(opaque))
+    comparison = Comparison(tuple(args.labels or _names(args.inputs)), args.view, args.layout, args.gain,
+                            args.zoom and tuple(args.zoom))
+    period = args.period * fps if args.period else len(sources[0])
+    shown = _panels(comparison, sources, background, period)
+    _write(args, shown, len(sources[0]), fps)
+
+
+def _panels(comparison: Comparison, sources: Sequence[FrameSource], background: float | str,
+            period: float) -> Iterator[list[Pixels]]:
+    for index, pictures in enumerate(pictures_of(sources, background)):
+        yield comparison.panels(pictures, divider_at(index, period))
+
+
+def _write(args: argparse.Namespace, shown: Iterator[list[Pixels]], count: int, fps: float) -> None:
+    """Write what was asked for; frames pass once, in constant memory."""
+    on_sheet = set(evenly(count, args.still_frames)) if args.still else set()
+    rows: list[Pixels] = []
+    with VideoWriter(args.output, fps, args.codec) if args.output else nullcontext() as video:
+        for index, panels in enumerate(tqdm(shown, total=count, desc="compare", unit="frame")):
+            if video is not None:
+                video.write(tiled(panels, args.layout))
+            if index in on_sheet:
+                rows.append(tiled(panels, "row"))
+            if video is None and len(rows) == len(on_sheet):
+                break
+    if args.still:
+        write_image(args.still, tiled(rows, "column"))
+    for what, path in (("video", args.output), ("sheet", args.still)):
+        if path:
+            print(f"{what}: {path}")
+
+
+def _names(inputs: Sequence[Path]) -> list[str]:
+    """The inputs' names, with as much of the path as tells them apart."""
+    for parts in range(1, 1 + max(len(path.parts) for path in inputs)):
+        names = ["/".join(path.with_suffix("").parts[-parts:]) for path in inputs]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _views(text: str) -> tuple[str, ...]:
+    views = tuple(text.split(","))
+    if unknown := set(views) - set(VIEWS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(VIEWS)}")
+    return views
+
+
+if __name__ == "__main__":
+    cli.run(main)
