@@ -24,7 +24,7 @@ def hair_sheet() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     across = np.array([0.8, 0.0, -0.6])
     strand = np.repeat(np.arange(24), 200)
     along = rng.uniform(-0.5, 0.5, len(strand))
-    points = along[:, None] * direction + ((strand / 23 - 0.5))[:, None] * across
+    points = along[:, None] * direction + (strand / 23 - 0.5)[:, None] * across
     shade = rng.permutation(np.linspace(40, 250, 24))[strand]
     return points.astype(np.float32), np.stack([shade, shade * 0.5, 255 - shade], axis=1), direction
 

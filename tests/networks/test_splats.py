@@ -33,12 +33,13 @@ def make_splats(count: int = 60, channels: int = 5) -> Splats:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Splats(0.6 * normal(count, 3), 0.05 * normal(count, 3), normal(count, channels), normal(count, 1), 0.3 * normal(count, 1),
-                  normal(channels))
+    return Splats(0.6 * normal(count, 3), 0.05 * normal(count, 3), normal(count, channels), normal(count, 1),
+                  0.3 * normal(count, 1), normal(channels))
 
 
 def fragments_of(splats: Splats, camera: Cameras, layers: int = 4) -> Fragments:
-    return rasterise(dots_along(splats.points, splats.strands, DOTS), camera.cam_to_world, camera.intrinsics, camera.size, near=SPLAT[0], far=SPLAT[1],
+    dots = dots_along(splats.points, splats.strands, DOTS)
+    return rasterise(dots, camera.cam_to_world, camera.intrinsics, camera.size, near=SPLAT[0], far=SPLAT[1],
                      max_size=2.0, layers=layers, peeling="pixel")
 
 
