@@ -19,7 +19,7 @@ from npcr.data.hair.scene import make_hair_scene
 from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import ConfigError, NpcrError, SceneError
 from npcr.io.camera_files import read_cameras
-from npcr.io.images import read_image
+from npcr.io.images import read_image, read_matte
 
 needs_mitsuba = pytest.mark.skipif(importlib.util.find_spec("mitsuba") is None,
                                    reason="mitsuba is not installed: pip install 'npcr[hair]'")
@@ -49,6 +49,22 @@ def test_the_scene_loads_with_its_own_configuration(folder):
     distance = float(scene.cameras.cam_to_world[0, :3, 3].norm())
     near, far, _ = cfg.INPUT.NEAR_FAR_SIZE
     assert near < distance < far
+
+
+@needs_mitsuba
+def test_as_jpeg_it_is_the_same_scene(folder, tmp_path):
+    place = tmp_path / "animal"
+    make_hair_scene(place, replace(OPTIONS, format="jpg", path_frames=0), workers=2)
+    assert load_config(place / "scene.yml").DATASETS.ALPHA_MODE == "premultiplied"
+    for i in (1, 6):
+        straight = read_image(folder / f"img/0/img_{i:04d}.png").astype(float) / 255
+        jpeg = read_image(place / f"img/0/img_{i:04d}.jpg").astype(float) / 255
+        np.testing.assert_array_equal(read_matte(place / f"img/0/img_{i:04d}_alpha.png") / 255, straight[..., 3])
+        assert np.abs(jpeg - straight[..., :3] * straight[..., 3:]).mean() < 0.02
+    first, second = (load_clouds(where, 1)[0] for where in (folder, place))
+    np.testing.assert_array_equal(first.positions, second.positions)
+    assert np.abs(first.colors.astype(float) - second.colors).mean() < 5
+    make_hair_scene(place, replace(OPTIONS, format="jpg", path_frames=0))  # whole: nothing is rendered again
 
 
 @needs_mitsuba
