@@ -21,13 +21,13 @@ LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configura
 _NEIGHBOUR = 6
 # What a new scene is trained with: what won in docs/quality.md. The keys' own defaults are the published ones.
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 7},
-    "INPUT": {"LAYER_NUM": 16},
+    "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
+    "INPUT": {"LAYER_NUM": 32},
     "PROJECTION": {"PEELING": "pixel"},
     "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
     "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
-    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 0, "WEIGHT_DECAY": 0,
-               "MAX_EPOCHS": 100},
+    "SOLVER": {"BASE_LR": 0.003, "FEATURE_LR_FACTOR": 5, "POSITION_LR_FACTOR": 10, "LR_DECAY": "cosine",
+               "WARMUP_ITERS": 0, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
 }
 _HEADER = """\
 # Made by {maker}. To train: python tools/train.py --config-file THIS_FILE

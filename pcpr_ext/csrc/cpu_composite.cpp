@@ -78,7 +78,7 @@ void row_grad(const NpcrCompositeGrad& task, int64_t y, float* parts, double* ba
         for (int64_t c = 0; c < channels; ++c) of_background += grad[c] * task.background[c];
         for (int64_t k = 0; k < task.layers; ++k) {
             const int64_t dot = index[k * pixels + pixel];
-            if (dot < 0) continue;
+            if (dot < 0 || dot >= task.dot_count) continue;  // npcr_composite has told of the latter
             const float* point = task.points + dot / dots * row;
             covers[k] = cover(task.dots + 2 * dot, static_cast<float>(x), static_cast<float>(y), point[0], point[1]);
             passing[k] = through;
@@ -90,7 +90,7 @@ void row_grad(const NpcrCompositeGrad& task, int64_t y, float* parts, double* ba
         float behind = 0;  // what the shares further back would gain if this one covered nothing
         for (int64_t k = task.layers - 1; k >= 0; --k) {
             const int64_t dot = index[k * pixels + pixel];
-            if (dot < 0) continue;
+            if (dot < 0 || dot >= task.dot_count) continue;  // npcr_composite has told of the latter
             const float* point = task.points + dot / dots * row;
             float* into = parts + (k * pixels + pixel) * kParts;
             const float weight = passing[k] * covers[k].share;

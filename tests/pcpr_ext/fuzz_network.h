@@ -182,6 +182,55 @@ void gate_round(bool wild) {
     REQUIRE(npcr_normalise(&norm) == NPCR_OK);
 }
 
+// Gradients in values and background against the image itself, which is linear in them.
+template <class Index>
+void composite_round(bool wild) {
+    const int64_t points = pick(1, 40), dots = pick(1, 4), channels = pick(1, 9), layers = pick(1, 6);
+    const int64_t height = pick(1, 12), width = pick(1, 12), pixels = height * width;
+    std::vector<float> places = randoms(points * dots * 2, wild), table = randoms(points * (2 + channels), wild);
+    for (float& place : places) place *= 6;
+    for (int64_t i = 0; i < points; ++i) {
+        table[i * (2 + channels)] = pick(0, 100) / 100.0f;
+        table[i * (2 + channels) + 1] = 0.1f + pick(0, 100) / 50.0f;
+    }
+    std::vector<Index> index(layers * pixels);
+    for (Index& dot : index) dot = static_cast<Index>(pick(-1, static_cast<int>(points * dots) - 1));
+    const std::vector<float> depth = randoms(layers * pixels, wild), background = randoms(channels, wild);
+    const std::vector<float> grad = randoms(pixels * (channels + 1), wild);
+    std::vector<float> image(pixels * (channels + 1)), mean(pixels);
+    NpcrComposite task{places.data(), table.data(), index.data(), depth.data(), background.data(), points * dots, points,
+                       channels, layers, height, width, sizeof(Index), pick(1, 4), image.data(), mean.data()};
+    REQUIRE(npcr_composite(&task) == NPCR_OK);
+    std::vector<float> grad_places(places.size()), grad_table(table.size()), grad_background(channels);
+    NpcrCompositeGrad back{places.data(), table.data(), index.data(), background.data(), grad.data(), points * dots, points,
+                           channels, layers, height, width, sizeof(Index), pick(1, 4), grad_places.data(),
+                           grad_table.data(), grad_background.data(), nullptr, 0};
+    REQUIRE(npcr_composite_grad(&back) == NPCR_SCRATCH_TOO_SMALL);
+    std::vector<char> scratch(npcr_composite_grad_scratch(&back));
+    back.scratch = scratch.data();
+    back.scratch_bytes = static_cast<int64_t>(scratch.size());
+    REQUIRE(npcr_composite_grad(&back) == NPCR_OK);
+    if (!wild) {  // the image is linear in values and background
+        double forward = 0, backward = 0, size = 0;
+        for (size_t i = 0; i < image.size(); ++i) {
+            if (static_cast<int64_t>(i) % (channels + 1) < channels) forward += static_cast<double>(grad[i]) * image[i];
+        }
+        for (size_t i = 0; i < table.size(); ++i) {
+            if (static_cast<int64_t>(i) % (2 + channels) < 2) continue;
+            backward += static_cast<double>(grad_table[i]) * table[i];
+            size += fabs(grad_table[i] * table[i]);
+        }
+        for (int64_t c = 0; c < channels; ++c) {
+            backward += static_cast<double>(grad_background[c]) * background[c];
+            size += fabs(grad_background[c] * background[c]);
+        }
+        REQUIRE(close(forward, backward, size));
+    }
+    index[pick(0, static_cast<int>(index.size()) - 1)] = static_cast<Index>(points * dots);
+    REQUIRE(npcr_composite(&task) == NPCR_BAD_INDEX);
+    REQUIRE(npcr_composite_grad(&back) == NPCR_OK);
+}
+
 void network_refused() {
     NpcrConvolve task{};
     task.channels[0] = task.height = task.width = task.outputs = task.window[2] = task.window[3] = 1;
@@ -214,4 +263,6 @@ void network_round() {
     convolve_grad_round(wild);
     resample_round(wild);
     gate_round(wild);
+    composite_round<int32_t>(wild);
+    composite_round<int64_t>(wild);
 }
