@@ -9,6 +9,7 @@ a still or a smeared video has them too. They mean something beside a distance t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -83,21 +84,20 @@ def flicker(previous: Tensor, current: Tensor, following: Tensor, to_previous: C
     return masked_mean((around - current).abs(), to_previous.seen & to_following.seen)
 
 
-def second_difference_error(rendered: tuple[Tensor, Tensor, Tensor], truth: tuple[Tensor, Tensor, Tensor],
-                            mask: Tensor) -> Tensor:
+def second_difference_error(rendered: Sequence[Tensor], truth: Sequence[Tensor], mask: Tensor) -> Tensor:
     """(B,): mean absolute difference of the second differences in time, `before - 2 now + after`, in `mask`.
 
     A pixel's own change over three frames, without any warp: what flickers and what lags both differ from
     the truth's. `mask`: (B, H, W) bool.
     """
-    def second(frames: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def second(frames: Sequence[Tensor]) -> Tensor:
         before, now, after = frames
         return before - 2 * now + after
 
     return masked_mean((second(rendered) - second(truth)).abs(), mask)
 
 
-def flow_error(rendered: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+def flow_error(rendered: Sequence[Tensor], truth: Sequence[Tensor], mask: Tensor) -> Tensor:
     """(B,): mean distance, in pixels, between the optical flows from the first frame to the second, in `mask`.
 
     The temporal distance of Chu et al. (TecoGAN, 2020): Farnebäck's flow of the grey pictures.

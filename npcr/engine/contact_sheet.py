@@ -35,7 +35,7 @@ def sheet_row(score: ViewScore, pictures: ViewPictures, width: int = WIDTH) -> P
     body = np.concatenate(cells, axis=1)
     label = (f"{score.name}   camera {score.camera}   PSNR {score.psnr:.2f} dB   SSIM {score.ssim:.4f}   "
              f"alpha MAE {score.alpha_mae:.4f}")
-    return np.concatenate([_text_bar(body.shape[1], [(0, label)]), body])
+    return np.concatenate([text_bar(body.shape[1], [(0, label)]), body])
 
 
 def contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
@@ -44,7 +44,7 @@ def contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
         raise ValueError("contact_sheet: no rows")
     width = rows[0].shape[1]
     captions = [(i * width // len(COLUMNS), text) for i, text in enumerate(COLUMNS)]
-    write_image(path, np.concatenate([_text_bar(width, captions), *rows]))
+    write_image(path, np.concatenate([text_bar(width, captions), *rows]))
 
 
 def _pixels(image: Tensor) -> Pixels:
@@ -60,7 +60,7 @@ def _shrunk(image: Pixels, width: int) -> Pixels:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _text_bar(width: int, texts: Sequence[tuple[int, str]]) -> Pixels:
+def text_bar(width: int, texts: Sequence[tuple[int, str]]) -> Pixels:
     """A line with each text from its x on, as small as it takes for the widest to fit."""
     bar = np.full((BAR, width, 3), PAPER, np.uint8)
     starts = [x for x, _ in texts] + [width]

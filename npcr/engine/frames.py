@@ -44,10 +44,10 @@ class RenderedFrame(NamedTuple):
 
 def make_blender(cfg: CfgNode) -> Blender | None:
     """The blender that TEMPORAL.BLEND names, or None for `off`."""
-    weights, threshold = cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR
+    threshold = cfg.WEIGHTS.COLOR_THR
     if cfg.TEMPORAL.BLEND == "default":
-        return DefaultBlender(weights, threshold, cfg.TEMPORAL.DEPTH_TOLERANCE)
-    return LegacyBlender(weights, threshold) if cfg.TEMPORAL.BLEND == "legacy" else None
+        return DefaultBlender(cfg.TEMPORAL.HISTORY, threshold, cfg.TEMPORAL.DEPTH_TOLERANCE, cfg.TEMPORAL.ANGLE)
+    return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, threshold) if cfg.TEMPORAL.BLEND == "legacy" else None
 
 
 def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: Blender | None,

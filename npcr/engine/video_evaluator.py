@@ -9,7 +9,8 @@ pixels count, else the rendered points do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from npcr.cameras import Cameras, unproject
-from npcr.data.path_truth import PathTruth
+from npcr.data.path_truth import Geometry, PathTruth
 from npcr.engine.frames import show, single_frame
 from npcr.metrics import psnr, ssim
 from npcr.networks import over_background
@@ -44,14 +45,18 @@ TRUTH = "truth"  # the true frames' own row: what even a perfect video reads
 class VideoScores:
     """One path's numbers: of each blending, and of the truth itself, by metric, a value per frame.
 
-    Lists are as long as the path; a frame for which a metric has no value (the first has no earlier one)
-    holds None. `pictures`: (H, W, 3) uint8 of each frame. Seconds are means per frame.
+    Lists are as long as the path; where a metric has no value (the first frame has no earlier one) is None.
     """
 
+    frames: int
     each: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
-    pictures: dict[str, list[NDArray[np.uint8]]] = field(default_factory=dict)
-    render_seconds: float = 0.0
+    pictures: dict[str, list[NDArray[np.uint8]]] = field(default_factory=dict)  # (H, W, 3) of each frame
+    render_seconds: float = 0.0  # the mean over the frames, like all of these
     blend_seconds: dict[str, float] = field(default_factory=dict)
+
+    def put(self, name: str, metric: str, index: int, value: Tensor) -> None:
+        values = self.each.setdefault(name, {}).setdefault(metric, [None] * self.frames)
+        values[index] = value.item()
 
     def means(self) -> dict[str, dict[str, float]]:
         """Of each blending, the mean of each metric over the frames that have it."""
@@ -63,12 +68,10 @@ class VideoScores:
 class _Step:
     """What one frame leaves for the next two."""
 
+    frame: Frame  # single
     shown: dict[str, Tensor]  # (1, 3, H, W) by blending, and the truth's
-    frame: Frame
     mask: Tensor | None  # (1, H, W) bool, the true matte
-    to_earlier: Correspondence | None  # by rendered depth
-    position: Tensor | None  # (1, H, W, 3) true
-    depth: Tensor | None  # (1, H, W) true
+    geometry: Geometry | None
 
 
 def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str, Blender | None], *, gray: float,
@@ -81,95 +84,91 @@ def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str,
     """
     renderer.eval()
     device = next(renderer.parameters()).device
-    scores = VideoScores(blend_seconds=dict.fromkeys(blenders, 0.0))
-    steps: list[_Step] = []
+    scores = VideoScores(len(cameras), blend_seconds=dict.fromkeys(blenders, 0.0))
+    steps: deque[_Step] = deque(maxlen=3)
     with torch.inference_mode():
         for index in tqdm(range(len(cameras)), desc=description, unit="frame", disable=not progress, leave=False):
-            camera = cameras[index].to(device)
-            start = _now(device)
-            single = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
-            scores.render_seconds += (_now(device) - start) / len(cameras)
-            shown = {}
-            for name, blender in blenders.items():
-                start = _now(device)
-                shown[name] = show(single, gray, blender)[0].clamp(0, 1)
-                scores.blend_seconds[name] += (_now(device) - start) / len(cameras)
-            steps = [*steps[-2:], _step(single, shown, gray, truth, index, steps)]
-            _score(scores, steps)
-            if keep_pictures:
-                for name, picture in steps[-1].shown.items():
-                    scores.pictures.setdefault(name, []).append(_bytes(picture))
+            single = _render(renderer, cameras[index].to(device), frame, scores)
+            shown = _blend(single, blenders, gray, scores)
+            steps.append(_with_truth(single, shown, gray, truth, index))
+            _score(scores, index, list(steps))
+            for name, picture in steps[-1].shown.items() if keep_pictures else ():
+                scores.pictures.setdefault(name, []).append(_bytes(picture))
     return scores
 
 
-def _step(single: Frame, shown: dict[str, Tensor], gray: float, truth: PathTruth | None, index: int,
-          steps: list[_Step]) -> _Step:
+def _render(renderer: nn.Module, camera: Cameras, frame: int, scores: VideoScores) -> Frame:
+    start = _now(camera.intrinsics.device)
+    single = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
+    scores.render_seconds += (_now(camera.intrinsics.device) - start) / scores.frames
+    return single
+
+
+def _blend(single: Frame, blenders: Mapping[str, Blender | None], gray: float,
+           scores: VideoScores) -> dict[str, Tensor]:
+    shown = {}
+    for name, blender in blenders.items():
+        start = _now(single.depth.device)
+        shown[name] = show(single, gray, blender)[0].clamp(0, 1)
+        scores.blend_seconds[name] += (_now(single.depth.device) - start) / scores.frames
+    return shown
+
+
+def _with_truth(single: Frame, shown: dict[str, Tensor], gray: float, truth: PathTruth | None, index: int) -> _Step:
     device = single.depth.device
-    mask = position = depth = None
+    mask = geometry = None
     if truth is not None and truth.has_pictures:
         rgba = truth.picture(index).to(device)
         shown = {**shown, TRUTH: over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)}
         mask = rgba[:, 3] > 0
     if truth is not None and truth.has_geometry:
-        position, depth = (part.to(device) for part in truth.geometry(index))
-    to_earlier = _own(single, steps[-1].frame) if steps else None
-    return _Step(shown, single, mask, to_earlier, position, depth)
+        geometry = Geometry(*(part.to(device) for part in truth.geometry(index)))
+    return _Step(single, shown, mask, geometry)
 
 
-def _own(current: Frame, other: Frame) -> Correspondence:
-    """By rendered depth."""
+def _score(scores: VideoScores, index: int, steps: list[_Step]) -> None:
+    """Put down what frame `index`, the last of up to three `steps`, makes known."""
+    _score_frame(scores, index, steps[-1])
+    if len(steps) > 1:
+        _score_pair(scores, index, *steps[-2:])
+    if len(steps) > 2:
+        _score_triple(scores, index - 1, *steps)
+
+
+def _score_frame(scores: VideoScores, index: int, now: _Step) -> None:
+    for name in now.shown.keys() - {TRUTH} if TRUTH in now.shown else ():
+        scores.put(name, "psnr", index, psnr(now.shown[name], now.shown[TRUTH]))
+        scores.put(name, "ssim", index, ssim(now.shown[name], now.shown[TRUTH]))
+
+
+def _score_pair(scores: VideoScores, index: int, earlier: _Step, now: _Step) -> None:
+    if now.geometry is not None and earlier.geometry is not None:
+        true = correspond(now.geometry.position, earlier.geometry.depth, earlier.frame.cameras)
+        for name, picture in now.shown.items():
+            scores.put(name, "warp_error", index, warp_error(picture, earlier.shown[name], true))
+    own = _by_rendered_depth(now.frame, earlier.frame)
+    for name in now.shown.keys() - {TRUTH}:
+        scores.put(name, "warp_error_own", index, warp_error(now.shown[name], earlier.shown[name], own))
+        if now.mask is not None:
+            rendered, true_ones = ([step.shown[which] for step in (earlier, now)] for which in (name, TRUTH))
+            scores.put(name, "flow_error", index, flow_error(rendered, true_ones, now.mask))
+
+
+def _score_triple(scores: VideoScores, index: int, earlier: _Step, middle: _Step, later: _Step) -> None:
+    steps = (earlier, middle, later)
+    before, after = (_by_rendered_depth(middle.frame, other.frame) for other in (earlier, later))
+    for name in middle.shown.keys() - {TRUTH}:
+        shown = [step.shown[name] for step in steps]
+        scores.put(name, "flicker", index, flicker(*shown, before, after))
+        if middle.mask is not None:
+            true = [step.shown[TRUTH] for step in steps]
+            scores.put(name, "second_difference_error", index, second_difference_error(shown, true, middle.mask))
+
+
+def _by_rendered_depth(current: Frame, other: Frame) -> Correspondence:
     positions = unproject(current.depth, current.cameras).permute(0, 2, 3, 1)
     positions = torch.where(current.depth[..., None] > 0, positions, torch.nan)
     return correspond(positions, other.depth, other.cameras, OWN_VISIBLE)
-
-
-def _score(scores: VideoScores, steps: list[_Step]) -> None:
-    """Add the newest frame's values; flicker and second differences belong to the frame in the middle."""
-    now = steps[-1]
-    earlier = steps[-2] if len(steps) > 1 else None
-    true_warp = None
-    if earlier is not None and now.position is not None and earlier.depth is not None:
-        true_warp = correspond(now.position, earlier.depth, earlier.frame.cameras)
-    back = _own(earlier.frame, now.frame) if len(steps) > 2 and earlier is not None else None
-    for name, picture in now.shown.items():
-        values: dict[str, Tensor | None] = {}
-        goal = now.shown.get(TRUTH) if name != TRUTH else None
-        if goal is not None:
-            values["psnr"], values["ssim"] = psnr(picture, goal), ssim(picture, goal)
-        if name != TRUTH:
-            values["warp_error_own"] = earlier and warp_error(picture, earlier.shown[name], _known(now.to_earlier))
-        if now.position is not None:
-            values["warp_error"] = earlier and warp_error(picture, earlier.shown[name], _known(true_warp))
-        if goal is not None and now.mask is not None:
-            values["flow_error"] = earlier and flow_error((earlier.shown[name], picture),
-                                                          (earlier.shown[TRUTH], goal), now.mask)
-        for metric, value in values.items():
-            _append(scores, name, metric, value)
-        for metric in ("flicker",) * (name != TRUTH) + ("second_difference_error",) * (goal is not None):
-            _append(scores, name, metric, None)
-        if len(steps) > 2 and name != TRUTH:
-            _score_middle(scores, steps, name, _known(back))
-
-
-def _score_middle(scores: VideoScores, steps: list[_Step], name: str, back: Correspondence) -> None:
-    first, middle, last = (step.shown[name] for step in steps)
-    unrest = flicker(first, middle, last, _known(steps[1].to_earlier), back)
-    scores.each[name]["flicker"][-2] = unrest.item()
-    mask = steps[1].mask
-    if mask is not None:
-        true_first, true_middle, true_last = (step.shown[TRUTH] for step in steps)
-        error = second_difference_error((first, middle, last), (true_first, true_middle, true_last), mask)
-        scores.each[name]["second_difference_error"][-2] = error.item()
-
-
-def _append(scores: VideoScores, name: str, metric: str, value: Tensor | None) -> None:
-    values = scores.each.setdefault(name, {}).setdefault(metric, [])
-    values.append(None if value is None else value.item())
-
-
-def _known(where: Correspondence | None) -> Correspondence:
-    assert where is not None, "asked for before there is an earlier frame"
-    return where
 
 
 def _bytes(picture: Tensor) -> NDArray[np.uint8]:
