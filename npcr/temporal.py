@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from npcr.cameras import Cameras, project, unproject
 
 # Pixels: the window whose nearest point is a pixel's depth, and the one over which that is evened out.
-NEAREST, EVEN = 3, 5
+NEAREST, EVEN = 3, 3
 # Relative depth difference beyond which the mean over that window would join things that lie apart.
 STEP = 0.02
 
@@ -56,19 +56,24 @@ class Frame:
         return replace(self, image=self.image.detach(), depth=self.depth.detach())
 
 
-class Warp(NamedTuple):
-    """Where an earlier frame shows the current pixels' points, and how far it is to be trusted."""
+Window = tuple[slice, slice]  # rows, columns
+WHOLE: Window = (slice(None), slice(None))
+EMPTY: Window = (slice(0, 0), slice(0, 0))
 
-    grid: Tensor  # (B, H, W, 2) as `grid_sample` takes it, align_corners=False; finite
-    trust: Tensor  # (B, H, W) in [0, 1]; 0 where there is no point or it was outside the earlier picture
+
+class Warp(NamedTuple):
+    """Where an earlier frame shows the points of a window's pixels, and how far it is to be trusted."""
+
+    grid: Tensor  # (B, h, w, 2) as `grid_sample` takes it, align_corners=False; finite
+    trust: Tensor  # (B, h, w) in [0, 1]; 0 where there is no point or it was outside the earlier picture
 
 
 def reproject(current: Frame, earlier: Frame, images: Sequence[Tensor], *, color_threshold: float,
               depth_tolerance: float, angle: float = math.inf) -> list[Tensor]:
     """What `images` (B, C, H, W), seen through the earlier camera, say about the current frame's pixels.
 
-    Images are premultiplied RGBA. Between the current frame's value, at a trust of 0, and the warped one, at
-    1: trust is that of `find_warp` times `color_trust`. `angle` is in degrees.
+    Images are premultiplied RGBA. The result lies between the current frame's value, at a trust of 0, and
+    the warped one, at 1: trust is that of `find_warp` times `color_trust`. `angle` is in degrees.
     """
     warp = find_warp(surface_depth(current.depth), current.cameras, surface_depth(earlier.depth), earlier.cameras,
                      depth_tolerance, angle)
@@ -97,47 +102,76 @@ def surface_depth(depth: Tensor) -> Tensor:
     return torch.where(step, nearest, even).masked_fill(~there, 0.0)[:, 0]
 
 
+def occupied(surface: Tensor) -> Window:
+    """The smallest window that holds every point of all of `surface` (B, H, W); `EMPTY` without points."""
+    there = (surface > 0).any(dim=0)
+    rows, columns = (there.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if rows else EMPTY
+
+
 def find_warp(surface: Tensor, cameras: Cameras, earlier_surface: Tensor, earlier_cameras: Cameras,
-              depth_tolerance: float, angle: float = math.inf) -> Warp:
-    """Follow the points of `surface` (B, H, W) from their own `cameras` into the earlier ones.
+              depth_tolerance: float, angle: float = math.inf, window: Window = WHOLE) -> Warp:
+    """Follow the points of `surface` (B, H, W) within `window` from their own `cameras` into the earlier ones.
 
     Trust falls as a Gaussian with the relative difference between a point's depth and that of the surface
-    which the earlier frame shows there (to 1/e at `depth_tolerance`), and with the angle between the two
-    frames' directions of view (to 1/e at `angle`, degrees): what shines or hides changes with it.
+    which the earlier frame shows there (to 1/e at `depth_tolerance`), and with the angle at which the two
+    cameras stand to each other, seen from the object (to 1/e at `angle`, degrees).
     """
     width, height = earlier_cameras.size
-    points = unproject(surface, cameras).permute(0, 2, 3, 1)
-    pixels, z = project(points, earlier_cameras)
-    grid = torch.stack([(2 * pixels[..., 0] + 1) / width - 1, (2 * pixels[..., 1] + 1) / height - 1], dim=-1)
+    depth = surface[(..., *window)]
+    u, v, z = _transfer(depth, cameras, earlier_cameras, window)
     # Points in the earlier camera's own plane give NaN or infinity.
+    grid = torch.stack([u * (2 / width) + (1 / width - 1), v * (2 / height) + (1 / height - 1)], dim=-1)
     grid = grid.nan_to_num(-4.0, -4.0, -4.0).clamp(-4.0, 4.0)
-    inside = (grid.abs() <= 1).all(dim=-1) & (surface > 0) & (z > 0)
-    there = F.grid_sample(earlier_surface[:, None], grid, mode="nearest", padding_mode="border",
-                          align_corners=False)[:, 0]
-    deviation = ((there - z) / (max(depth_tolerance, 1e-6) * z)).square()
-    if math.isfinite(angle):
-        deviation = deviation + _chord(points, cameras, earlier_cameras) / math.radians(angle) ** 2
-    return Warp(grid, torch.where(inside & (there > 0), torch.exp(-deviation), 0))
+    inside = (grid.abs() <= 1).all(dim=-1) & (z > 0)
+    seen = F.grid_sample(earlier_surface[:, None], grid, mode="nearest", padding_mode="border",
+                         align_corners=False)[:, 0]
+    deviation = ((seen - z) / (max(depth_tolerance, 1e-6) * z)).square()
+    apart = _angle_between(surface, cameras, earlier_cameras) / math.radians(angle)  # (B,)
+    trust = torch.exp(-deviation - apart.square()[:, None, None])
+    return Warp(grid, torch.where((depth > 0) & inside & (seen > 0), trust, 0))
+
+
+def _transfer(depth: Tensor, cameras: Cameras, others: Cameras, window: Window) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of `window` with `depth` (B, h, w) in other cameras: u, v and camera-space z, each (B, h, w).
+
+    What `project` makes of `unproject`'s points, as one matrix a camera: `z' (u, v, 1) = z M (x, y, 1) + m`.
+    """
+    to_world, from_world = cameras.cam_to_world.double(), others.world_to_cam.double()
+    other = others.intrinsics.double()
+    relative = from_world @ to_world
+    matrix = other @ relative[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics.double())
+    shift = (other @ relative[:, :3, 3:]).to(depth.dtype)[..., None]  # (B, 3, 1, 1)
+    along_x, along_y, fixed = matrix.to(depth.dtype)[..., None, None].unbind(2)  # each (B, 3, 1, 1)
+    width, height = cameras.size
+    x = torch.arange(width, device=depth.device, dtype=depth.dtype)[window[1]]
+    y = torch.arange(height, device=depth.device, dtype=depth.dtype)[window[0], None]
+    u, v, z = (depth[:, None] * (along_x * x + (along_y * y + fixed)) + shift).unbind(1)
+    return u / z, v / z, z
+
+
+def _angle_between(surface: Tensor, cameras: Cameras, others: Cameras) -> Tensor:
+    """(B,) radians: the angle at the mean point of `surface`, on the first cameras' axes, between two cameras."""
+    there = surface > 0
+    distance = surface.flatten(1).sum(1) / there.flatten(1).sum(1).clamp_min(1)
+    middle = cameras.cam_to_world[:, :3, 3] + distance[:, None] * cameras.cam_to_world[:, :3, 2]
+    first, second = (F.normalize(one.cam_to_world[:, :3, 3] - middle, dim=-1) for one in (cameras, others))
+    return 2 * torch.asin(((first - second).norm(dim=-1) / 2).clamp(max=1))
 
 
 def color_trust(sampled: Tensor, current: Tensor, color_threshold: float) -> Tensor:
-    """(B, H, W) in [0, 1], 1/e where the squared RGB distance is `color_threshold`.
+    """(B, H, W) in [0, 1], 1/e where the squared distance over all channels is `color_threshold`.
 
-    That is on a 0-255 scale, the images (B, 3 or more, H, W) are 0-1.
+    That is on a 0-255 scale; the images (B, C, H, W) are 0-1. With alpha among the channels, a silhouette
+    that has moved on is told from hair of the background's colour.
     """
-    return torch.exp(_color_distance(sampled, current) * (-(255**2) / max(color_threshold, 1e-6)))
+    distance = (sampled - current).square().sum(dim=1)
+    return torch.exp(distance * (-(255**2) / max(color_threshold, 1e-6)))
 
 
 def sample_smoothly(image: Tensor, grid: Tensor) -> Tensor:
     """`image` (B, C, H, W) at `grid`: cubic, which blurs less than bilinear where it is done frame after frame."""
     return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def _chord(points: Tensor, cameras: Cameras, others: Cameras) -> Tensor:
-    """(B, H, W): the squared angle, in radians while it is small, between two cameras' directions of view."""
-    first, second = (F.normalize(points - one.cam_to_world[:, None, None, :3, 3], dim=-1)
-                     for one in (cameras, others))
-    return (first - second).square().sum(dim=-1)
 
 
 def reproject_legacy(current: Frame, earlier: Frame, images: Sequence[Tensor], *,
@@ -223,16 +257,24 @@ class DefaultBlender(Blender):
         surface = surface_depth(frame.depth)
         count = torch.ones_like(frame.depth)
         image = frame.image
-        if self._memory is not None:
-            earlier = self._memory
-            warp = find_warp(surface, frame.cameras, earlier.surface, earlier.cameras, self.depth_tolerance, self.angle)
-            sampled = sample_smoothly(earlier.image_and_count, warp.grid)
-            history, known = sampled[:, :-1], sampled[:, -1].clamp(1, self.history)
-            trust = warp.trust * color_trust(history, image, self.color_threshold)
-            count = (1 + trust * known).clamp(max=self.history)
-            image = torch.lerp(history, image, (1 / count)[:, None])
+        window = occupied(surface)
+        if self._memory is not None and window != EMPTY:
+            image = image.clone()
+            part = (..., *window)
+            image[part], count[part] = self._continued(frame, surface, self._memory, window)
         self._memory = _Memory(torch.cat([image, count[:, None]], dim=1), surface, frame.cameras)
         return image
+
+    def _continued(self, frame: Frame, surface: Tensor, earlier: _Memory, window: Window) -> tuple[Tensor, Tensor]:
+        """The running mean, and how many frames it stands for, within `window`."""
+        warp = find_warp(surface, frame.cameras, earlier.surface, earlier.cameras, self.depth_tolerance, self.angle,
+                         window)
+        sampled = sample_smoothly(earlier.image_and_count, warp.grid)
+        history, known = sampled[:, :-1], sampled[:, -1].clamp(1, self.history)
+        image = frame.image[(..., *window)]
+        trust = warp.trust * color_trust(history, image, self.color_threshold)
+        count = (1 + trust * known).clamp(max=self.history)
+        return torch.lerp(history, image, (1 / count)[:, None]), count
 
 
 class LegacyBlender(Blender):
