@@ -75,7 +75,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="--video: the path's poses; true frames and geometry are looked for beside them "
                              "(default: DATASETS.TRAIN/path/CamPose.inf)")
     parser.add_argument("--intrinsics", type=Path, metavar="FILE",
-                        help="--video: intrinsics in pixels of INPUT.SIZE_RAW (default: Intrinsic.inf beside the poses)")
+                        help="--video: intrinsics in pixels of INPUT.SIZE_RAW (default: Intrinsic.inf beside them)")
     parser.add_argument("--frame", type=int, default=1, metavar="N",
                         help="--video: the frame of the scene (pose of the object) to show (default: 1)")
     parser.add_argument("--row", type=int, metavar="Y", help="--video: the picture row of slices.png")

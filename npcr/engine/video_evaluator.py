@@ -73,6 +73,9 @@ class _Step:
     mask: Tensor | None  # (1, H, W) bool, the true matte
     geometry: Geometry | None
 
+    def blendings(self) -> list[str]:
+        return [name for name in self.shown if name != TRUTH]
+
 
 def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str, Blender | None], *, gray: float,
                    truth: PathTruth | None = None, frame: int = 0, keep_pictures: bool = True,
@@ -136,7 +139,7 @@ def _score(scores: VideoScores, index: int, steps: list[_Step]) -> None:
 
 
 def _score_frame(scores: VideoScores, index: int, now: _Step) -> None:
-    for name in now.shown.keys() - {TRUTH} if TRUTH in now.shown else ():
+    for name in now.blendings() if TRUTH in now.shown else ():
         scores.put(name, "psnr", index, psnr(now.shown[name], now.shown[TRUTH]))
         scores.put(name, "ssim", index, ssim(now.shown[name], now.shown[TRUTH]))
 
@@ -147,7 +150,7 @@ def _score_pair(scores: VideoScores, index: int, earlier: _Step, now: _Step) -> 
         for name, picture in now.shown.items():
             scores.put(name, "warp_error", index, warp_error(picture, earlier.shown[name], true))
     own = _by_rendered_depth(now.frame, earlier.frame)
-    for name in now.shown.keys() - {TRUTH}:
+    for name in now.blendings():
         scores.put(name, "warp_error_own", index, warp_error(now.shown[name], earlier.shown[name], own))
         if now.mask is not None:
             rendered, true_ones = ([step.shown[which] for step in (earlier, now)] for which in (name, TRUTH))
@@ -157,7 +160,7 @@ def _score_pair(scores: VideoScores, index: int, earlier: _Step, now: _Step) -> 
 def _score_triple(scores: VideoScores, index: int, earlier: _Step, middle: _Step, later: _Step) -> None:
     steps = (earlier, middle, later)
     before, after = (_by_rendered_depth(middle.frame, other.frame) for other in (earlier, later))
-    for name in middle.shown.keys() - {TRUTH}:
+    for name in middle.blendings():
         shown = [step.shown[name] for step in steps]
         scores.put(name, "flicker", index, flicker(*shown, before, after))
         if middle.mask is not None:
