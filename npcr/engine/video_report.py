@@ -42,7 +42,7 @@ def write_slices(path: str | Path, pictures: Mapping[str, Sequence[Pixels]], row
     A slice is one picture row, x to the right, over time, downwards: flicker shows as ragged edges and
     speckle, smear as blur. row: default, the one in which the first video differs most along x.
     """
-    first = np.stack(list(pictures.values())[0])  # (N, H, W, 3)
+    first = np.stack(next(iter(pictures.values())))  # (N, H, W, 3)
     if row is None:
         row = int(np.abs(np.diff(first.astype(np.int16), axis=2)).mean(axis=(0, 2, 3)).argmax())
     repeat = max(1, -(-SMALLEST_SLICE // len(first)))
