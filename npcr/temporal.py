@@ -183,23 +183,18 @@ def reproject_legacy(current: Frame, earlier: Frame, images: Sequence[Tensor], *
     single channel that equals 0, take the current frame's value (design, "Legacy, exactly").
     """
     width, height = earlier.cameras.size
-    pixels, _ = _project(current, earlier.cameras)
+    points = unproject(current.depth, current.cameras).permute(0, 2, 3, 1)
+    pixels, _ = project(points, earlier.cameras)
     grid = torch.stack([2 * pixels[..., 0] / width - 1, 2 * pixels[..., 1] / height - 1], dim=-1)
     # Points in the earlier camera's own plane give NaN or infinity, which devices turn into different pixels.
     grid = grid.nan_to_num(-4.0).clamp(-4.0, 4.0)
     result = []
     for image in images:
-        sampled = F.grid_sample(image, grid, mode="nearest", padding_mode="zeros",
-                                                  align_corners=False)
+        sampled = F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
         far = _color_distance(sampled, current.image) > color_threshold
         sampled = torch.where(far[:, None], current.image, sampled)
         result.append(torch.where(sampled == 0, current.image, sampled))
     return result
-
-
-def _project(current: Frame, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """The current frame's points in earlier `cameras`: pixels (B, H, W, 2) and camera-space z (B, H, W)."""
-    return project(unproject(current.depth, current.cameras).permute(0, 2, 3, 1), cameras)
 
 
 def _color_distance(first: Tensor, second: Tensor) -> Tensor:
