@@ -76,10 +76,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                              "(default: DATASETS.TRAIN/path/CamPose.inf)")
     parser.add_argument("--intrinsics", type=Path, metavar="FILE",
                         help="--video: intrinsics in pixels of INPUT.SIZE_RAW (default: Intrinsic.inf beside them)")
-    parser.add_argument("--frame", type=int, default=1, metavar="N",
+    parser.add_argument("--frame", type=int, metavar="N",
                         help="--video: the frame of the scene (pose of the object) to show (default: 1)")
     parser.add_argument("--row", type=int, metavar="Y", help="--video: the picture row of slices.png")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    for option in ("all",) if args.video else ("cam_pose", "intrinsics", "frame", "row"):
+        if getattr(args, option) not in (None, False):
+            parser.error(f"--{option.replace('_', '-')} {'does not go' if args.video else 'only goes'} with --video")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
              "versions": versions(), "device": str(device)}
     if args.video:
         output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
-        judge_video(renderer, cfg, VideoChoice(args.cam_pose, args.intrinsics, args.frame, args.row), output, facts)
+        choice = VideoChoice(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row)
+        judge_video(renderer, cfg, choice, output, facts)
         return
     views, which, kind = choose_views(cfg, device, args.all)
     if kind == "held out":

@@ -161,3 +161,13 @@ def test_a_video_beside_its_truth(folder: Path, capsys: pytest.CaptureFixture[st
 def test_what_is_wrong_with_a_video_is_told(folder: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(NpcrError, match=message):
         tool.main(["--config-file", "config.yml", "--video", *arguments])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--row", "3"], "--row only goes with --video"), (["--video", "--all"], "--all does not go with --video"),
+])
+def test_options_of_the_other_kind_are_refused(arguments: list[str], message: str,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(["--config-file", "config.yml", *arguments])
+    assert message in capsys.readouterr().err
