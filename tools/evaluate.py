@@ -81,7 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--row", type=int, metavar="Y", help="--video: the picture row of slices.png")
     args = parser.parse_args(arguments)
     for option in ("all",) if args.video else ("cam_pose", "intrinsics", "frame", "row"):
-        if getattr(args, option) not in (None, False):
+        if getattr(args, option) is not None and getattr(args, option) is not False:
             parser.error(f"--{option.replace('_', '-')} {'does not go' if args.video else 'only goes'} with --video")
     return args
 

@@ -164,7 +164,7 @@ def test_what_is_wrong_with_a_video_is_told(folder: Path, arguments: list[str], 
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--row", "3"], "--row only goes with --video"), (["--video", "--all"], "--all does not go with --video"),
+    (["--row", "0"], "--row only goes with --video"), (["--video", "--all"], "--all does not go with --video"),
 ])
 def test_options_of_the_other_kind_are_refused(arguments: list[str], message: str,
                                                capsys: pytest.CaptureFixture[str]) -> None:
