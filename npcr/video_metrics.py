@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from npcr.cameras import Cameras, project
 from npcr.errors import MissingExtraError
 
-# Relative depth difference up to which a pixel shows the point that projects into it.
-VISIBLE = 0.01
+# Relative depth difference up to which a pixel shows the point that projects into it, and the share of the
+# bilinear weight of the four pixels around that must show it.
+VISIBLE, SHARE = 0.01, 0.5
 # Of ColorVideoVDP, the screen that the video is thought to be watched on: 24 inches, 1920x1080, from 0.6 m.
 DISPLAY = "standard_fhd"
 
@@ -39,7 +40,8 @@ def correspond(positions: Tensor, other_depth: Tensor, other: Cameras, tolerance
     """Follow world `positions` (B, H, W, 3), not finite where a pixel shows nothing, into another frame.
 
     other_depth: (B, h, w) of the `other` cameras' frame, 0 where empty. A point is seen where it projects
-    into that picture and one of the four pixels around has its depth, up to `tolerance` of it.
+    into that picture and the pixels around it, by half of their bilinear weight or more, have its depth, up
+    to `tolerance` of it.
     """
     there = torch.isfinite(positions).all(dim=-1)
     pixels, z = project(positions.nan_to_num(0.0, 0.0, 0.0), other)
@@ -47,15 +49,15 @@ def correspond(positions: Tensor, other_depth: Tensor, other: Cameras, tolerance
     width, height = other.size
     x, y = pixels.unbind(-1)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (z > 0)
-    left, top = (coordinate.floor().clamp(-1, limit).long()
-                 for coordinate, limit in ((x, width), (y, height)))
-    agrees = torch.zeros_like(there)
+    left, top = (coordinate.floor().clamp(-1, limit) for coordinate, limit in ((x, width), (y, height)))
+    share = torch.zeros_like(z)
     flat = other_depth.flatten(1)
     for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        index = (left + dx).clamp(0, width - 1) + (top + dy).clamp(0, height - 1) * width
+        index = (left.long() + dx).clamp(0, width - 1) + (top.long() + dy).clamp(0, height - 1) * width
         depth = flat.gather(1, index.flatten(1)).view_as(z)
-        agrees |= (depth > 0) & ((depth - z).abs() <= tolerance * z)
-    return Correspondence(pixels, there & inside & agrees)
+        agrees = (depth > 0) & ((depth - z).abs() <= tolerance * z)
+        share += agrees * (1 - (x - left - dx).abs()).clamp(0, 1) * (1 - (y - top - dy).abs()).clamp(0, 1)
+    return Correspondence(pixels, there & inside & (share >= SHARE))
 
 
 def sample(image: Tensor, pixels: Tensor) -> Tensor:

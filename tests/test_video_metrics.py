@@ -61,7 +61,7 @@ def test_what_the_other_frame_hides_or_lacks_is_not_compared() -> None:
     positions = positions.clone()
     positions[:, 25:] = math.nan
     seen = correspond(positions, hidden, camera()).seen
-    assert seen[0, 11:25, 21:].all()
+    assert seen[0, 11:25, 21:].all()  # whole coordinates, but for rounding
     assert not seen[0, :9].any()
     assert not seen[0, 25:].any()
     assert not seen[0, :, :19].any()

@@ -87,7 +87,9 @@ def test_report_pictures(tmp_path: Path) -> None:
     plot_scores(tmp_path / "curves.png", scores)
     curves = read_image(tmp_path / "curves.png")
     assert curves.shape[1] == 640
-    assert (curves == (230, 120, 60)).all(axis=-1).sum() > 100  # the first blending's colour
+    key = (curves == (230, 120, 60)).all(axis=-1)  # the first blending's colour
+    assert key[:22].sum() == 11 * 7  # in the legend
+    assert np.abs(curves[22:].astype(int) - (230, 120, 60)).max(axis=-1).min() < 40  # and, thinner, as a curve
     row = write_slices(tmp_path / "slices.png", scores.pictures)
     slices = read_image(tmp_path / "slices.png")
     first = scores.pictures["off"]
