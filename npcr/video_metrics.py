@@ -48,7 +48,8 @@ def correspond(positions: Tensor, other_depth: Tensor, other: Cameras, tolerance
     pixels = pixels.nan_to_num(-2.0, -2.0, -2.0)
     width, height = other.size
     x, y = pixels.unbind(-1)
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (z > 0)
+    slack = 1e-3  # rounding of a still camera's whole coordinates
+    inside = (x >= -slack) & (x <= width - 1 + slack) & (y >= -slack) & (y <= height - 1 + slack) & (z > 0)
     left, top = (coordinate.floor().clamp(-1, limit) for coordinate, limit in ((x, width), (y, height)))
     share = torch.zeros_like(z)
     flat = other_depth.flatten(1)
