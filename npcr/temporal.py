@@ -118,7 +118,8 @@ def find_warp(surface: Tensor, cameras: Cameras, earlier_surface: Tensor, earlie
     cameras stand to each other, seen from the object (to 1/e at `angle`, degrees).
     """
     width, height = earlier_cameras.size
-    depth = surface[(..., *window)]
+    rows, columns = window
+    depth = surface[..., rows, columns]
     u, v, z = _transfer(depth, cameras, earlier_cameras, window)
     # Points in the earlier camera's own plane give NaN or infinity.
     grid = torch.stack([u * (2 / width) + (1 / width - 1), v * (2 / height) + (1 / height - 1)], dim=-1)
@@ -255,8 +256,8 @@ class DefaultBlender(Blender):
         window = occupied(surface)
         if self._memory is not None and window != EMPTY:
             image = image.clone()
-            part = (..., *window)
-            image[part], count[part] = self._continued(frame, surface, self._memory, window)
+            rows, columns = window
+            image[..., rows, columns], count[..., rows, columns] = self._continued(frame, surface, self._memory, window)
         self._memory = _Memory(torch.cat([image, count[:, None]], dim=1), surface, frame.cameras)
         return image
 
@@ -266,7 +267,8 @@ class DefaultBlender(Blender):
                          window)
         sampled = sample_smoothly(earlier.image_and_count, warp.grid)
         history, known = sampled[:, :-1], sampled[:, -1].clamp(1, self.history)
-        image = frame.image[(..., *window)]
+        rows, columns = window
+        image = frame.image[..., rows, columns]
         trust = warp.trust * color_trust(history, image, self.color_threshold)
         count = (1 + trust * known).clamp(max=self.history)
         return torch.lerp(history, image, (1 / count)[:, None]), count

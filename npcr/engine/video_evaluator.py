@@ -162,7 +162,8 @@ def _score_triple(scores: VideoScores, index: int, earlier: _Step, middle: _Step
     before, after = (_by_rendered_depth(middle.frame, other.frame) for other in (earlier, later))
     for name in middle.blendings():
         shown = [step.shown[name] for step in steps]
-        scores.put(name, "flicker", index, flicker(*shown, before, after))
+        first, second, third = shown
+        scores.put(name, "flicker", index, flicker(first, second, third, before, after))
         if middle.mask is not None:
             true = [step.shown[TRUTH] for step in steps]
             scores.put(name, "second_difference_error", index, second_difference_error(shown, true, middle.mask))
