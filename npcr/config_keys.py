@@ -90,14 +90,16 @@ DEFAULTS.TEST.IMS_PER_BATCH = 1  # views rendered together while evaluating
 DEFAULTS.TEST.PERIOD = 10  # epochs between evaluations of the held-out views; 0: never while training
 
 DEFAULTS.WEIGHTS = CfgNode()
-DEFAULTS.WEIGHTS.RENDER_WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]  # current, last blended, 5 raw frames
+DEFAULTS.WEIGHTS.RENDER_WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]  # legacy blend: current, blended, 5 raw
 DEFAULTS.WEIGHTS.REFINE_WEIGHTS = [0.5, 0.5, 0.25, 0.75]  # previous blended, previous raw; raw, their sum
 DEFAULTS.WEIGHTS.COLOR_THR = 8000.0  # squared RGB distance (0-255) beyond which history is not trusted
 DEFAULTS.WEIGHTS.DEPTH_THR = 0.0  # a deeper layer counts only within this depth of the one before; 0: always
 
 DEFAULTS.TEMPORAL = CfgNode()
 DEFAULTS.TEMPORAL.BLEND = "default"  # default, legacy (as published), off
-DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.01  # default blend: relative depth difference up to which a point was seen
+DEFAULTS.TEMPORAL.HISTORY = 4.0  # default blend: frames that the running mean of a point's colour spans; 1: none
+DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.02  # default blend: relative depth difference that lowers trust to 1/e
+DEFAULTS.TEMPORAL.ANGLE = 20.0  # default blend: change of viewing direction, degrees a frame, that lowers it to 1/e
 
 DEFAULTS.RENDER = CfgNode()
 DEFAULTS.RENDER.MARGIN = -1  # pixels around a layer's points beyond which it is transparent; -1: all is rendered
@@ -177,7 +179,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "WEIGHTS.REFINE_WEIGHTS": (0, 1),
     "WEIGHTS.COLOR_THR": (0, math.inf),
     "WEIGHTS.DEPTH_THR": (0, math.inf),
+    "TEMPORAL.HISTORY": (1, 1000),
     "TEMPORAL.DEPTH_TOLERANCE": (0, 1),
+    "TEMPORAL.ANGLE": (0.01, 180),
     "RENDER.MARGIN": (-1, 16384),
     "RENDER.FPS": (1, 1000),
     "REFINE.PASSES": (1, 10000),

@@ -2,10 +2,10 @@
 """Steady video: earlier frames of a camera path, reprojected onto the current one and blended with it.
 
 A pixel with depth is unprojected with its own camera and projected into an earlier frame's camera; the
-colour found there is the earlier frame's opinion on that pixel. Two behaviours (design, "Temporal"):
+colour found there is the earlier frame's opinion on that pixel. Two behaviours (docs/temporal.md):
 
-- `reproject` and `DefaultBlender`: pixel centres are whole numbers, premultiplied RGBA is sampled
-  bilinearly, and only where the earlier frame saw that very point.
+- `reproject` and `DefaultBlender`: pixel centres are whole numbers, premultiplied RGBA is sampled smoothly,
+  and an opinion weighs as much as it can be trusted.
 - `reproject_legacy` and `LegacyBlender`: the published implementation's numbers.
 
 Blenders are streams: `blend` takes the frames of a path in order and keeps the history alone. A batch is
@@ -14,18 +14,23 @@ several paths side by side.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from npcr.cameras import Cameras, project, unproject
 
-# Of the four neighbours' bilinear weight, the share that must have seen the point for a sample to count.
-SEEN_SHARE = 0.5
+# Pixels: the window whose nearest point is a pixel's depth, and the one over which that is evened out.
+NEAREST, EVEN = 3, 3
+# Relative depth difference beyond which the mean over that window would join things that lie apart.
+STEP = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,63 +56,123 @@ class Frame:
         return replace(self, image=self.image.detach(), depth=self.depth.detach())
 
 
+Window = tuple[slice, slice]  # rows, columns
+WHOLE: Window = (slice(None), slice(None))
+EMPTY: Window = (slice(0, 0), slice(0, 0))
+
+
+class Warp(NamedTuple):
+    """Where an earlier frame shows the points of a window's pixels, and how far it is to be trusted."""
+
+    grid: Tensor  # (B, h, w, 2) as `grid_sample` takes it, align_corners=False; finite
+    trust: Tensor  # (B, h, w) in [0, 1]; 0 where there is no point or it was outside the earlier picture
+
+
 def reproject(current: Frame, earlier: Frame, images: Sequence[Tensor], *, color_threshold: float,
-              depth_tolerance: float) -> list[Tensor]:
+              depth_tolerance: float, angle: float = math.inf) -> list[Tensor]:
     """What `images` (B, C, H, W), seen through the earlier camera, say about the current frame's pixels.
 
-    Images are premultiplied, sampled bilinearly from those of the four neighbours that saw the point: whose
-    depth is within `depth_tolerance` (relative) of the point's; where they are not all four the sample is up
-    to half a pixel off, but nothing of an occluder enters it. The current frame's value stands where the
-    current frame has no depth, where the neighbours that saw the point carry less than half of the weight,
-    and where the squared RGB distance exceeds `color_threshold` (0-255 scale; the images are 0-1).
+    Images are premultiplied RGBA. The result lies between the current frame's value, at a trust of 0, and
+    the warped one, at 1: trust is that of `find_warp` times `color_trust`. `angle` is in degrees.
     """
-    index, weights = _neighbours(current, earlier, depth_tolerance)
-    trusted = (weights.sum(dim=1) >= SEEN_SHARE) & (current.depth > 0)  # (B, H, W)
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(SEEN_SHARE)
-    limit = color_threshold / 255**2
+    warp = find_warp(surface_depth(current.depth), current.cameras, surface_depth(earlier.depth), earlier.cameras,
+                     depth_tolerance, angle)
+    channels = [image.shape[1] for image in images]
     result = []
-    for image in images:
-        sampled = _gather(image, index, weights)
-        near = _color_distance(sampled, current.image) <= limit
-        result.append(torch.where((trusted & near)[:, None], sampled, current.image))
+    for sampled in sample_smoothly(torch.cat(list(images), dim=1), warp.grid).split(channels, dim=1):
+        trust = warp.trust * color_trust(sampled, current.image, color_threshold)
+        result.append(torch.lerp(current.image, sampled, trust[:, None]))
     return result
 
 
-def _neighbours(current: Frame, earlier: Frame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
-    """Of every current pixel's point, its four pixels in the earlier frame.
+def surface_depth(depth: Tensor) -> Tensor:
+    """The depth (B, H, W) of the surface that hair makes up, of that of the nearest rendered points.
 
-    Returns their flat index (B, 4, H, W) int64 and their bilinear weight (B, 4, H, W), 0 where the
-    neighbour is outside the picture, behind the camera, or did not see the point.
+    A pixel's nearest point often lies behind the strands that cover the pixel, for points are sparse. The
+    nearest of the window around it is closer to what is seen; evening that out takes the noise from it, but
+    for steps in depth, which stay. 0 where the window is empty.
     """
-    width, height = earlier.cameras.size
-    pixels, z = _project(current, earlier.cameras)
-    # One pixel beyond the border already has no neighbour inside; it also keeps NaN and infinity from int64.
-    x = pixels[..., 0].nan_to_num(-2.0).clamp(-2.0, width + 1.0)
-    y = pixels[..., 1].nan_to_num(-2.0).clamp(-2.0, height + 1.0)
-    left, top = x.floor(), y.floor()
-    right_share, bottom_share = x - left, y - top
-    depth = earlier.depth.flatten(1)
-    index, weights = [], []
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        column, row = left.long() + dx, top.long() + dy
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        flat = column.clamp(0, width - 1) + row.clamp(0, height - 1) * width  # (B, H, W)
-        there = depth.gather(1, flat.flatten(1)).view_as(z)
-        seen = inside & (there > 0) & ((there - z).abs() <= depth_tolerance * z)  # z <= 0 never passes
-        share = (right_share if dx else 1 - right_share) * (bottom_share if dy else 1 - bottom_share)
-        index.append(flat)
-        weights.append(share * seen)
-    return torch.stack(index, dim=1), torch.stack(weights, dim=1)
+    far = torch.where(depth > 0, -depth, -math.inf)[:, None]
+    nearest = -F.max_pool2d(far, NEAREST, stride=1, padding=NEAREST // 2)  # (B, 1, H, W); inf where empty
+    there = torch.isfinite(nearest)
+    nearest = nearest.masked_fill(~there, 0.0)
+    sums = F.avg_pool2d(torch.cat([nearest, there.to(nearest.dtype)], dim=1), EVEN, stride=1, padding=EVEN // 2)
+    even = sums[:, :1] / sums[:, 1:].clamp_min(1e-6)
+    step = (even - nearest).abs() > STEP * nearest  # of no use in empty pixels, which stay empty
+    return torch.where(step, nearest, even).masked_fill(~there, 0.0)[:, 0]
 
 
-def _gather(image: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """(B, C, H, W): the weighted sum of `image` (B, C, H, W) at flat pixels `index` (B, N, H, W)."""
-    flat = image.flatten(2)
-    total = torch.zeros_like(image)
-    for n in range(index.shape[1]):
-        at = index[:, n].flatten(1)[:, None].expand(-1, image.shape[1], -1)
-        total += flat.gather(2, at).view_as(image) * weights[:, n, None]
-    return total
+def occupied(surface: Tensor) -> Window:
+    """The smallest window that holds every point of all of `surface` (B, H, W); `EMPTY` without points."""
+    there = (surface > 0).any(dim=0)
+    rows, columns = (there.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if rows else EMPTY
+
+
+def find_warp(surface: Tensor, cameras: Cameras, earlier_surface: Tensor, earlier_cameras: Cameras,
+              depth_tolerance: float, angle: float = math.inf, window: Window = WHOLE) -> Warp:
+    """Follow the points of `surface` (B, H, W) within `window` from their own `cameras` into the earlier ones.
+
+    Trust falls as a Gaussian with the relative difference between a point's depth and that of the surface
+    which the earlier frame shows there (to 1/e at `depth_tolerance`), and with the angle at which the two
+    cameras stand to each other, seen from the object (to 1/e at `angle`, degrees).
+    """
+    width, height = earlier_cameras.size
+    rows, columns = window
+    depth = surface[..., rows, columns]
+    u, v, z = _transfer(depth, cameras, earlier_cameras, window)
+    # Points in the earlier camera's own plane give NaN or infinity.
+    grid = torch.stack([u * (2 / width) + (1 / width - 1), v * (2 / height) + (1 / height - 1)], dim=-1)
+    grid = grid.nan_to_num(-4.0, -4.0, -4.0).clamp(-4.0, 4.0)
+    inside = (grid.abs() <= 1).all(dim=-1) & (z > 0)
+    seen = F.grid_sample(earlier_surface[:, None], grid, mode="nearest", padding_mode="border",
+                         align_corners=False)[:, 0]
+    deviation = ((seen - z) / (max(depth_tolerance, 1e-6) * z)).square()
+    apart = _angle_between(surface, cameras, earlier_cameras) / math.radians(angle)  # (B,)
+    trust = torch.exp(-deviation - apart.square()[:, None, None])
+    return Warp(grid, torch.where((depth > 0) & inside & (seen > 0), trust, 0))
+
+
+def _transfer(depth: Tensor, cameras: Cameras, others: Cameras, window: Window) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of `window` with `depth` (B, h, w) in other cameras: u, v and camera-space z, each (B, h, w).
+
+    What `project` makes of `unproject`'s points, as one matrix a camera: `z' (u, v, 1) = z M (x, y, 1) + m`.
+    """
+    to_world, from_world = cameras.cam_to_world.double(), others.world_to_cam.double()
+    other = others.intrinsics.double()
+    relative = from_world @ to_world
+    matrix = other @ relative[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics.double())
+    shift = (other @ relative[:, :3, 3:]).to(depth.dtype)[..., None]  # (B, 3, 1, 1)
+    along_x, along_y, fixed = matrix.to(depth.dtype)[..., None, None].unbind(2)  # each (B, 3, 1, 1)
+    width, height = cameras.size
+    x = torch.arange(width, device=depth.device, dtype=depth.dtype)[window[1]]
+    y = torch.arange(height, device=depth.device, dtype=depth.dtype)[window[0], None]
+    u, v, z = (depth[:, None] * (along_x * x + (along_y * y + fixed)) + shift).unbind(1)
+    return u / z, v / z, z
+
+
+def _angle_between(surface: Tensor, cameras: Cameras, others: Cameras) -> Tensor:
+    """(B,) radians: the angle at the mean point of `surface`, on the first cameras' axes, between two cameras."""
+    there = surface > 0
+    distance = surface.flatten(1).sum(1) / there.flatten(1).sum(1).clamp_min(1)
+    middle = cameras.cam_to_world[:, :3, 3] + distance[:, None] * cameras.cam_to_world[:, :3, 2]
+    first, second = (F.normalize(one.cam_to_world[:, :3, 3] - middle, dim=-1) for one in (cameras, others))
+    return 2 * torch.asin(((first - second).norm(dim=-1) / 2).clamp(max=1))
+
+
+def color_trust(sampled: Tensor, current: Tensor, color_threshold: float) -> Tensor:
+    """(B, H, W) in [0, 1], 1/e where the squared distance over all channels is `color_threshold`.
+
+    That is on a 0-255 scale; the images (B, C, H, W) are 0-1. With alpha among the channels, a silhouette
+    that has moved on is told from hair of the background's colour.
+    """
+    distance = (sampled - current).square().sum(dim=1)
+    return torch.exp(distance * (-(255**2) / max(color_threshold, 1e-6)))
+
+
+def sample_smoothly(image: Tensor, grid: Tensor) -> Tensor:
+    """`image` (B, C, H, W) at `grid`: cubic, which blurs less than bilinear where it is done frame after frame."""
+    return F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 def reproject_legacy(current: Frame, earlier: Frame, images: Sequence[Tensor], *,
@@ -119,23 +184,18 @@ def reproject_legacy(current: Frame, earlier: Frame, images: Sequence[Tensor], *
     single channel that equals 0, take the current frame's value (design, "Legacy, exactly").
     """
     width, height = earlier.cameras.size
-    pixels, _ = _project(current, earlier.cameras)
+    points = unproject(current.depth, current.cameras).permute(0, 2, 3, 1)
+    pixels, _ = project(points, earlier.cameras)
     grid = torch.stack([2 * pixels[..., 0] / width - 1, 2 * pixels[..., 1] / height - 1], dim=-1)
     # Points in the earlier camera's own plane give NaN or infinity, which devices turn into different pixels.
     grid = grid.nan_to_num(-4.0).clamp(-4.0, 4.0)
     result = []
     for image in images:
-        sampled = torch.nn.functional.grid_sample(image, grid, mode="nearest", padding_mode="zeros",
-                                                  align_corners=False)
+        sampled = F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
         far = _color_distance(sampled, current.image) > color_threshold
         sampled = torch.where(far[:, None], current.image, sampled)
         result.append(torch.where(sampled == 0, current.image, sampled))
     return result
-
-
-def _project(current: Frame, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """The current frame's points in earlier `cameras`: pixels (B, H, W, 2) and camera-space z (B, H, W)."""
-    return project(unproject(current.depth, current.cameras).permute(0, 2, 3, 1), cameras)
 
 
 def _color_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -144,91 +204,108 @@ def _color_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Blender(ABC):
-    """A stream that steadies the frames of one path (or of B paths side by side).
+    """A stream that steadies the frames of one path (or of B paths side by side)."""
 
-    `weights` belong to the current frame, the last blended one, the previous raw one, the one before that,
-    and so on: any number of them from one up.
+    def __init__(self) -> None:
+        self._shape: torch.Size | None = None
+
+    def blend(self, frame: Frame) -> Frame:
+        """The next frame of the path, steadied by those before it; `frame` itself is left as it is."""
+        if self._shape is not None and self._shape != frame.image.shape:
+            raise ValueError(f"Blender: the path's frames are {tuple(self._shape)}, this one is "
+                             f"{tuple(frame.image.shape)}")
+        self._shape = frame.image.shape
+        return replace(frame, image=self._blend(frame))
+
+    @abstractmethod
+    def _blend(self, frame: Frame) -> Tensor:
+        """The blended picture of the next frame, which is taken into the history."""
+
+
+class _Memory(NamedTuple):
+    """All that a `DefaultBlender` keeps of the path."""
+
+    image_and_count: Tensor  # (B, C + 1, H, W) the last blended picture, and the frames it stands for
+    surface: Tensor  # (B, H, W) its `surface_depth`
+    cameras: Cameras
+
+
+class DefaultBlender(Blender):
+    """A running mean of what each point has shown so far. Images are premultiplied RGBA, 0-1.
+
+    The history is one picture, the blended one before, and how many frames each of its pixels stands for:
+    the current frame's share is 1 / n, for a pixel that n frames have a say in, itself among them. n grows
+    by what is trusted of the history (see `find_warp`, `color_trust`) and up to `history`; where nothing is
+    trusted, and in the first frame, it is 1, and the current frame stands. A history of 1 does nothing.
+    """
+
+    def __init__(self, history: float, color_threshold: float, depth_tolerance: float, angle: float) -> None:
+        super().__init__()
+        if history < 1:
+            raise ValueError(f"DefaultBlender: history is {history:g} frames; it counts the current one, so at least 1")
+        self.history = history
+        self.color_threshold = color_threshold
+        self.depth_tolerance = depth_tolerance
+        self.angle = angle
+        self._memory: _Memory | None = None
+
+    def _blend(self, frame: Frame) -> Tensor:
+        surface = surface_depth(frame.depth)
+        count = torch.ones_like(frame.depth)
+        image = frame.image
+        window = occupied(surface)
+        if self._memory is not None and window != EMPTY:
+            image = image.clone()
+            rows, columns = window
+            image[..., rows, columns], count[..., rows, columns] = self._continued(frame, surface, self._memory, window)
+        self._memory = _Memory(torch.cat([image, count[:, None]], dim=1), surface, frame.cameras)
+        return image
+
+    def _continued(self, frame: Frame, surface: Tensor, earlier: _Memory, window: Window) -> tuple[Tensor, Tensor]:
+        """The running mean, and how many frames it stands for, within `window`."""
+        warp = find_warp(surface, frame.cameras, earlier.surface, earlier.cameras, self.depth_tolerance, self.angle,
+                         window)
+        sampled = sample_smoothly(earlier.image_and_count, warp.grid)
+        history, known = sampled[:, :-1], sampled[:, -1].clamp(1, self.history)
+        rows, columns = window
+        image = frame.image[..., rows, columns]
+        trust = warp.trust * color_trust(history, image, self.color_threshold)
+        count = (1 + trust * known).clamp(max=self.history)
+        return torch.lerp(history, image, (1 / count)[:, None]), count
+
+
+class LegacyBlender(Blender):
+    """The published blending, from the frame on that finds the whole history (the sixth, with 7 weights).
+
+    Images are RGB over the background, on a 0-255 scale, clipped. `weights` belong to the current frame, the
+    last blended one, the previous raw one, the one before that, and so on: any number of them from one up.
+    They are used as they are.
     """
 
     def __init__(self, weights: Sequence[float], color_threshold: float) -> None:
+        super().__init__()
         if not weights:
-            raise ValueError("Blender: weights are empty; the first belongs to the current frame")
+            raise ValueError("LegacyBlender: weights are empty; the first belongs to the current frame")
         self.weights = list(weights)
         self.color_threshold = color_threshold
         self._raw: deque[Frame] = deque(maxlen=max(1, len(self.weights) - 2))  # newest first
         self._blended: Tensor | None = None  # of the newest
 
-    def blend(self, frame: Frame) -> Frame:
-        """The next frame of the path, steadied by those before it; `frame` itself is left as it is."""
-        if self._raw and self._raw[0].image.shape != frame.image.shape:
-            raise ValueError(f"Blender: the path's frames are {tuple(self._raw[0].image.shape)}, this one is "
-                             f"{tuple(frame.image.shape)}")
-        image = self._mix([frame.image, *self._opinions(frame)]) if self._ready() else frame.image
+    def _blend(self, frame: Frame) -> Tensor:
+        image = frame.image
+        if len(self._raw) == self._raw.maxlen:
+            image = _weighted_sum([image, *self._opinions(frame)], self.weights)
         self._raw.appendleft(frame)
         self._blended = image
-        return replace(frame, image=image)
+        return image
 
     def _opinions(self, frame: Frame) -> list[Tensor]:
         """The history on the current frame's pixels, in the order of the weights after the first."""
         opinions: list[Tensor] = []
         for earlier in self._raw:
             images = [earlier.image] if self._blended is None or opinions else [self._blended, earlier.image]
-            opinions += self._reproject(frame, earlier, images)
+            opinions += reproject_legacy(frame, earlier, images, color_threshold=self.color_threshold)
         return opinions[:len(self.weights) - 1]
-
-    @abstractmethod
-    def _ready(self) -> bool:
-        """Whether there is history enough to blend."""
-
-    @abstractmethod
-    def _reproject(self, current: Frame, earlier: Frame, images: Sequence[Tensor]) -> list[Tensor]:
-        """The earlier frame's `images` on the current pixels, the current value where not to be trusted."""
-
-    @abstractmethod
-    def _mix(self, images: list[Tensor]) -> Tensor:
-        """The weighted sum of the current image and the history's."""
-
-
-class DefaultBlender(Blender):
-    """Blends from the second frame on with whatever history there is. Images are premultiplied RGBA, 0-1.
-
-    While the history is short the weights of what is there are scaled to a sum of one, so the first frames
-    lean on the little history they have as later ones do on more. See `reproject` for the arguments.
-    """
-
-    def __init__(self, weights: Sequence[float], color_threshold: float, depth_tolerance: float) -> None:
-        super().__init__(weights, color_threshold)
-        self.depth_tolerance = depth_tolerance
-
-    def _ready(self) -> bool:
-        return bool(self._raw)
-
-    def _reproject(self, current: Frame, earlier: Frame, images: Sequence[Tensor]) -> list[Tensor]:
-        return reproject(current, earlier, images, color_threshold=self.color_threshold,
-                         depth_tolerance=self.depth_tolerance)
-
-    def _mix(self, images: list[Tensor]) -> Tensor:
-        weights = self.weights[:len(images)]
-        total = sum(weights)
-        if total <= 0:
-            return images[0]
-        return _weighted_sum(images, [weight / total for weight in weights])
-
-
-class LegacyBlender(Blender):
-    """The published blending, from the frame on that finds the whole history (the sixth, with 7 weights).
-
-    Images are RGB over the background, on a 0-255 scale, clipped; weights are used as they are.
-    """
-
-    def _ready(self) -> bool:
-        return len(self._raw) == self._raw.maxlen
-
-    def _reproject(self, current: Frame, earlier: Frame, images: Sequence[Tensor]) -> list[Tensor]:
-        return reproject_legacy(current, earlier, images, color_threshold=self.color_threshold)
-
-    def _mix(self, images: list[Tensor]) -> Tensor:
-        return _weighted_sum(images, self.weights[:len(images)])
 
 
 def _weighted_sum(images: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "memory": set(),
     "orbits": {"cameras"},
     "metrics": set(),
+    "video_metrics": {"cameras"},
     "cli": {"config"},
     "projection": {"memory", "pcpr_ext"},
     "io": {"cameras"},
@@ -28,7 +29,8 @@ MAY_IMPORT = {
     "networks": {"cameras", "memory", "pcpr_ext", "projection"},
     "losses": {"metrics"},
     "temporal": {"cameras"},
-    "engine": {"cli", "config", "cameras", "io", "data", "networks", "losses", "metrics", "temporal"},
+    "engine": {"cli", "config", "cameras", "io", "data", "networks", "losses", "metrics", "orbits",
+               "temporal", "video_metrics"},
 }
 
 
@@ -62,6 +64,6 @@ def test_imports_run_one_way(file: Path) -> None:
 
 def test_importing_npcr_needs_no_optional_package() -> None:
     code = ("import sys\nfor name in ('mitsuba', 'pycolmap', 'av', 'viser', 'trimesh', 'apex', 'torchmetrics', "
-            "'laspy', 'pymatting'):\n    sys.modules[name] = None\n"
+            "'laspy', 'pymatting', 'pycvvdp'):\n    sys.modules[name] = None\n"
             "import npcr, npcr.engine.trainer, npcr.engine.frames")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from npcr.cameras import Cameras, camera_rays, unproject
-from npcr.temporal import DefaultBlender, Frame, LegacyBlender, reproject, reproject_legacy
+from npcr.cameras import Cameras, camera_rays, project, unproject
+from npcr.temporal import (
+    DefaultBlender,
+    Frame,
+    LegacyBlender,
+    find_warp,
+    reproject,
+    reproject_legacy,
+    sample_smoothly,
+    surface_depth,
+)
 
 SIZE = (40, 30)
 NEVER = math.inf  # a colour threshold that nothing exceeds
@@ -50,19 +61,74 @@ def warped(current: Frame, earlier: Frame, tolerance: float = 0.01, threshold: f
                      depth_tolerance=tolerance)[0]
 
 
+def blender(history: float = 6, threshold: float = 8000, tolerance: float = 0.01, angle: float = 30) -> DefaultBlender:
+    return DefaultBlender(history, threshold, tolerance, angle)
+
+
 def test_a_plane_warps_to_itself_under_a_moving_camera() -> None:
     current, earlier = plane_frame(camera(0.27, 0.1)), plane_frame(camera(0.0))
-    marked = replace(current, image=current.image + 100.0)  # tells what came from the earlier frame
-    result = warped(marked, earlier)
-    taken = result < 50
+    surfaces = [surface_depth(frame.depth) for frame in (current, earlier)]
+    warp = find_warp(surfaces[0], current.cameras, surfaces[1], earlier.cameras, 0.02)
+    taken = warp.trust > 0
     assert taken.float().mean() > 0.7
-    assert torch.equal(result[~taken], marked.image[~taken])
-    error = (result - current.image).abs()[taken]
-    assert error.quantile(0.9) < 0.01  # curvature of the texture over a pixel
-    assert error.max() < 0.06  # at the picture's border, where only the neighbours inside count
+    assert warp.trust[taken].mean() > 0.9  # a tilted plane's depths, nearest in their window, differ a little
+    error = (sample_smoothly(earlier.image, warp.grid) - current.image).abs().amax(1)[taken]
+    assert error.quantile(0.9) < 0.01  # the window's nearest depth is off by up to a pixel's slope
+    assert error.max() < 0.06  # at the picture's border, where sampling repeats the last pixel
+
+    marked = replace(current, image=current.image + 0.5)
+    result = warped(marked, earlier, tolerance=0.02)
+    expected = torch.lerp(marked.image, current.image, warp.trust[:, None])
+    assert (result - expected).abs()[taken[:, None].expand_as(result)].quantile(0.9) < 0.01
+    assert torch.equal(result[:, :, ~taken[0]], marked.image[:, :, ~taken[0]])
 
     legacy = reproject_legacy(current, earlier, [earlier.image], color_threshold=NEVER)[0]
-    assert (legacy - current.image).abs()[taken].mean() > 4 * error.mean()
+    assert (legacy - current.image).abs().amax(1)[taken].mean() > 4 * error.mean()
+
+
+def test_a_warp_is_projection_of_unprojected_points() -> None:
+    current, earlier = plane_frame(camera(0.27, 0.1)), plane_frame(camera(0.0, -0.05))
+    warp = find_warp(current.depth, current.cameras, earlier.depth, earlier.cameras, 0.02)
+    pixels, _ = project(unproject(current.depth, current.cameras).permute(0, 2, 3, 1), earlier.cameras)
+    ours = (warp.grid + 1) * torch.tensor(SIZE) / 2 - 0.5
+    inside = warp.trust > 0
+    assert inside.float().mean() > 0.5
+    assert torch.allclose(ours[inside], pixels[inside], atol=1e-4)
+    window = (slice(4, 20), slice(7, 31))
+    part = find_warp(current.depth, current.cameras, earlier.depth, earlier.cameras, 0.02, window=window)
+    assert torch.allclose(part.grid, warp.grid[:, 4:20, 7:31], atol=1e-5)
+    assert torch.allclose(part.trust, warp.trust[:, 4:20, 7:31], atol=1e-4)
+
+
+def test_trust_falls_with_depth_and_angle_as_told() -> None:
+    frame = plane_frame(camera())
+    depth = torch.full_like(frame.depth, 4.0)
+    def trust(other_depth: Tensor, cameras: Cameras, angle: float = math.inf) -> float:
+        return find_warp(depth, frame.cameras, other_depth, cameras, 0.02, angle).trust[0, 15, 20].item()
+    assert trust(depth, frame.cameras) == pytest.approx(1)
+    assert trust(depth * 1.02, frame.cameras) == pytest.approx(math.exp(-1), rel=1e-3)
+    assert trust(depth * 0.96, frame.cameras) == pytest.approx(math.exp(-4), rel=1e-3)
+    radians = 0.2
+    turned = camera(-4 * math.sin(radians), radians)  # looks at (0, 0, 4) from the same distance
+    turned.cam_to_world[:, 2, 3] = 4 - 4 * math.cos(radians)
+    expected = math.exp(-((radians / math.radians(10)) ** 2))
+    center = find_warp(depth, frame.cameras, depth, turned, 0.1, 10).trust[0]
+    without = find_warp(depth, frame.cameras, depth, turned, 0.1).trust[0]
+    seen = without > 0
+    assert (center[seen] / without[seen]).mean().item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_surface_lies_at_the_nearest_points_and_keeps_its_steps() -> None:
+    depth = torch.full((1, 20, 30), 4.0)
+    depth[:, ::2, ::2] = 5.0  # seen through gaps between the front's points
+    depth[:, :, 15:] = 8.0  # what lies behind, beside
+    depth[:, :, 25:] = 0
+    surface = surface_depth(depth)
+    assert torch.allclose(surface[:, :, :16], torch.tensor(4.0))  # the window reaches one pixel further
+    assert torch.allclose(surface[:, :, 16:26], torch.tensor(8.0))
+    assert (surface[:, :, 26:] == 0).all()
+    slope = 4 + 0.01 * torch.arange(30.0).expand(1, 20, 30)
+    assert (surface_depth(slope) - slope).abs().max() < 0.025
 
 
 def test_a_static_camera_leaves_an_unchanging_picture_unchanged() -> None:
@@ -71,23 +137,25 @@ def test_a_static_camera_leaves_an_unchanging_picture_unchanged() -> None:
     depth[:, :, 20:] *= 2  # a step, whose neighbours do not see each other's points
     depth[:, 10] = 0
     frame = replace(frame, depth=depth)
-    blender = DefaultBlender(WEIGHTS, 8000, 0.01)
+    steady = blender()
     for _ in range(9):
-        blended = blender.blend(frame)
-        assert torch.allclose(blended.image, frame.image, atol=2e-6)
+        blended = steady.blend(frame)
+        assert torch.allclose(blended.image, frame.image, atol=2e-5)
 
 
 def test_a_static_camera_steadies_a_flickering_picture() -> None:
     torch.manual_seed(0)
     frame = plane_frame(camera())
-    blender = DefaultBlender(WEIGHTS, 8000, 0.01)
-    noisy = [replace(frame, image=frame.image + 0.05 * torch.randn_like(frame.image)) for _ in range(12)]
-    blended = [blender.blend(one) for one in noisy]
+    steady = blender(history=8, threshold=NEVER)
+    noisy = [replace(frame, image=frame.image + 0.05 * torch.randn_like(frame.image)) for _ in range(16)]
+    blended = [steady.blend(one) for one in noisy]
     assert torch.equal(blended[0].image, noisy[0].image)
-    for index, share in ((1, 0.85), (2, 0.75), (11, 0.6)):  # the error shrinks from the second frame on
+    for index in (1, 3, 7):  # a mean of index + 1 frames
         before = (noisy[index].image - frame.image).square().mean().sqrt()
         after = (blended[index].image - frame.image).square().mean().sqrt()
-        assert after < share * before
+        assert after.item() == pytest.approx(before.item() / math.sqrt(index + 1), rel=0.15)
+    # Later each frame's share is 1/8: of independent errors sqrt(1/15) remains.
+    assert after < 0.4 * before
 
 
 def occluded_pair() -> tuple[Frame, Frame, Tensor]:
@@ -113,15 +181,18 @@ def test_what_an_earlier_frame_did_not_see_does_not_ghost() -> None:
     assert uncovered.sum() > 50
     where = uncovered[:, None].expand_as(current.image)
     result = warped(current, earlier)
-    assert torch.equal(result[where], current.image[where])
-    assert result[:, 0][current.depth > 3].max() == 0  # no red on the plane, not even at the post's edge
-    assert warped(current, earlier, tolerance=1.0)[:, 0][uncovered].max() > 0.5  # what visibility prevents
+    # The post's surface reaches one pixel over the plane, which by its depth then is the post.
+    clear = where & (surface_depth(current.depth) > 3)[:, None]
+    assert clear.sum() > 100
+    assert torch.allclose(result[clear], current.image[clear], atol=1e-5)
+    assert result[:, 0][uncovered].max() < 0.05
+    assert warped(current, earlier, tolerance=1.0)[:, 0][uncovered].max() > 0.3  # what visibility prevents
 
 
 def test_pixels_without_depth_or_history_keep_the_current_colour() -> None:
     current, earlier = plane_frame(camera(1.0)), plane_frame(camera(0.0))
     depth = current.depth.clone()
-    depth[:, 5:9, 5:9] = 0
+    depth[:, 4:10, 4:10] = 0  # the surface reaches one pixel into it
     current = Frame(current.image + 1, depth, current.cameras)
     result = warped(current, earlier)
     assert torch.equal(result[:, :, 5:9, 5:9], current.image[:, :, 5:9, 5:9])
@@ -148,52 +219,71 @@ def test_an_earlier_frame_behind_the_point_is_not_asked() -> None:
     assert torch.equal(warped(current, earlier), current.image)
 
 
-def test_a_colour_beyond_the_threshold_gives_way_to_the_current() -> None:
+def test_a_colour_weighs_less_the_further_it_is_from_the_current() -> None:
     frame = plane_frame(camera())
     other = replace(frame, image=frame.image.clone())
-    other.image[:, 0, :, :20] += 90 / 255  # 90^2 = 8100
-    other.image[:, 0, :, 20:] += 88 / 255  # 88^2 = 7744
+    step = math.sqrt(8000) / 255
+    other.image[:, 3, :, :20] += step
+    other.image[:, 0, :, 20:] += 3 * step
     result = warped(frame, other, threshold=8000)
-    assert torch.equal(result[..., :20], frame.image[..., :20])
-    assert torch.allclose(result[..., 20:], other.image[..., 20:], atol=1e-5)
+    assert (result - frame.image)[:, 3, 8:20, 5:15].numpy() == pytest.approx(step * math.exp(-1), rel=1e-2)
+    assert (result - frame.image)[..., 25:].abs().max() < 2e-4
 
 
-def test_weights_of_missing_history_go_to_what_is_there() -> None:
-    frames = [Frame(torch.full((1, 4, 30, 40), value), torch.full((1, 30, 40), 4.0), camera())
-              for value in (0.1, 0.2, 0.3)]
-    blender = DefaultBlender([0.5, 0.3, 0.1, 0.1], 8000, 0.01)
-    values = [blender.blend(frame).image for frame in frames]
-    second = (0.5 * 0.2 + 0.3 * 0.1 + 0.1 * 0.1) / 0.9
-    third = 0.5 * 0.3 + 0.3 * second + 0.1 * 0.2 + 0.1 * 0.1
-    for value, expected in zip(values, (0.1, second, third), strict=True):
-        assert torch.allclose(value, torch.full_like(value, expected), atol=1e-5)
+def test_what_is_newly_seen_starts_a_history_of_its_own() -> None:
+    depth = torch.full((1, 30, 40), 4.0)
+    frames = [Frame(torch.full((1, 4, 30, 40), value), depth.clone(), camera()) for value in (0.1, 0.2, 0.3, 0.4)]
+    frames[1].depth[:, :, 20:] = 0
+    steady = blender(threshold=NEVER)
+    blended = [steady.blend(frame).image[0, 0, 15] for frame in frames]
+    left, right = 5, 35
+    for values, expected in zip(blended, ((0.1, 0.1), (0.15, 0.2), (0.2, 0.3), (0.25, 0.35)), strict=True):
+        assert values[left].item() == pytest.approx(expected[0], abs=2e-3)  # trust is a little below 1
+        assert values[right].item() == pytest.approx(expected[1], abs=2e-3)
 
 
-@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [0.0, 1.0], [0.0, 0.0, 0.0], [0.4] + [0.05] * 12])
-def test_any_number_of_weights(weights: list[float]) -> None:
-    frame = plane_frame(camera())
-    blender = DefaultBlender(weights, 8000, 0.01)
-    for _ in range(4):
-        assert torch.allclose(blender.blend(frame).image, frame.image, atol=1e-5)
+@pytest.mark.parametrize("history", [1, 1.5, 4, 100])
+def test_any_length_of_history(history: float) -> None:
+    depth = torch.full((1, 30, 40), 4.0)
+    steady, mean = blender(history, NEVER), 0.0
+    for index in range(8):
+        frame = Frame(torch.full((1, 4, 30, 40), float(index % 2)), depth, camera())
+        share = 1 / min(index + 1, history)
+        mean += share * (index % 2 - mean)
+        assert torch.allclose(steady.blend(frame).image, torch.tensor(mean), atol=1e-4)
+
+
+def test_nothing_to_see_stays_as_it_is() -> None:
+    frame = Frame(torch.rand(1, 4, 30, 40), torch.zeros(1, 30, 40), camera())
+    steady = blender()
+    for one in (frame, plane_frame(camera()), frame):
+        assert torch.equal(steady.blend(one).image, one.image)
 
 
 def test_a_batch_is_several_paths_side_by_side() -> None:
     xs = [(0.0, 0.3), (0.05, 0.2), (0.1, 0.1)]
-    together, *apart = (DefaultBlender(WEIGHTS, 8000, 0.01) for _ in range(3))
+    together, *apart = (blender() for _ in range(3))
     for step in xs:
         singles = [plane_frame(camera(x)) for x in step]
         cameras = Cameras(torch.cat([f.cameras.cam_to_world for f in singles]),
                           torch.cat([f.cameras.intrinsics for f in singles]), SIZE)
         batch = Frame(torch.cat([f.image for f in singles]), torch.cat([f.depth for f in singles]), cameras)
         expected = torch.cat([one.blend(f).image for one, f in zip(apart, singles, strict=True)])
-        assert torch.allclose(together.blend(batch).image, expected, atol=1e-6)
+        assert torch.allclose(together.blend(batch).image, expected, atol=1e-5)
 
 
 def test_history_is_all_that_is_kept() -> None:
-    blender = DefaultBlender(WEIGHTS, 8000, 0.01)
+    steady, legacy = blender(history=50), LegacyBlender(WEIGHTS, 8000)
+    pictures = []
     for _ in range(10):
-        blender.blend(plane_frame(camera()))
-    assert len(blender._raw) == 5
+        frame = plane_frame(camera())
+        pictures.append(weakref.ref(frame.image))
+        steady.blend(frame)
+        legacy.blend(replace(frame, image=frame.image.clone()))
+        del frame
+    gc.collect()
+    assert [picture() is None for picture in pictures] == [True] * 10
+    assert len(legacy._raw) == 5
 
 
 def test_legacy_is_half_a_pixel_off() -> None:
@@ -251,9 +341,11 @@ def test_legacy_blends_from_the_sixth_frame_on_the_raw_history() -> None:
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"image must be \(1, 3 or more, 30, 40\), is \(1, 3, 40, 30\)"):
         Frame(torch.zeros(1, 3, 40, 30), torch.zeros(1, 30, 40), camera())
-    blender = DefaultBlender(WEIGHTS, 8000, 0.01)
-    blender.blend(plane_frame(camera()))
+    steady = blender()
+    steady.blend(plane_frame(camera()))
     with pytest.raises(ValueError, match="the path's frames are"):
-        blender.blend(plane_frame(camera(batch=2)))
+        steady.blend(plane_frame(camera(batch=2)))
     with pytest.raises(ValueError, match="weights are empty"):
-        DefaultBlender([], 8000, 0.01)
+        LegacyBlender([], 8000)
+    with pytest.raises(ValueError, match=r"history is 0\.5 frames"):
+        blender(history=0.5)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""Compare renderings with the photographs of views that training did not see."""
+"""Compare renderings with the photographs of views that training did not see, or judge a video (--video)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from npcr.engine import evaluator
 from npcr.engine.build import load_renderer
 from npcr.engine.checkpoint import find_epoch, load_model, model_path
 from npcr.engine.contact_sheet import Pixels, contact_sheet, sheet_row
+from npcr.engine.judge_video import VideoChoice, judge_video
 from npcr.engine.trainer import held_out_views, make_views, open_scene
 from npcr.io.files import atomic_write
 
@@ -43,10 +44,19 @@ EXAMPLES = """\
       the newest checkpoint in OUTPUT_DIR
   python tools/evaluate.py --config-file models/config.yml --checkpoint models/nr_model_0.pth --all
   python tools/evaluate.py --config-file output/config.yml --output scores LOAD_EPOCH 99 MODEL.DEVICE cpu
+  python tools/evaluate.py --config-file output/config.yml --video
+      how steady the path in DATASETS.TRAIN/path comes out: single frames, legacy and default blending
+  python tools/evaluate.py --config-file output/config.yml --video --cam-pose models/CamPose.inf \\
+      --intrinsics models/Intrinsic.inf
 
 writes, in --output:
   evaluation.json    scores of each view and their means, with configuration, epoch, commit and versions
   contact_sheet.png  photograph, rendering, both mattes and error of up to 12 views
+  config.yml         the configuration as used
+with --video (docs/temporal.md says what is measured):
+  video.json         every measure of every frame, the means, and seconds a frame
+  curves.png         the measures over the frames of the path
+  slices.png         one picture row over time: flicker shows as ragged edges, smear as blur
   config.yml         the configuration as used
 """
 
@@ -59,7 +69,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="where results go (default: OUTPUT_DIR/evaluation_{epoch})")
     parser.add_argument("--all", action="store_true",
                         help="every view of DATASETS.TRAIN, not only the held-out ones")
-    return parser.parse_args(arguments)
+    parser.add_argument("--video", action="store_true",
+                        help="judge a camera path instead: single frames, legacy and default blending side by side")
+    parser.add_argument("--cam-pose", type=Path, metavar="FILE",
+                        help="--video: the path's poses; true frames and geometry are looked for beside them "
+                             "(default: DATASETS.TRAIN/path/CamPose.inf)")
+    parser.add_argument("--intrinsics", type=Path, metavar="FILE",
+                        help="--video: intrinsics in pixels of INPUT.SIZE_RAW (default: Intrinsic.inf beside them)")
+    parser.add_argument("--frame", type=int, metavar="N",
+                        help="--video: the frame of the scene (pose of the object) to show (default: 1)")
+    parser.add_argument("--row", type=int, metavar="Y", help="--video: the picture row of slices.png")
+    args = parser.parse_args(arguments)
+    for option in ("all",) if args.video else ("cam_pose", "intrinsics", "frame", "row"):
+        if getattr(args, option) is not None and getattr(args, option) is not False:
+            parser.error(f"--{option.replace('_', '-')} {'does not go' if args.video else 'only goes'} with --video")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,6 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     folder = given.OUTPUT_DIR
     checkpoint = args.checkpoint or model_path(folder, find_epoch(folder, given.LOAD_EPOCH))
     renderer, cfg, epoch = load_renderer(given, checkpoint, device)
+    facts = {"checkpoint": str(checkpoint), "epoch": epoch, "config": to_dict(cfg), "commit": commit(),
+             "versions": versions(), "device": str(device)}
+    if args.video:
+        output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
+        choice = VideoChoice(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row)
+        judge_video(renderer, cfg, choice, output, facts)
+        return
     views, which, kind = choose_views(cfg, device, args.all)
     if kind == "held out":
         warn_of_training_views(cfg, load_model(checkpoint).config, checkpoint)
@@ -86,10 +117,9 @@ def main(arguments: list[str] | None = None) -> None:
     output = args.output or Path(cfg.OUTPUT_DIR) / f"evaluation_{epoch}"
     dump_config(cfg, output / "config.yml")
     contact_sheet(output / "contact_sheet.png", rows)
-    report = {"checkpoint": str(checkpoint), "epoch": epoch, "views": kind, "scene": str(views.scene.folder),
-              "size": list(views.size), "how": HOW, "mean": finite(evaluator.mean_scores(scores)),
-              "each": [finite(dataclasses.asdict(score)) for score in scores],
-              "config": to_dict(cfg), "commit": commit(), "versions": versions(), "device": str(device)}
+    report = {**facts, "views": kind, "scene": str(views.scene.folder), "size": list(views.size), "how": HOW,
+              "mean": finite(evaluator.mean_scores(scores)),
+              "each": [finite(dataclasses.asdict(score)) for score in scores]}
     with atomic_write(output / "evaluation.json", "w") as file:
         file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
     print(evaluator.format_scores(scores))

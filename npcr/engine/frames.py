@@ -22,6 +22,7 @@ from npcr.engine.path_videos import PathVideos
 from npcr.io.files import atomic_write, naming
 from npcr.io.images import write_image
 from npcr.networks.compositing import over_background
+from npcr.networks.renderer import RenderOutput
 from npcr.temporal import Blender, DefaultBlender, Frame, LegacyBlender
 
 logger = logging.getLogger("npcr")
@@ -42,10 +43,10 @@ class RenderedFrame(NamedTuple):
 
 def make_blender(cfg: CfgNode) -> Blender | None:
     """The blender that TEMPORAL.BLEND names, or None for `off`."""
-    weights, threshold = cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR
+    threshold = cfg.WEIGHTS.COLOR_THR
     if cfg.TEMPORAL.BLEND == "default":
-        return DefaultBlender(weights, threshold, cfg.TEMPORAL.DEPTH_TOLERANCE)
-    return LegacyBlender(weights, threshold) if cfg.TEMPORAL.BLEND == "legacy" else None
+        return DefaultBlender(cfg.TEMPORAL.HISTORY, threshold, cfg.TEMPORAL.DEPTH_TOLERANCE, cfg.TEMPORAL.ANGLE)
+    return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, threshold) if cfg.TEMPORAL.BLEND == "legacy" else None
 
 
 def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: Blender | None,
@@ -64,19 +65,33 @@ def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: 
 @torch.inference_mode()
 def _render_frame(renderer: nn.Module, camera: Cameras, gray: float, blender: Blender | None,
                   frame: int) -> RenderedFrame:
-    legacy = bool(renderer.legacy)
-    rgb, alpha, depth, *_ = renderer(camera, frame)
-    # From here on a legacy picture C A + (1 - A) B is one of premultiplied colour C A.
-    rgba = torch.cat([rgb * alpha if legacy else rgb, alpha], dim=1)
-    if isinstance(blender, LegacyBlender):  # blends opaque pictures; the matte stays as rendered
-        opaque = over_background(rgba[:, :3], alpha, gray, legacy=False).clamp(0, 1) * 255
-        picture = blender.blend(Frame(opaque, depth, camera)).image / 255
-    else:
-        if blender is not None:
-            rgba = blender.blend(Frame(rgba, depth, camera)).image
-        picture = over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)
-    return RenderedFrame(_pixels(rgb), alpha[0, 0].cpu().numpy(), depth[0].cpu().numpy(),
+    output = renderer(camera, frame)
+    single = single_frame(output, camera, bool(renderer.legacy))
+    picture, rgba = show(single, gray, blender)
+    return RenderedFrame(_pixels(output.rgb), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
                          _pixels(_to_bytes(picture)), _pixels(_to_bytes(_straight(rgba))))
+
+
+def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> Frame:
+    """A renderer's output as a frame of premultiplied RGBA, which a legacy renderer's colour is not."""
+    # Where a legacy picture is C A + (1 - A) B, it is from here on one of premultiplied colour C A.
+    rgb = output.rgb * output.alpha if legacy else output.rgb
+    return Frame(torch.cat([rgb, output.alpha], dim=1), output.depth, camera)
+
+
+def show(frame: Frame, gray: float, blender: Blender | None) -> tuple[Tensor, Tensor]:
+    """The next frame of a path as it is shown: (B, 3, H, W) over a grey in [0, 1] and RGBA (B, 4, H, W).
+
+    frame: premultiplied RGBA, single. Both results are blended, RGBA premultiplied; a `LegacyBlender` blends
+    opaque pictures and leaves RGBA as it was rendered.
+    """
+    rgba = frame.image
+    if isinstance(blender, LegacyBlender):
+        opaque = over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False).clamp(0, 1) * 255
+        return blender.blend(Frame(opaque, frame.depth, frame.cameras)).image / 255, rgba
+    if blender is not None:
+        rgba = blender.blend(frame).image
+    return over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False), rgba
 
 
 def _straight(rgba: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from npcr.config import changed, load_config
 from npcr.data.scene import load_clouds
 from npcr.engine.build import build_renderer, make_checkpoint
 from npcr.engine.checkpoint import model_path, save_model
-from npcr.io.images import read_image
+from npcr.errors import NpcrError
+from npcr.io.images import read_image, write_image
 from tests.scenes import write_tiny_scene
 from tools import evaluate as tool
 
@@ -127,3 +129,45 @@ def test_an_infinite_psnr_is_null_in_json() -> None:
         "ssim": 1.0,
         "name": "a",
     }
+
+
+def test_a_video_beside_its_truth(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "scene" / "path"
+    path.mkdir()
+    for name in ("CamPose.inf", "Intrinsic.inf"):
+        shutil.copyfile(folder / "scene" / name, path / name)
+    for number in range(1, 6):
+        write_image(path / f"img_{number:04d}.png", np.full((36, 48, 4), 10 * number, np.uint8))
+    tool.main(["--config-file", "config.yml", "--video", "--output", "video", "--row", "5"])
+    report = json.loads(Path("video", "video.json").read_text())
+    assert (report["epoch"], report["row"], list(report["paths"])) == (12, 5, ["path", "fine orbit", "still camera"])
+    means = report["paths"]["path"]["mean"]
+    assert list(means) == ["off", "legacy", "default"]
+    for name in means:
+        values = report["paths"]["path"]["each"][name]["psnr"]
+        assert len(values) == 5
+        assert means[name]["psnr"] == pytest.approx(np.mean(values))
+    assert set(report["paths"]["fine orbit"]["mean"]["off"]) == {"warp_error_own", "flicker"}
+    assert report["paths"]["still camera"]["mean"]["default"]["flicker"] < 1e-4
+    assert "still camera, 8 frames" in capsys.readouterr().out
+    assert {file.name for file in Path("video").iterdir()} == {"video.json", "curves.png", "slices.png", "config.yml"}
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], r"scene/path/CamPose\.inf: .*no such"),
+    (["--cam-pose", "scene/CamPose.inf", "--frame", "2"], "--frame is 2; the model has frames 1 to 1"),
+    (["--cam-pose", "scene/CamPose.inf", "--row", "24"], "--row is 24; pictures have rows 0 to 23"),
+])
+def test_what_is_wrong_with_a_video_is_told(folder: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(NpcrError, match=message):
+        tool.main(["--config-file", "config.yml", "--video", *arguments])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--row", "0"], "--row only goes with --video"), (["--video", "--all"], "--all does not go with --video"),
+])
+def test_options_of_the_other_kind_are_refused(arguments: list[str], message: str,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(["--config-file", "config.yml", *arguments])
+    assert message in capsys.readouterr().err
