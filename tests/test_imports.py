@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "networks": {"cameras", "memory", "pcpr_ext", "projection"},
     "losses": {"metrics"},
     "temporal": {"cameras"},
-    "engine": {"cli", "config", "cameras", "io", "data", "networks", "losses", "metrics", "temporal"},
+    "engine": {"cli", "config", "cameras", "io", "data", "networks", "losses", "metrics", "orbits",
+               "temporal"},
 }
 
 
