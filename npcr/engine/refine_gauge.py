@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from npcr.cameras import Cameras
@@ -18,6 +17,7 @@ from npcr.engine.evaluator import evaluate, mean_scores
 from npcr.engine.refine_losses import flicker
 from npcr.engine.refine_windows import Windows
 from npcr.engine.steady_refiner import render_frame
+from npcr.networks import NeuralPointRenderer
 
 WINDOWS = 8  # windows in which flicker is measured
 
@@ -55,7 +55,7 @@ class RefineGauge:
         self._jobs = list(jobs)
         self._batch = batch
 
-    def measure(self, renderer: nn.Module) -> RefineScores:
+    def measure(self, renderer: NeuralPointRenderer) -> RefineScores:
         """Render and compare; shows a progress bar that does not stay."""
         device = next(renderer.parameters()).device
         steadiness = []
@@ -65,6 +65,6 @@ class RefineGauge:
             steadiness.append(flicker(frames, self._tolerance))
         psnr = math.nan
         if self._views is not None and self._jobs:
-            scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device)  # type: ignore
+            scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device)
             psnr = mean_scores(scores)["psnr"]
         return RefineScores(sum(steadiness) / len(steadiness), psnr)

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("npcr")
 class Scheme(Protocol):
     """A way to refine: `PathRefiner`, as published, or `SteadyRefiner`."""
 
-    renderer: nn.Module
+    renderer: Any  # a NeuralPointRenderer
     optimizer: torch.optim.Optimizer
     steps_per_pass: int
     whole_passes: bool  # a pass that was stopped has changed nothing, and is begun anew
@@ -166,7 +166,8 @@ class RefineRun:
         if self.stop_asked:
             raise KeyboardInterrupt
         self.stop_asked = True
-        logger.info("\nstopping after this step and writing what there is (Ctrl-C again: at once, without)")
+        logger.info("\nstopping after this step or measurement and writing what there is (Ctrl-C again: at once, "
+                    "without)")
 
     def _stop_if_asked(self) -> None:
         if self.stop_asked:

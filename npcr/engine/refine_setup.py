@@ -35,6 +35,9 @@ def make_run(inputs: PathInputs, destination: Path) -> RefineRun:
     """The run that the configuration asks for. Raises an `NpcrError` where it cannot begin."""
     cfg = inputs.cfg
     steady = cfg.REFINE.SCHEME == "steady"
+    if cfg.REFINE.PATH == "random" and not steady:
+        raise ConfigError(f"REFINE.PATH random needs REFINE.SCHEME steady; this run's is {cfg.REFINE.SCHEME} (legacy "
+                          "models take it by themselves)")
     scene = find_scene(cfg)
     windows = make_windows(inputs)
     scheme: Scheme = make_steady(inputs, windows, scene) if steady else make_published(inputs)

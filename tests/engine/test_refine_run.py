@@ -169,14 +169,14 @@ def test_another_run_or_model_is_not_gone_on_with(tmp_path: Path) -> None:
     make(tmp_path, gauge(), passes=1).run()
     changed = make(tmp_path, gauge())
     changed.settings.identity["REFINE.STEPS"] = 6
-    with pytest.raises(CheckpointError, match=r"REFINE.STEPS differs from the run .* \(5 then, 6 now\)"):
+    with pytest.raises(CheckpointError, match=r"REFINE\.STEPS differs from the run .* \(5 then, 6 now\)"):
         changed.run(resume=True)
     other = make(tmp_path, gauge())
     other.source.model["default_feature"] += 1
     with pytest.raises(CheckpointError, match="model differs from the run that wrote it; --overwrite"):
         other.run(resume=True)
     state_path(tmp_path / "nr_model_7_refined.pth").rename(tmp_path / "kept")
-    with pytest.raises(CheckpointError, match="nr_optimizer_7_refined.pth: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"nr_optimizer_7_refined\.pth: no such checkpoint"):
         make(tmp_path, gauge()).run(resume=True)
     (tmp_path / "kept").rename(tmp_path / "nr_optimizer_7_refined.pth")
     (tmp_path / "nr_model_7_refined.pth").unlink()

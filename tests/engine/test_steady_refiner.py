@@ -21,7 +21,8 @@ SETTINGS = SteadySettings(passes=4, steps=10, lr=0.01, steadiness=30.0, photomet
                           depth_tolerance=0.02)
 
 
-def make(renderer: Shimmer, photographs: Photographs | None = None, length: int = 2, **changes: object) -> SteadyRefiner:
+def make(renderer: Shimmer, photographs: Photographs | None = None, length: int = 2,
+         **changes: object) -> SteadyRefiner:
     settings = SteadySettings(**{**SETTINGS.__dict__, **changes})  # type: ignore[arg-type]
     optimizer = build_optimizer(load_config(None, ["SOLVER.WEIGHT_DECAY", "0"]), renderer, lr=settings.lr)
     return SteadyRefiner(renderer, PathWindows(orbit(6), length), optimizer, settings, photographs=photographs)
@@ -115,7 +116,7 @@ def test_a_loss_that_is_not_finite_names_step_and_pass_and_changes_nothing() -> 
     next(refiner.run_pass(3))
     before = renderer.brightness.item()
     renderer.alpha = math.nan
-    with pytest.raises(TrainingError, match="the loss of step 3 in pass 2 is nan; a lower REFINE.LR"):
+    with pytest.raises(TrainingError, match="the loss of step 3 in pass 2 is nan; a lower REFINE"):
         list(refiner.run_pass(2, first=2))
     assert renderer.brightness.item() == before
 

@@ -90,6 +90,9 @@ def test_never_over_what_is_there(refine: Script) -> None:
     assert NEW.read_bytes() == b"mine"
     assert refine("--overwrite", *PUBLISHED, "REFINE.PASSES", "1")[0] == 0
     load_model(NEW)
+    status, _, err = refine("--overwrite", *PUBLISHED, "REFINE.PATH", "random")
+    assert status == 2
+    assert "REFINE.PATH random needs REFINE.SCHEME steady; this run's is published" in err
     status, _, err = refine(*PUBLISHED)
     assert status == 2
     assert "--overwrite replaces it; --resume goes on with it" in err
