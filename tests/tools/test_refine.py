@@ -14,6 +14,7 @@ from npcr.config import load_config
 from npcr.engine.checkpoint import load_model, load_training_state
 from npcr.engine.refiner import PathRefiner, RefineLoss
 from npcr.errors import TrainingError
+from tests.engine.test_trainer import SmallNetwork
 from tests.models_folder import call_script, write_models_folder
 from tests.scenes import write_tiny_scene
 
@@ -25,8 +26,16 @@ PUBLISHED = ("REFINE.SCHEME", "published")
 QUICK = ("REFINE.STEPS", "2", "REFINE.LR", "0.0001", "REFINE.PASSES")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    """The script is tested here; with the real network it would mostly write 150 MB files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("npcr.networks.renderer.GatedUNet", SmallNetwork)
+        yield
+
+
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> Path:
     root = tmp_path_factory.mktemp("refine")
     write_models_folder(root)
     return root
