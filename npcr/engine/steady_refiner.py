@@ -57,7 +57,7 @@ class SteadySettings:
     anchor: float
     depth_tolerance: float  # relative
     seed: int = 0
-    one_frame_at_a_time: bool = False  # keeps one frame's graph in memory; the step takes a third longer
+    one_frame_at_a_time: bool = False  # keeps one frame's graph in memory; the step takes longer
 
 
 @dataclass(frozen=True)
