@@ -108,8 +108,19 @@ DEFAULTS.RENDER.VIDEO = ["h264"]  # h264, h265, vp9 and prores and webp (with al
 DEFAULTS.RENDER.FPS = 30.0  # frame rate of the videos
 
 DEFAULTS.REFINE = CfgNode()
-DEFAULTS.REFINE.PASSES = 10  # walks over the path, one optimiser step each
+DEFAULTS.REFINE.SCHEME = "steady"  # steady, published (one optimiser step a walk; legacy models take it by themselves)
+DEFAULTS.REFINE.PATH = "given"  # steady: the frames of --cam-pose, or random: fine arcs all around the object
+DEFAULTS.REFINE.PASSES = 10  # published: walks over the path, one optimiser step each; steady: see STEPS
+DEFAULTS.REFINE.STEPS = 40  # steady: optimiser steps of a pass; validation follows each pass
 DEFAULTS.REFINE.LR = 0.0  # learning rate; 0: SOLVER.BASE_LR
+DEFAULTS.REFINE.WINDOW = 2  # steady: neighbouring frames that are made to agree in a step
+DEFAULTS.REFINE.ARC_DEGREES = 1.0  # steady, random path: largest turn from frame to frame
+DEFAULTS.REFINE.STEADINESS = 30.0  # steady: weight of the frames' disagreement (squared, 0-1)
+DEFAULTS.REFINE.PHOTOMETRIC = 1.0  # steady: weight of the training loss of a training photograph; 0: none
+DEFAULTS.REFINE.ANCHOR = 1.0  # steady: weight of the squared distance to the unrefined model's rendering; 0: none
+DEFAULTS.REFINE.DEPTH_TOLERANCE = 0.02  # steady: relative depth difference at which trust in a reprojection fades
+DEFAULTS.REFINE.PSNR_DROP = 0.1  # steady: a pass whose PSNR lies more than this below the start's is not kept, dB
+DEFAULTS.REFINE.PATIENCE = 5  # steady: passes in a row without anything better before the run ends; 0: never ends early
 
 DEFAULTS.OUTPUT_DIR = "output"  # where checkpoints, logs and pictures go
 DEFAULTS.BACKGROUND_GRAY = 255  # grey behind rendered pictures, 0-255
@@ -127,6 +138,8 @@ CHOICES = {
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "TEMPORAL.BLEND": ("default", "legacy", "off"),
     "RENDER.VIDEO": ("h264", "h265", "vp9", "prores", "gif", "webp"),  # a list: each entry
+    "REFINE.SCHEME": ("steady", "published"),
+    "REFINE.PATH": ("given", "random"),
 }
 
 # key -> (lowest, highest); for a list the bounds hold for every entry.
@@ -185,7 +198,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "RENDER.MARGIN": (-1, 16384),
     "RENDER.FPS": (1, 1000),
     "REFINE.PASSES": (1, 10000),
+    "REFINE.STEPS": (1, 100000),
     "REFINE.LR": (0, 1),
+    "REFINE.WINDOW": (2, 16),
+    "REFINE.ARC_DEGREES": (0.001, 45),
+    "REFINE.STEADINESS": (0, math.inf),
+    "REFINE.PHOTOMETRIC": (0, math.inf),
+    "REFINE.ANCHOR": (0, math.inf),
+    "REFINE.DEPTH_TOLERANCE": (1e-6, 1),
+    "REFINE.PSNR_DROP": (0, math.inf),
+    "REFINE.PATIENCE": (0, 10000),
     "BACKGROUND_GRAY": (0, 255),
     "LOAD_EPOCH": (-1, math.inf),
 }

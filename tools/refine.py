@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refine a trained model on a camera path, so that it renders that path more steadily."""
+"""Refine a trained model, so that it renders a moving camera's video more steadily (docs/refining.md)."""
 
+import argparse
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
-
 from npcr import cli
 from npcr.config import dump_config
-from npcr.engine.build import build_vgg
-from npcr.engine.checkpoint import load_model, model_path, save_model
-from npcr.engine.optimizers import build_optimizer
+from npcr.engine.checkpoint import model_path
 from npcr.engine.path_inputs import PathInputs, load_path_inputs, make_path_parser
-from npcr.engine.refiner import PathRefiner, RefineLoss, RefineSettings, mean_loss
+from npcr.engine.refine_run import RefineRun, state_path
+from npcr.engine.refine_setup import make_run
 from npcr.errors import ConfigError
 
 EXAMPLES = """\
@@ -25,82 +20,77 @@ EXAMPLES = """\
       with models/config.yml, models/CamPose.inf, models/Intrinsic.inf and models/nr_model_{LOAD_EPOCH}.pth
   python tools/render.py --checkpoint models/nr_model_0_refined.pth
       the path with the refined model
-  python tools/refine.py --config-file output/config.yml --checkpoint output/nr_model_99.pth REFINE.PASSES 20
+  python tools/refine.py --config-file output/config.yml --checkpoint output/nr_model_99.pth REFINE.PATH random
+      for every view around the object; the scene's own cameras say where that is
+  python tools/refine.py --resume
+      go on after Ctrl-C
+  python tools/refine.py REFINE.SCHEME published REFINE.PASSES 20
+      as published: one optimiser step for each walk over the path
   python tools/refine.py LOSS.PERCEPTUAL 0 MODEL.DEVICE cpu
       without VGG-19, on the CPU
 
 results:
-  nr_model_{epoch}_refined.pth  beside the model, which stays as it is
-  nr_model_{epoch}_refined.yml  the configuration as used
-  OUTPUT_DIR/refine_{epoch}/    the loss of each pass, for TensorBoard
+  nr_model_{epoch}_refined.pth      beside the model, which stays as it is
+  nr_model_{epoch}_refined.yml      the configuration as used
+  nr_optimizer_{epoch}_refined.pth  what --resume needs; delete it when you are done
+  OUTPUT_DIR/refine_{epoch}/        losses, flicker and PSNR of each pass, for TensorBoard
 """
 
 
 def main() -> None:
     parser = make_path_parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("--overwrite", action="store_true", help="replace the result of an earlier refining")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="replace the result of an earlier refining")
+    again.add_argument("--resume", action="store_true", help="go on with a refining that was stopped")
     args = parser.parse_args()
+    use_scene_cameras(args, parser)
     inputs = load_path_inputs(args)
-    destination = refined_path(inputs, args.overwrite)
-    log = Path(inputs.cfg.OUTPUT_DIR) / f"refine_{inputs.epoch}"
-    refiner = make_refiner(inputs)
-    done = 0
+    destination = refined_path(inputs, args)
+    run = make_run(inputs, destination)
     try:
-        for loss in walk(refiner, inputs.cfg.REFINE.PASSES, log):
-            done += 1
-            tqdm.write(f"pass {done}: loss {loss.total:.6f} "
-                       f"(features {loss.feature:.6f}, mse {loss.mse:.6f})")
+        best = run.run(args.resume)
     except KeyboardInterrupt:
-        if done:
-            save(inputs, destination)
-            print(f"{done} of {inputs.cfg.REFINE.PASSES} passes: {destination}")
+        report_stop(run)
         raise
-    save(inputs, destination)
-    print(f"refined model: {destination}; losses for TensorBoard: {log}/")
+    finally:
+        if run.has_result:
+            dump_config(inputs.cfg, destination.with_suffix(".yml"))
+    if run.progress.best_pass == 0:
+        print("no pass was steadier within REFINE.PSNR_DROP; the result is the model as it was. More REFINE.STEPS "
+              "or another REFINE.STEADINESS may help")
+    print(f"refined model: {destination}: {best} (before: {run.start}); TensorBoard: {run.log}/")
 
 
-def refined_path(inputs: PathInputs, overwrite: bool) -> Path:
+def use_scene_cameras(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """For a random path without --cam-pose the scene's own cameras say where to look from."""
+    cfg = cli.config_from_args(args)
+    given = any(getattr(args, name) != parser.get_default(name) for name in ("cam_pose", "intrinsics"))
+    if cfg.REFINE.PATH == "random" and cfg.DATASETS.TRAIN and not given:
+        args.cam_pose = Path(cfg.DATASETS.TRAIN) / "CamPose.inf"
+        args.intrinsics = Path(cfg.DATASETS.TRAIN) / "Intrinsic.inf"
+
+
+def refined_path(inputs: PathInputs, args: argparse.Namespace) -> Path:
     """Where the result goes; checked before the work begins."""
     destination = model_path(inputs.checkpoint.parent, inputs.epoch, refined=True)
     if destination.resolve() == inputs.checkpoint.resolve():
         raise ConfigError(f"{destination}: would overwrite itself; copy it to another folder first")
-    if destination.exists() and not overwrite:
-        raise ConfigError(f"{destination}: exists already; --overwrite replaces it")
+    state = state_path(destination)
+    if args.resume:
+        return destination
+    for file in (destination, state):
+        if file.exists() and not args.overwrite:
+            hint = "; --resume goes on with it" if state.exists() else ""
+            raise ConfigError(f"{file}: exists already; --overwrite replaces it{hint}")
     return destination
 
 
-def make_refiner(inputs: PathInputs) -> PathRefiner:
-    cfg = inputs.cfg
-    vgg = build_vgg(cfg)
-    if vgg is not None:
-        vgg.to(next(inputs.renderer.parameters()).device)
-    a, b, c, d = cfg.WEIGHTS.REFINE_WEIGHTS
-    settings = RefineSettings((a, b, c, d), cfg.WEIGHTS.COLOR_THR, cfg.TEMPORAL.DEPTH_TOLERANCE,
-                              cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE)
-    optimizer = build_optimizer(cfg, inputs.renderer, lr=cfg.REFINE.LR or cfg.SOLVER.BASE_LR)
-    return PathRefiner(inputs.renderer, inputs.cameras, optimizer, vgg, settings, inputs.frame)
-
-
-def walk(refiner: PathRefiner, passes: int, log: Path) -> Iterator[RefineLoss]:
-    """Run the passes, with a progress bar and TensorBoard scalars; yields each pass's mean loss."""
-    frames = passes * (len(refiner.cameras) - 1)
-    with SummaryWriter(str(log)) as board, tqdm(total=frames, desc="refine", unit="frame") as bar:
-        for number in range(1, passes + 1):
-            losses = []
-            for loss in refiner.run_pass(number):
-                losses.append(loss)
-                bar.set_postfix_str(f"pass {number}, loss {loss.total:.4g}", refresh=False)
-                bar.update()
-            mean = mean_loss(losses)
-            for name, value in mean._asdict().items():
-                board.add_scalar(f"refine/{name}", value, number)
-            yield mean
-
-
-def save(inputs: PathInputs, destination: Path) -> None:
-    state = {name: value.detach().cpu() for name, value in inputs.renderer.state_dict().items()}
-    save_model(destination, replace(load_model(inputs.checkpoint), model=state))
-    dump_config(inputs.cfg, destination.with_suffix(".yml"))
+def report_stop(run: RefineRun) -> None:
+    done = f"{run.progress.passes} of {run.settings.passes} passes"
+    if run.has_result:
+        print(f"{done}: {run.destination}, the best so far (pass {run.progress.best_pass})")
+    if run.state_file.exists():
+        print(f"{done}; --resume goes on")
 
 
 if __name__ == "__main__":

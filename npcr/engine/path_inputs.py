@@ -64,7 +64,7 @@ def load_path_inputs(args: argparse.Namespace) -> PathInputs:
 
 
 def _follow_legacy_model(cfg: CfgNode, given: CfgNode) -> CfgNode:
-    """`cfg` with TEMPORAL.BLEND legacy where the model is and `given`, the user's, leaves the key open."""
-    if cfg.MODEL.LEGACY and "TEMPORAL.BLEND" not in explicit_keys(given):
-        return changed(cfg, TEMPORAL__BLEND="legacy")
-    return cfg
+    """`cfg` blended and refined as published where the model is legacy, unless `given`, the user's, says otherwise."""
+    published = {"TEMPORAL.BLEND": "legacy", "REFINE.SCHEME": "published"}
+    open_keys = {key.replace(".", "__"): value for key, value in published.items() if key not in explicit_keys(given)}
+    return changed(cfg, **open_keys) if cfg.MODEL.LEGACY and open_keys else cfg

@@ -64,15 +64,20 @@ class PathRefiner:
         self.vgg = vgg
         self.settings = settings
         self.frame = frame
+        self.steps_per_pass = len(cameras) - 1  # frames walked; the optimiser steps once
+        self.whole_passes = True
         self._legacy = bool(renderer.legacy)
         self._device = next(renderer.parameters()).device
 
-    def run_pass(self, number: int = 1) -> Iterator[RefineLoss]:
+    def run_pass(self, number: int = 1, first: int = 0) -> Iterator[RefineLoss]:
         """Walk the path once, then step: yields the losses of its second to last frame, before the step.
 
-        The step is made when the iteration ends; one left early changes nothing. Raises `TrainingError`
+        The step is made when the iteration ends; one left early changes nothing, so there is no other `first`
+        than 0. Raises `TrainingError`
         naming frame and pass (`number`) where a loss is not finite.
         """
+        if first:
+            raise ValueError(f"PathRefiner.run_pass: first is {first}; a pass is walked from its start")
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             earlier = self._render(0)
