@@ -23,7 +23,7 @@ from npcr.engine.video_report import plot_scores, write_slices
 from npcr.errors import ConfigError, MissingExtraError
 from npcr.io.camera_files import read_cameras
 from npcr.io.files import atomic_write
-from npcr.networks import NeuralPointRenderer
+from npcr.networks import PointRenderer
 from npcr.orbits import orbit
 from npcr.temporal import Blender
 from npcr.video_metrics import color_video_vdp
@@ -44,7 +44,7 @@ class VideoChoice(NamedTuple):
     row: int | None = None  # of the slices; default: the busiest
 
 
-def judge_video(renderer: NeuralPointRenderer, cfg: CfgNode, choice: VideoChoice, output: Path,
+def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, output: Path,
                 facts: Mapping[str, Any]) -> dict[str, Any]:
     """Judge, write video.json (with `facts`), curves.png, slices.png and config.yml to `output`, print a table.
 

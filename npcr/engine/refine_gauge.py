@@ -17,7 +17,7 @@ from npcr.engine.evaluator import evaluate, mean_scores
 from npcr.engine.refine_losses import flicker
 from npcr.engine.refine_windows import Windows
 from npcr.engine.steady_refiner import render_frame
-from npcr.networks import NeuralPointRenderer
+from npcr.networks import PointRenderer
 
 WINDOWS = 8  # windows in which flicker is measured
 
@@ -55,7 +55,7 @@ class RefineGauge:
         self._jobs = list(jobs)
         self._batch = batch
 
-    def measure(self, renderer: NeuralPointRenderer) -> RefineScores:
+    def measure(self, renderer: PointRenderer) -> RefineScores:
         """Render and compare; shows a progress bar that does not stay."""
         device = next(renderer.parameters()).device
         steadiness = []
