@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
-from benchmarks import frame, projection, scaling, training_step
+from benchmarks import blended, frame, projection, scaling, training_step
 from npcr.projection import compiled_available
 
 pytestmark = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
@@ -44,6 +44,14 @@ def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None
 def test_projection_equals_the_plain_one(tmp_path: Path) -> None:
     rows = run(projection, tmp_path, "--points", "3000", "--layers", "3", "--size", "40", "40")["rows"]
     assert all(row["equal"] for row in rows if row["method"] in ("twin", "plain"))
+
+
+def test_the_blended_forms_kernel_equals_its_twin(tmp_path: Path) -> None:
+    rows = run(blended, tmp_path, "--points", "3000", "--layers", "4", "--size", "48", "40", "--dots", "3")["rows"]
+    assert [row["stage"] for row in rows][-2:] == ["frame", "step without optimiser"]
+    composed = [row for row in rows if row["stage"].startswith("compositing")]
+    assert len(composed) == 2
+    assert all(row["error"] < 1e-4 and row["twin_ms"] > 0 for row in composed)
 
 
 def test_scaling_draws_a_plot(tmp_path: Path) -> None:

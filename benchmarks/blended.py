@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blended form's stages, forward and with gradients: compositing on the kernel and in torch, network, the whole.
+
+    python benchmarks/blended.py
+    python benchmarks/blended.py --size 600 600 --points 1e6 --layers 8 32 --repeats 5
+
+Points lie on strands of a ball, as tests and demo have them: `--dots` soft dots a point. "error" is the largest
+difference between the kernel's picture and its twin's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr.cameras import Cameras  # noqa: E402
+from npcr.networks import BlendedPointRenderer, fast  # noqa: E402
+
+COLUMNS = ("layers", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_twin", "error")
+SPLAT = (3.0, 7.0, 0.45)
+
+
+def make(options: argparse.Namespace, layers: int, device: torch.device) -> tuple[BlendedPointRenderer, Cameras]:
+    """A ball of strands before a camera."""
+    generator = torch.Generator().manual_seed(0)
+    count = int(options.points)
+    middle = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    strands = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    spacing = (12.57 / count) ** 0.5
+    renderer = BlendedPointRenderer([middle], [torch.rand(count, 3, generator=generator)], layers=layers, splat=SPLAT,
+                                    dots=options.dots, spacing=[spacing], strands=[strands], width=options.width)
+    pose = torch.eye(4)[None].clone()
+    pose[:, 2, 3] = -4.0
+    width, height = options.size
+    focal = 1.6 * min(options.size)
+    intrinsics = torch.tensor([[[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]])
+    return renderer.to(device), Cameras(pose, intrinsics, (width, height)).to(device)
+
+
+def stages(renderer: BlendedPointRenderer, camera: Cameras) -> dict[str, Callable[[], Any]]:
+    """What is timed, by name."""
+    fragments = renderer._project(camera, 0)
+    values, alpha, _ = renderer._compose(camera, fragments, 0)
+    picture = torch.cat([values, alpha[None], values[:3]])[None].detach().requires_grad_()
+    learned = [p for name, p in renderer.named_parameters() if not name.startswith("network")]
+
+    def compose() -> Tensor:
+        values, alpha, _ = renderer._compose(camera, fragments, 0)
+        return values.square().sum() + alpha.sum()
+
+    def compose_grad() -> None:
+        torch.autograd.grad(compose(), learned, allow_unused=True)
+
+    def step() -> None:
+        renderer.zero_grad(set_to_none=True)
+        renderer(camera).layer_rgba.square().mean().backward()
+
+    return {
+        "projection": lambda: renderer._project(camera, 0),
+        "compositing": no_grad(compose),
+        "compositing, with gradients": compose_grad,
+        "network": no_grad(lambda: renderer.network(picture)),
+        "network, with gradients": lambda: renderer.network(picture).square().mean().backward(),
+        "frame": no_grad(lambda: renderer(camera)),
+        "step without optimiser": step,
+    }
+
+
+def no_grad(run: Callable[[], Any]) -> Callable[[], Any]:
+    return torch.no_grad()(run)
+
+
+def rows_for(options: argparse.Namespace, layers: int, device: torch.device) -> list[dict[str, Any]]:
+    renderer, camera = make(options, layers, device)
+    with torch.no_grad():
+        ours = renderer(camera).rgb
+        with fast.torch_only():
+            error = float((renderer(camera).rgb - ours).abs().max())
+    rows = []
+    for stage, run in stages(renderer, camera).items():
+        timing = measure(run, repeats=options.repeats, device=device)
+        row = {"layers": layers, "stage": stage, "median_ms": timing.median, "low_ms": timing.low,
+               "high_ms": timing.high, "runs": timing.runs}
+        if stage.startswith("compositing"):
+            with fast.torch_only():
+                row["twin_ms"] = measure(run, repeats=options.repeats, device=device).median
+            row["of_twin"], row["error"] = timing.median / row["twin_ms"], error
+        rows.append(row)
+    return rows
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=float, default=90_000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--size", type=int, nargs=2, default=(200, 200), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 8, 32], metavar="K", help="default: %(default)s")
+    parser.add_argument("--dots", type=int, default=5, metavar="M", help="default: %(default)s")
+    parser.add_argument("--width", type=int, default=16, metavar="C", help="MODEL.WIDTH (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "blended.json", metavar="FILE",
+                        help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    device = torch.device(options.device)
+    described = environment(device)
+    rows = [row for layers in options.layers for row in rows_for(options, layers, device)]
+    print_table(rows, COLUMNS)
+    described["options"] = {name: value for name, value in vars(options).items() if name != "output"}
+    write_json(options.output, rows, described)
+    print(f"written to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
