@@ -10,7 +10,7 @@ NATIVE := $(wildcard pcpr_ext/csrc/*)
 .PHONY: help setup test lint demo sanitize clean
 
 help:
-	@echo "make demo      train on a generated fuzzy object, evaluate, render an orbit (CPU or GPU)"
+	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
 	@echo "make test      the tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the virtual environment in .venv"
