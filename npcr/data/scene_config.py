@@ -29,6 +29,14 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "SOLVER": {"BASE_LR": 0.003, "FEATURE_LR_FACTOR": 5, "POSITION_LR_FACTOR": 10, "LR_DECAY": "cosine",
                "WARMUP_ITERS": 0, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
 }
+# With few photographs the points' many numbers would learn these by heart: one layer through the large network.
+FEW_CAMERAS = 24
+RECOMMENDED_FEW: dict[str, dict[str, Any]] = {
+    "MODEL": {"FORM": "layered"},
+    "DATASETS": {"SHIFT": 10, "MAXRATION": 0.5},
+    "LOSS": {"PERCEPTUAL": 0, "SSIM": 0.1},
+    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 1, "MAX_EPOCHS": 100},
+}
 _HEADER = """\
 # Made by {maker}. To train: python tools/train.py --config-file THIS_FILE
 # NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; tools/carve_hull.py does it anew.
@@ -36,7 +44,7 @@ _HEADER = """\
 
 
 def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int = 800) -> dict[str, Any]:
-    """Configuration values of a scene in the folder `name`, nested by section: its own, and `RECOMMENDED`.
+    """Configuration values of a scene in the folder `name`, nested by section: its own, and what is recommended.
 
     Training and test size are the photographs', reduced where a side exceeds `longest_side`; about an eighth
     of the cameras (at least three where that leaves enough to train on) is held out. Raises `SceneError` where
@@ -56,7 +64,7 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
                      "HOLDOUT_EVERY": holdout_every(len(cameras))},
         "OUTPUT_DIR": f"output/{name}",
     }
-    for section, values in RECOMMENDED.items():
+    for section, values in (RECOMMENDED if len(cameras) >= FEW_CAMERAS else RECOMMENDED_FEW).items():
         own.setdefault(section, {}).update(values)
     return own
 
