@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import statistics
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
         return
     clock = Clock(jobs[0].study.minutes * 60 + 20)
     with tqdm(total=len(jobs) + done, initial=done, unit="run", smoothing=0,
-              bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}") as bar:
+              bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}") as bar:
         for number, job in enumerate(jobs):
             begun = time.monotonic()
 
@@ -172,6 +173,7 @@ def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
                 bar.write(f"{job.name}: " + ", ".join(f"{name} {result[name]:.4g}" for name in METRICS
                                                       if result[name] is not None), file=sys.stderr)
             bar.update()
+        bar.set_postfix_str("")
 
 
 def write_results(study: Study, args: argparse.Namespace) -> None:
@@ -255,4 +257,5 @@ def _seeds(output: Path, variant: Variant) -> list[int]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that training is stopped too
     cli.run(main)
