@@ -217,21 +217,22 @@ def test_list_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
 # Reports ----------------------------------------------------------------------------------------------------
 
+MACHINE = {"processor": "Some CPU", "threads": 2, "cores": 2, "load_before": 0.2, "device": "cpu", "torch": "2.15.0",
+           "commit": "abc1234", "time": "2026-01-02T03:04:05+0000"}
+
 
 def row(variant: str, seed: int, psnr: float, **others: Any) -> dict[str, Any]:
     return {"variant": variant, "seed": seed, "psnr": psnr, "ssim": 0.75, "flip": 0.1, "alpha_mae": 0.01,
             "alpha_sad": 0.4, "perceptual": None, "steps": 1000, "seconds_per_step": 0.05, "layers": 16,
-            "all_layers": 16} | others
+            "all_layers": 16, "machine": MACHINE} | others
 
 
-RESULTS = {
-    "environment": {"device": "cpu", "processor": "Some CPU", "threads": 2, "cores": 2, "torch": "2.15.0",
-                    "commit": "abc1234", "time": "2026-01-02T03:04:05+0000",
-                    "study": {"command": "python benchmarks/quality/study.py --size full", "picture": [200, 200],
-                              "minutes": 15.0, "scene": {"name": "bob", "views": 60, "held_out": 12,
-                                                         "points": 90000}}},
+RESULTS: dict[str, Any] = {
+    "environment": {"study": {
+        "command": "python benchmarks/quality/study.py --size full", "picture": [200, 200], "minutes": 15.0,
+        "scene": {"name": "bob", "views": 60, "held_out": 12, "points": 90000}}},
     "rows": [row("recommended", 0, 30.0), row("recommended", 1, 30.5), row("layers-1", 0, 28.0),
-             row("schedule", 0, 29.0, layers=9)],
+             row("schedule", 0, 29.0, layers=9, machine=MACHINE | {"commit": "def5678", "load_before": 1.6})],
 }
 LAYERS = """\
 |  | PSNR, dB ↑ | SSIM ↑ | FLIP ↓ | alpha MAE ↓ | alpha SAD ↓ | steps | ms a step | runs |
@@ -247,7 +248,9 @@ def test_tables_of_fixed_results() -> None:
     assert "`python benchmarks/quality/study.py --size full --only layers`" in filled["layers"]
     assert "| blended, one more each epoch (reached 9 of 16) | 29.00 |" in filled["schedule"]
     assert filled["noise"].startswith("*Not run yet:*")  # the recommended settings alone answer nothing
-    assert "15 minutes of training a run on Some CPU, 2 of 2 threads" in filled["about"]
+    assert "15 minutes of training a run on Some CPU (cpu), 2 of 2 threads; load average" in filled["about"]
+    assert "before the runs up to 1.6\n" in filled["about"]
+    assert "commit abc1234, def5678; 4 runs, 2026-01-02 to 2026-01-02" in filled["about"]
 
 
 def test_page_is_filled_again_and_again(tmp_path: Path) -> None:

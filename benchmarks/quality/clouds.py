@@ -49,13 +49,13 @@ def open_scene(folder: Path) -> StudyScene:
         raise SceneError(f"{config_file}: no such file; make a scene with python tools/make_hair.py {folder}")
     cfg = load_config(config_file, ["DATASETS.TRAIN", str(folder.resolve())])
     size = (cfg.INPUT.SIZE_RAW[0], cfg.INPUT.SIZE_RAW[1])
-    files = [folder / "CamPose.inf", folder / "Intrinsic.inf"]
-    cameras = read_cameras(*files, size)
+    poses, intrinsics = folder / "CamPose.inf", folder / "Intrinsic.inf"
+    cameras = read_cameras(poses, intrinsics, size)
     if not cfg.DATASETS.TEST and not split_holdout(len(cameras), cfg.DATASETS.HOLDOUT_EVERY)[1]:
         raise ConfigError(f"{config_file}: the study compares held-out views, but none is held out "
                           f"(DATASETS.HOLDOUT_EVERY {cfg.DATASETS.HOLDOUT_EVERY}, {len(cameras)} cameras, no "
                           "DATASETS.TEST)")
-    files = [config_file, *files, *find_clouds(folder, cfg.DATASETS.FRAME_NUM)]
+    files = [config_file, poses, intrinsics, *find_clouds(folder, cfg.DATASETS.FRAME_NUM)]
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
     return StudyScene(folder, cfg, cameras, load_clouds(folder, cfg.DATASETS.FRAME_NUM), digest[:16])
 

@@ -75,17 +75,22 @@ def question_table(question: Question, rows: Sequence[Mapping[str, Any]], comman
     return f"{text}\n{again}\n"
 
 
-def about(environment: Mapping[str, Any]) -> str:
-    """The machine, the scene and the command, in a list."""
+def about(results: Mapping[str, Any]) -> str:
+    """The command, the scene, the machine and the commits, in a list."""
+    environment, machines = results["environment"], [row["machine"] for row in results["rows"]]
     study, scene = environment["study"], environment["study"]["scene"]
-    machine = environment.get("gpu") if str(environment["device"]).startswith("cuda") else environment["processor"]
     width, height = study["picture"]
+    loads = [machine["load_before"] for machine in machines if machine["load_before"] is not None]
+    load = f"; load average before the runs up to {max(loads):.1f}" if loads else ""
     return (f"- `{study['command']}`\n"
             f"- scene `{scene['name']}`: {scene['views']} views of which {scene['held_out']} are held out, "
             f"{scene['points']:,} points; pictures of {width}×{height}\n"
-            f"- {study['minutes']:g} minutes of training a run on {machine}, {environment['threads']} of "
-            f"{environment['cores']} threads; torch {environment['torch']}, commit {environment['commit']}, "
-            f"{environment['time'][:10]}\n")
+            f"- {study['minutes']:g} minutes of training a run on {_each_once(machines, 'processor')} "
+            f"({_each_once(machines, 'device')}), {_each_once(machines, 'threads')} of "
+            f"{_each_once(machines, 'cores')} threads{load}\n"
+            f"- torch {_each_once(machines, 'torch')}; commit {_each_once(machines, 'commit')}; "
+            f"{len(machines)} runs, {min(machine['time'] for machine in machines)[:10]} to "
+            f"{max(machine['time'] for machine in machines)[:10]}\n")
 
 
 def command(size: str, minutes: float | None = None, side: int | None = None) -> str:
@@ -100,7 +105,7 @@ def sections(results: Mapping[str, Any] | None) -> dict[str, str]:
     """What stands between the page's markers: `about` and a table for each question; None: nothing was run yet."""
     called = results["environment"]["study"]["command"] if results else command("full")
     rows = results["rows"] if results else []
-    filled = {"about": about(results["environment"]) if results else f"*Not run yet:* `{called}`\n"}
+    filled = {"about": about(results) if results else f"*Not run yet:* `{called}`\n"}
     return filled | {question.name: question_table(question, rows, called) for question in questions()}
 
 
@@ -162,7 +167,7 @@ def read_results(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file; benchmarks/quality/study.py writes it") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
-    if not isinstance(results, dict) or "rows" not in results or "study" not in results.get("environment", {}):
+    if not isinstance(results, dict) or not results.get("rows") or "study" not in results.get("environment", {}):
         raise ConfigError(f"{path}: holds no results of a study (environment.study and rows)")
     return results
 
@@ -198,6 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with atomic_write(args.page, "w") as file:
         file.write(page)
     print(f"{args.page}: {len(filled)} sections filled")
+
+
+def _each_once(machines: Sequence[Mapping[str, Any]], name: str) -> str:
+    """What the runs were made with, each value once."""
+    return ", ".join(dict.fromkeys(str(machine[name]) for machine in machines))
 
 
 def _unfinished_schedule(rows: Sequence[Mapping[str, Any]]) -> str:

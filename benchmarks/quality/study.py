@@ -182,6 +182,8 @@ def write_results(study: Study, args: argparse.Namespace) -> None:
              if (result := _finished_or_none(Job(study, variant, seed))) is not None]
     if not found:
         return
+    if study.vgg is not None and any(result["perceptual"] is None for result in found):
+        logger.warning("some runs were finished without --vgg; the tables lack their perceptual distance")
     base = Job(study, BASE, 0).settings
     rows = [_brief(result, base) for result in found]
     scene = {"name": study.scene.folder.resolve().name, "digest": study.scene.digest,
@@ -211,8 +213,9 @@ def show_list(variants: Sequence[Variant], args: argparse.Namespace) -> None:
     names = {variant.name for variant in variants}
     for question in questions():
         rows = [(label, variant) for label, variant in question.rows if variant.name in names]
-        if rows:
-            print(f"{question.name}: {question.title}")
+        if all(variant == BASE for _, variant in rows):
+            continue
+        print(f"{question.name}: {question.title}")
         for label, variant in rows:
             print(f"  {variant.name:20}{label}")
     runs = len(variants) * args.seeds
