@@ -93,11 +93,14 @@ def about(results: Mapping[str, Any]) -> str:
             f"{max(machine['time'] for machine in machines)[:10]}\n")
 
 
-def command(size: str, minutes: float | None = None, side: int | None = None) -> str:
-    """How the study is called, without paths of one machine."""
+def command(size: str, scene: Path | None = None, **options: object) -> str:
+    """How the study is called, without paths of one machine; options that are None are left out."""
+    given = {"scene": scene, **options}
     parts = ["python benchmarks/quality/study.py", f"--size {size}"]
-    parts += [f"--minutes {minutes:g}"] if minutes is not None else []
-    parts += [f"--side {side}"] if side is not None else []
+    for name, value in given.items():
+        if value is not None:
+            shown = (value.name if value.is_absolute() else value.as_posix()) if isinstance(value, Path) else value
+            parts.append(f"--{name} {shown}")
     return " ".join(parts)
 
 

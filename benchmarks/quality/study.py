@@ -191,8 +191,7 @@ def write_results(study: Study, args: argparse.Namespace) -> None:
              "points": sum(map(len, study.scene.clouds))}
     described = environment(study.device) | {"study": {
         "scene": scene, "size": args.size, "picture": study.picture, "minutes": study.minutes,
-        "command": report.command(args.size, args.minutes if args.minutes != SIZES[args.size][1] else None,
-                                  args.side if args.side != SIZES[args.size][0] else None),
+        "command": _command(args),
         "recommended": base}}
     write_json(study.output / "study.json", rows, described)
     report.write_csv(study.output / "study.csv", rows)
@@ -200,6 +199,14 @@ def write_results(study: Study, args: argparse.Namespace) -> None:
     sheet = report.write_sheet(study.output, args.show)
     print_table(rows, ("variant", "seed", *METRICS, "steps", "seconds_per_step"))
     print(f"{len(rows)} runs: {study.output}/study.json, study.csv, study.md{', contact_sheet.png' if sheet else ''}")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """How this study is called, without what only chooses among its runs."""
+    side, minutes = SIZES[args.size]
+    return report.command(args.size, scene=args.scene if args.scene != DEFAULT_SCENE else None,
+                          side=args.side if args.side != side else None,
+                          minutes=f"{args.minutes:g}" if args.minutes != minutes else None, vgg=args.vgg)
 
 
 def _brief(result: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:

@@ -137,9 +137,11 @@ def select(names: Sequence[str]) -> list[Variant]:
 
 
 def _each(name: str, key: str, values: Sequence[Any], before: str = "") -> tuple[tuple[str, Variant], ...]:
-    """A row for each value of one key; the recommended value is `BASE`."""
+    """A row for each value of one key, and for the recommended one, which is `BASE`."""
     section, leaf = key.split(".")
     recommended = RECOMMENDED_KEYS.get(key, default_config()[section][leaf])
+    if recommended not in values:
+        values = sorted([*values, recommended])
     return tuple((f"{before}{value} (recommended)", BASE) if value == recommended
                  else (f"{before}{value}", Variant(f"{name}-{value}", {key: value})) for value in values)
 
