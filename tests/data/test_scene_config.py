@@ -14,9 +14,10 @@ from tests.scenes import orbit_cameras
 def test_the_form_follows_the_number_of_photographs(cameras: int, form: str) -> None:
     settings = scene_settings("cat", orbit_cameras(cameras, (200, 160)), mask=True)
     cfg = from_dict(settings, "test")
-    assert cfg.MODEL.FORM == form
+    assert form == cfg.MODEL.FORM
     assert cfg.INPUT.SIZE_RAW == [200, 160]
-    assert cfg.DATASETS.HOLDOUT_EVERY == (7 if form == "layered" else 8)
+    held_out = 7 if form == "layered" else 8
+    assert held_out == cfg.DATASETS.HOLDOUT_EVERY
     assert cfg.SOLVER.LR_DECAY == "cosine"
 
 

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and pictures from the study's results; fills the page between its markers, so that no figure is typed."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import logging
+import os
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks.quality.scores import METRICS  # noqa: E402
+from benchmarks.quality.variants import BASE, Question, questions  # noqa: E402
+from npcr import cli  # noqa: E402
+from npcr.engine.contact_sheet import contact_sheet  # noqa: E402
+from npcr.errors import ConfigError, NpcrError  # noqa: E402
+from npcr.io.files import atomic_write  # noqa: E402
+from npcr.io.images import read_image, write_image  # noqa: E402
+
+logger = logging.getLogger("npcr")
+
+SHOWN = ("published", "published-mse", "layered-1", "layers-1", "recommended")  # on the contact sheet
+EXAMPLES = """examples:
+  python benchmarks/quality/report.py output/study/full/study.json
+  python benchmarks/quality/report.py benchmarks/results/quality_full.json --page docs/quality.md
+  python benchmarks/quality/report.py output/study/full/study.json --page docs/quality.md --sheet docs/images/q.jpg
+"""
+# heading, factor, digits
+COLUMNS = {"psnr": ("PSNR, dB ↑", 1, 2), "ssim": ("SSIM ↑", 1, 3), "flip": ("FLIP ↓", 1, 4),
+           "alpha_mae": ("alpha MAE ↓", 1, 4), "alpha_sad": ("alpha SAD ↓", 1, 3), "perceptual": ("VGG ↓", 1, 3),
+           "steps": ("steps", 1, 0), "seconds_per_step": ("ms a step", 1000, 0)}
+CSV_COLUMNS = ("variant", "seed", *METRICS, "steps", "epochs", "layers", "all_layers", "points", "seconds_per_step",
+               "training_seconds", "wall_seconds")
+_MARKER = r"<!-- study:{name} -->\n(.*?)<!-- /study:{name} -->"
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """"28.31 ± 0.12": the mean, and half the range where there are several values; a dash where there is none."""
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    return f"{mean} ± {(max(values) - min(values)) / 2:,.{digits}f}" if len(values) > 1 else mean
+
+
+def question_table(question: Question, rows: Sequence[Mapping[str, Any]], command: str) -> str:
+    """A markdown table with a line for each of the question's variants that was run; says which were not."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["variant"], []).append(row)
+    ran = [(label, by_name[variant.name]) for label, variant in question.rows if variant.name in by_name]
+    missing = [label for label, variant in question.rows if variant.name not in by_name]
+    again = f"`{command} --only {question.name}`"
+    if all(variant is BASE or variant.name not in by_name for _, variant in question.rows):
+        return f"*Not run yet:* {again}\n"
+    columns = {name: column for name, column in COLUMNS.items()
+               if any(row.get(name) is not None for _, found in ran for row in found)}
+    lines = [["", *(heading for heading, _, _ in columns.values()), "runs"], ["---", *["---:"] * (len(columns) + 1)]]
+    for label, found in ran:
+        cells = [mean_and_spread([factor * row[name] for row in found if row.get(name) is not None], digits)
+                 for name, (_, factor, digits) in columns.items()]
+        lines.append([label + _unfinished_schedule(found), *cells, str(len(found))])
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    if missing:
+        text += f"\nNot run: {'; '.join(missing)}.\n"
+    return f"{text}\n{again}\n"
+
+
+def about(results: Mapping[str, Any]) -> str:
+    """The command, the scene, the machine and the commits, in a list."""
+    environment, machines = results["environment"], [row["machine"] for row in results["rows"]]
+    study, scene = environment["study"], environment["study"]["scene"]
+    width, height = study["picture"]
+    loads = [machine["load_before"] for machine in machines if machine["load_before"] is not None]
+    load = f"; load average before the runs up to {max(loads):.1f}" if loads else ""
+    return (f"- `{study['command']}`\n"
+            f"- scene `{scene['name']}`: {scene['views']} views of which {scene['held_out']} are held out, "
+            f"{scene['points']:,} points; pictures of {width}×{height}\n"
+            f"- {study['minutes']:g} minutes of training a run on {_each_once(machines, 'processor')} "
+            f"({_each_once(machines, 'device')}), {_each_once(machines, 'threads')} of "
+            f"{_each_once(machines, 'cores')} threads{load}\n"
+            f"- torch {_each_once(machines, 'torch')}; commit {_each_once(machines, 'commit')}; "
+            f"{len(machines)} runs, {min(machine['time'] for machine in machines)[:10]} to "
+            f"{max(machine['time'] for machine in machines)[:10]}\n")
+
+
+def command(size: str, scene: Path | None = None, **options: object) -> str:
+    """How the study is called, without paths of one machine; options that are None are left out."""
+    given = {"scene": scene, **options}
+    parts = ["python benchmarks/quality/study.py", f"--size {size}"]
+    for name, value in given.items():
+        if value is not None:
+            shown = (value.name if value.is_absolute() else value.as_posix()) if isinstance(value, Path) else value
+            parts.append(f"--{name} {shown}")
+    return " ".join(parts)
+
+
+def sections(results: Mapping[str, Any] | None) -> dict[str, str]:
+    """What stands between the page's markers: `about` and a table for each question; None: nothing was run yet."""
+    called = results["environment"]["study"]["command"] if results else command("full")
+    rows = results["rows"] if results else []
+    filled = {"about": about(results) if results else f"*Not run yet:* `{called}`\n"}
+    return filled | {question.name: question_table(question, rows, called) for question in questions()}
+
+
+def fill_page(text: str, filled: Mapping[str, str], page: str) -> str:
+    """`text` with each section of `filled` between its markers. `ConfigError` where a marker is missing or twice."""
+    for name, section in filled.items():
+        pattern = re.compile(_MARKER.format(name=re.escape(name)), re.DOTALL)
+        found = len(pattern.findall(text))
+        if found != 1:
+            raise ConfigError(f"{page}: has {found} sections between <!-- study:{name} --> and <!-- /study:{name} -->; "
+                              "it needs one, each marker on a line of its own")
+        begin, end = f"<!-- study:{name} -->", f"<!-- /study:{name} -->"
+        text = pattern.sub(lambda _, body=f"{begin}\n{section}{end}": body, text)  # type: ignore[misc]
+    return text
+
+
+def write_tables(path: Path, results: Mapping[str, Any]) -> None:
+    """All tables under their questions' titles."""
+    filled = sections(results)
+    text = f"# Results\n\n{filled['about']}"
+    for question in questions():
+        text += f"\n## {question.title}\n\n{filled[question.name]}"
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each run; empty where something was not measured."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def write_sheet(output: Path, names: Sequence[str], path: Path | None = None) -> Path | None:
+    """One held-out view by each of the named variants' first seed, under each other, as OUTPUT/contact_sheet.png.
+
+    Also as `path` where one is given. Returns the last file written; None where none of them was run.
+    """
+    files = [output / "runs" / f"{name}-seed0" / "row.png" for name in names]
+    rows = [read_image(file) for file in files if file.exists()]
+    if not rows:
+        return None
+    sheet = output / "contact_sheet.png"
+    contact_sheet(sheet, rows)
+    if path is None:
+        return sheet
+    write_image(path, read_image(sheet), quality=90)
+    return path
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A study.json. `ConfigError` where it is none."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; benchmarks/quality/study.py writes it") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(results, dict) or not results.get("rows") or "study" not in results.get("environment", {}):
+        raise ConfigError(f"{path}: holds no results of a study (environment.study and rows)")
+    return results
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, metavar="FILE", help="the study's study.json")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md; "
+                        "without, the tables are printed")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
+                        "beside the results, and show it on the page")
+    parser.add_argument("--show", nargs="+", default=list(SHOWN), metavar="NAME",
+                        help=f"variants on the sheet (default: {' '.join(SHOWN)})")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables or fill the page."""
+    args = parse(arguments)
+    filled = sections(read_results(args.results))
+    if args.sheet:
+        if write_sheet(args.results.parent, args.show, args.sheet) is None:
+            raise NpcrError(f"{args.results.parent / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
+        place = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()
+        filled["sheet"] = (f"![One held-out view: target, rendering, target matte, matte, error]({place})\n\n"
+                           f"*From top to bottom: {', '.join(args.show)}.*\n")
+    if args.page is None:
+        print("\n".join(filled.values()))
+        return
+    page = fill_page(args.page.read_text(encoding="utf-8"), filled, str(args.page))
+    with atomic_write(args.page, "w") as file:
+        file.write(page)
+    print(f"{args.page}: {len(filled)} sections filled")
+
+
+def _each_once(machines: Sequence[Mapping[str, Any]], name: str) -> str:
+    """What the runs were made with, each value once."""
+    return ", ".join(dict.fromkeys(str(machine[name]) for machine in machines))
+
+
+def _unfinished_schedule(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A remark where training ended before the schedule had added all layers."""
+    least = min(rows, key=lambda row: row["layers"] - row["all_layers"])
+    return "" if least["layers"] >= least["all_layers"] else f" (reached {least['layers']} of {least['all_layers']})"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of the study: tools/train.py in a process of its own, then the scores of the held-out views.
+
+    OUTPUT/runs/NAME-seed0/settings.json   what it is run with; written first
+                           train.log, train/   what training says and writes
+                           scene/          while it trains: the scene with the variant's cloud
+                           row.png         one held-out view
+                           result.json     written last: such a run is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from benchmarks.common import ROOT, environment
+from benchmarks.quality.clouds import StudyScene, changed_cloud, picture_size, splat_sizes, write_scene_copy
+from benchmarks.quality.scores import mean_of, score_held_out
+from benchmarks.quality.variants import RECOMMENDED_KEYS, CloudChange, Variant
+from npcr.config import load_config
+from npcr.engine.checkpoint import find_epoch, load_training_state, model_path, optimizer_path
+from npcr.engine.optimizers import layers_at
+from npcr.errors import CheckpointError, ConfigError, NpcrError
+from npcr.io.files import atomic_write
+from npcr.io.points import PointCloud
+from npcr.losses import VggFeatures
+
+_ENDLESS = 100_000  # epochs: time ends the training
+_POLL_S = 1.0
+_MACHINE = ("processor", "cores", "threads", "load_before", "device", "torch", "commit", "time")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs share."""
+
+    scene: StudyScene
+    output: Path
+    longest_side: int  # of the pictures, pixels
+    minutes: float  # of training
+    device: torch.device
+    vgg_file: Path | None = None
+    vgg: VggFeatures | None = None  # of that file
+    keep_models: bool = False
+
+    @property
+    def picture(self) -> list[int]:
+        return picture_size(self.scene.cfg, self.longest_side)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant with one seed."""
+
+    study: Study
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.study.output / "runs" / self.name
+
+    @cached_property
+    def clouds(self) -> list[PointCloud]:
+        """The variant's clouds, a frame each."""
+        return [changed_cloud(cloud, self.variant.cloud, self.seed) for cloud in self.study.scene.clouds]
+
+    @cached_property
+    def keys(self) -> dict[str, Any]:
+        """The configuration keys that differ from the scene's own file, without paths."""
+        study, scene = self.study, self.study.scene
+        keys = RECOMMENDED_KEYS | dict(self.variant.overrides) | {
+            "INPUT.SIZE_TRAIN": study.picture, "INPUT.SIZE_TEST": study.picture,
+            "SOLVER.MAX_MINUTES": study.minutes, "SOLVER.SEED": self.seed, "SOLVER.MAX_EPOCHS": _ENDLESS,
+            "SOLVER.CHECKPOINT_PERIOD": _ENDLESS, "TEST.PERIOD": 0, "MODEL.DEVICE": str(study.device)}
+        if self.variant.cloud != CloudChange() or study.picture != list(scene.cfg.INPUT.SIZE_TRAIN):
+            keys["INPUT.NEAR_FAR_SIZE"] = splat_sizes(self.clouds, scene.cameras, study.picture)
+        if any(cloud.colors is None for cloud in scene.clouds):
+            keys["INPUT.USE_RGB"] = False
+        return keys
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result; a run with others is another run."""
+        cloud = self.variant.cloud
+        return {"scene": self.study.scene.digest, "density": cloud.density, "noise": cloud.noise, **self.keys}
+
+    @property
+    def options(self) -> list[str]:
+        """KEY VALUE pairs for tools/train.py."""
+        changed = self.variant.cloud != CloudChange()
+        paths = {"DATASETS.TRAIN": self.folder / "scene" if changed else self.study.scene.folder,
+                 "OUTPUT_DIR": self.folder / "train"}
+        if self.study.vgg_file and self.variant.needs_vgg:
+            paths["PERCEPTUAL.CHECKPOINT"] = self.study.vgg_file
+        pairs = self.keys | {key: path.resolve() for key, path in paths.items()}
+        return [str(part) for pair in pairs.items() for part in pair]
+
+    def config(self) -> CfgNode:
+        """The configuration that `options` give."""
+        return load_config(self.study.scene.config_file, self.options)
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The result of a run with the same settings, if it is finished.
+
+    Raises `ConfigError` where the run's folder is one of other settings, finished or not.
+    """
+    before = _read(job.folder / "settings.json")
+    if before is None:
+        return None
+    now = json.loads(json.dumps(job.settings))
+    for key in before.keys() | now.keys():
+        if before.get(key) != now.get(key):
+            raise ConfigError(f"{job.folder}: was run with {key} {before.get(key)}, the study says {now.get(key)}; "
+                              "give another --output, or --redo to run it again")
+    return _read(job.folder / "result.json")
+
+
+def remove(job: Job) -> None:
+    """Forget a run, so that it is run again."""
+    shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def run(job: Job, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Train, score, write and return the result; goes on with a run that was stopped.
+
+    `waiting` is called about every second. Raises `NpcrError` where training fails; on Ctrl-C training writes a
+    checkpoint first.
+    """
+    began, described = time.monotonic(), environment(job.study.device)
+    _write(job.folder / "settings.json", job.settings)
+    if job.variant.cloud != CloudChange() and not (job.folder / "scene").exists():
+        write_scene_copy(job.folder / "scene", job.study.scene, job.clouds)
+    cfg = job.config()
+    train = job.folder / "train"
+    _train(job, ["RESUME", "True"] if _newest(train, resume=True) else [], waiting)
+    epoch = find_epoch(train, resume=True)
+    state = load_training_state(optimizer_path(train, epoch))
+    each = score_held_out(cfg, model_path(train, epoch), job.study.device, job.study.vgg, job.name,
+                          job.folder / "row.png")
+    result = {"variant": job.variant.name, "seed": job.seed, **mean_of(each), "steps": state["iteration"],
+              "epochs": epoch, "layers": layers_at(cfg, epoch), "all_layers": cfg.INPUT.LAYER_NUM,
+              "points": sum(map(len, job.clouds)),
+              "seconds_per_step": state["seconds"] / max(1, state["iteration"]),
+              "training_seconds": state["seconds"], "wall_seconds": time.monotonic() - began,
+              "settings": job.settings, "machine": {key: described[key] for key in _MACHINE}, "each": each}
+    _write(job.folder / "result.json", result)
+    _tidy(job)
+    return result
+
+
+def _train(job: Job, resume: list[str], waiting: Callable[[], None]) -> None:
+    """tools/train.py, waited for; what it prints goes to train.log."""
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config-file", str(job.study.scene.config_file),
+               *job.options, *resume]
+    log = job.folder / "train.log"
+    with log.open("a", encoding="utf-8") as file:
+        # In a session of its own: Ctrl-C reaches it once, through us.
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
+                                   start_new_session=os.name == "posix", env=os.environ | {"TQDM_MININTERVAL": "10"})
+        try:
+            while process.poll() is None:
+                waiting()
+                try:
+                    process.wait(_POLL_S)
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            _stop(process)
+            raise
+    if process.returncode:
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise NpcrError(f"{job.name}: training failed with status {process.returncode}: "
+                        f"{said[-1] if said else 'it said nothing'} ({log})")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let training finish its step and write its checkpoint."""
+    if os.name == "posix" and process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    process.wait()
+
+
+def _tidy(job: Job) -> None:
+    """Models are tens of megabytes each; the scores are what a study is for."""
+    shutil.rmtree(job.folder / "scene", ignore_errors=True)
+    if not job.study.keep_models:
+        for file in (job.folder / "train").glob("nr_*.pth"):
+            file.unlink()
+
+
+def _newest(folder: Path, *, resume: bool) -> int:
+    try:
+        return find_epoch(folder, resume=resume)
+    except CheckpointError:
+        return 0
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(values, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file of ours, or None where there is none."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is damaged ({error}); remove the folder to run it again") from None
+    return values

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Held-out views of a trained model against their photographs: npcr's measures, FLIP and a perceptual distance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from npcr.engine.build import load_renderer
+from npcr.engine.contact_sheet import sheet_row
+from npcr.engine.evaluator import ViewPictures, ViewScore, evaluate
+from npcr.engine.trainer import held_out_views, open_scene
+from npcr.errors import MissingExtraError
+from npcr.io.images import write_image
+from npcr.losses import VggFeatures
+
+METRICS = ("psnr", "ssim", "flip", "alpha_mae", "alpha_sad", "perceptual")
+
+
+def load_flip() -> Callable[..., Any]:
+    """The evaluator of NVIDIA's FLIP package. Raises `MissingExtraError`."""
+    try:
+        from flip_evaluator import evaluate as flip_evaluate
+    except ImportError:
+        raise MissingExtraError("FLIP needs flip-evaluator: pip install 'npcr[study]'") from None
+    return flip_evaluate
+
+
+def flip(image: Tensor, target: Tensor) -> float:
+    """(3, H, W) sRGB in [0, 1] each -> mean LDR-FLIP, 0 to 1 (Andersson et al. 2020), 67 pixels per degree."""
+    if image.shape != target.shape or image.ndim != 3 or len(image) != 3:
+        raise ValueError(f"flip: shapes must be (3, H, W) and equal, are {tuple(image.shape)} and "
+                         f"{tuple(target.shape)}")
+    reference, test = (picture.movedim(0, -1).contiguous().float().cpu().numpy() for picture in (target, image))
+    return float(load_flip()(reference, test, "LDR", applyMagma=False)[1])
+
+
+def score_held_out(cfg: CfgNode, checkpoint: Path, device: torch.device, vgg: VggFeatures | None,
+                   label: str, row: Path) -> list[dict[str, Any]]:
+    """Scores of each held-out view: its name, and METRICS; `perceptual` is None without `vgg`.
+
+    Colours are compared over black. Writes `row`, a picture of the middle one of the views, under `label`.
+    """
+    renderer, cfg, _ = load_renderer(cfg, checkpoint, device)
+    held_out = held_out_views(cfg, open_scene(cfg, cfg.DATASETS.TRAIN), device)
+    if held_out is None:
+        raise ValueError("score_held_out: the configuration holds out no view")
+    views, which = held_out
+    shown = which[len(which) // 2]
+    scores: list[dict[str, Any]] = []
+
+    def keep(score: ViewScore, pictures: ViewPictures) -> None:
+        scores.append({"name": score.name, "psnr": score.psnr, "ssim": score.ssim,
+                       "flip": flip(pictures.rendered, pictures.target), "alpha_mae": score.alpha_mae,
+                       "alpha_sad": score.alpha_sad, "perceptual": _distance(vgg, pictures)})
+        if (score.frame, score.camera) == shown:
+            named = dataclasses.replace(score, name=f"{label}   {score.name}")
+            write_image(row, sheet_row(named, pictures))
+
+    evaluate(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device, progress=False, on_view=keep)
+    return scores
+
+
+def mean_of(scores: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean of each metric over the views; None where it was not measured."""
+    means: dict[str, float | None] = {}
+    for name in METRICS:
+        values = [score[name] for score in scores]
+        means[name] = None if None in values else sum(values) / len(values)
+    return means
+
+
+@torch.no_grad()
+def _distance(vgg: VggFeatures | None, pictures: ViewPictures) -> float | None:
+    """The training loss's perceptual distance between the colours, on VGG-19's relu1_2 and relu2_2."""
+    if vgg is None:
+        return None
+    return vgg.distance(pictures.rendered[None], pictures.target[None]).item()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the study compares: questions, and for each the settings that differ from the recommended ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from npcr.config import default_config
+from npcr.data.scene_config import RECOMMENDED
+from npcr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CloudChange:
+    """How a variant's point cloud differs from the scene's."""
+
+    density: float = 1.0  # points kept; above 1: points come a second time, jittered by half a spacing
+    noise: float = 0.0  # standard deviation of each coordinate, in spacings of the scene's cloud
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train. `overrides` are dotted keys that differ from the recommended settings."""
+
+    name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    cloud: CloudChange = CloudChange()
+
+    @property
+    def needs_vgg(self) -> bool:
+        return bool(self.overrides.get("LOSS.PERCEPTUAL", 0))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table of the study: its rows in order, each with a label. Rows may be shared with other questions."""
+
+    name: str
+    title: str
+    rows: tuple[tuple[str, Variant], ...]
+
+
+def flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Nested by section to dotted keys."""
+    return {f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()}
+
+
+RECOMMENDED_KEYS = flat(RECOMMENDED)
+BASE = Variant("recommended")
+# The keys' own defaults are the published settings (configs/Hair.yml).
+PUBLISHED = {key: default_config()[key.split(".")[0]][key.split(".")[1]] for key in RECOMMENDED_KEYS} | {
+    "MODEL.LEGACY": True}
+# The published form with what else won: learning rates, loss, points' colours.
+LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": True, "PROJECTION.PEELING": "point",
+           "INPUT.LAYER_NUM": 1}
+
+
+def questions() -> tuple[Question, ...]:
+    """Every table of the study."""
+    layers = int(RECOMMENDED_KEYS["INPUT.LAYER_NUM"])
+    mse = {"LOSS.L1": 0, "LOSS.SSIM": 0, "LOSS.MSE": 1}
+    one, four = _layered("1"), _layered("4", INPUT__LAYER_NUM=4)
+    return (
+        Question("form", "Form: published, layered, blended", (
+            ("published settings", Variant("published", PUBLISHED)),
+            ("published settings without the perceptual term", Variant("published-mse", PUBLISHED | {
+                "LOSS.PERCEPTUAL": 0})),
+            ("layered, tuned, 1 layer", one),
+            ("layered, tuned, 2 layers", _layered("2", INPUT__LAYER_NUM=2)),
+            ("layered, tuned, 4 layers", four),
+            ("layered, tuned, 6 layers", _layered("6", INPUT__LAYER_NUM=6)),
+            ("blended (recommended)", BASE))),
+        Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 8, 16, 24))),
+        Question("peeling", "Peeling by points or by pixels", (
+            *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),
+            ("layered, 4 layers, point", four),
+            ("layered, 4 layers, pixel", _layered("4-pixel", INPUT__LAYER_NUM=4, PROJECTION__PEELING="pixel")))),
+        Question("schedule", "All layers from the start, or one more each epoch", (
+            ("blended, all at once (recommended)", BASE),
+            ("blended, one more each epoch", Variant("schedule", {
+                "SOLVER.LAYER_SCHEDULE": list(range(2, layers + 1))})),
+            ("layered, 4 layers at once", four),
+            ("layered, one more each epoch, to 4", _layered("4-schedule", INPUT__LAYER_NUM=4,
+                                                            SOLVER__LAYER_SCHEDULE=[2, 3, 4])))),
+        Question("norm", "Norm of the layered form", (
+            ("instance: per image, as published", one),
+            ("batch: running statistics", _layered("1-batch", MODEL__NORM="batch")),
+            ("none", _layered("1-none", MODEL__NORM="none")))),
+        Question("dots", "Soft dots along a point's strand", _each("dots", "MODEL.DOTS", (1, 3, 7))),
+        Question("features", "Learned numbers per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16, 32))),
+        Question("width", "Channels of the light network", _each("width", "MODEL.WIDTH", (8, 16, 32))),
+        Question("harmonics", "Colour that follows the view direction", _each("harmonics", "MODEL.HARMONICS",
+                                                                              (0, 1, 2), "degree ")),
+        Question("loss", "Loss terms", (
+            ("recommended", BASE),
+            ("L1 alone", Variant("loss-l1", mse | {"LOSS.L1": 1, "LOSS.MSE": 0})),
+            ("MSE alone", Variant("loss-mse", mse)),
+            ("recommended + gradient", Variant("loss-gradient", {"LOSS.GRADIENT": 1})),
+            ("recommended + 0.02 perceptual", Variant("loss-perceptual", {"LOSS.PERCEPTUAL": 0.02})))),
+        Question("density", "Points in the cloud", (
+            ("a quarter", Variant("density-0.25", cloud=CloudChange(density=0.25))),
+            ("half", Variant("density-0.5", cloud=CloudChange(density=0.5))),
+            ("all (recommended)", BASE),
+            ("twice, the second time jittered", Variant("density-2", cloud=CloudChange(density=2))))),
+        Question("noise", "Noise in the points' positions", (
+            ("none (recommended)", BASE),
+            *((f"{noise:g} spacings", Variant(f"noise-{noise:g}", cloud=CloudChange(noise=noise)))
+              for noise in (0.5, 1.0, 2.0)))),
+    )
+
+
+def all_variants() -> dict[str, Variant]:
+    """Every variant by its name, in the order of the tables."""
+    found: dict[str, Variant] = {}
+    for question in questions():
+        for _, variant in question.rows:
+            if found.setdefault(variant.name, variant) != variant:
+                raise ValueError(f"two variants are called {variant.name}")
+    return found
+
+
+def select(names: Sequence[str]) -> list[Variant]:
+    """The variants that `names` of variants and questions mean, each once; all without names. `ConfigError`."""
+    variants, tables = all_variants(), {question.name: question for question in questions()}
+    chosen: dict[str, Variant] = {}
+    for name in names or variants:
+        if name in variants:
+            chosen[name] = variants[name]
+        elif name in tables:
+            chosen.update({variant.name: variant for _, variant in tables[name].rows})
+        else:
+            raise ConfigError(f"--only {name}: no such variant or question; questions: {', '.join(tables)}; "
+                              f"variants: {', '.join(variants)}")
+    return [variant for name, variant in variants.items() if name in chosen]
+
+
+def _each(name: str, key: str, values: Sequence[Any], before: str = "") -> tuple[tuple[str, Variant], ...]:
+    """A row for each value of one key, and for the recommended one, which is `BASE`."""
+    section, leaf = key.split(".")
+    recommended = RECOMMENDED_KEYS.get(key, default_config()[section][leaf])
+    if recommended not in values:
+        values = sorted([*values, recommended])
+    return tuple((f"{before}{value} (recommended)", BASE) if value == recommended
+                 else (f"{before}{value}", Variant(f"{name}-{value}", {key: value})) for value in values)
+
+
+def _layered(name: str, **overrides: Any) -> Variant:
+    """`LAYERED` with `SECTION__KEY=value` replaced."""
+    return Variant(f"layered-{name}", LAYERED | {key.replace("__", "."): value for key, value in overrides.items()})
