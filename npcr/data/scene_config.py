@@ -28,6 +28,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
     "SOLVER": {"BASE_LR": 0.003, "FEATURE_LR_FACTOR": 5, "POSITION_LR_FACTOR": 10, "LR_DECAY": "cosine",
                "WARMUP_ITERS": 0, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
+    "REFINE": {"LR": 0.0003},
 }
 # With few photographs the points' many numbers would learn these by heart: one layer through the large network.
 FEW_CAMERAS = 24
@@ -36,6 +37,7 @@ RECOMMENDED_FEW: dict[str, dict[str, Any]] = {
     "DATASETS": {"SHIFT": 10, "MAXRATION": 0.5},
     "LOSS": {"PERCEPTUAL": 0, "SSIM": 0.1},
     "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 1, "MAX_EPOCHS": 100},
+    "REFINE": {"LR": 0.0003},
 }
 _HEADER = """\
 # Made by {maker}. To train: python tools/train.py --config-file THIS_FILE
