@@ -16,19 +16,27 @@ from npcr.networks import RenderOutput, over_background
 
 
 class TrainLog:
-    """The bar counts optimiser steps over the whole run, so that its time left is the run's."""
+    """The bar counts optimiser steps over the whole run, or its seconds where SOLVER.MAX_MINUTES ends it, so that
+    its time left is the run's."""
 
-    def __init__(self, cfg: CfgNode, done: int, steps_per_epoch: int) -> None:
+    def __init__(self, cfg: CfgNode, done: int, steps_per_epoch: int, seconds: float = 0.0) -> None:
         self.period = cfg.SOLVER.LOG_PERIOD
         self.legacy = cfg.MODEL.LEGACY
         self.epochs = cfg.SOLVER.MAX_EPOCHS
         self.writer = SummaryWriter(str(Path(cfg.OUTPUT_DIR) / "log"), purge_step=done or None)
-        self.bar = tqdm(total=self.epochs * steps_per_epoch, initial=done, unit="step", dynamic_ncols=True)
+        self.limit = cfg.SOLVER.MAX_MINUTES * 60
+        if self.limit:
+            self.bar = tqdm(total=self.limit, initial=seconds, dynamic_ncols=True,
+                            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
+        else:
+            self.bar = tqdm(total=self.epochs * steps_per_epoch, initial=done, unit="step", dynamic_ncols=True)
 
-    def step(self, iteration: int, epoch: int, losses: dict[str, float], lr: float) -> None:
-        self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
+    def step(self, iteration: int, epoch: int, losses: dict[str, float], lr: float, seconds: float) -> None:
+        """`iteration` steps are done, in `seconds`."""
+        self.bar.set_description(f"epoch {epoch}, step {iteration}" if self.limit else f"epoch {epoch}/{self.epochs}",
+                                 refresh=False)
         self.bar.set_postfix(loss=f"{losses['total']:.4f}", lr=f"{lr:.2g}", refresh=False)
-        self.bar.update()
+        self.bar.update(min(seconds, self.limit) - self.bar.n if self.limit else 1)
         if iteration % self.period == 0:
             for name, value in losses.items():
                 self.writer.add_scalar(f"loss/{name}", value, iteration)

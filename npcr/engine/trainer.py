@@ -180,7 +180,7 @@ class Trainer:
             logger.info("training is complete: %d of %d epochs done", self.iteration // self.steps_per_epoch,
                         self.cfg.SOLVER.MAX_EPOCHS)
             return
-        log = TrainLog(self.cfg, self.iteration, self.steps_per_epoch)
+        log = TrainLog(self.cfg, self.iteration, self.steps_per_epoch, self.seconds)
         engine = self._engine(log)
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # its tracebacks would bury our errors
         engine.logger.setLevel(logging.CRITICAL)
@@ -215,7 +215,7 @@ class Trainer:
             self.iteration += 1
             self.seconds += time.monotonic() - self._began
             log.step(self.iteration, engine.state.epoch, self.result["losses"],
-                     self.optimizer.param_groups[0]["lr"])
+                     self.optimizer.param_groups[0]["lr"], self.seconds)
             if self.stop_asked:
                 self.save(engine.state.epoch)
                 engine.terminate()
