@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from npcr.cameras import Cameras, view_directions
+from npcr.networks import fast
 from npcr.networks.light import LightUNet
 from npcr.networks.renderer import RenderOutput
 from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, dots_along, harmonics
@@ -69,7 +70,7 @@ class BlendedPointRenderer(nn.Module):
         return self.get_buffer(f"points_{frame}")
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
-        with torch.autocast(cameras.cam_to_world.device.type, enabled=False):
+        with torch.autocast(cameras.cam_to_world.device.type, enabled=False), fast.torch_only(self.backend == "torch"):
             fragments = self._project(cameras, frame)
             composed = [self._compose(cameras[i], Fragments(*(part[i:i + 1] for part in fragments)), frame)
                         for i in range(len(cameras))]

@@ -199,6 +199,19 @@ def test_a_picture_moves_smoothly_with_the_camera() -> None:
     assert 0 < change(0.02) < 0.15 * change(0.4)
 
 
+@pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+def test_backend_torch_leaves_the_kernels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the kernel was called")
+
+    monkeypatch.setattr(compiled, "composite", refuse)
+    cameras = orbit_cameras(1, (32, 24))
+    with torch.no_grad():
+        BlendedPointRenderer([torch.zeros(3, 3)], backend="torch")(cameras)
+        with pytest.raises(AssertionError, match="kernel was called"):
+            BlendedPointRenderer([torch.zeros(3, 3)])(cameras)
+
+
 def test_colors_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="colors must have a row"):
         BlendedPointRenderer([torch.zeros(3, 3)], [torch.zeros(2, 3)])
