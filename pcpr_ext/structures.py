@@ -195,6 +195,7 @@ class Composite(ctypes.Structure):
         ("threads", c_int32),
         ("image", c_void_p),
         ("mean_depth", c_void_p),
+        ("stream", c_void_p),
     )
 
 
@@ -205,6 +206,7 @@ class CompositeGrad(ctypes.Structure):
         ("dots", c_void_p),
         ("points", c_void_p),
         ("index", c_void_p),
+        ("order", c_void_p),
         ("background", c_void_p),
         ("grad_image", c_void_p),
         ("dot_count", c_int64),
@@ -220,6 +222,7 @@ class CompositeGrad(ctypes.Structure):
         ("grad_background", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
     )
 
 
@@ -230,6 +233,9 @@ PROJECTION = (
     ("npcr_gather", Gather, c_int32),
     ("npcr_scatter_scratch", Scatter, c_int64),
     ("npcr_scatter", Scatter, c_int32),
+    ("npcr_composite", Composite, c_int32),
+    ("npcr_composite_grad_scratch", CompositeGrad, c_int64),
+    ("npcr_composite_grad", CompositeGrad, c_int32),
 )
 NETWORK = (
     ("npcr_pack_floats", Pack, c_int64),
@@ -245,7 +251,4 @@ NETWORK = (
     ("npcr_halve_grad", Resample, c_int32),
     ("npcr_double", Resample, c_int32),
     ("npcr_double_grad", Resample, c_int32),
-    ("npcr_composite", Composite, c_int32),
-    ("npcr_composite_grad_scratch", CompositeGrad, c_int64),
-    ("npcr_composite_grad", CompositeGrad, c_int32),
 )

@@ -12,6 +12,8 @@ from yacs.config import CfgNode
 
 from npcr.errors import MissingExtraError
 
+_POINT_KINDS = ("splat", "opacity", "position", "width")
+
 
 def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
     """Groups: network weights, biases (BIAS_LR_FACTOR, own decay), features and colours (FEATURE_LR_FACTOR), and in
@@ -37,6 +39,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> 
             parameters[_kind(name, cfg.MODEL.FORM == "blended")].append(parameter)
     groups = [{"params": parameters[kind], "lr": lr * factor, "factor": factor, "weight_decay": decay}
               for kind, (factor, decay) in kinds.items() if parameters[kind]]
+    if solver.OPTIMIZER_NAME in ("Adam", "AdamW"):
+        # The points' tables are large and plainly laid out. Torch's fused step reads a parameter and its gradient in
+        # the order they lie in memory, which must be the same: not to be counted on in a channels_last network.
+        for group, kind in zip(groups, (kind for kind in kinds if parameters[kind]), strict=True):
+            group["fused"] = kind in _POINT_KINDS
     return _make(solver, groups)
 
 
@@ -63,7 +70,7 @@ def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
             raise MissingExtraError("SOLVER.OPTIMIZER_NAME FusedAdam needs NVIDIA apex, which is not installed "
                                     "(pip install from its sources); Adam gives the same results") from None
         return FusedAdam(groups, lr=solver.BASE_LR, adam_w_mode=False)
-    return getattr(torch.optim, solver.OPTIMIZER_NAME)(groups, lr=solver.BASE_LR, fused=True)
+    return getattr(torch.optim, solver.OPTIMIZER_NAME)(groups, lr=solver.BASE_LR)
 
 
 def learning_rate(cfg: CfgNode, epochs_done: float, progress: float = 0.0) -> float:

@@ -127,37 +127,6 @@ def double_grad(shape: torch.Size, grad_output: Tensor) -> Tensor:
     return grad
 
 
-def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Soft splats front to back: (H, W, C + 1) values and coverage, and the mean depth (H, W).
-
-    dots (N M, 2) pixels, points (N, 2 + C), index (K, H, W), depth (K, H, W), background (C).
-    """
-    height, width = index.shape[1:]
-    image, mean_depth = POOL.empty(height, width, len(background) + 1), torch.empty(height, width)
-    _run(pcpr_ext.Composite(**_splats(dots, points, index, background), depth=depth.data_ptr(),
-                            image=image.data_ptr(), mean_depth=mean_depth.data_ptr()))
-    return image, mean_depth
-
-
-def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tensor,
-                   grad_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `composite` in dots, points and background, from that of the image (H, W, C + 1)."""
-    grads = torch.zeros_like(dots), torch.zeros_like(points), torch.empty_like(background)
-    task = pcpr_ext.CompositeGrad(**_splats(dots, points, index, background), grad_image=grad_image.data_ptr(),
-                                  grad_dots=grads[0].data_ptr(), grad_points=grads[1].data_ptr(),
-                                  grad_background=grads[2].data_ptr())
-    _run(task, scratch=True)
-    return grads
-
-
-def _splats(dots: Tensor, points: Tensor, index: Tensor, background: Tensor) -> dict[str, int]:
-    layers, height, width = index.shape
-    return {"dots": dots.data_ptr(), "points": points.data_ptr(), "index": index.data_ptr(),
-            "background": background.data_ptr(), "dot_count": len(dots), "point_count": len(points),
-            "channels": len(background), "layers": layers, "height": height, "width": width,
-            "index_bytes": index.element_size()}
-
-
 def _library() -> pcpr_ext.Library:
     library = pcpr_ext.library("cpu")
     assert library is not None, "the caller asks available() first"

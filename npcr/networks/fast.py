@@ -35,6 +35,11 @@ def torch_only(switch: bool = True) -> Iterator[None]:
         _enabled.reset(token)
 
 
+def enabled() -> bool:
+    """Whether no `torch_only` is around."""
+    return _enabled.get()
+
+
 def serves(*sources: Tensor) -> bool:
     """Whether these kernels take such pictures: float32 on a CPU, not while torch.compile traces."""
     return (_enabled.get() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in sources)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from npcr.cameras import Cameras, pixel_grid
-from npcr.networks import compiled, fast
-from npcr.projection import Fragments, gather_features
+from npcr.networks import fast
+from npcr.projection import Fragments, compiled, gather_features
 
 OPAQUE = 0.99  # the most that one splat covers, so that light, and gradients, still reach those behind
 MAX_DEGREE = 2  # of spherical harmonics
@@ -79,7 +79,7 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     sharpness = 0.5 / (start_width(depth, splat) * torch.exp(splats.log_width)).square()
     points = torch.cat([torch.sigmoid(splats.opacity), sharpness, splats.values], dim=1)
     arguments = (pixels, points, fragments.index[0], fragments.depth[0], splats.background)
-    image, depth = _Composite.apply(*arguments) if fast.serves(*arguments[:2]) else composite_twin(*arguments)
+    image, depth = _Composite.apply(*arguments) if _kernel_serves(pixels) else composite_twin(*arguments)
     return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], depth)
 
 
@@ -102,8 +102,15 @@ def composite_twin(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,
     return torch.cat([values, alpha], dim=-1), mean_depth
 
 
+def _kernel_serves(x: Tensor) -> bool:
+    if x.device.type == "cpu":
+        return fast.serves(x)
+    return fast.enabled() and x.dtype == torch.float32 and not torch.compiler.is_compiling() and compiled.available(
+        x.device)
+
+
 class _Composite(torch.autograd.Function):
-    """`composite_twin` on the CPU's kernel."""
+    """`composite_twin` on the compiled kernels."""
 
     @staticmethod
     def forward(ctx: Any, dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,  # type: ignore[override]

@@ -131,7 +131,49 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
     return grad_features, grad_default
 
 
-def _run(task: pcpr_ext.Rasterise | pcpr_ext.Gather | pcpr_ext.Scatter, device: torch.device) -> None:
+def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Soft splats front to back: (H, W, C + 1) values and coverage, and the mean depth (H, W).
+
+    dots (N M, 2) pixels, points (N, 2 + C), index (K, H, W), depth (K, H, W), background (C), all contiguous; the
+    twin is `npcr.networks.splats.composite_twin`.
+    """
+    shape = (*index.shape[1:], len(background) + 1)
+    image = POOL.empty(*shape) if dots.device.type == "cpu" else dots.new_empty(shape)
+    mean_depth = dots.new_empty(shape[:2])
+    task = pcpr_ext.Composite(**_splats(dots, points, index, background), depth=depth.data_ptr(),
+                              image=image.data_ptr(), mean_depth=mean_depth.data_ptr())
+    _run(task, dots.device)
+    return image, mean_depth
+
+
+def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tensor,
+                   grad_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `composite` in dots, points and background, from that of the image (H, W, C + 1)."""
+    grads = torch.zeros_like(dots), torch.zeros_like(points), torch.empty_like(background)
+    order = None
+    if dots.device.type == "cuda":
+        # As in `scatter`: each point's fragments together, in their order.
+        owners = torch.div(index.reshape(-1), len(dots) // len(points), rounding_mode="floor")
+        order = torch.sort(owners, stable=True).indices
+    task = pcpr_ext.CompositeGrad(**_splats(dots, points, index, background), grad_image=grad_image.data_ptr(),
+                                  order=None if order is None else order.data_ptr(), grad_dots=grads[0].data_ptr(),
+                                  grad_points=grads[1].data_ptr(), grad_background=grads[2].data_ptr())
+    _run(task, dots.device)
+    return grads
+
+
+def _splats(dots: Tensor, points: Tensor, index: Tensor, background: Tensor) -> dict[str, int]:
+    layers, height, width = index.shape
+    return {"dots": dots.data_ptr(), "points": points.data_ptr(), "index": index.data_ptr(),
+            "background": background.data_ptr(), "dot_count": len(dots), "point_count": len(points),
+            "channels": len(background), "layers": layers, "height": height, "width": width,
+            "index_bytes": index.element_size()}
+
+
+_Task = pcpr_ext.Rasterise | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Composite | pcpr_ext.CompositeGrad
+
+
+def _run(task: _Task, device: torch.device) -> None:
     library = pcpr_ext.library(device.type)
     assert library is not None, "the caller asks available() first"
     guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
@@ -141,7 +183,7 @@ def _run(task: pcpr_ext.Rasterise | pcpr_ext.Gather | pcpr_ext.Scatter, device: 
     else:
         task.threads = torch.get_num_threads()
     with guard:
-        if not isinstance(task, pcpr_ext.Gather):
+        if not isinstance(task, (pcpr_ext.Gather, pcpr_ext.Composite)):
             scratch = _scratch(library.scratch_bytes(task), device)
             task.scratch, task.scratch_bytes = scratch.data_ptr(), scratch.numel()
         library.run(task)

@@ -62,7 +62,7 @@ struct NpcrScatter {
     void* stream;
 };
 
-// The rest is the network's, for the CPU alone. Pictures are (height, width, channels), one at a
+// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Pictures are (height, width, channels), one at a
 // time but for npcr_convolve_grad.
 
 // Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
@@ -160,12 +160,14 @@ struct NpcrComposite {
     int32_t threads;
     float* image;       // (height, width, channels + 1): values, then what is covered
     float* mean_depth;  // (height, width)
+    void* stream;
 };
 
 struct NpcrCompositeGrad {
     const float* dots;
     const float* points;
     const void* index;  // as npcr_composite took it
+    const int64_t* order;  // (layers * height * width) CUDA: fragments sorted by point, empty ones first; CPU: unused
     const float* background;
     const float* grad_image;  // (height, width, channels + 1)
     int64_t dot_count, point_count, channels, layers, height, width;
@@ -176,6 +178,7 @@ struct NpcrCompositeGrad {
     float* grad_background;  // (channels)
     void* scratch;
     int64_t scratch_bytes;
+    void* stream;
 };
 
 NPCR_API int32_t npcr_abi_version();

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one soft dot covers of a pixel, and the way back: for host and device.
+// Soft splats in one pixel, and the way back: for host and device.
 #ifndef NPCR_SPLAT_H
 #define NPCR_SPLAT_H
 
 #include <math.h>
+#include <stdint.h>
+
+#include "interface.h"
 
 #ifdef __CUDACC__
 #define NPCR_BOTH __host__ __device__ __forceinline__
@@ -15,6 +18,7 @@ namespace npcr {
 
 constexpr float kOpaque = 0.99f;   // npcr.networks.splats.OPAQUE
 constexpr float kCovered = 1e-3f;  // from which on a pixel has a depth
+constexpr int kSplatParts = 5;     // of a fragment's gradient: opacity, sharpness, x, y; and the weight of its values
 
 struct Cover {
     float dx, dy;  // from the pixel's centre to the dot
@@ -22,10 +26,10 @@ struct Cover {
     float share;   // of the pixel, at most kOpaque
 };
 
-NPCR_BOTH Cover cover(const float* dot, float x, float y, float opacity, float sharpness) {
+NPCR_BOTH Cover cover(const float* dot, int64_t x, int64_t y, float opacity, float sharpness) {
     Cover result;
-    result.dx = dot[0] - x;
-    result.dy = dot[1] - y;
+    result.dx = dot[0] - static_cast<float>(x);
+    result.dy = dot[1] - static_cast<float>(y);
     result.fall = expf(-(result.dx * result.dx + result.dy * result.dy) * sharpness);
     const float share = opacity * result.fall;
     result.share = share < kOpaque ? share : kOpaque;
@@ -40,6 +44,82 @@ NPCR_BOTH void cover_grad(const Cover& at, float opacity, float sharpness, float
     into[1] = -grad_fall * (at.dx * at.dx + at.dy * at.dy);
     into[2] = -grad_fall * sharpness * 2 * at.dx;
     into[3] = -grad_fall * sharpness * 2 * at.dy;
+}
+
+// One pixel of npcr_composite. False where an index is out of range; such a dot counts as empty.
+template <class Index>
+NPCR_BOTH bool composite_pixel(const NpcrComposite& task, int64_t dots, int64_t x, int64_t y) {
+    const Index* index = static_cast<const Index*>(task.index);
+    const int64_t pixels = task.height * task.width, pixel = y * task.width + x, channels = task.channels;
+    float* values = task.image + pixel * (channels + 1);
+    for (int64_t c = 0; c < channels; ++c) values[c] = 0;
+    float passing = 1, moment = 0, covered = 0;
+    bool sound = true;
+    for (int64_t k = 0; k < task.layers; ++k) {
+        const int64_t dot = index[k * pixels + pixel];
+        if (dot >= task.dot_count) sound = false;
+        if (dot < 0 || dot >= task.dot_count) continue;
+        const float* point = task.points + dot / dots * (2 + channels);
+        const float share = cover(task.dots + 2 * dot, x, y, point[0], point[1]).share;
+        const float weight = passing * share;
+        for (int64_t c = 0; c < channels; ++c) values[c] += weight * point[2 + c];
+        moment += weight * task.depth[k * pixels + pixel];
+        covered += weight;
+        passing *= 1 - share;
+    }
+    for (int64_t c = 0; c < channels; ++c) values[c] += (1 - covered) * task.background[c];
+    values[channels] = covered;
+    task.mean_depth[pixel] = covered > kCovered ? moment / covered : 0;
+    return sound;
+}
+
+// The gradients of one pixel's fragments, kSplatParts each at its place in `parts`; returns what is left of the
+// background.
+template <class Index>
+NPCR_BOTH float composite_pixel_grad(const NpcrCompositeGrad& task, int64_t dots, int64_t x, int64_t y, float* parts) {
+    const Index* index = static_cast<const Index*>(task.index);
+    const int64_t pixels = task.height * task.width, pixel = y * task.width + x, channels = task.channels;
+    const float* grad = task.grad_image + pixel * (channels + 1);
+    float of_background = 0, passing = 1;
+    for (int64_t c = 0; c < channels; ++c) of_background += grad[c] * task.background[c];
+    for (int64_t k = 0; k < task.layers; ++k) {
+        const int64_t dot = index[k * pixels + pixel];
+        if (dot < 0 || dot >= task.dot_count) continue;  // npcr_composite has told of the latter
+        const float* point = task.points + dot / dots * (2 + channels);
+        float of_weight = grad[channels] - of_background;
+        for (int64_t c = 0; c < channels; ++c) of_weight += grad[c] * point[2 + c];
+        float* into = parts + (k * pixels + pixel) * kSplatParts;
+        into[0] = of_weight;
+        into[4] = passing;
+        passing *= 1 - cover(task.dots + 2 * dot, x, y, point[0], point[1]).share;
+    }
+    float behind = 0;  // what the shares further back say: they would gain if this one covered nothing
+    for (int64_t k = task.layers - 1; k >= 0; --k) {
+        const int64_t dot = index[k * pixels + pixel];
+        if (dot < 0 || dot >= task.dot_count) continue;
+        const float* point = task.points + dot / dots * (2 + channels);
+        float* into = parts + (k * pixels + pixel) * kSplatParts;
+        const Cover at = cover(task.dots + 2 * dot, x, y, point[0], point[1]);
+        const float of_weight = into[0], weight = into[4] * at.share;
+        cover_grad(at, point[0], point[1], into[4] * of_weight - behind / (1 - at.share), into);
+        into[4] = weight;
+        behind += weight * of_weight;
+    }
+    return passing;
+}
+
+// Adds what one fragment says to its point's channels from `first` on in steps of `step`, and, by whoever has the
+// first channel, to its dot.
+NPCR_BOTH void add_fragment(const NpcrCompositeGrad& task, int64_t dots, int64_t dot, int64_t pixel, const float* part,
+                            int64_t first, int64_t step) {
+    const int64_t channels = task.channels;
+    const float* grad = task.grad_image + pixel * (channels + 1);
+    float* point = task.grad_points + dot / dots * (2 + channels);
+    for (int64_t c = first; c < 2 + channels; c += step) point[c] += c < 2 ? part[c] : part[4] * grad[c - 2];
+    if (first == 0) {
+        task.grad_dots[2 * dot] += part[2];
+        task.grad_dots[2 * dot + 1] += part[3];
+    }
 }
 
 }  // namespace npcr

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.networks import BlendedPointRenderer, compiled, fast
+from npcr.networks import BlendedPointRenderer, fast
 from npcr.networks.splats import (
     OPAQUE,
     Splats,
@@ -20,7 +20,7 @@ from npcr.networks.splats import (
     harmonics,
     start_width,
 )
-from npcr.projection import Fragments, rasterise
+from npcr.projection import Fragments, compiled, rasterise
 from tests.scenes import orbit_cameras
 
 SPLAT = (2.0, 8.0, 1.0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pcpr_ext
+from npcr.networks.splats import composite_twin
 from npcr.projection import compiled, reference
 from pcpr_ext.build import SOURCES, cpu_compiler
 from tests.projection.clouds import random_case
@@ -118,3 +119,36 @@ def test_gather_and_scatter(points: int, channels: int, dtype: torch.dtype, libr
     expected, expected_default = reference.scatter(grad, index, points)
     assert torch.equal(grad_features, expected)  # the same sums in the same order
     torch.testing.assert_close(grad_default, expected_default, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize(("points", "dots", "channels", "layers"), [(1, 1, 1, 1), (40, 3, 11, 5), (7, 2, 30, 9)])
+def test_composite(points: int, dots: int, channels: int, layers: int, dtype: torch.dtype, library: pcpr_ext.Library,
+                   monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(points)
+    places = 24 * torch.rand(points * dots, 2, generator=generator)
+    table = torch.rand(points, 2 + channels, generator=generator)
+    table[::5, 0] = 1.0  # clamped where a dot lies close to the pixel's centre
+    index = torch.randint(-1, points * dots, (layers, 24, 29), generator=generator).to(dtype)
+    depth, background = torch.rand(index.shape, generator=generator), torch.rand(channels, generator=generator)
+    leaves = [leaf.clone().requires_grad_() for leaf in (places, table, background)]
+    image, mean_depth = composite_twin(leaves[0], leaves[1], index, depth, leaves[2])
+    grad = torch.randn(image.shape, generator=generator)
+    expected = torch.autograd.grad(image, leaves, grad)
+
+    on_cpu = compiled.composite_grad(places, table, index, background, grad)
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    found, found_depth = compiled.composite(places, table, index, depth, background)
+    torch.testing.assert_close(found, image.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found_depth, mean_depth, rtol=1e-5, atol=1e-5)
+    order = torch.sort(torch.div(index.reshape(-1), dots, rounding_mode="floor"), stable=True).indices
+    grads = torch.zeros_like(places), torch.zeros_like(table), torch.empty(channels)
+    task = pcpr_ext.CompositeGrad(**compiled._splats(places, table, index, background), grad_image=grad.data_ptr(),
+                                  order=order.data_ptr(), grad_dots=grads[0].data_ptr(),
+                                  grad_points=grads[1].data_ptr(), grad_background=grads[2].data_ptr())
+    scratch = torch.empty(library.scratch_bytes(task), dtype=torch.uint8)
+    task.scratch, task.scratch_bytes = scratch.data_ptr(), scratch.numel()
+    library.run(task)
+    for ours, cpu, wanted in zip(grads, on_cpu, expected, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours, cpu, rtol=1e-5, atol=1e-5)  # the same sums in the same order
