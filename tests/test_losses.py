@@ -105,3 +105,14 @@ def test_colours_count_only_on_the_object_and_nothing_outside_the_region_of_inte
     assert (rgb.grad * nowhere).abs().sum() == (rgb.grad * far).abs().sum() == 0
     assert (alpha.grad * (target[:, 4:] == 0)).abs().sum() == 0
     assert (alpha.grad * nowhere).abs().sum() > 0
+
+
+def test_colour_beside_the_object_counts_only_everywhere() -> None:
+    """A premultiplied picture must be black where nothing is; the published loss never looks there."""
+    target, depth = torch.zeros(1, 5, 12, 12), torch.zeros(1, 12, 12)
+    target[:, 4] = 1  # the whole picture is the photograph's
+    gray, alpha = torch.full((1, 3, 12, 12), 0.5), torch.zeros(1, 1, 12, 12)
+    for everywhere, wanted in ((False, 0.0), (True, 0.375)):  # three of four channels are half off
+        loss = RenderLoss(perceptual=0, mse=0, gradient=0, ssim=0, l1=1, vgg=None, everywhere=everywhere)
+        assert float(loss(gray, alpha, depth, target)["total"]) == pytest.approx(wanted)
+        assert float(loss(gray, alpha, depth, target)["l1"]) == pytest.approx(wanted)

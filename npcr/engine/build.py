@@ -80,7 +80,7 @@ def build_loss(cfg: CfgNode) -> RenderLoss:
     """The training loss; VGG-19 is loaded only where LOSS.PERCEPTUAL asks for it."""
     return RenderLoss(perceptual=cfg.LOSS.PERCEPTUAL, mse=cfg.LOSS.MSE, gradient=cfg.LOSS.GRADIENT,
                       ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg),
-                      everywhere=cfg.MODEL.FORM == "blended")
+                      everywhere=not cfg.MODEL.LEGACY)
 
 
 def build_vgg(cfg: CfgNode) -> VggFeatures | None:
