@@ -27,7 +27,7 @@ class TrainLog:
         self.limit = cfg.SOLVER.MAX_MINUTES * 60
         if self.limit:
             self.bar = tqdm(total=self.limit, initial=seconds, dynamic_ncols=True,
-                            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
+                            bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
         else:
             self.bar = tqdm(total=self.epochs * steps_per_epoch, initial=done, unit="step", dynamic_ncols=True)
 
