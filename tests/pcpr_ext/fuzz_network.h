@@ -199,12 +199,12 @@ void composite_round(bool wild) {
     const std::vector<float> grad = randoms(pixels * (channels + 1), wild);
     std::vector<float> image(pixels * (channels + 1)), mean(pixels);
     NpcrComposite task{places.data(), table.data(), index.data(), depth.data(), background.data(), points * dots, points,
-                       channels, layers, height, width, sizeof(Index), pick(1, 4), image.data(), mean.data()};
+                       channels, layers, height, width, sizeof(Index), pick(1, 4), image.data(), mean.data(), nullptr};
     REQUIRE(npcr_composite(&task) == NPCR_OK);
     std::vector<float> grad_places(places.size()), grad_table(table.size()), grad_background(channels);
-    NpcrCompositeGrad back{places.data(), table.data(), index.data(), background.data(), grad.data(), points * dots, points,
-                           channels, layers, height, width, sizeof(Index), pick(1, 4), grad_places.data(),
-                           grad_table.data(), grad_background.data(), nullptr, 0};
+    NpcrCompositeGrad back{places.data(), table.data(), index.data(), nullptr, background.data(), grad.data(),
+                           points * dots, points, channels, layers, height, width, sizeof(Index), pick(1, 4), grad_places.data(),
+                           grad_table.data(), grad_background.data(), nullptr, 0, nullptr};
     REQUIRE(npcr_composite_grad(&back) == NPCR_SCRATCH_TOO_SMALL);
     std::vector<char> scratch(npcr_composite_grad_scratch(&back));
     back.scratch = scratch.data();

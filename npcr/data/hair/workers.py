@@ -17,6 +17,8 @@ import numpy as np
 from npcr.data.hair.rendering import Geometry, HairRenderer, Optics
 from npcr.errors import NpcrError
 
+_PATIENCE = 2  # seconds that a process asked to end may take
+
 
 @dataclass(frozen=True)
 class Job:
@@ -59,8 +61,13 @@ def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) 
                         f"command again, with fewer --workers than {workers}") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
+        children = set(multiprocessing.active_children()) - others
+        for child in children:
             child.terminate()
+        for child in children:
+            child.join(_PATIENCE)
+            if child.is_alive():
+                child.kill()
 
 
 _renderer: HairRenderer | None = None  # of this worker process
