@@ -93,7 +93,7 @@ DEFAULTS.WEIGHTS = CfgNode()
 DEFAULTS.WEIGHTS.RENDER_WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]  # legacy blend: current, blended, 5 raw
 DEFAULTS.WEIGHTS.REFINE_WEIGHTS = [0.5, 0.5, 0.25, 0.75]  # previous blended, previous raw; raw, their sum
 DEFAULTS.WEIGHTS.COLOR_THR = 8000.0  # squared RGB distance (0-255) beyond which history is not trusted
-DEFAULTS.WEIGHTS.DEPTH_THR = 0.0  # a deeper layer counts only within this depth of the one before; 0: always
+DEFAULTS.WEIGHTS.DEPTH_THR = 0.0  # layered: a deeper layer counts only within this depth of the one before; 0: always
 
 DEFAULTS.TEMPORAL = CfgNode()
 DEFAULTS.TEMPORAL.BLEND = "default"  # default, legacy (as published), off
@@ -102,7 +102,7 @@ DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.02  # default blend: relative depth differ
 DEFAULTS.TEMPORAL.ANGLE = 20.0  # default blend: change of viewing direction, degrees a frame, that lowers it to 1/e
 
 DEFAULTS.RENDER = CfgNode()
-DEFAULTS.RENDER.MARGIN = -1  # pixels around a layer's points beyond which it is transparent; -1: all is rendered
+DEFAULTS.RENDER.MARGIN = -1  # layered: pixels around a layer's points beyond which it is transparent; -1: none
 DEFAULTS.RENDER.RAW = False  # also write raw/img_0001.npz: rgb, alpha, depth as float32
 DEFAULTS.RENDER.VIDEO = ["h264"]  # h264, h265, vp9 and prores and webp (with alpha), gif; several: h264,gif; none: []
 DEFAULTS.RENDER.FPS = 30.0  # frame rate of the videos

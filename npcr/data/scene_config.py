@@ -19,7 +19,7 @@ from npcr.io.files import atomic_write
 FILE_NAME = "scene.yml"
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
 _NEIGHBOUR = 6
-# What a new scene is trained with: what won in docs/quality.md. The keys' own defaults are the published ones.
+# What a new scene is trained with (docs/blended-form.md). The keys' own defaults are the published ones.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
     "INPUT": {"LAYER_NUM": 32},

@@ -26,7 +26,9 @@ class BlendedPointRenderer(nn.Module):
     clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], what the points' colours start from, or
     None: grey. splat is (near, far, max_size) as the configuration's; a splat reaches one pixel further than
     there, for it is soft. degree: of the spherical harmonics that make a point's colour depend on the direction
-    it is seen from. width: channels of the network at full resolution.
+    it is seen from. width: channels of the network at full resolution. dots: how many soft dots draw a point.
+    spacing: of each cloud, world units, by which places and strands are measured; without, they cannot move.
+    strands: of each cloud (N, 3), the strands' directions, of length 0 to 1 by how sure they are.
     The picture is the composited colour and coverage plus what the network adds to both, in float32.
     """
 

@@ -74,8 +74,7 @@ def test_directions_are_the_strands(seen: tuple) -> None:
 def test_one_photograph_gives_no_direction(seen: tuple) -> None:
     points, _, _, cameras, photographs = seen
     found = strand_directions(points, cameras[:1], photographs[:1])
-    assert np.linalg.norm(found, axis=1).max() < 0.02 or np.isfinite(found).all()
-    assert not np.isnan(found).any()
+    assert np.linalg.norm(found, axis=1).max() < 0.02
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135])
