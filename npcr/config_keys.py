@@ -147,7 +147,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.FEATURE_DIM": (1, 1024),
     "MODEL.DOTS": (1, 64),
     "MODEL.WIDTH": (4, 1024),
-    "MODEL.HARMONICS": (0, 2),
+    "MODEL.HARMONICS": (0, 3),
     "INPUT.SIZE_RAW": (1, 65536),
     "INPUT.SIZE_TRAIN": (24, 16384),
     "INPUT.SIZE_TEST": (24, 16384),

@@ -13,7 +13,7 @@ from npcr.cameras import Cameras, view_directions
 from npcr.networks import fast
 from npcr.networks.light import LightUNet
 from npcr.networks.renderer import RenderOutput
-from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, dots_along, harmonics
+from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, dots_along, harmonics, soft_splat
 from npcr.projection import Fragments, rasterise
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
@@ -84,12 +84,10 @@ class BlendedPointRenderer(nn.Module):
 
     @torch.no_grad()
     def _project(self, cameras: Cameras, frame: int) -> Fragments:
-        near, far, max_size = self.splat
-        # One pixel more at near and at far, and on the line between them.
-        further = near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far
+        near, far, max_size = soft_splat(self.splat)
         dots = dots_along(*self.middles_and_strands(frame), self.dots)
-        return rasterise(dots, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near, far=further,
-                         max_size=max_size + 1, layers=self.layers, peeling=self.peeling, backend=self.backend)
+        return rasterise(dots, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near, far=far,
+                         max_size=max_size, layers=self.layers, peeling=self.peeling, backend=self.backend)
 
     def middles_and_strands(self, frame: int) -> tuple[Tensor, Tensor]:
         """(N, 3) each, world: the points where training has moved them, and half of the strand through each."""

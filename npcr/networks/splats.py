@@ -21,7 +21,7 @@ from npcr.networks import fast
 from npcr.projection import Fragments, compiled, gather_features
 
 OPAQUE = 0.99  # the most that one splat covers, so that light, and gradients, still reach those behind
-MAX_DEGREE = 2  # of spherical harmonics
+MAX_DEGREE = 3  # of spherical harmonics
 _SMALLEST = 0.6  # pixels: standard deviation of the smallest splat before training
 COVERED = 1e-3  # coverage from which on a pixel has a depth
 
@@ -53,6 +53,20 @@ def start_width(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
     return _SMALLEST * (1 + max_size * (1 - (depth - near) / (far - near)).clamp(0, 1))
 
 
+def soft_splat(splat: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(near, far, max_size) with which soft splats are rasterised, where hard ones have `splat`: one pixel more at
+    near and at far, and on the line between them.
+    """
+    near, far, max_size = splat
+    return near, near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far, max_size + 1
+
+
+def reach(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
+    """Pixels from a dot at camera-space `depth` to the border of the square that is rasterised for it."""
+    near, far, max_size = soft_splat(splat)
+    return 0.5 + max_size * (1 - (depth - near) / (far - near)).clamp(0, 1)
+
+
 def dots_along(points: Tensor, strands: Tensor, dots: int) -> Tensor:
     """(N * M, ...): M places evenly along each strand, from its start to its end; the middles for one dot."""
     if dots == 1:
@@ -63,12 +77,14 @@ def dots_along(points: Tensor, strands: Tensor, dots: int) -> Tensor:
 
 def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots: int,
                      splat: tuple[float, float, float]) -> SplatImage:
-    """Composite the points of each pixel: `w_k = a_k prod_{j<k}(1 - a_j)`, `a = sigmoid(o) exp(-d² / 2 s²)`.
+    """Composite the points of each pixel: `w_k = a_k prod_{j<k}(1 - a_j)`,
+    `a = sigmoid(o) exp(-d² / 2 s²) (1 - d² / R²)`.
 
-    d is the distance in pixels from the pixel's centre to the projected point, s = start_width exp(log_width).
+    d is the distance in pixels from the pixel's centre to the projected point, s = start_width exp(log_width), and R
+    how far it was rasterised: a dot must have faded where it ends, or moving pictures flicker.
     camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first; those of one point follow each other.
-    splat: (near, far, max_size). Differentiable in all of `splats`; the choice of the dots and `start_width` are
-    held fixed.
+    splat: (near, far, max_size). Differentiable in all of `splats`; the choice of the dots, `start_width` and
+    `reach` are held fixed.
     """
     rotation, intrinsics = camera.world_to_cam[0, :3, :3], camera.intrinsics[0]
     middles = splats.points @ rotation.T + camera.world_to_cam[0, :3, 3]
@@ -77,7 +93,8 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     pixels = image_dots[:, :2] / image_dots[:, 2:]
     depth = middles[:, 2:].detach()
     sharpness = 0.5 / (start_width(depth, splat) * torch.exp(splats.log_width)).square()
-    points = torch.cat([torch.sigmoid(splats.opacity), sharpness, splats.values], dim=1)
+    fade = reach(depth, splat).square().reciprocal()
+    points = torch.cat([torch.sigmoid(splats.opacity), sharpness, fade, splats.values], dim=1)
     arguments = (pixels, points, fragments.index[0], fragments.depth[0], splats.background)
     image, depth = _Composite.apply(*arguments) if _kernel_serves(pixels) else composite_twin(*arguments)
     return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], depth)
@@ -87,16 +104,18 @@ def composite_twin(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,
                    background: Tensor) -> tuple[Tensor, Tensor]:
     """Values and coverage (H, W, C + 1) and the mean depth (H, W), in torch: what the kernel npcr_composite does.
 
-    dots (N M, 2) pixels; points (N, 2 + C): opacity 0 to 1, sharpness 1 / 2 s², values; index, depth (K, H, W).
+    dots (N M, 2) pixels; points (N, 3 + C): opacity 0 to 1, sharpness 1 / 2 s², fade 1 / R², values;
+    index, depth (K, H, W).
     """
     height, width = index.shape[1:]
     at = _gather(dots, index)
     point = _gather(points, torch.where(index >= 0, index // (len(dots) // len(points)), -1))
     away = (at - pixel_grid((width, height), dots.device)).square().sum(-1)
-    coverage = point[..., 0] * torch.exp(-away * point[..., 1])
+    within = (1 - away * point[..., 2].detach()).clamp(min=0)
+    coverage = point[..., 0] * torch.exp(-away * point[..., 1]) * within
     weights = front_to_back(torch.where(index >= 0, coverage, 0).clamp(max=OPAQUE))
     alpha = weights.sum(0)[..., None]
-    values = torch.einsum("khw,khwc->hwc", weights, point[..., 2:]) + (1 - alpha) * background
+    values = torch.einsum("khw,khwc->hwc", weights, point[..., 3:]) + (1 - alpha) * background
     with torch.no_grad():
         mean_depth = torch.where(alpha[..., 0] > COVERED, (weights * depth).sum(0) / alpha[..., 0], 0)
     return torch.cat([values, alpha], dim=-1), mean_depth
@@ -141,7 +160,7 @@ def front_to_back(coverage: Tensor) -> Tensor:
 
 
 def harmonics(directions: Tensor, degree: int) -> Tensor:
-    """(N, 3) unit vectors to the real spherical harmonics up to `degree` (0 to 2), (N, (degree + 1)²)."""
+    """(N, 3) unit vectors to the real spherical harmonics up to `degree` (0 to 3), (N, (degree + 1)²)."""
     x, y, z = directions.unbind(-1)
     values = [torch.full_like(x, 0.28209479)]
     if degree >= 1:
@@ -149,4 +168,9 @@ def harmonics(directions: Tensor, degree: int) -> Tensor:
     if degree >= 2:
         values += [1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (2 * z * z - x * x - y * y),
                    -1.09254843 * x * z, 0.54627422 * (x * x - y * y)]
+    if degree >= 3:
+        values += [-0.59004359 * y * (3 * x * x - y * y), 2.89061144 * x * y * z,
+                   -0.45704580 * y * (5 * z * z - 1), 0.37317633 * z * (5 * z * z - 3),
+                   -0.45704580 * x * (5 * z * z - 1), 1.44530572 * z * (x * x - y * y),
+                   -0.59004359 * x * (x * x - 3 * y * y)]
     return torch.stack(values, dim=-1)

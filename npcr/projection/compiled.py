@@ -134,7 +134,7 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
 def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     """Soft splats front to back: (H, W, C + 1) values and coverage, and the mean depth (H, W).
 
-    dots (N M, 2) pixels, points (N, 2 + C), index (K, H, W), depth (K, H, W), background (C), all contiguous; the
+    dots (N M, 2) pixels, points (N, 3 + C), index (K, H, W), depth (K, H, W), background (C), all contiguous; the
     twin is `npcr.networks.splats.composite_twin`.
     """
     shape = (*index.shape[1:], len(background) + 1)

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 3
+#define NPCR_ABI_VERSION 4
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -62,8 +62,8 @@ struct NpcrScatter {
     void* stream;
 };
 
-// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Pictures are (height, width, channels), one at a
-// time but for npcr_convolve_grad.
+// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Pictures are (height, width,
+// channels), one at a time but for npcr_convolve_grad.
 
 // Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
 struct NpcrPack {
@@ -151,7 +151,7 @@ struct NpcrResample {
 // Soft splats, composited front to back (npcr.networks.splats). Of dot d the point is d / (dot_count / point_count).
 struct NpcrComposite {
     const float* dots;        // (dot_count, 2) x and y, pixels
-    const float* points;      // (point_count, 2 + channels): opacity 0 to 1, sharpness 1 / (2 s²) per pixel², values
+    const float* points;      // (point_count, 3 + channels): opacity 0 to 1, 1 / (2 s²), 1 / reach², values; pixels
     const void* index;        // (layers, height, width) dots, nearest first; negative where empty
     const float* depth;       // (layers, height, width)
     const float* background;  // (channels)
@@ -174,7 +174,7 @@ struct NpcrCompositeGrad {
     int32_t index_bytes;
     int32_t threads;
     float* grad_dots;        // (dot_count, 2), zero on entry
-    float* grad_points;      // (point_count, 2 + channels), zero on entry
+    float* grad_points;      // (point_count, 3 + channels), zero on entry; fade has no gradient
     float* grad_background;  // (channels)
     void* scratch;
     int64_t scratch_bytes;

@@ -187,11 +187,12 @@ template <class Index>
 void composite_round(bool wild) {
     const int64_t points = pick(1, 40), dots = pick(1, 4), channels = pick(1, 9), layers = pick(1, 6);
     const int64_t height = pick(1, 12), width = pick(1, 12), pixels = height * width;
-    std::vector<float> places = randoms(points * dots * 2, wild), table = randoms(points * (2 + channels), wild);
+    std::vector<float> places = randoms(points * dots * 2, wild), table = randoms(points * (3 + channels), wild);
     for (float& place : places) place *= 6;
     for (int64_t i = 0; i < points; ++i) {
-        table[i * (2 + channels)] = pick(0, 100) / 100.0f;
-        table[i * (2 + channels) + 1] = 0.1f + pick(0, 100) / 50.0f;
+        table[i * (3 + channels)] = pick(0, 100) / 100.0f;
+        table[i * (3 + channels) + 1] = 0.1f + pick(0, 100) / 50.0f;
+        table[i * (3 + channels) + 2] = pick(0, 100) / 200.0f;
     }
     std::vector<Index> index(layers * pixels);
     for (Index& dot : index) dot = static_cast<Index>(pick(-1, static_cast<int>(points * dots) - 1));
@@ -216,7 +217,7 @@ void composite_round(bool wild) {
             if (static_cast<int64_t>(i) % (channels + 1) < channels) forward += static_cast<double>(grad[i]) * image[i];
         }
         for (size_t i = 0; i < table.size(); ++i) {
-            if (static_cast<int64_t>(i) % (2 + channels) < 2) continue;
+            if (static_cast<int64_t>(i) % (3 + channels) < 3) continue;
             backward += static_cast<double>(grad_table[i]) * table[i];
             size += fabs(grad_table[i] * table[i]);
         }

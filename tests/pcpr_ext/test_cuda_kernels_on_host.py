@@ -127,7 +127,8 @@ def test_composite(points: int, dots: int, channels: int, layers: int, dtype: to
                    monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(points)
     places = 24 * torch.rand(points * dots, 2, generator=generator)
-    table = torch.rand(points, 2 + channels, generator=generator)
+    table = torch.rand(points, 3 + channels, generator=generator)
+    table[:, 1:3] /= 300  # dots that reach the pixels, with no more order than that
     table[::5, 0] = 1.0  # clamped where a dot lies close to the pixel's centre
     index = torch.randint(-1, points * dots, (layers, 24, 29), generator=generator).to(dtype)
     depth, background = torch.rand(index.shape, generator=generator), torch.rand(channels, generator=generator)
