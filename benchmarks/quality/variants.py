@@ -92,7 +92,7 @@ def questions() -> tuple[Question, ...]:
         Question("features", "Learned numbers per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16, 32))),
         Question("width", "Channels of the light network", _each("width", "MODEL.WIDTH", (8, 16, 32))),
         Question("harmonics", "Colour that follows the view direction", _each("harmonics", "MODEL.HARMONICS",
-                                                                              (0, 1, 2), "degree ")),
+                                                                              (0, 1, 2, 3), "degree ")),
         Question("loss", "Loss terms", (
             ("recommended", BASE),
             ("L1 alone", Variant("loss-l1", mse | {"LOSS.L1": 1, "LOSS.MSE": 0})),
