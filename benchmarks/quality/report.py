@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks.quality.scores import METRICS  # noqa: E402
-from benchmarks.quality.variants import BASE, Question, questions  # noqa: E402
+from benchmarks.quality.variants import BASE, Question, all_variants, questions  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.engine.contact_sheet import contact_sheet  # noqa: E402
 from npcr.errors import ConfigError, NpcrError  # noqa: E402
@@ -34,6 +34,8 @@ EXAMPLES = """examples:
   python benchmarks/quality/report.py output/study/full/study.json
   python benchmarks/quality/report.py benchmarks/results/quality_full.json --page docs/quality.md
   python benchmarks/quality/report.py output/study/full/study.json --page docs/quality.md --sheet docs/images/q.jpg
+  python benchmarks/quality/report.py output/study/small/study.json --long output/study/full/study.json \\
+      --page docs/quality.md
 """
 # heading, factor, digits
 COLUMNS = {"psnr": ("PSNR, dB ↑", 1, 2), "ssim": ("SSIM ↑", 1, 3), "flip": ("FLIP ↓", 1, 4),
@@ -112,6 +114,18 @@ def sections(results: Mapping[str, Any] | None) -> dict[str, str]:
     return filled | {question.name: question_table(question, rows, called) for question in questions()}
 
 
+def headline(results: Mapping[str, Any]) -> str:
+    """One table of every variant that was run, in the order of the questions: for a study of few, long runs."""
+    labels: dict[str, str] = {}
+    for question in questions():
+        for label, variant in question.rows:
+            labels.setdefault(variant.name, f"{label} (`{variant.name}`)")
+    ran = {row["variant"] for row in results["rows"]}
+    rows = tuple((labels[name], variant) for name, variant in all_variants().items() if name in ran)
+    table = question_table(Question("", "", rows), results["rows"], "").partition("\n\n")[0]
+    return f"{about(results)}\n{table}\n"
+
+
 def fill_page(text: str, filled: Mapping[str, str], page: str) -> str:
     """`text` with each section of `filled` between its markers. `ConfigError` where a marker is missing or twice."""
     for name, section in filled.items():
@@ -183,7 +197,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md; "
                         "without, the tables are printed")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
-                        "beside the results, and show it on the page")
+                        "beside --long or the results, and show it on the page")
+    parser.add_argument("--long", type=Path, metavar="FILE", help="another study.json, of few and longer runs: a table "
+                        "of its own on the page")
     parser.add_argument("--show", nargs="+", default=list(SHOWN), metavar="NAME",
                         help=f"variants on the sheet (default: {' '.join(SHOWN)})")
     return parser.parse_args(arguments)
@@ -193,9 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables or fill the page."""
     args = parse(arguments)
     filled = sections(read_results(args.results))
+    if args.long:
+        filled["long"] = headline(read_results(args.long))
     if args.sheet:
-        if write_sheet(args.results.parent, args.show, args.sheet) is None:
-            raise NpcrError(f"{args.results.parent / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
+        pictures = (args.long or args.results).parent
+        if write_sheet(pictures, args.show, args.sheet) is None:
+            raise NpcrError(f"{pictures / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
         place = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()
         filled["sheet"] = (f"![One held-out view: target, rendering, target matte, matte, error]({place})\n\n"
                            f"*From top to bottom: {', '.join(args.show)}.*\n")
