@@ -13,23 +13,24 @@ from torch import Tensor
 
 # What a capture gives: the memory that the result lies in, and what computes it there anew.
 Captured = tuple[Tensor, Callable[[], None]]
-Capture = Callable[[Callable[[], Tensor]], Captured]
+Capture = Callable[[Callable[[], Tensor], torch.device], Captured]
 
 _WARM_UP = 3  # runs before the capture, in which cuDNN, torch.compile and the allocator make their choices
 
 
-def capture_on_gpu(run: Callable[[], Tensor]) -> Captured:
-    """`run`, which must only read tensors that stay where they are, as a CUDA graph on the current device."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: a thread that decodes photographs onto the device meanwhile does not break the capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        output = run()
+def capture_on_gpu(run: Callable[[], Tensor], device: torch.device) -> Captured:
+    """`run`, which must only read tensors that stay where they are, as a CUDA graph."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: a thread that decodes photographs onto the device meanwhile does not break the capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            output = run()
     return output, graph.replay
 
 
@@ -52,7 +53,7 @@ class GraphReplay:
             with torch.inference_mode(False):  # memory that may be written to in either mode
                 self._input = torch.empty_like(x)
             self._input.copy_(x)
-            self._output, self._replay = self._capture(lambda: run(self._input))
+            self._output, self._replay = self._capture(lambda: run(self._input), x.device)
             self._key = key
         assert self._output is not None
         assert self._replay is not None
