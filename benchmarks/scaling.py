@@ -90,10 +90,12 @@ def _panel(kind: str, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         cv2.polylines(image, [np.array(dots, np.int32)], False, color, 1, cv2.LINE_AA)
         for dot, row in zip(dots, rows, strict=True):
             cv2.circle(image, dot, 3, color, -1, cv2.LINE_AA)
-            write(f"{row[name]:.3g}", (dot[0] - 12, dot[1] - 8), color)
+            write(f"{row[name]:,.0f}" if row[name] >= 100 else f"{row[name]:.3g}", (dot[0] - 12, dot[1] - 8), color)
     for a, row in zip(x, rows, strict=True):
-        write(f"{row[kind]:,}" if row[kind] < 1e5 else f"{row[kind]:.0e}", (place(a, low)[0] - 14, PLOT_HEIGHT - 24))
-    write(f"{kind}; ms of frame (black), projection (blue)", (8, 18))
+        label = f"{row[kind]:.0e}".replace("e+0", "e") if row[kind] >= 1e4 else str(row[kind])
+        write(label, (place(a, low)[0] - 14, PLOT_HEIGHT - 24))
+    unit = {"points": "points", "side": "pixels a side", "layers": "layers"}[kind]
+    write(f"{unit}; ms of frame (black), projection (blue)", (8, 18))
     return image
 
 

@@ -96,6 +96,6 @@ def prepare_rendering(renderer: PointRenderer, cfg: CfgNode) -> None:
 
 
 def _warn_not_compiled(error: Exception) -> None:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__  # then come hints on debugging
     logger.warning("MODEL.COMPILE: torch.compile does not work here (%s); going on without. It needs a C++ compiler "
                    "on a CPU, Triton and a C compiler on a GPU", reason)
