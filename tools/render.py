@@ -24,7 +24,7 @@ EXAMPLES = """\
       every frame by itself, and its numbers as float32
   python tools/render.py RENDER.VIDEO h264,prores,gif
       three videos: to watch, with alpha to edit, to show on a page
-  python tools/render.py RENDER.PRECISION bfloat16 RENDER.CUDA_GRAPHS True
+  python tools/render.py RENDER.PRECISION float16 RENDER.CUDA_GRAPHS True
       faster on a GPU; what that costs: docs/performance.md
 
 results, in --output:
