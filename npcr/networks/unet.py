@@ -50,7 +50,7 @@ class GatedUNet(nn.Module):
             raise ValueError(f"GatedUNet: x must be (B, {self.in_channels}, H, W) with H and W at least "
                              f"{SMALLEST_PICTURE}, is {tuple(x.shape)}")
         if len(x) > 1 and fast.serves(x) and not torch.is_grad_enabled():  # one by one they stay in the caches
-            return torch.cat([self(one, window) for one in x.split(1)])
+            return torch.cat([GatedUNet.forward(self, one, window) for one in x.split(1)])
         if window is None:
             return self._through(x, {})
         whole = self._through(x, windows_of_blocks(window) if fast.takes_windows(self, x) else {})

@@ -176,7 +176,7 @@ def test_reduced_precision_of_the_network_alone(form: str, precision: str) -> No
     assert torch.equal(found.depth, wanted.depth)
     # The mean: norms over the few pixels that the deepest level has here let single ones differ by more.
     difference = (found.rgb - wanted.rgb).abs().mean()
-    assert 0 < difference < 0.05 * wanted.rgb.abs().mean()
+    assert 0 < difference < 0.1 * wanted.rgb.abs().mean()
 
 
 def test_gradients_are_in_full_precision() -> None:
@@ -198,7 +198,8 @@ class FakeCapture:
 
     def __call__(self, run: Callable[[], Tensor], device: torch.device) -> Captured:
         self.captures += 1
-        output = torch.full_like(run(), torch.nan)  # capturing computes nothing
+        with torch.inference_mode(False):  # a graph's memory can be written to in either mode
+            output = torch.full(run().shape, torch.nan)  # capturing computes nothing
 
         def replay() -> None:
             self.replays += 1
