@@ -162,7 +162,7 @@ def test_where_compiling_fails_the_network_runs_as_it_is(caplog: pytest.LogCaptu
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_of_the_network_alone(form: str, precision: str) -> None:
-    renderer = make(config(form))
+    renderer = make(config(form, MODEL__NORM="batch"))
     camera = orbit_cameras(1, SIZE)
     seen: list[torch.dtype] = []
     last = renderer.network.out if isinstance(renderer.network, LightUNet) else renderer.network.alpha_out.point
@@ -174,9 +174,9 @@ def test_reduced_precision_of_the_network_alone(form: str, precision: str) -> No
     assert seen == [torch.float32, acceleration.PRECISIONS[precision]]
     assert found.rgb.dtype == found.alpha.dtype == torch.float32
     assert torch.equal(found.depth, wanted.depth)
-    # The mean: norms over the few pixels that the deepest level has here let single ones differ by more.
-    difference = (found.rgb - wanted.rgb).abs().mean()
-    assert 0 < difference < 0.1 * wanted.rgb.abs().mean()
+    # Batch norm: instance norm over the two or three pixels of the deepest level here would enlarge differences.
+    difference = (found.rgb - wanted.rgb).abs().max()
+    assert 0 < difference < 0.05 * wanted.rgb.abs().max()
 
 
 def test_gradients_are_in_full_precision() -> None:
