@@ -2,18 +2,20 @@
 """How a frame's cost grows with points, pixels and layers; prints a table and draws a plot.
 
     python benchmarks/scaling.py
+    python benchmarks/scaling.py --form blended --layers 1 8 32
     python benchmarks/scaling.py --vary layers --repeats 3
     python benchmarks/scaling.py --device cuda --points 1e5 1e6 1e7 1e8 --sides 300 600 1200 --layers 1 2 4 8
 
 One of the three is varied at a time, the others stay at 1e5 points, 300x300 pixels and 2 layers. Each row times the
-projection (rasterise and gather) and the whole frame of the ball of benchmarks/projection.py.
+projection and the whole frame: of the layered form rasterise and gather, of the ball of benchmarks/projection.py; of
+the blended form rasterise and compositing, of the ball of strands of benchmarks/blended.py, which has 5 dots a point.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +26,39 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
-from benchmarks.frame import make  # noqa: E402
 
+POINTS = {"layered": [10**4, 10**5, 10**6, 10**7], "blended": [10**4, 10**5, 10**6]}
 BASE = {"points": 10**5, "side": 300, "layers": 2}
 COLUMNS = ("vary", "points", "side", "layers", "projection_ms", "frame_ms", "frame_low_ms", "frame_high_ms")
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_EDGE = 420, 320, 56
+
+
+def layered_stages(made: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Projection and whole frame of the layered form."""
+    renderer, cameras = frame.make(made, device)
+    return lambda: renderer.feature_images(cameras), lambda: renderer(cameras)
+
+
+def blended_stages(made: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Projection and whole frame of the blended form."""
+    renderer, camera = blended.make(made, made.layers, device)
+    return lambda: renderer._compose(camera, renderer._project(camera, 0), 0), lambda: renderer(camera)
 
 
 def measured_row(options: argparse.Namespace, vary: str, value: int, device: torch.device) -> dict[str, Any]:
     """Median times with one quantity at `value`."""
     setting = {**BASE, vary: value}
     made = argparse.Namespace(points=setting["points"], layers=setting["layers"], norm=options.norm,
-                              size=[setting["side"]] * 2)
-    renderer, cameras = make(made, device)
+                              size=[setting["side"]] * 2, dots=5, width=16)
+    projected, rendered = (blended_stages if options.form == "blended" else layered_stages)(made, device)
     with torch.inference_mode():
-        projection = measure(lambda: renderer.feature_images(cameras), repeats=options.repeats, device=device)
-        frame = measure(lambda: renderer(cameras), repeats=options.repeats, device=device, warm_up=1)
-    print(f"{vary} {value:,}: {frame.median:.4g} ms", file=sys.stderr)
-    return {"vary": vary, **setting, "projection_ms": projection.median, "frame_ms": frame.median,
-            "frame_low_ms": frame.low, "frame_high_ms": frame.high, "runs": frame.runs}
+        projection = measure(projected, repeats=options.repeats, device=device)
+        whole = measure(rendered, repeats=options.repeats, device=device, warm_up=1)
+    print(f"{vary} {value:,}: {whole.median:.4g} ms", file=sys.stderr)
+    return {"vary": vary, **setting, "projection_ms": projection.median, "frame_ms": whole.median,
+            "frame_low_ms": whole.low, "frame_high_ms": whole.high, "runs": whole.runs}
 
 
 def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -75,18 +90,22 @@ def _panel(kind: str, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         cv2.polylines(image, [np.array(dots, np.int32)], False, color, 1, cv2.LINE_AA)
         for dot, row in zip(dots, rows, strict=True):
             cv2.circle(image, dot, 3, color, -1, cv2.LINE_AA)
-            write(f"{row[name]:.3g}", (dot[0] - 12, dot[1] - 8), color)
+            write(f"{row[name]:,.0f}" if row[name] >= 100 else f"{row[name]:.3g}", (dot[0] - 12, dot[1] - 8), color)
     for a, row in zip(x, rows, strict=True):
-        write(f"{row[kind]:,}" if row[kind] < 1e5 else f"{row[kind]:.0e}", (place(a, low)[0] - 14, PLOT_HEIGHT - 24))
-    write(f"{kind}; ms of frame (black), projection (blue)", (8, 18))
+        label = f"{row[kind]:.0e}".replace("e+0", "e") if row[kind] >= 1e4 else str(row[kind])
+        write(label, (place(a, low)[0] - 14, PLOT_HEIGHT - 24))
+    unit = {"points": "points", "side": "pixels a side", "layers": "layers"}[kind]
+    write(f"{unit}; ms of frame (black), projection (blue)", (8, 18))
     return image
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--form", choices=tuple(POINTS), default="layered")
     parser.add_argument("--vary", choices=tuple(BASE), nargs="+", default=list(BASE))
-    parser.add_argument("--points", type=lambda text: int(float(text)), nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--points", type=lambda text: int(float(text)), nargs="+",
+                        help="default: 1e4 1e5 1e6, and of the layered form 1e7")
     parser.add_argument("--sides", type=int, nargs="+", default=[150, 300, 600], help="of the square picture, pixels")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
@@ -101,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file and the plot."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"norm": options.norm}
-    values = {"points": options.points, "side": options.sides, "layers": options.layers}
+    described = environment(device) | {"form": options.form, "norm": options.norm}
+    values = {"points": options.points or POINTS[options.form], "side": options.sides, "layers": options.layers}
     rows = [measured_row(options, vary, value, device) for vary in options.vary for value in values[vary]]
     print_table(rows, COLUMNS)
     write_json(options.output, rows, described)

@@ -17,6 +17,7 @@ DEFAULTS.MODEL.LEGACY = False  # True: the published implementation's numbers, f
 DEFAULTS.MODEL.NORM = "instance"  # layered: instance (per image, as published), batch (running statistics), none
 DEFAULTS.MODEL.DOTS = 1  # blended: soft dots that draw a point; several lie along the strand that passes there
 DEFAULTS.MODEL.WIDTH = 24  # blended: channels of the network at full resolution
+DEFAULTS.MODEL.COMPILE = False  # the network through torch.compile, in training too; where it fails, as it is
 DEFAULTS.MODEL.HARMONICS = 2  # blended: degree to which a point's colour follows the view direction; 0: not
 
 DEFAULTS.INPUT = CfgNode()
@@ -103,6 +104,8 @@ DEFAULTS.TEMPORAL.ANGLE = 20.0  # default blend: change of viewing direction, de
 
 DEFAULTS.RENDER = CfgNode()
 DEFAULTS.RENDER.MARGIN = -1  # layered: pixels around a layer's points beyond which it is transparent; -1: none
+DEFAULTS.RENDER.PRECISION = "float32"  # what the network computes in: float32, bfloat16, float16 (for GPUs)
+DEFAULTS.RENDER.CUDA_GRAPHS = False  # on a GPU, capture the network once and replay it for each frame
 DEFAULTS.RENDER.RAW = False  # also write raw/img_0001.npz: rgb, alpha, depth as float32
 DEFAULTS.RENDER.VIDEO = ["h264"]  # h264, h265, vp9 and prores and webp (with alpha), gif; several: h264,gif; none: []
 DEFAULTS.RENDER.FPS = 30.0  # frame rate of the videos
@@ -137,6 +140,7 @@ CHOICES = {
     "SOLVER.LR_DECAY": ("step", "cosine"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "TEMPORAL.BLEND": ("default", "legacy", "off"),
+    "RENDER.PRECISION": ("float32", "bfloat16", "float16"),
     "RENDER.VIDEO": ("h264", "h265", "vp9", "prores", "gif", "webp"),  # a list: each entry
     "REFINE.SCHEME": ("steady", "published"),
     "REFINE.PATH": ("given", "random"),

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
-from benchmarks import blended, frame, projection, scaling, training_step
+from benchmarks import blended, frame, options, projection, scaling, training_step
 from npcr.projection import compiled_available
 
 pytestmark = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
@@ -60,3 +60,23 @@ def test_scaling_draws_a_plot(tmp_path: Path) -> None:
     plot = cv2.imread(str(tmp_path / "result.png"))
     assert plot.shape == (320, 840, 3)
     assert plot.min() < 100
+
+
+def test_scaling_of_the_blended_form(tmp_path: Path) -> None:
+    rows = run(scaling, tmp_path, "--form", "blended", "--vary", "points", "--points", "500", "2000")["rows"]
+    assert [row["points"] for row in rows] == [500, 2000]
+    assert all(0 < row["projection_ms"] < row["frame_ms"] for row in rows)
+
+
+def test_options_of_both_forms(tmp_path: Path) -> None:
+    rows = run(options, tmp_path, "--variants", "plain", "bfloat16", "--steps", "--points", "500", "--layers", "2",
+               "--size", "32", "28")["rows"]
+    assert [(row["form"], row["variant"]) for row in rows] == [
+        ("layered", "plain"), ("layered", "bfloat16"), ("blended", "plain"), ("blended", "bfloat16")]
+    assert all(0 < row["error"] < 0.2 and row["step_ms"] > 0 for row in rows[1::2])
+
+
+@pytest.mark.parametrize("variant", ["fast", "bfloat16+float16", "compiled+compiled", "plain+graphs"])
+def test_an_unknown_variant_is_refused(variant: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(options, tmp_path, "--variants", variant)

@@ -26,6 +26,7 @@ from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
 from npcr.data.views import SceneViews
 from npcr.engine import evaluator
+from npcr.engine.acceleration import prepare_rendering
 from npcr.engine.build import load_renderer
 from npcr.engine.checkpoint import find_epoch, load_model, model_path
 from npcr.engine.contact_sheet import Pixels, contact_sheet, sheet_row
@@ -93,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = given.OUTPUT_DIR
     checkpoint = args.checkpoint or model_path(folder, find_epoch(folder, given.LOAD_EPOCH))
     renderer, cfg, epoch = load_renderer(given, checkpoint, device)
+    prepare_rendering(renderer, cfg)
     facts = {"checkpoint": str(checkpoint), "epoch": epoch, "config": to_dict(cfg), "commit": commit(),
              "versions": versions(), "device": str(device)}
     if args.video:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from npcr import cli
 from npcr.config import dump_config
+from npcr.engine.acceleration import prepare_rendering
 from npcr.engine.frames import FrameWriter, make_blender, render_path
 from npcr.engine.path_inputs import PathInputs, load_path_inputs, make_path_parser
 
@@ -23,6 +24,8 @@ EXAMPLES = """\
       every frame by itself, and its numbers as float32
   python tools/render.py RENDER.VIDEO h264,prores,gif
       three videos: to watch, with alpha to edit, to show on a page
+  python tools/render.py RENDER.PRECISION float16 RENDER.CUDA_GRAPHS True
+      faster on a GPU; what that costs: docs/performance.md
 
 results, in --output:
   img_0001.jpg ...       over BACKGROUND_GRAY
@@ -44,6 +47,7 @@ def main() -> None:
                              "OUTPUT_DIR/res_{epoch}_refined)")
     args = parser.parse_args()
     inputs = load_path_inputs(args)
+    prepare_rendering(inputs.renderer, inputs.cfg)
     output = args.output or default_output(inputs)
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from npcr.config import changed, explicit_keys, to_dict
 from npcr.data.scene import load_clouds
 from npcr.data.scene_config import point_spacing
+from npcr.engine.acceleration import compile_network
 from npcr.engine.checkpoint import ModelCheckpoint, load_model
 from npcr.engine.legacy_checkpoint import is_published, read_published
 from npcr.errors import CheckpointError, SceneError
@@ -37,7 +38,11 @@ def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud],
     strands: of each cloud (N, 3), directions of length 0 to 1 that the blended form's strands start from.
     """
     torch.manual_seed(cfg.SOLVER.SEED)
-    return _build_blended(cfg, clouds, strands) if cfg.MODEL.FORM == "blended" else _build_layered(cfg, clouds)
+    blended = cfg.MODEL.FORM == "blended"
+    renderer = _build_blended(cfg, clouds, strands) if blended else _build_layered(cfg, clouds)
+    if cfg.MODEL.COMPILE:
+        compile_network(renderer.network)
+    return renderer
 
 
 def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud],

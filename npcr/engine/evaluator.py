@@ -53,8 +53,8 @@ def evaluate(renderer: PointRenderer, views: SceneViews, which: Sequence[tuple[i
              on_view: Callable[[ViewScore, ViewPictures], None] | None = None) -> list[ViewScore]:
     """Render the (frame, camera) pairs in `which` and score them, in that order.
 
-    `batch` views of one frame are rendered together, in float32, with the renderer in eval mode on `device`
-    (its former mode returns). `on_view` is given each view's pictures as they come; they are not kept.
+    `batch` views of one frame are rendered together, with the renderer in eval mode on `device` (its former mode
+    returns). `on_view` is given each view's pictures as they come; they are not kept.
     """
     scores: list[ViewScore] = []
     training = renderer.training

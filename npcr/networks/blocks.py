@@ -78,7 +78,8 @@ def blur_halve(x: Tensor) -> Tensor:
     (B, C, H, W) to (B, C, ceil(H / 2), ceil(W / 2)); H and W at least 2 (the border is reflected once).
     """
     channels = x.shape[1]
-    row = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+    # Made on the device: a copy from the host would wait for it, and could not be captured in a CUDA graph.
+    row = 0.5 - (torch.arange(3, dtype=x.dtype, device=x.device) - 1).abs() / 4
     kernel = (row[:, None] * row[None, :]).expand(channels, 1, 3, 3)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=channels)
 

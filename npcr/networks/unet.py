@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from npcr.networks import fast
 from npcr.networks.blocks import DoubleConv, Down, Out, Up
-from npcr.networks.windows import Window, windows_of_blocks
+from npcr.networks.windows import Window, only_inside, windows_of_blocks
 
 SMALLEST_PICTURE = 24  # pixels; four halvings must leave something for the last border to reflect
 
@@ -50,14 +50,11 @@ class GatedUNet(nn.Module):
             raise ValueError(f"GatedUNet: x must be (B, {self.in_channels}, H, W) with H and W at least "
                              f"{SMALLEST_PICTURE}, is {tuple(x.shape)}")
         if len(x) > 1 and fast.serves(x) and not torch.is_grad_enabled():  # one by one they stay in the caches
-            return torch.cat([self(one, window) for one in x.split(1)])
+            return torch.cat([GatedUNet.forward(self, one, window) for one in x.split(1)])
         if window is None:
             return self._through(x, {})
         whole = self._through(x, windows_of_blocks(window) if fast.takes_windows(self, x) else {})
-        result = torch.zeros_like(whole)
-        left, top, right, bottom = window.box
-        result[:, :, top:bottom, left:right] = whole[:, :, top:bottom, left:right]
-        return result
+        return only_inside(whole, window)
 
     def _through(self, x: Tensor, windows: dict[str, Window]) -> Tensor:
         """`windows`: the pixels that a block must compute, by its name; a block that is not there, all."""

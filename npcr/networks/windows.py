@@ -44,6 +44,14 @@ class Window(NamedTuple):
                       max(self.bottom, other.bottom), self.size)
 
 
+def only_inside(picture: Tensor, window: Window) -> Tensor:
+    """(B, C, H, W) with 0 outside the window."""
+    result = torch.zeros_like(picture)
+    left, top, right, bottom = window.box
+    result[:, :, top:bottom, left:right] = picture[:, :, top:bottom, left:right]
+    return result
+
+
 def bounding_window(mask: Tensor, margin: int) -> Window | None:
     """The rectangle around the True pixels of mask (H, W), `margin` wider on each side; None where there are none."""
     rows, columns = (torch.nonzero(mask.any(dim=axis)).flatten() for axis in (1, 0))

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MODEL.COMPILE, RENDER.PRECISION and RENDER.CUDA_GRAPHS bring on this machine, for both forms of the renderer.
+
+    python benchmarks/options.py
+    python benchmarks/options.py --forms blended --size 600 600 --variants plain compiled --steps
+    python benchmarks/options.py --device cuda --variants plain compiled bfloat16 graphs graphs+bfloat16 --size 600 600
+
+A variant is "plain" or options joined by "+": compiled, bfloat16, float16, graphs (on a GPU). "first_s" is the first
+frame with it, in which the network is compiled or captured; "error" the largest difference of colour and alpha from
+the first variant's frame; "step_ms", with --steps, a frame with its gradients, which of these only compiled changes.
+Weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks import blended, frame  # noqa: E402
+from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr.cameras import Cameras  # noqa: E402
+from npcr.config import changed, default_config  # noqa: E402
+from npcr.engine.acceleration import compile_network, network_run, prepare_rendering  # noqa: E402
+from npcr.networks import PointRenderer  # noqa: E402
+
+OPTIONS = ("compiled", "bfloat16", "float16", "graphs")
+COLUMNS = ("form", "variant", "frame_ms", "low_ms", "high_ms", "runs", "of_first", "first_s", "step_ms", "error")
+
+
+def make(options: argparse.Namespace, form: str, device: torch.device) -> tuple[PointRenderer, Cameras]:
+    """The form's renderer and camera, with the same weights at each call."""
+    if form == "layered":
+        return frame.make(options, device)
+    torch.manual_seed(0)
+    renderer, camera = blended.make(options, options.layers, device)
+    torch.nn.init.normal_(renderer.network.out.weight, std=0.1)  # before training it adds nothing
+    return renderer.eval(), camera
+
+
+def vary(renderer: PointRenderer, variant: str) -> None:
+    """Switch the options on that the variant's name joins."""
+    names = [] if variant == "plain" else variant.split("+")
+    if "compiled" in names:
+        compile_network(renderer.network)
+    precision = next((name for name in names if name.endswith("float16")), "float32")
+    prepare_rendering(renderer, changed(default_config(), RENDER__PRECISION=precision,
+                                        RENDER__CUDA_GRAPHS="graphs" in names))
+
+
+def measured_row(options: argparse.Namespace, form: str, variant: str, device: torch.device,
+                 reference: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+    """The variant's row, and its frame (B, 4, H, W)."""
+    renderer, camera = make(options, form, device)
+    vary(renderer, variant)
+    with torch.no_grad():
+        begun = time.perf_counter()
+        first = renderer(camera)
+        picture = torch.cat([first.rgb, first.alpha], dim=1).cpu()
+        first_s = time.perf_counter() - begun
+        timing = measure(lambda: renderer(camera), repeats=options.repeats, device=device)
+    if "compiled" in variant and network_run(renderer.network).compiled is None:
+        raise SystemExit("torch.compile does not work here; leave the compiled variants out with --variants")
+    row = {"form": form, "variant": variant, "frame_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
+           "best_ms": timing.best, "runs": timing.runs, "first_s": first_s,
+           "error": None if reference is None else (picture - reference).abs().max().item()}
+    if options.steps:
+        def step() -> None:
+            renderer.zero_grad(set_to_none=True)
+            renderer(camera).layer_rgba.square().mean().backward()
+
+        row["step_ms"] = measure(step, repeats=options.repeats, device=device).median
+    return row, picture
+
+
+def measured_rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """A row for each form and variant."""
+    rows = []
+    for form in options.forms:
+        first: dict[str, Any] | None = None
+        reference = None
+        for variant in options.variants:
+            row, picture = measured_row(options, form, variant, device, reference)
+            first, reference = first or row, picture if reference is None else reference
+            row["of_first"] = row["frame_ms"] / first["frame_ms"]
+            rows.append(row)
+            print(f"{form}, {variant}: {row['frame_ms']:.4g} ms", file=sys.stderr)
+    return rows
+
+
+def variant_name(text: str) -> str:
+    """A variant of the command line, checked."""
+    names = text.split("+")
+    if text != "plain" and (len(set(names)) < len(names) or not set(names) <= set(OPTIONS)
+                            or {"bfloat16", "float16"} <= set(names)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither plain nor joins {', '.join(OPTIONS)} by +")
+    return text
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forms", choices=("layered", "blended"), nargs="+", default=["layered", "blended"])
+    parser.add_argument("--variants", type=variant_name, nargs="+", default=["plain", "compiled"], metavar="VARIANT")
+    parser.add_argument("--steps", action="store_true", help="also time a frame with its gradients")
+    parser.add_argument("--points", type=lambda text: int(float(text)), default=90_000)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--size", type=int, nargs=2, default=[200, 200], metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance", help="layered: MODEL.NORM")
+    parser.add_argument("--dots", type=int, default=5, help="blended: MODEL.DOTS")
+    parser.add_argument("--width", type=int, default=16, help="blended: MODEL.WIDTH")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "options.json")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON file."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    described = environment(device) | {"options": {name: value for name, value in vars(options).items()
+                                                   if name != "output"}}
+    rows = measured_rows(options, device)
+    print_table(rows, COLUMNS)
+    write_json(options.output, rows, described)
+    print(f"written to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
