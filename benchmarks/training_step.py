@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of a training step: ours, with recomputed layers, and the plain form.
+"""Time and peak memory of a training step: ours, in variants that need less memory, and the plain form.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --layers 1 --size 200 200 --variants plain ours
@@ -11,7 +11,9 @@ held before the first, on a GPU torch's peak of allocated memory.
 Variants:
     plain      the network of benchmarks/plain_network.py, two convolutions for a gated one, a layer at a time
     ours       npcr as it trains
+    half       ours with SOLVER.HALF_ACTIVATIONS: what gradients need of pictures is kept as float16
     recompute  ours with SOLVER.RECOMPUTE_LAYERS: a layer's activations are made again for its gradients
+    both       ours with both
     twin       ours in plain torch (fused gates, channels_last), as on a GPU
 """
 
@@ -36,8 +38,9 @@ from benchmarks.common import environment, measure, print_table, write_json  # n
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_twin  # noqa: E402
 from npcr.networks import fast  # noqa: E402
+from npcr.networks.saved import half_activations  # noqa: E402
 
-VARIANTS = ("plain", "ours", "recompute", "twin")
+VARIANTS = ("plain", "ours", "half", "recompute", "both", "twin")
 COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio")
 
 
@@ -70,7 +73,7 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     renderer, cameras = make(options, device)
     renderer.train()
-    renderer.recompute_layers = options.variant == "recompute"
+    renderer.recompute_layers = options.variant in ("recompute", "both")
     if options.variant == "plain":
         renderer.network = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
     optimizer = torch.optim.Adam(renderer.parameters(), 1e-4)
@@ -79,7 +82,7 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with fast.torch_only(options.variant == "twin"):
+        with fast.torch_only(options.variant == "twin"), half_activations(options.variant in ("half", "both")):
             output = renderer(cameras)
             loss = torch.nn.functional.mse_loss(torch.cat([output.rgb, output.alpha], 1)[0], target)
             loss.backward()
@@ -102,7 +105,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[300, 300], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["plain", "ours", "recompute"])
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["plain", "ours", "half", "recompute", "both"])
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # the process of one row
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "training_step.json")
