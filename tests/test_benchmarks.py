@@ -40,6 +40,7 @@ def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None
     assert [row["variant"] for row in rows] == variants
     for row in rows[1:]:
         assert row["losses"][0] == pytest.approx(rows[0]["losses"][0], rel=1e-4)
+    assert [row["variant"] for row in rows if 0 < row.get("gradient_error", 0) < 0.01] == ["half", "both"]
 
 
 def test_projection_equals_the_plain_one(tmp_path: Path) -> None:

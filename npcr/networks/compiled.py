@@ -101,8 +101,8 @@ def normalise(values: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> N
 
 
 def resize(picture: Tensor, output: Tensor) -> None:
-    """Picture (H, W, C) into `output`: where that is smaller, max-pool and anti-aliased stride 2 to (H // 2, W // 2, C);
-    else bilinear doubling, aligned corners, zeros around it."""
+    """Picture (H, W, C) into `output`: to (H // 2, W // 2, C) max-pool and anti-aliased stride 2, to at least twice the
+    size bilinear doubling, aligned corners, zeros around it."""
     _run(_resample(picture, output, input=picture.data_ptr(), output=output.data_ptr()),
          "npcr_halve" if len(output) < len(picture) else "npcr_double")
 

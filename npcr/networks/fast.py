@@ -21,6 +21,7 @@ from npcr.memory import POOL
 from npcr.networks import compiled
 from npcr.networks.norms import ImageNorm, fixed_affine, own_statistics
 from npcr.networks.remade import Origin, channels_inside, origin_of, remember, save, saved
+from npcr.networks.saved import halved
 from npcr.networks.windows import Window
 
 _enabled: ContextVar[bool] = ContextVar("npcr_fast_network", default=True)
@@ -104,7 +105,8 @@ def double(x: Tensor, size: tuple[int, int]) -> Tensor:
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     origin = origin_of(x)
     result: Tensor = _Resize.apply(size, origin, x)
-    return remember(result, origin._replace(size=size))
+    # What is resized twice is made of the first result, which is then kept.
+    return result if origin.resized else remember(result, origin._replace(size=size))
 
 
 # Statistics ----------------------------------------------------------------------------------------------
@@ -188,12 +190,20 @@ class _GatedLayer(torch.autograd.Function):
             moments = []
         else:
             *applied, mean, rstd = _normalised(statistics, pictures, packed, bias, scale, shift, values, opening, out)
-            moments = [mean, rstd]
+            moments = [mean, rstd]  # float64
+        made_of = [values, *applied]
+        ctx.centred = statistics is not None and halved()
+        if ctx.centred:
+            # Half precision is relative: of almost even pictures, as those of nearly empty layers, only what differs
+            # from the mean counts.
+            mean = moments[0].float()
+            values.sub_(mean[:, None, None])
+            made_of[2] = (applied[1] + mean.double() * applied[0]).float()
         ctx.statistics = statistics
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(values, *applied)
+        ctx.mark_non_differentiable(*made_of)
         save(ctx, [weight, gate_weight, values, opening, *applied, *moments], origins)
-        return out.movedim(-1, 1), values, *applied
+        return out.movedim(-1, 1), *made_of
 
     @staticmethod
     @once_differentiable
@@ -201,6 +211,8 @@ class _GatedLayer(torch.autograd.Function):
         (weight, gate_weight, values, opening, scale, shift, *moments), origins = saved(ctx)
         if grad is None:
             return (None,) * (7 + len(origins))
+        if ctx.centred:
+            values = torch.add(values, moments[0].float()[:, None, None], out=POOL.empty(*values.shape))
         grad = channels_inside(grad)
         batch, _, _, channels = grad.shape
         sums = torch.stack([compiled.gate_sums(values[i], grad[i], scale[i], shift[i]) for i in range(batch)])

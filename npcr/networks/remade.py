@@ -31,9 +31,13 @@ class Origin(NamedTuple):
         """(B, H, W, C) of the picture."""
         return self.values.shape[0], *self.size, self.values.shape[3]
 
+    @property
+    def resized(self) -> bool:
+        return self.size != tuple(self.values.shape[1:3])
+
     def in_size(self) -> Origin:
         """The same picture without resizing left to do."""
-        if self.size == tuple(self.values.shape[1:3]):
+        if not self.resized:
             return self
         out = POOL.empty(*self.shape)
         normed = POOL.empty(*self.values.shape[1:])

@@ -125,16 +125,14 @@ class NeuralPointRenderer(nn.Module):
 
 def _recomputed(network: nn.Module, images: Tensor) -> Tensor:
     """network(images), whose activations are made again for the gradients."""
-    result: Tensor
-    if halved():
-        # Not the other kind of checkpoint: it sees what is saved through hooks too, and one hides the other.
-        result = checkpoint(_in_half, network, images, use_reentrant=True)
-    else:
-        result = checkpoint(network, images, use_reentrant=False)
+    # With half precision not the newer kind of checkpoint: it too sees what is saved through hooks, and one hides the
+    # other.
+    result: Tensor = checkpoint(_run_as, network, images, fast.enabled(), halved(), use_reentrant=halved())
     return result
 
 
-def _in_half(network: nn.Module, images: Tensor) -> Tensor:
-    with half_activations():
+def _run_as(network: nn.Module, images: Tensor, kernels: bool, half: bool) -> Tensor:
+    """network(images) as when it was first run: the contexts of then are gone when gradients are made."""
+    with fast.torch_only(not kernels), half_activations(half):
         result: Tensor = network(images)
         return result
