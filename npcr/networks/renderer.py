@@ -14,7 +14,7 @@ from npcr.cameras import Cameras, view_directions
 from npcr.memory import POOL
 from npcr.networks import fast
 from npcr.networks.compositing import composite
-from npcr.networks.saved import half_activations, halved
+from npcr.networks.saved import half_activations, halved, whole
 from npcr.networks.unet import GatedUNet
 from npcr.networks.windows import bounding_window
 from npcr.projection import Fragments, gather_features, rasterise
@@ -125,9 +125,13 @@ class NeuralPointRenderer(nn.Module):
 
 def _recomputed(network: nn.Module, images: Tensor) -> Tensor:
     """network(images), whose activations are made again for the gradients."""
-    # With half precision not the newer kind of checkpoint: it too sees what is saved through hooks, and one hides the
-    # other.
-    result: Tensor = checkpoint(_run_as, network, images, fast.enabled(), halved(), use_reentrant=halved())
+    if halved():
+        # Not the newer kind of checkpoint: it too sees what is saved through hooks, and one hides the other. What the
+        # network saw is kept whole, so that it computes the same again.
+        with whole():
+            result: Tensor = checkpoint(_run_as, network, images, fast.enabled(), True, use_reentrant=True)
+    else:
+        result = checkpoint(_run_as, network, images, fast.enabled(), False, use_reentrant=False)
     return result
 
 

@@ -41,6 +41,13 @@ def half_activations(switch: bool = True) -> Iterator[_Packing | None]:
         _half.reset(token)
 
 
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """In this context all is saved as it is, whatever `half_activations` is around."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        yield
+
+
 def halved() -> bool:
     """Whether a `half_activations` is around."""
     return _half.get()

@@ -107,12 +107,27 @@ void convolve_round(bool wild) {
 }
 
 void convolve_grad_round(bool wild) {
-    const Pictures pictures(wild);
+    Pictures pictures(wild);
     const int64_t outputs = pick(1, 20);
     const std::vector<float> grad = randoms(pictures.height * pictures.width * outputs, wild);
     std::vector<float> result(outputs * pictures.total * 9);
     NpcrConvolveGrad task{};
     pictures.into(task);
+    std::vector<float> before[3], scale[3], shift[3];
+    for (int i = 0; i < 3; ++i) {  // some sources still to be scaled and shifted, which the plain loops below see done
+        if (pick(0, 1)) continue;
+        scale[i] = randoms(pictures.channels[i], wild);
+        shift[i] = randoms(pictures.channels[i], wild);
+        before[i] = pictures.pixels[i];
+        task.sources[i] = before[i].data();
+        task.scale[i] = scale[i].data();
+        task.shift[i] = shift[i].data();
+        for (size_t at = 0; at < before[i].size(); ++at) {
+            const size_t channel = at % scale[i].size();
+            const float value = before[i][at] * scale[i][channel] + shift[i][channel];
+            pictures.pixels[i][at] = value > 0.0f ? value : 0.0f;
+        }
+    }
     task.grad_output = grad.data();
     task.outputs = outputs;
     task.images = 1;
