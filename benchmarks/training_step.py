@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of a training step: ours, with recomputed layers, and the plain form.
+"""Time and peak memory of a training step: ours, in variants that need less memory, and the plain form.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --layers 1 --size 200 200 --variants plain ours
@@ -11,8 +11,13 @@ held before the first, on a GPU torch's peak of allocated memory.
 Variants:
     plain      the network of benchmarks/plain_network.py, two convolutions for a gated one, a layer at a time
     ours       npcr as it trains
+    half       ours with SOLVER.HALF_ACTIVATIONS: what gradients need of pictures is kept as float16
     recompute  ours with SOLVER.RECOMPUTE_LAYERS: a layer's activations are made again for its gradients
+    both       ours with both
     twin       ours in plain torch (fused gates, channels_last), as on a GPU
+
+Column "gradient_error": after the steps, how far the gradient of all parameters together lies from the one with whole
+activations, as a share of its length.
 """
 
 from __future__ import annotations
@@ -36,9 +41,11 @@ from benchmarks.common import environment, measure, print_table, write_json  # n
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_twin  # noqa: E402
 from npcr.networks import fast  # noqa: E402
+from npcr.networks.saved import half_activations  # noqa: E402
 
-VARIANTS = ("plain", "ours", "recompute", "twin")
-COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio")
+VARIANTS = ("plain", "ours", "half", "recompute", "both", "twin")
+COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio",
+           "gradient_error")
 
 
 class PeakMemory:
@@ -70,28 +77,40 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     renderer, cameras = make(options, device)
     renderer.train()
-    renderer.recompute_layers = options.variant == "recompute"
+    renderer.recompute_layers = options.variant in ("recompute", "both")
     if options.variant == "plain":
         renderer.network = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
     optimizer = torch.optim.Adam(renderer.parameters(), 1e-4)
     target = torch.full((4, *reversed(cameras.size)), 0.5, device=device)
     losses = []
+    half = options.variant in ("half", "both")
 
-    def step() -> None:
+    def differentiate(half: bool) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with fast.torch_only(options.variant == "twin"):
+        with fast.torch_only(options.variant == "twin"), half_activations(half):
             output = renderer(cameras)
             loss = torch.nn.functional.mse_loss(torch.cat([output.rgb, output.alpha], 1)[0], target)
-            loss.backward()
+        loss.backward()
+        return loss.item()
+
+    def step() -> None:
+        losses.append(differentiate(half))
         optimizer.step()
-        losses.append(loss.item())
+
+    def gradient(half: bool) -> torch.Tensor:
+        differentiate(half)
+        return torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None])
 
     memory = PeakMemory()
     timing = measure(step, repeats=options.repeats, device=device, warm_up=1, limit_s=120)
     cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else memory.mb()
-    return {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
-            "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
+    row = {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
+           "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
+    if half:
+        exact = gradient(False)
+        row["gradient_error"] = ((gradient(True) - exact).norm() / exact.norm()).item()
+    return row
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -102,7 +121,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[300, 300], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["plain", "ours", "recompute"])
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=VARIANTS[:-1])
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # the process of one row
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "training_step.json")

@@ -74,6 +74,7 @@ DEFAULTS.SOLVER.IMS_PER_BATCH = 1  # photographs per optimiser step
 DEFAULTS.SOLVER.LAYER_SCHEDULE = []  # epochs at which a layer is added, from one up; empty: LAYER_NUM at once
 DEFAULTS.SOLVER.AMP = True  # mixed precision with torch.amp on a GPU; nothing on a CPU
 DEFAULTS.SOLVER.RECOMPUTE_LAYERS = False  # one layer's activations in memory at a time; the step takes longer
+DEFAULTS.SOLVER.HALF_ACTIVATIONS = False  # pictures kept for the gradients as float16; computation stays as it is
 DEFAULTS.SOLVER.SEED = 0
 
 DEFAULTS.LOSS = CfgNode()

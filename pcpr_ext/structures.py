@@ -102,7 +102,7 @@ class Convolve(ctypes.Structure):
         ("gated", c_int32),
         ("threads", c_int32),
         ("output", c_void_p),
-        ("raw", c_void_p),
+        ("open", c_void_p),
         ("sums", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
@@ -114,6 +114,8 @@ class ConvolveGrad(ctypes.Structure):
 
     _fields_ = (
         ("sources", c_void_p * 3),
+        ("scale", c_void_p * 3),
+        ("shift", c_void_p * 3),
         ("channels", c_int64 * 3),
         ("grad_output", c_void_p),
         ("images", c_int64),
@@ -131,7 +133,8 @@ class Gate(ctypes.Structure):
     """`struct NpcrGate`."""
 
     _fields_ = (
-        ("raw", c_void_p),
+        ("values", c_void_p),
+        ("open", c_void_p),
         ("grad", c_void_p),
         ("scale", c_void_p),
         ("shift", c_void_p),
@@ -156,6 +159,7 @@ class Normalise(ctypes.Structure):
         ("pixels", c_int64),
         ("channels", c_int64),
         ("threads", c_int32),
+        ("output", c_void_p),
     )
 
 

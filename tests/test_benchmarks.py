@@ -34,11 +34,13 @@ def test_frame_equals_the_plain_one(norm: str, tmp_path: Path) -> None:
 
 
 def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None:
-    small = ["--points", "500", "--layers", "2", "--size", "32", "28", "--variants", "plain", "ours", "recompute"]
+    variants = ["plain", "ours", "half", "recompute", "both"]
+    small = ["--points", "500", "--layers", "2", "--size", "32", "28", "--variants", *variants]
     rows = run(training_step, tmp_path, *small)["rows"]
-    assert [row["variant"] for row in rows] == ["plain", "ours", "recompute"]
+    assert [row["variant"] for row in rows] == variants
     for row in rows[1:]:
         assert row["losses"][0] == pytest.approx(rows[0]["losses"][0], rel=1e-4)
+    assert [row["variant"] for row in rows if 0 < row.get("gradient_error", 0) < 0.01] == ["half", "both"]
 
 
 def test_projection_equals_the_plain_one(tmp_path: Path) -> None:

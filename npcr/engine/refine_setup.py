@@ -93,7 +93,8 @@ def make_steady(inputs: PathInputs, windows: Windows, scene: Scene | None) -> St
                           "DATASETS.TRAIN and REFINE.PHOTOMETRIC above 0")
     settings = SteadySettings(
         refine.PASSES, refine.STEPS, refine.LR or cfg.SOLVER.BASE_LR, refine.STEADINESS, refine.PHOTOMETRIC,
-        refine.ANCHOR, refine.DEPTH_TOLERANCE, cfg.SOLVER.SEED, cfg.SOLVER.RECOMPUTE_LAYERS)
+        refine.ANCHOR, refine.DEPTH_TOLERANCE, cfg.SOLVER.SEED, cfg.SOLVER.RECOMPUTE_LAYERS,
+        cfg.SOLVER.HALF_ACTIVATIONS)
     photographs = make_photographs(inputs, scene) if scene is not None and mixed_in else None
     return SteadyRefiner(inputs.renderer, windows, _optimizer(inputs), settings, photographs=photographs,
                          frame=inputs.frame)

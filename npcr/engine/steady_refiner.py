@@ -31,6 +31,7 @@ from npcr.engine.refine_losses import steady_loss
 from npcr.engine.refine_windows import Windows
 from npcr.errors import TrainingError
 from npcr.losses import RenderLoss
+from npcr.networks.saved import half_activations
 from npcr.temporal import Frame
 
 WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are blind
@@ -58,6 +59,7 @@ class SteadySettings:
     depth_tolerance: float  # relative
     seed: int = 0
     one_frame_at_a_time: bool = False  # keeps one frame's graph in memory; the step takes longer
+    half_activations: bool = False  # what gradients need of pictures is kept as float16; not with the one above
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class SteadyRefiner:
         rng = np.random.default_rng([self.settings.seed, index])
         set_learning_rate(self.optimizer, self._learning_rate(index))
         self.optimizer.zero_grad(set_to_none=True)
-        steadiness, anchor = self._window_terms(self.windows.draw(rng))
+        with half_activations(self.settings.half_activations):
+            steadiness, anchor = self._window_terms(self.windows.draw(rng))
         window = steadiness + anchor
         self._require_finite(window, index)
         window.backward()  # before the photograph: two graphs need not be in memory at once
@@ -137,9 +140,10 @@ class SteadyRefiner:
 
     def _photometric_step(self, photographs: Photographs, rng: np.random.Generator, index: int) -> float:
         sample = photographs.draw(rng)
-        output = self.renderer(sample.cameras, sample.frame)
-        loss = self.settings.photometric * photographs.loss(output.rgb, output.alpha, output.depth,
-                                                            sample.target[None])["total"]
+        with half_activations(self.settings.half_activations):
+            output = self.renderer(sample.cameras, sample.frame)
+            loss = self.settings.photometric * photographs.loss(output.rgb, output.alpha, output.depth,
+                                                                sample.target[None])["total"]
         self._require_finite(loss, index)
         loss.backward()
         return float(loss.item())

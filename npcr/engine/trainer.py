@@ -33,6 +33,7 @@ from npcr.engine.optimizers import build_optimizer, layers_at, learning_rate, se
 from npcr.engine.train_log import TrainLog
 from npcr.errors import CheckpointError, ConfigError, TrainingError
 from npcr.io.points import PointCloud
+from npcr.networks.saved import half_activations
 
 logger = logging.getLogger("npcr")
 
@@ -148,7 +149,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for sample in batch:
-            with torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.amp_type is not None):
+            with (torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.amp_type is not None),
+                  half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS)):
                 output = self.renderer(sample.cameras, sample.frame)
                 terms = self.loss(output.rgb, output.alpha, output.depth, sample.target[None])
             for name, value in terms.items():

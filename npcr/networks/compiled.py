@@ -42,89 +42,76 @@ def pack(weight: Tensor, *, gated: bool = False, transposed: bool = False) -> Te
 
 def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, output: Tensor, *,
              gated: bool = False, scale: Tensor | None = None, shift: Tensor | None = None,
-             raw: Tensor | None = None, sums: Tensor | None = None,
+             opening: Tensor | None = None, sums: Tensor | None = None,
              window: tuple[int, int, int, int] | None = None) -> None:
     """3x3 convolution of up to three pictures, concatenated along the channels, into `output` (H, W, outputs).
 
-    gated: conv * sigmoid(gate), into `raw` (H, W, 2 outputs) what both were, into `sums` (2, outputs) float64 the
-    sums of the result and of its squares; with scale and shift (outputs), ReLU(scale y + shift) is written.
+    gated: conv * sigmoid(gate), into `opening` (H, W, outputs) the sigmoids, into `sums` (2, outputs) float64 the sums
+    of the result and of its squares; with scale and shift (outputs), ReLU(scale y + shift) is written.
     window: (left, top, right, bottom), the pixels to compute.
     """
     height, width, outputs = output.shape
     task = pcpr_ext.Convolve(packed=packed.data_ptr(), bias=_pointer(bias), scale=_pointer(scale),
                              shift=_pointer(shift), height=height, width=width, outputs=outputs,
                              window=(ctypes.c_int64 * 4)(*(window or (0, 0, width, height))), gated=gated,
-                             output=output.data_ptr(), raw=_pointer(raw), sums=_pointer(sums))
+                             output=output.data_ptr(), open=_pointer(opening), sums=_pointer(sums))
     _set_sources(task, sources)
     _run(task, scratch=True)
 
 
-def convolve_grad(sources: Sequence[Tensor], grad_output: Tensor, grad_weight: Tensor) -> None:
+def convolve_grad(sources: Sequence[tuple[Tensor, Tensor | None, Tensor | None]], grad_output: Tensor,
+                  grad_weight: Tensor) -> None:
     """The gradient of `convolve`'s weights into grad_weight (outputs, inputs, 3, 3), summed over the pictures.
 
-    sources: (B, H, W, C_i) each, grad_output: (B, H, W, outputs).
+    sources: pictures (B, H, W, C_i) each, and scale and shift (B, C_i) where what was convolved is
+    ReLU(scale picture + shift); grad_output: (B, H, W, outputs).
     """
     images, height, width, outputs = grad_output.shape
     task = pcpr_ext.ConvolveGrad(grad_output=grad_output.data_ptr(), images=images, height=height, width=width,
                                  outputs=outputs, grad_weights=grad_weight.data_ptr())
-    _set_sources(task, sources)
+    _set_sources(task, [pictures for pictures, *_ in sources])
+    for i, (_, scale, shift) in enumerate(sources):
+        task.scale[i], task.shift[i] = _pointer(scale), _pointer(shift)
     _run(task, scratch=True)
 
 
-def gate_sums(raw: Tensor, grad: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def gate_sums(values: Tensor, grad: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(2, C) float64: sums of du and of du y, see `struct NpcrGate`."""
     sums = torch.empty(2, grad.shape[-1], dtype=torch.float64)
-    _run(_gate(raw, grad, scale, shift, sums), "npcr_gate_sums")
+    _run(_gate(values, grad, scale, shift, sums), "npcr_gate_sums")
     return sums
 
 
-def gate_grad(raw: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, *, of_grad: Tensor, of_value: Tensor,
-              constant: Tensor, grad_raw: Tensor) -> Tensor:
+def gate_grad(values: Tensor, opening: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, *, of_grad: Tensor,
+              of_value: Tensor, constant: Tensor, grad_raw: Tensor) -> Tensor:
     """Fills grad_raw (H, W, 2 C), the gradient of convolutions and gates; returns its sums, (2 C) float64."""
     sums = torch.empty(2 * grad.shape[-1], dtype=torch.float64)
-    task = _gate(raw, grad, scale, shift, sums)
+    task = _gate(values, grad, scale, shift, sums)
     task.of_grad, task.of_value, task.constant = of_grad.data_ptr(), of_value.data_ptr(), constant.data_ptr()
-    task.grad_raw = grad_raw.data_ptr()
+    task.open, task.grad_raw = opening.data_ptr(), grad_raw.data_ptr()
     _run(task, "npcr_gate_grad")
     return sums
 
 
-def normalise(values: Tensor, scale: Tensor, shift: Tensor) -> None:
-    """values (H, W, C) become ReLU(scale values + shift)."""
+def normalise(values: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
+    """ReLU(scale values + shift) of values (H, W, C) into `output`, which may be the same."""
     channels = values.shape[-1]
     _run(pcpr_ext.Normalise(values=values.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(),
-                            pixels=values.numel() // channels, channels=channels))
+                            pixels=values.numel() // channels, channels=channels, output=output.data_ptr()))
 
 
-def halve(picture: Tensor) -> Tensor:
-    """Max-pool and anti-aliased stride 2: (H, W, C) to (H // 2, W // 2, C)."""
-    height, width, channels = picture.shape
-    output = POOL.empty(height // 2, width // 2, channels)
-    _run(_resample(picture, output.shape, input=picture.data_ptr(), output=output.data_ptr()), "npcr_halve")
-    return output
+def resize(picture: Tensor, output: Tensor) -> None:
+    """Picture (H, W, C) into `output`: to (H // 2, W // 2, C) max-pool and anti-aliased stride 2, to at least twice the
+    size bilinear doubling, aligned corners, zeros around it."""
+    _run(_resample(picture, output, input=picture.data_ptr(), output=output.data_ptr()),
+         "npcr_halve" if len(output) < len(picture) else "npcr_double")
 
 
-def halve_grad(picture: Tensor, grad_output: Tensor) -> Tensor:
-    """The gradient of `halve` in the picture."""
-    grad = POOL.empty(*picture.shape)
-    _run(_resample(picture, grad_output.shape, input=picture.data_ptr(), grad_output=grad_output.data_ptr(),
-                   grad_input=grad.data_ptr()), "npcr_halve_grad")
-    return grad
-
-
-def double(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear doubling, aligned corners, zeros around up to `size` (H, W)."""
-    output = POOL.empty(*size, picture.shape[2])
-    _run(_resample(picture, output.shape, input=picture.data_ptr(), output=output.data_ptr()), "npcr_double")
-    return output
-
-
-def double_grad(shape: torch.Size, grad_output: Tensor) -> Tensor:
-    """The gradient of `double` in a picture of `shape`."""
-    grad = POOL.empty(*shape)
-    _run(_resample(grad, grad_output.shape, grad_output=grad_output.data_ptr(), grad_input=grad.data_ptr()),
-         "npcr_double_grad")
-    return grad
+def resize_grad(picture: Tensor | None, grad_output: Tensor, grad: Tensor) -> None:
+    """The gradient of `resize` into `grad` (H, W, C); the picture itself is needed for halving only."""
+    _run(_resample(grad, grad_output, input=_pointer(picture), grad_output=grad_output.data_ptr(),
+                   grad_input=grad.data_ptr()),
+         "npcr_halve_grad" if len(grad_output) < len(grad) else "npcr_double_grad")
 
 
 def _library() -> pcpr_ext.Library:
@@ -142,16 +129,16 @@ def _set_sources(task: Any, sources: Sequence[Tensor]) -> None:
         task.sources[i], task.channels[i] = source.data_ptr(), source.shape[-1]
 
 
-def _gate(raw: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, sums: Tensor) -> pcpr_ext.Gate:
+def _gate(values: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, sums: Tensor) -> pcpr_ext.Gate:
     channels = grad.shape[-1]
-    return pcpr_ext.Gate(raw=raw.data_ptr(), grad=grad.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(),
+    return pcpr_ext.Gate(values=values.data_ptr(), grad=grad.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(),
                          pixels=grad.numel() // channels, channels=channels, sums=sums.data_ptr())
 
 
-def _resample(picture: Tensor, target: torch.Size, **pointers: int) -> pcpr_ext.Resample:
+def _resample(picture: Tensor, target: Tensor, **pointers: int | None) -> pcpr_ext.Resample:
     height, width, channels = picture.shape
-    return pcpr_ext.Resample(height=height, width=width, channels=channels, target_height=target[0],
-                             target_width=target[1], **pointers)
+    return pcpr_ext.Resample(height=height, width=width, channels=channels, target_height=target.shape[0],
+                             target_width=target.shape[1], **pointers)
 
 
 def _run(task: Any, name: str = "", *, scratch: bool = False) -> None:

@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from npcr.memory import POOL
 from npcr.networks import compiled
 from npcr.networks.norms import ImageNorm, fixed_affine, own_statistics
+from npcr.networks.remade import Origin, channels_inside, origin_of, remember, save, saved
+from npcr.networks.saved import halved
 from npcr.networks.windows import Window
 
 _enabled: ContextVar[bool] = ContextVar("npcr_fast_network", default=True)
@@ -59,23 +61,24 @@ def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, nor
     """`ReLU(norm(sigmoid(gate(x)) * conv(x)))` for x = the sources, concatenated; `window` only without gradients."""
     if not torch.is_grad_enabled():
         return _infer_gated_layer(sources, conv, gate, norm, window)
-    weight = torch.cat([conv.weight, gate.weight])
     bias = torch.cat([_bias(conv), _bias(gate)])
     statistics = _statistics_of(norm)
     affine = (norm.weight, norm.bias) if statistics else fixed_affine(norm, conv.out_channels)
-    return _GatedLayer.apply(statistics, weight, bias, *affine, *sources)
+    origins = [origin_of(x) for x in sources]
+    out, *made_of = _GatedLayer.apply(statistics, origins, conv.weight, gate.weight, bias, *affine, *sources)
+    return remember(out, Origin(*made_of, origins[0].size))
 
 
 def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: Any,
                        window: Window | None) -> Tensor:
     """Without gradients; the weights' packed form is kept from call to call."""
-    pictures = [_channels_inside(x) for x in sources]
+    pictures = [channels_inside(x) for x in sources]
     batch, height, width = pictures[0].shape[:3]
     packed, bias = _kept_pack(conv, gate)
     out = POOL.empty(batch, height, width, conv.out_channels)
     statistics = _statistics_of(norm)
     if statistics:
-        _normalised(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None)
+        _normalised(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None, out)
     else:
         scale, shift = fixed_affine(norm, conv.out_channels)
         for i in range(batch):
@@ -86,17 +89,24 @@ def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv
 
 def convolution(sources: Sequence[Tensor], weight: Tensor, bias: Tensor, window: Window | None = None) -> Tensor:
     """3x3 convolution, padding 1, of the sources, concatenated; `window` only without gradients."""
-    return _Convolution.apply(weight, bias, window, *sources)
+    return _Convolution.apply(window, [origin_of(x) for x in sources], weight, bias, *sources)
 
 
 def halve(x: Tensor) -> Tensor:
     """Max-pool 2 at stride 1 and the anti-aliased halving (`npcr.networks.blocks.blur_halve`)."""
-    return _Halve.apply(x)
+    return _resized(x, (x.shape[2] // 2, x.shape[3] // 2))
 
 
 def double(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear doubling, aligned corners, zeros around up to `size` (H, W), the smaller half first."""
-    return _Double.apply(x, size)
+    return _resized(x, size)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    origin = origin_of(x)
+    result: Tensor = _Resize.apply(size, origin, x)
+    # What is resized twice is made of the first result, which is then kept.
+    return result if origin.resized else remember(result, origin._replace(size=size))
 
 
 # Statistics ----------------------------------------------------------------------------------------------
@@ -119,13 +129,15 @@ def _statistics_of(norm: nn.Module) -> _Statistics | None:
 
 
 def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, weight: Tensor,
-                norm_bias: Tensor, out: Tensor, raw: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fill `out` (B, H, W, C); returns scale, shift (B, C) float32 and mean, rstd (B, C) float64."""
+                norm_bias: Tensor, values: Tensor, opening: Tensor | None,
+                out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fill `values` (B, H, W, C), before norm and ReLU, and `out`, behind them, which may be the same, and how far the
+    gates are open; returns scale, shift (B, C) float32 and mean, rstd (B, C) float64."""
     batch, height, width, channels = out.shape
     sums = torch.empty(batch, 2, channels, dtype=torch.float64)
     for i in range(batch):
-        compiled.convolve([x[i] for x in pictures], packed, bias, out[i], gated=True,
-                          raw=None if raw is None else raw[i], sums=sums[i])
+        compiled.convolve([x[i] for x in pictures], packed, bias, values[i], gated=True,
+                          opening=None if opening is None else opening[i], sums=sums[i])
     count = height * width
     if statistics.pooled:
         sums, count = sums.sum(0, keepdim=True), count * batch
@@ -138,7 +150,7 @@ def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Ten
     shift = (norm_bias - mean * scale).float().expand(batch, -1).contiguous()
     scale = scale.float().expand(batch, -1).contiguous()
     for i in range(batch):
-        compiled.normalise(out[i], scale[i], shift[i])
+        compiled.normalise(values[i], scale[i], shift[i], out[i])
     return scale, shift, mean.expand(batch, -1), rstd.expand(batch, -1)
 
 
@@ -159,39 +171,56 @@ def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Non
 
 class _GatedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, statistics: _Statistics | None, weight: Tensor, bias: Tensor, scale: Tensor,  # type: ignore[override]
-                shift: Tensor, *sources: Tensor) -> Tensor:
-        """scale, shift: the norm's weight and bias where it has statistics, else what is applied as it is."""
-        pictures = [_channels_inside(x) for x in sources]
+    def forward(ctx: Any, statistics: _Statistics | None, origins: Sequence[Origin],  # type: ignore[override]
+                weight: Tensor, gate_weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor,
+                *sources: Tensor) -> tuple[Tensor, ...]:
+        """The result, and what it is made of: the values before the norm, and what the norm multiplies by and adds.
+
+        scale, shift: the norm's weight and bias where it has statistics, else what is applied as it is.
+        """
+        pictures = [channels_inside(x) for x in sources]
         batch, height, width = pictures[0].shape[:3]
-        channels = weight.shape[0] // 2
-        packed = compiled.pack(weight, gated=True)
-        out, raw = POOL.empty(batch, height, width, channels), POOL.empty(batch, height, width, 2 * channels)
+        packed = compiled.pack(torch.cat([weight, gate_weight]), gated=True)
+        values, opening, out = (POOL.empty(batch, height, width, len(weight)) for _ in range(3))
         if statistics is None:
-            applied = [t.expand(batch, -1).contiguous() for t in (scale, shift)]
+            applied = [t.detach().expand(batch, -1).contiguous() for t in (scale, shift)]
             for i in range(batch):
-                compiled.convolve([x[i] for x in pictures], packed, bias, out[i], gated=True, scale=applied[0][i],
-                                  shift=applied[1][i], raw=raw[i])
+                compiled.convolve([x[i] for x in pictures], packed, bias, values[i], gated=True, opening=opening[i])
+                compiled.normalise(values[i], applied[0][i], applied[1][i], out[i])
             moments = []
         else:
-            *applied, mean, rstd = _normalised(statistics, pictures, packed, bias, scale, shift, out, raw)
-            moments = [mean, rstd]
+            *applied, mean, rstd = _normalised(statistics, pictures, packed, bias, scale, shift, values, opening, out)
+            moments = [mean, rstd]  # float64
+        made_of = [values, *applied]
+        ctx.centred = statistics is not None and halved()
+        if ctx.centred:
+            # Half precision is relative: of almost even pictures, as those of nearly empty layers, only what differs
+            # from the mean counts.
+            mean = moments[0].float()
+            values.sub_(mean[:, None, None])
+            made_of[2] = (applied[1] + mean.double() * applied[0]).float()
         ctx.statistics = statistics
-        ctx.save_for_backward(weight, raw, *applied, *moments, *pictures)
-        return out.movedim(-1, 1)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*made_of)
+        save(ctx, [weight, gate_weight, values, opening, *applied, *moments], origins)
+        return out.movedim(-1, 1), *made_of
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        weight, raw, scale, shift, *rest = ctx.saved_tensors
-        grad = _channels_inside(grad)
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (weight, gate_weight, values, opening, scale, shift, *moments), origins = saved(ctx)
+        if grad is None:
+            return (None,) * (7 + len(origins))
+        if ctx.centred:
+            values = torch.add(values, moments[0].float()[:, None, None], out=POOL.empty(*values.shape))
+        grad = channels_inside(grad)
         batch, _, _, channels = grad.shape
-        sums = torch.stack([compiled.gate_sums(raw[i], grad[i], scale[i], shift[i]) for i in range(batch)])
+        sums = torch.stack([compiled.gate_sums(values[i], grad[i], scale[i], shift[i]) for i in range(batch)])
         if ctx.statistics is None:
             of_value = constant = torch.zeros_like(scale)
             grad_shift, grad_scale = sums.sum(0).float()
         else:
-            mean, rstd, *rest = rest
+            mean, rstd = moments
             count = grad.shape[1] * grad.shape[2] * (batch if ctx.statistics.pooled else 1)
             if ctx.statistics.pooled:
                 sums = sums.sum(0, keepdim=True).expand(batch, -1, -1)
@@ -201,105 +230,81 @@ class _GatedLayer(torch.autograd.Function):
             of_value, constant = of_value.float(), constant.float()
             share = batch if ctx.statistics.pooled else 1  # expanded rows are all the same sum
             grad_scale, grad_shift = (of_normed.sum(0) / share).float(), (sums[:, 0].sum(0) / share).float()
-        grad_weight, bias_sums = torch.empty(weight.shape), torch.zeros(2 * channels, dtype=torch.float64)
-        grad_sources = _SourceGrads(weight, rest, ctx.needs_input_grad[5:])
-        grad_raw = POOL.empty(*raw.shape)
+        bias_sums = torch.zeros(2 * channels, dtype=torch.float64)
+        grad_raw = POOL.empty(*grad.shape[:3], 2 * channels)
         for i in range(batch):
-            bias_sums += compiled.gate_grad(raw[i], grad[i], scale[i], shift[i], of_grad=scale[i],
+            bias_sums += compiled.gate_grad(values[i], opening[i], grad[i], scale[i], shift[i], of_grad=scale[i],
                                             of_value=of_value[i], constant=constant[i], grad_raw=grad_raw[i])
-            grad_sources.fill(i, grad_raw[i])
-        compiled.convolve_grad(rest, grad_raw, grad_weight)
-        return None, grad_weight, bias_sums.float(), grad_scale, grad_shift, *grad_sources.results()
+        del values, opening, grad
+        grad_weight, grad_sources = _convolution_grads(torch.cat([weight, gate_weight]), origins, grad_raw,
+                                                        ctx.needs_input_grad[7:])
+        return None, None, *grad_weight.chunk(2), bias_sums.float(), grad_scale, grad_shift, *grad_sources
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, window: Window | None,  # type: ignore[override]
-                *sources: Tensor) -> Tensor:
-        pictures = [_channels_inside(x) for x in sources]
+    def forward(ctx: Any, window: Window | None, origins: Sequence[Origin], weight: Tensor,  # type: ignore[override]
+                bias: Tensor, *sources: Tensor) -> Tensor:
+        pictures = [channels_inside(x) for x in sources]
         packed = compiled.pack(weight)
         out = POOL.empty(*pictures[0].shape[:3], weight.shape[0])
         for i in range(len(out)):
             compiled.convolve([x[i] for x in pictures], packed, bias.contiguous(), out[i], window=window and window.box)
-        ctx.save_for_backward(weight, *pictures)
+        save(ctx, [weight], origins)
         return out.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        weight, *pictures = ctx.saved_tensors
-        grad = _channels_inside(grad)
-        grad_weight = torch.empty(weight.shape)
-        grad_sources = _SourceGrads(weight, pictures, ctx.needs_input_grad[3:])
-        compiled.convolve_grad(pictures, grad, grad_weight)
-        for i in range(len(grad)):
-            grad_sources.fill(i, grad[i])
-        return grad_weight, grad.sum((0, 1, 2)), None, *grad_sources.results()
+        (weight,), origins = saved(ctx)
+        grad = channels_inside(grad)
+        grad_weight, grad_sources = _convolution_grads(weight, origins, grad, ctx.needs_input_grad[4:])
+        return None, None, grad_weight, grad.sum((0, 1, 2)), *grad_sources
 
 
-class _SourceGrads:
-    """Gradients of a convolution's sources, picture by picture."""
-
-    def __init__(self, weight: Tensor, pictures: Sequence[Tensor], wanted: Sequence[bool]) -> None:
-        self._grads = [POOL.empty(*x.shape) if want else None for x, want in zip(pictures, wanted, strict=True)]
-        self._channels = [x.shape[-1] for x in pictures]
-        self._packed = compiled.pack(weight, transposed=True) if any(wanted) else None
-        self._joint = None if len(pictures) == 1 else POOL.empty(*pictures[0].shape[1:3], sum(self._channels))
-
-    def fill(self, i: int, grad_output: Tensor) -> None:
-        """Picture i's part, from the gradient (H, W, outputs) of the convolution's result."""
-        if self._packed is None:
-            return
-        if self._joint is None:
-            only = self._grads[0]
+def _convolution_grads(weight: Tensor, origins: Sequence[Origin], grad: Tensor,
+                       wanted: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
+    """The gradients of a convolution's weight and of its sources, from that of its result (B, H, W, outputs)."""
+    grad_weight = torch.empty(weight.shape)
+    compiled.convolve_grad([origin.in_size()[:3] for origin in origins], grad, grad_weight)
+    if not any(wanted):
+        return grad_weight, [None for _ in wanted]
+    grads = [POOL.empty(*origin.shape) if want else None for origin, want in zip(origins, wanted, strict=True)]
+    packed, channels = compiled.pack(weight, transposed=True), [origin.shape[3] for origin in origins]
+    only = grads[0] if len(grads) == 1 else None
+    joint = POOL.empty(*grad.shape[1:3], sum(channels)) if only is None else None
+    for i in range(len(grad)):
+        if joint is None:
             assert only is not None
-            compiled.convolve([grad_output], self._packed, None, only[i])
-            return
-        compiled.convolve([grad_output], self._packed, None, self._joint)
-        for grad, part in zip(self._grads, self._joint.split(self._channels, dim=-1), strict=True):
-            if grad is not None:
-                grad[i].copy_(part)
-
-    def results(self) -> list[Tensor | None]:
-        return [None if grad is None else grad.movedim(-1, 1) for grad in self._grads]
+            compiled.convolve([grad[i]], packed, None, only[i])
+            continue
+        compiled.convolve([grad[i]], packed, None, joint)
+        for of_source, part in zip(grads, joint.split(channels, dim=-1), strict=True):
+            if of_source is not None:
+                of_source[i].copy_(part)
+    return grad_weight, [None if of_source is None else of_source.movedim(-1, 1) for of_source in grads]
 
 
-class _Halve(torch.autograd.Function):
+class _Resize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        pictures = _channels_inside(x)
-        ctx.save_for_backward(pictures)
-        return _joined([compiled.halve(picture) for picture in pictures])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (pictures,) = ctx.saved_tensors
-        return _joined([compiled.halve_grad(*pair) for pair in zip(pictures, _channels_inside(grad), strict=True)])
-
-
-class _Double(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
-        pictures = _channels_inside(x)
-        ctx.shape = pictures.shape[1:]
-        return _joined([compiled.double(picture, size) for picture in pictures])
+    def forward(ctx: Any, size: tuple[int, int], origin: Origin, x: Tensor) -> Tensor:  # type: ignore[override]
+        pictures = channels_inside(x)
+        out = POOL.empty(len(pictures), *size, pictures.shape[3])
+        for one, resized in zip(pictures, out, strict=True):
+            compiled.resize(one, resized)
+        ctx.shape = pictures.shape
+        save(ctx, [], [origin] if size < pictures.shape[1:3] else [])
+        return out.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _joined([compiled.double_grad(ctx.shape, one) for one in _channels_inside(grad)]), None
-
-
-def _joined(pictures: list[Tensor]) -> Tensor:
-    """(H, W, C) pictures to (B, C, H, W) in channels_last memory."""
-    batch = pictures[0][None] if len(pictures) == 1 else torch.stack(pictures)
-    return batch.movedim(-1, 1)
-
-
-def _channels_inside(x: Tensor) -> Tensor:
-    """(B, C, H, W) to contiguous (B, H, W, C); without a copy where x is in channels_last memory."""
-    return x.detach().movedim(1, -1).contiguous()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        _, origins = saved(ctx)
+        pictures = origins[0].picture() if origins else None
+        grad_output, result = channels_inside(grad), POOL.empty(*ctx.shape)
+        for i in range(len(result)):
+            compiled.resize_grad(None if pictures is None else pictures[i], grad_output[i], result[i])
+        return None, None, result.movedim(-1, 1)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

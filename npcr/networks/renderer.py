@@ -14,6 +14,7 @@ from npcr.cameras import Cameras, view_directions
 from npcr.memory import POOL
 from npcr.networks import fast
 from npcr.networks.compositing import composite
+from npcr.networks.saved import half_activations, halved, whole
 from npcr.networks.unet import GatedUNet
 from npcr.networks.windows import bounding_window
 from npcr.projection import Fragments, gather_features, rasterise
@@ -89,7 +90,7 @@ class NeuralPointRenderer(nn.Module):
     def _through_network(self, images: Tensor, index: Tensor) -> Tensor:
         """(L, C, H, W) with their points (L, H, W) to (L, 4, H, W)."""
         if self.training and torch.is_grad_enabled() and self.recompute_layers:
-            return torch.cat([checkpoint(self.network, one, use_reentrant=False) for one in images.split(1)])
+            return torch.cat([_recomputed(self.network, one) for one in images.split(1)])
         if self.training or self.margin < 0:
             result: Tensor = self.network(images)
             return result
@@ -120,3 +121,22 @@ class NeuralPointRenderer(nn.Module):
             # Fresh memory would cost as much as the copy.
             out = POOL.empty(*index.shape, sum(part.shape[2] for part in parts))
         return torch.cat([part.movedim(2, -1) for part in parts], dim=-1, out=out).movedim(-1, 2), fragments
+
+
+def _recomputed(network: nn.Module, images: Tensor) -> Tensor:
+    """network(images), whose activations are made again for the gradients."""
+    if halved():
+        # Not the newer kind of checkpoint: it too sees what is saved through hooks, and one hides the other. What the
+        # network saw is kept whole, so that it computes the same again.
+        with whole():
+            result: Tensor = checkpoint(_run_as, network, images, fast.enabled(), True, use_reentrant=True)
+    else:
+        result = checkpoint(_run_as, network, images, fast.enabled(), False, use_reentrant=False)
+    return result
+
+
+def _run_as(network: nn.Module, images: Tensor, kernels: bool, half: bool) -> Tensor:
+    """network(images) as when it was first run: the contexts of then are gone when gradients are made."""
+    with fast.torch_only(not kernels), half_activations(half):
+        result: Tensor = network(images)
+        return result

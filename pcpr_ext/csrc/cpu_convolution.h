@@ -10,6 +10,13 @@
 #include "interface.h"
 #include "winograd.h"
 
+// Sums are fused in all that follows, and in the file that includes this: -ffp-contract=off is for the projection.
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
 namespace npcr {
 
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -37,24 +44,47 @@ struct Sources {
     const float* const* pixels;
     const int64_t* channels;
     int64_t height, width;
+    const float* const* scale;  // of each source, (channels), or null: ReLU(scale pixel + shift) is meant
+    const float* const* shift;
 
     int64_t total() const { return channels[0] + channels[1] + channels[2]; }
 };
 
-// `count` of a vector's lanes of a pixel, 0 where the pixel lies outside.
+// `count` of a vector's lanes of a pixel; 0, and false, where the pixel lies outside.
 template <class V>
-NPCR_INLINE void load_pixel(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
+NPCR_INLINE bool load_pixel(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
                             int64_t x, int64_t channel, int64_t count, V& to) {
     to = V{};
-    if (y < 0 || y >= height || x < 0 || x >= width) return;
+    if (y < 0 || y >= height || x < 0 || x >= width) return false;
     memcpy(&to, pixels + (y * width + x) * channels + channel, static_cast<size_t>(count) * sizeof(float));
+    return true;
 }
 
-// side x side pixels from (x, y) on, of one vector of channels: all columns through `transform`, then all rows;
-// product p of the result goes to out + p * plane.
-template <class V, int side, class Transform>
+struct AsItIs {
+    template <class V>
+    NPCR_INLINE void apply(V&) const {}
+};
+
+template <class V>
+struct Normed {
+    V scale, shift;
+
+    NPCR_INLINE Normed(const float* scales, const float* shifts, int64_t count) : scale(V{}), shift(V{}) {
+        memcpy(&scale, scales, static_cast<size_t>(count) * sizeof(float));
+        memcpy(&shift, shifts, static_cast<size_t>(count) * sizeof(float));
+    }
+    NPCR_INLINE void apply(V& value) const {
+        value = value * scale + shift;
+        value = value > 0.0f ? value : V{};
+    }
+};
+
+// side x side pixels from (x, y) on, of one vector of channels: `prepare`, but for those outside, which are 0; then all
+// columns through `transform`, then all rows; product p of the result goes to out + p * plane.
+template <class V, int side, class Prepare, class Transform>
 NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
-                                  int64_t x, int64_t channel, float* out, int64_t plane, Transform transform) {
+                                  int64_t x, int64_t channel, float* out, int64_t plane, Prepare prepare,
+                                  Transform transform) {
     constexpr int64_t kLanes = sizeof(V) / sizeof(float);
     const int64_t count = std::min(kLanes, channels - channel);
     const bool inside = count == kLanes && y >= 0 && x >= 0 && y + side <= height && x + side <= width;
@@ -65,14 +95,18 @@ NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t
         for (int column = 0; column < side; ++column) {
             V values[side];
 #pragma GCC unroll 6
-            for (int row = 0; row < side; ++row) load(at + (row * width + column) * channels, values[row]);
+            for (int row = 0; row < side; ++row) {
+                load(at + (row * width + column) * channels, values[row]);
+                prepare.apply(values[row]);
+            }
             transform.apply(values, &half[0][column], side);
         }
     } else {
         for (int column = 0; column < side; ++column) {
             V values[side];
             for (int row = 0; row < side; ++row) {
-                load_pixel(pixels, channels, height, width, y + row, x + column, channel, count, values[row]);
+                if (!load_pixel(pixels, channels, height, width, y + row, x + column, channel, count, values[row])) continue;
+                prepare.apply(values[row]);
             }
             transform.apply(values, &half[0][column], side);
         }
@@ -102,10 +136,19 @@ NPCR_INLINE void transform_patches(const Sources& sources, int64_t y, int64_t x,
     typedef typename Lanes<lanes>::Float V;
     for (int source = 0; source < 3; ++source) {
         const int64_t channels = sources.channels[source];
+        const float* scale = sources.scale ? sources.scale[source] : nullptr;
         // A source's last vector may write past its channels; the next source, or nobody, has that place.
         for (int64_t channel = 0; channel < channels; channel += lanes) {
-            transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width, y - 1, x - 1,
-                                        channel, row + channel, plane, PatchTransform());
+            if (scale) {
+                const int64_t count = std::min<int64_t>(lanes, channels - channel);
+                transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width, y - 1,
+                                            x - 1, channel, row + channel, plane,
+                                            Normed<V>(scale + channel, sources.shift[source] + channel, count),
+                                            PatchTransform());
+            } else {
+                transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width, y - 1,
+                                            x - 1, channel, row + channel, plane, AsItIs(), PatchTransform());
+            }
         }
         row += channels;
     }

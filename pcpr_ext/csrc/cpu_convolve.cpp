@@ -9,12 +9,6 @@
 #include "cpu_convolution.h"
 #include "team.h"
 
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#else
-#pragma GCC optimize("fp-contract=fast")
-#endif
-
 namespace npcr {
 namespace {
 
@@ -141,11 +135,8 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
                 V out = value[row * kTile + column] + bias;
                 if (task.gated) {
                     V opening = gate[row * kTile + column] + gate_bias;
-                    if (task.raw) {
-                        store_some(out, count, task.raw + pixel * 2 * outputs + channel);
-                        store_some(opening, count, task.raw + pixel * 2 * outputs + outputs + channel);
-                    }
                     sigmoid<lanes>(opening);
+                    if (task.open) store_some(opening, count, task.open + pixel * outputs + channel);
                     out *= opening;
                     sum += out;
                     squares += out * out;
@@ -171,7 +162,7 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
     const int64_t left_plane = plan.left_plane, right_plane = plan.right_plane;
     float* left = memory;
     float* products = memory + kProducts * left_plane;
-    const Sources sources{task.sources, task.channels, task.height, task.width};
+    const Sources sources{task.sources, task.channels, task.height, task.width, nullptr, nullptr};
     for (int64_t i = 0; i < count; ++i) {
         transform_patches<lanes>(sources, plan.tiles.y(first + i), plan.tiles.x(first + i), left + i * plan.left_row,
                                  left_plane);
@@ -202,7 +193,7 @@ bool valid(const NpcrConvolve& task) {
                 task.width >= 1 && task.width <= kMaxSide && window[0] >= 0 && window[0] < window[2] &&
                 window[2] <= task.width && window[1] >= 0 && window[1] < window[3] && window[3] <= task.height;
     for (int64_t channels : task.channels) fits = fits && channels >= 0 && channels <= most;
-    return fits && task.channels[0] >= 1 && (task.gated || !(task.raw || task.sums || task.scale));
+    return fits && task.channels[0] >= 1 && (task.gated || !(task.open || task.sums || task.scale));
 }
 
 bool valid(const NpcrPack& task) {
@@ -211,13 +202,15 @@ bool valid(const NpcrPack& task) {
            !(task.gated && (task.transposed || task.outputs % 2));
 }
 
-// One row of the packed matrices, all columns: G g G' of 16 pairs of channels at a time.
+// A panel of the packed matrices, all rows, so that both sides are read and written in order: G g G' of `lanes` pairs
+// of channels at a time.
 template <int lanes, int rows>
-NPCR_INLINE void pack_row(const NpcrPack& task, int64_t row, int64_t depth, int64_t columns, int64_t half,
-                          int64_t gate) {
+NPCR_INLINE void pack_panel(const NpcrPack& task, int64_t panel, int64_t depth, int64_t columns, int64_t half,
+                            int64_t gate) {
     typedef typename Lanes<lanes>::Float V;
     const int64_t panels = Columns(half, task.gated).padded / kPanel, plane = plane_floats(panels * depth * kPanel);
-    for (int64_t place = 0; place < panels * kPanel; place += lanes) {
+    for (int64_t step = 0; step < depth * kPanel; step += lanes) {
+        const int64_t row = step / kPanel, place = panel * kPanel + step % kPanel;
         float taps[9][lanes] = {};
         for (int lane = 0; lane < lanes; ++lane) {
             const int64_t at = place + lane;
@@ -233,7 +226,7 @@ NPCR_INLINE void pack_row(const NpcrPack& task, int64_t row, int64_t depth, int6
                 half_way[i][j] = kG[i][0] * loaded[j] + kG[i][1] * loaded[3 + j] + kG[i][2] * loaded[6 + j];
             }
         }
-        float* out = task.packed + (place / kPanel * depth + row) * kPanel + place % kPanel;
+        float* out = task.packed + panel * depth * kPanel + step;
         for (int i = 0; i < kPatch; ++i) {
             for (int j = 0; j < kPatch; ++j) {
                 const V value = kG[j][0] * half_way[i][0] + kG[j][1] * half_way[i][1] + kG[j][2] * half_way[i][2];
@@ -243,9 +236,9 @@ NPCR_INLINE void pack_row(const NpcrPack& task, int64_t row, int64_t depth, int6
     }
 }
 
-NPCR_FOR_PROCESSOR(pack_row,
-                   (const NpcrPack& task, int64_t row, int64_t depth, int64_t columns, int64_t half, int64_t gate),
-                   (task, row, depth, columns, half, gate))
+NPCR_FOR_PROCESSOR(pack_panel,
+                   (const NpcrPack& task, int64_t panel, int64_t depth, int64_t columns, int64_t half, int64_t gate),
+                   (task, panel, depth, columns, half, gate))
 
 }  // namespace
 }  // namespace npcr
@@ -266,9 +259,10 @@ int32_t npcr_pack(const NpcrPack* task) {
     const int64_t rows = task->transposed ? task->outputs : task->inputs;
     const int64_t columns = task->transposed ? task->inputs : task->outputs;
     const int64_t half = task->gated ? columns / 2 : columns;
-    const int64_t gate = Columns(half, task->gated).gate;
-    Team::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + rows * columns / 4096)), static_cast<int>(rows),
-              [&](int row, int) { pack_row_here(*task, row, rows, columns, half, gate); });
+    const Columns place(half, task->gated);
+    Team::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + rows * columns / 4096)),
+              static_cast<int>(place.padded / kPanel),
+              [&](int panel, int) { pack_panel_here(*task, panel, rows, columns, half, place.gate); });
     return NPCR_OK;
 }
 

@@ -6,16 +6,10 @@
 #include "cpu_convolution.h"
 #include "team.h"
 
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#else
-#pragma GCC optimize("fp-contract=fast")
-#endif
-
 namespace npcr {
 namespace {
 
-constexpr int64_t kBatchFloats = 1 << 19;  // of both transformed matrices; the shared cache holds them
+constexpr int64_t kBatchFloats = 1 << 19;  // of both transformed matrices, or more; the shared cache holds them
 constexpr int64_t kTilesAtOnce = 64;       // of a product: these rows stay in the first caches
 constexpr int64_t kTilesPerTask = 16;
 
@@ -31,7 +25,8 @@ struct Plan {
           columns(round_up(task.outputs, kPanel)),
           left_row(row_floats(inputs)),
           right_row(columns) {
-        batch = kBatchFloats / (kProducts * (left_row + right_row)) / kTilesAtOnce * kTilesAtOnce;
+        // Every batch reads and writes the whole result: a large one is worth larger batches.
+        batch = std::max(kBatchFloats, kProducts * inputs * columns) / (kProducts * (left_row + right_row)) / kTilesAtOnce * kTilesAtOnce;
         batch = std::min(std::max(batch, kTilesAtOnce), round_up(count, kTilesPerTask));
         left_plane = plane_floats(batch * left_row);
         right_plane = plane_floats(batch * right_row);
@@ -60,16 +55,19 @@ NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan,
     for (int64_t i = first; i < last; ++i) {
         const int64_t image = (start + i) / plan.tiles.count(), tile = (start + i) % plan.tiles.count();
         const int64_t x = plan.tiles.x(tile), y = plan.tiles.y(tile), pixels = image * task.height * task.width;
-        const float* pictures[3];
+        const float *pictures[3], *scale[3], *shift[3];
         for (int source = 0; source < 3; ++source) {
-            pictures[source] = task.sources[source] + pixels * task.channels[source];
+            const int64_t channels = task.channels[source];
+            pictures[source] = task.sources[source] + pixels * channels;
+            scale[source] = task.scale[source] ? task.scale[source] + image * channels : nullptr;
+            shift[source] = task.scale[source] ? task.shift[source] + image * channels : nullptr;
         }
-        const Sources sources{pictures, task.channels, task.height, task.width};
+        const Sources sources{pictures, task.channels, task.height, task.width, scale, shift};
         transform_patches<lanes>(sources, y, x, memory.left + i * plan.left_row, plan.left_plane);
         float* row = memory.right + i * plan.right_row;
         for (int64_t channel = 0; channel < task.outputs; channel += lanes) {
-            transform_pixels<V, kTile>(task.grad_output + pixels * task.outputs, task.outputs, task.height, task.width, y, x, channel,
-                                       row + channel, plan.right_plane, SpreadTransform());
+            transform_pixels<V, kTile>(task.grad_output + pixels * task.outputs, task.outputs, task.height, task.width,
+                                       y, x, channel, row + channel, plan.right_plane, AsItIs(), SpreadTransform());
         }
     }
 }

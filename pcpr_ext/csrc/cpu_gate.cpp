@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gate, norm and ReLU pixel by pixel: the way back, and the norm in place. Sums are made of fixed groups of
+// Gate, norm and ReLU pixel by pixel: the way back, and the norm. Sums are made of fixed groups of
 // pixels and added up in order, so they do not depend on the number of threads.
-
-#include <string.h>
 
 #include <algorithm>
 #include <memory>
@@ -26,28 +24,6 @@ int team_size(int64_t threads, int64_t values) {
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, 1 + values / 65536, 256})));
 }
 
-// exp(-x) for the gate, as polynomial so that the loops below can be vectorised; relative error about 1e-7.
-inline float exp_of_minus(float x) {
-    float power = x * -1.44269504f;
-    power = power > 126.0f ? 126.0f : power;
-    power = power < -126.0f ? -126.0f : power;
-    const float shifted = power + 12582912.0f;
-    const float rest = power - (shifted - 12582912.0f);
-    float exp2 = 1.5403530e-4f;
-    exp2 = exp2 * rest + 1.3333558e-3f;
-    exp2 = exp2 * rest + 9.6181291e-3f;
-    exp2 = exp2 * rest + 5.5504109e-2f;
-    exp2 = exp2 * rest + 2.4022651e-1f;
-    exp2 = exp2 * rest + 6.9314718e-1f;
-    exp2 = exp2 * rest + 1.0f;
-    uint32_t bits, exponent;
-    memcpy(&bits, &exp2, sizeof bits);
-    memcpy(&exponent, &shifted, sizeof exponent);
-    bits += exponent << 23;
-    memcpy(&exp2, &bits, sizeof bits);
-    return exp2;
-}
-
 NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
     const int64_t channels = task.channels;
     // In locals, so that the compiler knows that no store below changes them.
@@ -55,16 +31,14 @@ NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t first, int64_t las
     const float* __restrict shift = task.shift;
     float* __restrict value_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
-        const float* __restrict conv = task.raw + pixel * 2 * channels;
-        const float* __restrict gate = conv + channels;
+        const float* __restrict y = task.values + pixel * channels;
         const float* __restrict grad = task.grad + pixel * channels;
 #pragma GCC ivdep
         for (int64_t i = 0; i < channels; ++i) {
-            const float y = conv[i] / (1.0f + exp_of_minus(gate[i]));
             const float given = grad[i];
-            const float du = y * scale[i] + shift[i] > 0.0f ? given : 0.0f;
+            const float du = y[i] * scale[i] + shift[i] > 0.0f ? given : 0.0f;
             sums[i] += du;
-            value_sums[i] += du * y;
+            value_sums[i] += du * y[i];
         }
     }
 }
@@ -78,19 +52,17 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t first, int64_t las
     const float* __restrict constant = task.constant;
     float* __restrict gate_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
-        const float* __restrict conv = task.raw + pixel * 2 * channels;
-        const float* __restrict gate = conv + channels;
+        const float* __restrict y = task.values + pixel * channels;
+        const float* __restrict open = task.open + pixel * channels;
         const float* __restrict grad = task.grad + pixel * channels;
         float* __restrict out = task.grad_raw + pixel * 2 * channels;
         float* __restrict gate_out = out + channels;
 #pragma GCC ivdep
         for (int64_t i = 0; i < channels; ++i) {
-            const float open = 1.0f / (1.0f + exp_of_minus(gate[i]));
-            const float y = conv[i] * open;
             const float given = grad[i];
-            const float du = y * scale[i] + shift[i] > 0.0f ? given : 0.0f;
-            const float dy = (of_grad[i] * du + of_value[i] * y) + constant[i];
-            const float dconv = dy * open, dgate = dy * y * (1.0f - open);
+            const float du = y[i] * scale[i] + shift[i] > 0.0f ? given : 0.0f;
+            const float dy = (of_grad[i] * du + of_value[i] * y[i]) + constant[i];
+            const float dconv = dy * open[i], dgate = dy * y[i] * (1.0f - open[i]);
             out[i] = dconv;
             gate_out[i] = dgate;
             sums[i] += dconv;
@@ -104,11 +76,12 @@ NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t first, int6
     const float* __restrict scale = task.scale;
     const float* __restrict shift = task.shift;
     for (int64_t pixel = first; pixel < last; ++pixel) {
-        float* __restrict values = task.values + pixel * channels;
+        const float* values = task.values + pixel * channels;  // may be the output
+        float* output = task.output + pixel * channels;
 #pragma GCC ivdep
         for (int64_t i = 0; i < channels; ++i) {
             const float value = values[i] * scale[i] + shift[i];
-            values[i] = value > 0.0f ? value : 0.0f;
+            output[i] = value > 0.0f ? value : 0.0f;
         }
     }
 }

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 4
+#define NPCR_ABI_VERSION 5
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -90,7 +90,7 @@ struct NpcrConvolve {
     int32_t gated;
     int32_t threads;
     float* output;  // (height, width, outputs)
-    float* raw;     // (height, width, 2 outputs), gated only: convolutions and gates; or null
+    float* open;    // (height, width, outputs), gated only: sigmoid(gate); or null
     double* sums;   // (2, outputs), gated only: sums of y and of its squares over the window; or null
     void* scratch;
     int64_t scratch_bytes;
@@ -98,6 +98,8 @@ struct NpcrConvolve {
 
 struct NpcrConvolveGrad {
     const float* sources[3];  // (images, height, width, channels[i])
+    const float* scale[3];    // (images, channels[i]) each, or null; else ReLU(scale source + shift) was convolved
+    const float* shift[3];
     int64_t channels[3];
     const float* grad_output;  // (images, height, width, outputs)
     int64_t images, height, width;
@@ -108,12 +110,14 @@ struct NpcrConvolveGrad {
     int64_t scratch_bytes;
 };
 
-// The way back through z = ReLU(scale y + shift), y = conv * sigmoid(gate). With du = grad where z > 0, else 0:
+// The way back through z = ReLU(scale y + shift), y = conv * open, open = sigmoid(gate), from y and open alone: conv's
+// gradient is dy open, the gate's dy y (1 - open). With du = grad where z > 0, else 0:
 // npcr_gate_sums gives the sums of du and of du y over the pixels, npcr_gate_grad the gradient of conv and gate for
 // dy = of_grad du + of_value y + constant, and the sums of that.
 struct NpcrGate {
-    const float* raw;   // (pixels, 2 channels)
-    const float* grad;  // (pixels, channels)
+    const float* values;  // y, (pixels, channels)
+    const float* open;    // likewise; npcr_gate_grad only
+    const float* grad;    // likewise
     const float* scale;
     const float* shift;
     const float* of_grad;   // (channels) each; npcr_gate_grad only
@@ -125,13 +129,14 @@ struct NpcrGate {
     double* sums;     // (2 channels)
 };
 
-// values = ReLU(scale values + shift), in place.
+// output = ReLU(scale values + shift); both may be the same.
 struct NpcrNormalise {
-    float* values;  // (pixels, channels)
+    const float* values;  // (pixels, channels)
     const float* scale;
     const float* shift;
     int64_t pixels, channels;
     int32_t threads;
+    float* output;  // (pixels, channels)
 };
 
 // Halve: max-pool 2 at stride 1, then [1 2 1]² / 16 at stride 2 with reflected borders: (height, width) to

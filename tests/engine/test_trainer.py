@@ -206,3 +206,17 @@ def test_resuming_something_else_is_refused(scene: Path, tmp_path: Path) -> None
 def test_no_scene_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN is empty"):
         Trainer(config(Path(), tmp_path, "DATASETS.TRAIN", ""), CPU)
+
+
+@pytest.mark.usefixtures("small_network")
+def test_half_activations_change_the_gradients_and_not_the_first_loss(scene: Path, tmp_path: Path) -> None:
+    results = []
+    for half in ("False", "True"):
+        trainer = Trainer(config(scene, tmp_path / half, "INPUT.LAYER_NUM", "2", "SOLVER.HALF_ACTIVATIONS", half), CPU)
+        trainer.step(next(trainer._batches()))
+        results.append((trainer.result["losses"]["total"], [p.grad for p in trainer.renderer.parameters()]))
+    (loss, exact), (half_loss, close) = results
+    assert half_loss == loss
+    assert not all(torch.equal(a, b) for a, b in zip(exact, close, strict=True))
+    for a, b in zip(exact, close, strict=True):
+        assert (a - b).norm() <= 2e-3 * a.norm()

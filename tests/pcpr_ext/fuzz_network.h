@@ -54,7 +54,7 @@ void convolve_round(bool wild) {
     const int64_t outputs = pick(1, 20), rows = gated ? 2 * outputs : outputs, pixels = pictures.height * pictures.width;
     const std::vector<float> weights = randoms(rows * pictures.total * 9, false), bias = randoms(rows, wild);
     const std::vector<float> memory = packed(weights, rows, pictures.total, gated);
-    std::vector<float> raw(pixels * 2 * outputs);
+    std::vector<float> open(pixels * outputs);
     std::vector<double> sums(2 * outputs);
     NpcrConvolve task{};
     pictures.into(task);
@@ -67,7 +67,7 @@ void convolve_round(bool wild) {
     task.window[3] = pick(static_cast<int>(task.window[1]) + 1, static_cast<int>(pictures.height));
     task.gated = gated;
     if (gated) {
-        task.raw = raw.data();
+        task.open = open.data();
         task.sums = sums.data();
     }
     std::vector<float> results[2];
@@ -107,12 +107,27 @@ void convolve_round(bool wild) {
 }
 
 void convolve_grad_round(bool wild) {
-    const Pictures pictures(wild);
+    Pictures pictures(wild);
     const int64_t outputs = pick(1, 20);
     const std::vector<float> grad = randoms(pictures.height * pictures.width * outputs, wild);
     std::vector<float> result(outputs * pictures.total * 9);
     NpcrConvolveGrad task{};
     pictures.into(task);
+    std::vector<float> before[3], scale[3], shift[3];
+    for (int i = 0; i < 3; ++i) {  // some sources still to be scaled and shifted, which the plain loops below see done
+        if (pick(0, 1)) continue;
+        scale[i] = randoms(pictures.channels[i], wild);
+        shift[i] = randoms(pictures.channels[i], wild);
+        before[i] = pictures.pixels[i];
+        task.sources[i] = before[i].data();
+        task.scale[i] = scale[i].data();
+        task.shift[i] = shift[i].data();
+        for (size_t at = 0; at < before[i].size(); ++at) {
+            const size_t channel = at % scale[i].size();
+            const float value = before[i][at] * scale[i][channel] + shift[i][channel];
+            pictures.pixels[i][at] = value > 0.0f ? value : 0.0f;
+        }
+    }
     task.grad_output = grad.data();
     task.outputs = outputs;
     task.images = 1;
@@ -170,15 +185,18 @@ void resample_round(bool wild) {
 
 void gate_round(bool wild) {
     const int64_t pixels = pick(0, 3000), channels = pick(1, 19);
-    const std::vector<float> raw = randoms(pixels * 2 * channels, wild), grad = randoms(pixels * channels, wild);
+    const std::vector<float> values = randoms(pixels * channels, wild), open = randoms(pixels * channels, wild);
+    const std::vector<float> grad = randoms(pixels * channels, wild);
     const std::vector<float> scale = randoms(channels, wild), shift = randoms(channels, wild);
-    std::vector<float> grad_raw(raw.size()), values = grad;
+    std::vector<float> grad_raw(pixels * 2 * channels), output(pixels * channels);
     std::vector<double> sums(2 * channels);
-    NpcrGate task{raw.data(), grad.data(), scale.data(), shift.data(), scale.data(), shift.data(), shift.data(),
-                  pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
+    NpcrGate task{values.data(), open.data(), grad.data(), scale.data(), shift.data(), scale.data(), shift.data(),
+                  shift.data(), pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
     REQUIRE(npcr_gate_sums(&task) == NPCR_OK);
     REQUIRE(npcr_gate_grad(&task) == NPCR_OK);
-    NpcrNormalise norm{values.data(), scale.data(), shift.data(), pixels, channels, pick(1, 4)};
+    NpcrNormalise norm{values.data(), scale.data(), shift.data(), pixels, channels, pick(1, 4), output.data()};
+    REQUIRE(npcr_normalise(&norm) == NPCR_OK);
+    norm.values = output.data();  // in place
     REQUIRE(npcr_normalise(&norm) == NPCR_OK);
 }
 
