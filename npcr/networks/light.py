@@ -28,6 +28,10 @@ class LightUNet(nn.Module):
         self.down = nn.ModuleList(_double_conv(a, b) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_double_conv(a + b, a) for a, b in pairwise(widths))
         self.out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
