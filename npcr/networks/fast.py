@@ -65,7 +65,8 @@ def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, nor
     statistics = _statistics_of(norm)
     affine = (norm.weight, norm.bias) if statistics else fixed_affine(norm, conv.out_channels)
     origins = [origin_of(x) for x in sources]
-    out, values, scale, shift = _GatedLayer.apply(statistics, origins, conv.weight, gate.weight, bias, *affine, *sources)
+    out, values, scale, shift = _GatedLayer.apply(statistics, origins, conv.weight, gate.weight, bias, *affine,
+                                                  *sources)
     return remember(out, Origin(values, scale, shift, origins[0].size))
 
 
