@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _SMALL = 1 << 16  # bytes; below, torch's own allocator is as good
-_SPARE = 1.2  # mapped memory stays below this times the most that was in use at once
+_SPARE = 1.5  # mapped memory stays below this times the most that was in use at once
 
 
 class _Lease:

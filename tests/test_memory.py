@@ -34,7 +34,7 @@ def test_free_memory_stays_bounded() -> None:
         pool.empty(rows, 1000)
     most = 4 * 2850 * 1000 * 1.1
     assert pool.bytes_in_use == 0
-    assert pool.bytes_free <= 1.2 * most
+    assert pool.bytes_free <= 1.5 * most
     pool.release()
     assert pool.bytes_free == 0
 

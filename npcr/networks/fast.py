@@ -65,8 +65,9 @@ def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, nor
     statistics = _statistics_of(norm)
     affine = (norm.weight, norm.bias) if statistics else fixed_affine(norm, conv.out_channels)
     origins = [origin_of(x) for x in sources]
-    out, *made_of = _GatedLayer.apply(statistics, origins, conv.weight, gate.weight, bias, *affine, *sources)
-    return remember(out, Origin(*made_of, origins[0].size))
+    out, values, scale, shift = _GatedLayer.apply(statistics, origins, conv.weight, gate.weight, bias, *affine,
+                                                  *sources)
+    return remember(out, Origin(values, scale, shift, origins[0].size))
 
 
 def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: Any,
@@ -207,7 +208,7 @@ class _GatedLayer(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, *none: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (weight, gate_weight, values, opening, scale, shift, *moments), origins = saved(ctx)
         if grad is None:
             return (None,) * (7 + len(origins))

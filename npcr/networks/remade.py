@@ -92,7 +92,7 @@ def saved(ctx: Any) -> tuple[list[Tensor], list[Origin]]:
     """What `save` was given."""
     tensors, count = list(ctx.saved_tensors), 3 * len(ctx.sizes)
     own, rest = tensors[:len(tensors) - count], tensors[len(tensors) - count:]
-    return own, [Origin(*rest[3 * i:3 * i + 3], size) for i, size in enumerate(ctx.sizes)]
+    return own, [Origin(rest[3 * i], rest[3 * i + 1], rest[3 * i + 2], size) for i, size in enumerate(ctx.sizes)]
 
 
 def channels_inside(x: Tensor) -> Tensor:
