@@ -72,10 +72,13 @@ def test_scaling_of_the_blended_form(tmp_path: Path) -> None:
 
 def test_options_of_both_forms(tmp_path: Path) -> None:
     rows = run(options, tmp_path, "--variants", "plain", "bfloat16", "--steps", "--points", "500", "--layers", "2",
-               "--size", "32", "28")["rows"]
+               "--size", "32", "28", "--norm", "batch")["rows"]
     assert [(row["form"], row["variant"]) for row in rows] == [
         ("layered", "plain"), ("layered", "bfloat16"), ("blended", "plain"), ("blended", "bfloat16")]
-    assert all(0 < row["error"] < 0.2 and row["step_ms"] > 0 for row in rows[1::2])
+    assert all(row["step_ms"] > 0 for row in rows)
+    errors = [row["error"] for row in rows[1::2]]
+    assert min(errors) > 0
+    assert max(errors) < 0.2
 
 
 @pytest.mark.parametrize("variant", ["fast", "bfloat16+float16", "compiled+compiled", "plain+graphs"])
