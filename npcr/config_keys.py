@@ -56,6 +56,8 @@ DEFAULTS.SOLVER.MAX_MINUTES = 0.0  # training ends after so long, cosine decay w
 DEFAULTS.SOLVER.BASE_LR = 5e-5
 DEFAULTS.SOLVER.BIAS_LR_FACTOR = 2.0  # biases learn this much faster
 DEFAULTS.SOLVER.FEATURE_LR_FACTOR = 1.0  # point features learn this much faster (published: 1)
+DEFAULTS.SOLVER.HARMONICS_LR_FACTOR = 1.0  # blended: how colours change with direction learns this much faster
+DEFAULTS.SOLVER.HARMONICS_DECAY = 0.0  # blended: and decays towards none; the optimiser's weight decay (AdamW)
 DEFAULTS.SOLVER.OPACITY_LR_FACTOR = 30.0  # blended: the points' opacity learns this much faster
 DEFAULTS.SOLVER.POSITION_LR_FACTOR = 5.0  # blended: the points' places and strands learn this much faster
 DEFAULTS.SOLVER.WIDTH_LR_FACTOR = 10.0  # blended: the splats' width learns this much faster
@@ -171,6 +173,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.BASE_LR": (0, 1),
     "SOLVER.BIAS_LR_FACTOR": (0, 1e6),
     "SOLVER.FEATURE_LR_FACTOR": (0, 1e6),
+    "SOLVER.HARMONICS_LR_FACTOR": (0, 1e6),
+    "SOLVER.HARMONICS_DECAY": (0, 1e6),
     "SOLVER.OPACITY_LR_FACTOR": (0, 1e6),
     "SOLVER.POSITION_LR_FACTOR": (0, 1e6),
     "SOLVER.WIDTH_LR_FACTOR": (0, 1e6),

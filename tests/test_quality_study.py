@@ -209,7 +209,7 @@ def test_list_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     monkeypatch.chdir(tmp_path)
     study.main(["--list", "--only", "layers", "--size", "full"])
     shown = capsys.readouterr().out
-    assert "layers-24" in shown
+    assert "layers-16" in shown
     assert "noise" not in shown
     count = len(select(["layers"]))
     assert f"{count} variants, 2 seeds, 15 min of training each: about {count * 2 * 15.3333 / 60:.1f} hours" in shown

@@ -30,7 +30,7 @@ from npcr.engine.acceleration import prepare_rendering
 from npcr.engine.build import load_renderer
 from npcr.engine.checkpoint import find_epoch, load_model, model_path
 from npcr.engine.contact_sheet import Pixels, contact_sheet, sheet_row
-from npcr.engine.judge_video import VideoChoice, judge_video
+from npcr.engine.judge_video import BLENDS, VideoChoice, judge_video
 from npcr.engine.trainer import held_out_views, make_views, open_scene
 from npcr.io.files import atomic_write
 
@@ -79,9 +79,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="--video: intrinsics in pixels of INPUT.SIZE_RAW (default: Intrinsic.inf beside them)")
     parser.add_argument("--frame", type=int, metavar="N",
                         help="--video: the frame of the scene (pose of the object) to show (default: 1)")
+    parser.add_argument("--blend", nargs="+", choices=BLENDS, metavar="KIND",
+                        help=f"--video: kinds of blending to judge, of {', '.join(BLENDS)} (default: all)")
     parser.add_argument("--row", type=int, metavar="Y", help="--video: the picture row of slices.png")
     args = parser.parse_args(arguments)
-    for option in ("all",) if args.video else ("cam_pose", "intrinsics", "frame", "row"):
+    for option in ("all",) if args.video else ("cam_pose", "intrinsics", "frame", "blend", "row"):
         if getattr(args, option) is not None and getattr(args, option) is not False:
             parser.error(f"--{option.replace('_', '-')} {'does not go' if args.video else 'only goes'} with --video")
     return args
@@ -99,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
              "versions": versions(), "device": str(device)}
     if args.video:
         output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
-        choice = VideoChoice(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row)
+        choice = VideoChoice(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
+                             tuple(args.blend or BLENDS))
         judge_video(renderer, cfg, choice, output, facts)
         return
     views, which, kind = choose_views(cfg, device, args.all)

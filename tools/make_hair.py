@@ -37,6 +37,7 @@ GROOM = (("number", int, "strands"), ("length", float, "length of a strand"),
          ("melanin", float, "eumelanin: 0.3 blond, 1.3 brown, 8 black"), ("redness", float, "pheomelanin"))
 PICTURES = (("views", int, "photographs"), ("holdout_every", int, "of which every Nth is for evaluation; 0: none"),
             ("size", int, "width and height in pixels"), ("samples", int, "light paths for each pixel"),
+            ("truth_samples", int, "light paths for each pixel of what models are judged by: held-out views and path"),
             ("path_frames", int, "true frames of the video path; 0: no path"),
             ("path_degrees", float, "how far around the path leads"), ("points", int, "points of the cloud"),
             ("skin_share", float, "share of them that lies on the surface"), ("seed", int, "of all that is random"))
@@ -61,7 +62,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: the preset's)")
     for name, kind, text in PICTURES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), metavar="N",
-                            help=f"{text} (default: {getattr(defaults, name)})")
+                            help=f"{text} (default: {_shown(getattr(defaults, name))})")
     parser.add_argument("--cloud-colors", choices=("renders", "none"), default=defaults.cloud_colors,
                         help="colour each point as the training photographs see it (default: %(default)s)")
     parser.add_argument("--format", choices=("png", "jpg"), default=defaults.format,
@@ -74,6 +75,10 @@ def parse() -> argparse.Namespace:
     if args.workers < 1:
         parser.error(f"--workers is {args.workers}; it must be at least 1")
     return args
+
+
+def _shown(default: float | None) -> str:
+    return "as --samples" if default is None else f"{default}"
 
 
 def main() -> None:

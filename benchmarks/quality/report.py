@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+from benchmarks.pages import fill_page  # noqa: E402
 from benchmarks.quality.scores import METRICS  # noqa: E402
 from benchmarks.quality.variants import BASE, Question, all_variants, questions  # noqa: E402
 from npcr import cli  # noqa: E402
@@ -43,7 +43,6 @@ COLUMNS = {"psnr": ("PSNR, dB ↑", 1, 2), "ssim": ("SSIM ↑", 1, 3), "flip": (
            "steps": ("steps", 1, 0), "seconds_per_step": ("ms a step", 1000, 0)}
 CSV_COLUMNS = ("variant", "seed", *METRICS, "steps", "epochs", "layers", "all_layers", "points", "seconds_per_step",
                "training_seconds", "wall_seconds")
-_MARKER = r"<!-- study:{name} -->\n(.*?)<!-- /study:{name} -->"
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
@@ -124,19 +123,6 @@ def headline(results: Mapping[str, Any]) -> str:
     rows = tuple((labels[name], variant) for name, variant in all_variants().items() if name in ran)
     table = question_table(Question("", "", rows), results["rows"], "").partition("\n\n")[0]
     return f"{about(results)}\n{table}\n"
-
-
-def fill_page(text: str, filled: Mapping[str, str], page: str) -> str:
-    """`text` with each section of `filled` between its markers. `ConfigError` where a marker is missing or twice."""
-    for name, section in filled.items():
-        pattern = re.compile(_MARKER.format(name=re.escape(name)), re.DOTALL)
-        found = len(pattern.findall(text))
-        if found != 1:
-            raise ConfigError(f"{page}: has {found} sections between <!-- study:{name} --> and <!-- /study:{name} -->; "
-                              "it needs one, each marker on a line of its own")
-        begin, end = f"<!-- study:{name} -->", f"<!-- /study:{name} -->"
-        text = pattern.sub(lambda _, body=f"{begin}\n{section}{end}": body, text)  # type: ignore[misc]
-    return text
 
 
 def write_tables(path: Path, results: Mapping[str, Any]) -> None:
@@ -221,9 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.page is None:
         print("\n".join(filled.values()))
         return
-    page = fill_page(args.page.read_text(encoding="utf-8"), filled, str(args.page))
-    with atomic_write(args.page, "w") as file:
-        file.write(page)
+    fill_page(args.page, {f"study:{name}": section for name, section in filled.items()})
     print(f"{args.page}: {len(filled)} sections filled")
 
 

@@ -72,7 +72,7 @@ def questions() -> tuple[Question, ...]:
             ("layered, tuned, 4 layers", four),
             ("layered, tuned, 6 layers", _layered("6", INPUT__LAYER_NUM=6)),
             ("blended (recommended)", BASE))),
-        Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 8, 16, 24))),
+        Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16))),
         Question("peeling", "Peeling by points or by pixels", (
             *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),
             ("layered, 4 layers, point", four),
@@ -88,6 +88,8 @@ def questions() -> tuple[Question, ...]:
             ("instance: per image, as published", one),
             ("batch: running statistics", _layered("1-batch", MODEL__NORM="batch")),
             ("none", _layered("1-none", MODEL__NORM="none")))),
+        Question("decay", "Decay of the colour's change with direction", _each("decay", "SOLVER.HARMONICS_DECAY",
+                                                                               (0, 0.3, 4))),
         Question("dots", "Soft dots along a point's strand", _each("dots", "MODEL.DOTS", (1, 3, 7))),
         Question("features", "Learned numbers per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16, 32))),
         Question("width", "Channels of the light network", _each("width", "MODEL.WIDTH", (8, 16, 32))),

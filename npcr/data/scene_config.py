@@ -26,8 +26,9 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "PROJECTION": {"PEELING": "pixel"},
     "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
     "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
-    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "OPACITY_LR_FACTOR": 90, "POSITION_LR_FACTOR": 30,
-               "WIDTH_LR_FACTOR": 30, "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
+    "SOLVER": {"OPTIMIZER_NAME": "AdamW", "BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "HARMONICS_LR_FACTOR": 15,
+               "HARMONICS_DECAY": 1, "OPACITY_LR_FACTOR": 90, "POSITION_LR_FACTOR": 30, "WIDTH_LR_FACTOR": 30,
+               "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
     "REFINE": {"LR": 0.0001},
 }
 # With few photographs the points' many numbers would learn these by heart: one layer through the large network.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from npcr.video_metrics import color_video_vdp
 
 logger = logging.getLogger("npcr")
 
-BLENDS = ("off", "legacy", "default")
+BLENDS = ("off", "legacy", "default")  # as TEMPORAL.BLEND names them
 FINE_FRAMES, FINE_STEP = 24, 0.25  # of the fine orbit: frames, and degrees from one to the next
 STILL_FRAMES = 8
 
@@ -42,6 +42,7 @@ class VideoChoice(NamedTuple):
     intrinsics: Path | None = None  # default: Intrinsic.inf beside the poses
     frame: int = 1  # of the scene, from 1
     row: int | None = None  # of the slices; default: the busiest
+    blends: tuple[str, ...] = BLENDS  # what to judge, of these
 
 
 def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, output: Path,
@@ -63,8 +64,8 @@ def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, outp
     center = renderer.points(choice.frame - 1).mean(dim=0).cpu().numpy()
     paths = {"path": (cameras, truth), "fine orbit": (fine_orbit(cameras[0], center), None),
              "still camera": (cameras[[0] * STILL_FRAMES], None)}
-    scores = {name: evaluate_video(renderer, which, fresh_blenders(cfg), gray=cfg.BACKGROUND_GRAY / 255, truth=known,
-                                   frame=choice.frame - 1, keep_pictures=name == "path", description=name)
+    scores = {name: evaluate_video(renderer, which, fresh_blenders(cfg, choice.blends), gray=cfg.BACKGROUND_GRAY / 255,
+                                   truth=known, frame=choice.frame - 1, keep_pictures=name == "path", description=name)
               for name, (which, known) in paths.items()}
     row = _write_pictures(output, scores["path"], choice.row)
     report = {**facts, "cam_pose": str(cam_pose), "row": row, "paths": {}}
@@ -82,9 +83,9 @@ def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, outp
     return report
 
 
-def fresh_blenders(cfg: CfgNode) -> dict[str, Blender | None]:
+def fresh_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Blender | None]:
     """One of each kind, as the configuration has them."""
-    return {blend: make_blender(changed(cfg, TEMPORAL__BLEND=blend)) for blend in BLENDS}
+    return {blend: make_blender(changed(cfg, TEMPORAL__BLEND=blend)) for blend in blends}
 
 
 def fine_orbit(camera: Cameras, center: np.ndarray) -> Cameras:
@@ -123,7 +124,7 @@ def _add_color_video_vdp(means: dict[str, dict[str, float]], scores: VideoScores
     """Add the quality in JOD to each blending's means; where the package is missing, say so and leave it out."""
     truth = np.stack(scores.pictures[TRUTH])
     try:
-        for name in BLENDS:
+        for name in scores.pictures.keys() - {TRUTH}:
             means[name]["color_video_vdp"] = color_video_vdp(np.stack(scores.pictures[name]), truth, fps)
     except MissingExtraError as error:
         logger.warning("%s; left out", error)

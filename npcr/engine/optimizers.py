@@ -12,12 +12,12 @@ from yacs.config import CfgNode
 
 from npcr.errors import MissingExtraError
 
-_POINT_KINDS = ("splat", "opacity", "position", "width")
+_POINT_KINDS = ("splat", "shade", "opacity", "position", "width")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
     """Groups: network weights, biases (BIAS_LR_FACTOR, own decay), features and colours (FEATURE_LR_FACTOR), and in
-    the blended form opacities and widths, each with its factor.
+    the blended form the colours' change with direction, opacities, places and widths, each with its factor.
 
     Each group keeps its rate relative to `lr` (default SOLVER.BASE_LR) as `factor` for `set_learning_rate`.
     """
@@ -29,6 +29,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> 
         "feature": (solver.FEATURE_LR_FACTOR, solver.WEIGHT_DECAY),
         # No decay: Adam would move a point that no photograph sees as fast as any other.
         "splat": (solver.FEATURE_LR_FACTOR, 0.0),
+        "shade": (solver.HARMONICS_LR_FACTOR, solver.HARMONICS_DECAY),
         "opacity": (solver.OPACITY_LR_FACTOR, 0.0),
         "position": (solver.POSITION_LR_FACTOR, 0.0),
         "width": (solver.WIDTH_LR_FACTOR, 0.0),
@@ -53,6 +54,8 @@ def _kind(name: str, blended: bool) -> str:
         return "opacity"
     if name.startswith(("offsets.", "strands.")):
         return "position"
+    if name.startswith("shades."):
+        return "shade"
     if name.startswith("log_width."):
         return "width"
     if name == "default_feature" or name.startswith(("features.", "colors.")):

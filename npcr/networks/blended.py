@@ -17,7 +17,7 @@ from npcr.networks.splats import MAX_DEGREE, Splats, composite_splats, dots_alon
 from npcr.projection import Fragments, rasterise
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
-_FIRST = 0.28209479  # the constant spherical harmonic
+_CONSTANT = 0.28209479  # the first spherical harmonic
 
 
 class BlendedPointRenderer(nn.Module):
@@ -54,7 +54,10 @@ class BlendedPointRenderer(nn.Module):
         if colors is None:
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
         self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
-        self.colors = nn.ParameterList([_start_colors(color, degree) for color in colors])
+        # Coefficients of the colour by direction: the constant one, and the others, which learn at their own rate.
+        self.colors = nn.ParameterList([(color / _CONSTANT)[:, None] for color in colors])
+        if degree:
+            self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
         self.dots = dots
         self.spacing = list(spacing) or [0.0] * len(clouds)
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
@@ -97,16 +100,10 @@ class BlendedPointRenderer(nn.Module):
     def _compose(self, camera: Cameras, fragments: Fragments, frame: int) -> tuple[Tensor, Tensor, Tensor]:
         points, strands = self.middles_and_strands(frame)
         directions = F.normalize(points.detach() - camera.cam_to_world[0, :3, 3], dim=-1)
+        coefficients = torch.cat([self.colors[frame], self.shades[frame]], 1) if self.degree else self.colors[frame]
         # Not an einsum: it would be a matrix product for each point.
-        color = (harmonics(directions, self.degree)[:, :, None] * self.colors[frame]).sum(1)
+        color = (harmonics(directions, self.degree)[:, :, None] * coefficients).sum(1)
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
         splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)
         return composite_splats(splats, camera, fragments, self.dots, self.splat)
-
-
-def _start_colors(color: Tensor, degree: int) -> Tensor:
-    """(N, (degree + 1)², 3) coefficients of a colour that is the same from everywhere."""
-    start = color.new_zeros(len(color), (degree + 1) ** 2, 3)
-    start[:, 0] = color / _FIRST
-    return start

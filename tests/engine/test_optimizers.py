@@ -33,14 +33,16 @@ def test_groups_have_their_rates_and_decays() -> None:
 def test_the_blended_forms_points_have_rates_of_their_own() -> None:
     cfg = config("MODEL.FORM", "blended", "SOLVER.BASE_LR", "0.01", "SOLVER.BIAS_LR_FACTOR", "2",
                  "SOLVER.FEATURE_LR_FACTOR", "5", "SOLVER.OPACITY_LR_FACTOR", "30", "SOLVER.POSITION_LR_FACTOR", "7",
-                 "SOLVER.WIDTH_LR_FACTOR", "10", "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.WEIGHT_DECAY_BIAS", "0.2")
+                 "SOLVER.WIDTH_LR_FACTOR", "10", "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.WEIGHT_DECAY_BIAS", "0.2",
+                 "SOLVER.HARMONICS_LR_FACTOR", "3", "SOLVER.HARMONICS_DECAY", "0.5")
     renderer = BlendedPointRenderer([torch.zeros(4, 3)], feature_dim=2, dots=3)
     names = {parameter: name for name, parameter in renderer.named_parameters()}
     found = {names[p]: (round(group["lr"], 6), group["weight_decay"])
              for group in build_optimizer(cfg, renderer).param_groups for p in group["params"]}
     assert len(found) == len(names)
     assert {name: found[name] for name in found if not name.startswith("network")} == {
-        "features.0": (0.05, 0), "colors.0": (0.05, 0), "default_feature": (0.05, 0), "opacity.0": (0.3, 0),
+        "features.0": (0.05, 0), "colors.0": (0.05, 0), "shades.0": (0.03, 0.5), "default_feature": (0.05, 0),
+        "opacity.0": (0.3, 0),
         "log_width.0": (0.1, 0), "offsets.0": (0.07, 0), "strands.0": (0.07, 0)}
     assert found["network.out.weight"] == (0.01, 0.1)
     assert found["network.out.bias"] == (0.02, 0.2)

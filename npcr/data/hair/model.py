@@ -87,7 +87,7 @@ def optics_of(model: Model, options: HairOptions) -> Optics:
     """Square pictures that the model fills from where the cameras stand."""
     distance = _DISTANCE * model.radius
     focal = _FILL * options.size * math.sqrt(distance**2 - model.radius**2) / model.radius
-    return Optics(options.size, options.size, focal, options.samples)
+    return Optics(options.size, options.size, focal)
 
 
 def view_cameras(model: Model, options: HairOptions) -> Cameras:

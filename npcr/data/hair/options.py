@@ -42,6 +42,7 @@ class HairOptions:
     holdout_every: int = 5
     size: int = 200
     samples: int = 64
+    truth_samples: int | None = None  # of what models are judged by; None: as many as the others
     path_frames: int = 24
     path_degrees: float = 72.0
     points: int = 90_000
@@ -63,6 +64,8 @@ class HairOptions:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)!r}; allowed: "
                                   f"{', '.join(allowed)}")
+        if self.truth_samples is not None and not 1 <= self.truth_samples <= limits["samples"][1]:
+            raise ConfigError(f"--truth-samples is {self.truth_samples}; it must be from 1 to {limits['samples'][1]}")
         if self.holdout_every == 1:
             raise ConfigError("--holdout-every is 1; that would leave no view to train on (0 holds out none)")
         unread = [name for name in ("length", "curl", "clump", "frizz") if getattr(self, name) is not None]

@@ -35,7 +35,6 @@ class Optics:
     width: int
     height: int
     focal: float  # pixels; the principal point is the picture's middle, ((width - 1) / 2, (height - 1) / 2)
-    samples: int  # paths for each pixel of a photograph
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,13 @@ class HairRenderer:
         self._finder = mitsuba.load_dict({"type": "aov", "aovs": "position:position,distance:depth",
                                           "block_size": _BLOCK})
 
-    def photograph(self, cam_to_world: np.ndarray, seed: int) -> np.ndarray:
-        """(H, W, 4) float32: linear light, premultiplied, and the share of each pixel that is covered."""
-        sensor = self._sensor(cam_to_world, {"type": "multijitter",
-                                                "sample_count": self.optics.samples})
-        picture = self._mitsuba.render(self._scene, sensor=sensor, integrator=self._tracer, seed=seed,
-                                       spp=self.optics.samples)
+    def photograph(self, cam_to_world: np.ndarray, seed: int, samples: int) -> np.ndarray:
+        """(H, W, 4) float32: linear light, premultiplied, and the share of each pixel that is covered.
+
+        samples: light paths for each pixel.
+        """
+        sensor = self._sensor(cam_to_world, {"type": "multijitter", "sample_count": samples})
+        picture = self._mitsuba.render(self._scene, sensor=sensor, integrator=self._tracer, seed=seed, spp=samples)
         return np.array(picture, np.float32)
 
     def geometry(self, cam_to_world: np.ndarray) -> Geometry:

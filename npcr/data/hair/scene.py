@@ -106,8 +106,8 @@ def _check_clearable(folder: Path) -> bool:
 def _render_missing(folder: Path, work: Path, model: Model, options: HairOptions, views: Cameras,
                     frames: Cameras | None, workers: int,
                     progress: Callable[[Iterable[Any], int, int], Iterable[Any]]) -> None:
-    jobs = [_job("view", i, views, options.seed) for i in range(len(views))]
-    jobs += [_job("frame", i, frames, options.seed) for i in range(len(frames))] if frames is not None else []
+    jobs = [_job("view", i, views, options) for i in range(len(views))]
+    jobs += [_job("frame", i, frames, options) for i in range(len(frames))] if frames is not None else []
     missing = [job for job in jobs if not _is_there(folder, job, options, views.size)]
     with closing(render_all(work, optics_of(model, options), missing, workers)) as results:
         for result in progress(results, len(jobs), len(jobs) - len(missing)):
@@ -120,9 +120,12 @@ def _render_missing(folder: Path, work: Path, model: Model, options: HairOptions
                 write_image(_picture_path(folder, result.job, options), picture)  # last: it says "done"
 
 
-def _job(kind: str, index: int, cameras: Cameras, seed: int) -> Job:
-    number = int(np.random.SeedSequence([seed, _STREAMS[kind], index]).generate_state(1)[0])
-    return Job(kind, index, cameras.cam_to_world[index].double().numpy(), number, with_geometry=kind == "frame")
+def _job(kind: str, index: int, cameras: Cameras, options: HairOptions) -> Job:
+    number = int(np.random.SeedSequence([options.seed, _STREAMS[kind], index]).generate_state(1)[0])
+    judges = kind == "frame" or index in split_holdout(len(cameras), options.holdout_every)[1]
+    samples = options.truth_samples if judges and options.truth_samples else options.samples
+    return Job(kind, index, cameras.cam_to_world[index].double().numpy(), number, samples,
+               with_geometry=kind == "frame")
 
 
 def _picture_path(folder: Path, job: Job, options: HairOptions) -> Path:

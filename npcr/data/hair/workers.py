@@ -28,6 +28,7 @@ class Job:
     index: int
     cam_to_world: np.ndarray  # (4, 4)
     seed: int
+    samples: int  # light paths for each pixel
     with_geometry: bool
 
 
@@ -85,5 +86,5 @@ def _start(folder: Path, optics: Optics, threads: int) -> None:
 
 def _render(job: Job) -> Result:
     assert _renderer is not None
-    picture = _renderer.photograph(job.cam_to_world, job.seed)
+    picture = _renderer.photograph(job.cam_to_world, job.seed, job.samples)
     return Result(job, picture, _renderer.geometry(job.cam_to_world) if job.with_geometry else None)

@@ -14,8 +14,9 @@ from npcr.cameras import project
 from npcr.config import load_config
 from npcr.data.carving import coverage
 from npcr.data.hair import scene as module
+from npcr.data.hair.model import build_model, view_cameras
 from npcr.data.hair.options import HairOptions
-from npcr.data.hair.scene import make_hair_scene
+from npcr.data.hair.scene import _job, make_hair_scene
 from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import ConfigError, NpcrError, SceneError
 from npcr.io.camera_files import read_cameras
@@ -91,6 +92,18 @@ def test_the_path_has_true_depth_and_positions(folder):
         y, x = np.nonzero(hit)
         np.testing.assert_allclose(pixels[0], np.stack([x, y], axis=1), atol=5e-3)
         np.testing.assert_allclose(z[0], depth[hit], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "index", "samples"), [("view", 0, 4), ("view", 2, 16), ("frame", 0, 16)])
+def test_more_light_paths_go_to_what_models_are_judged_by(kind, index, samples):
+    cameras = view_cameras(build_model(OPTIONS), OPTIONS)
+    assert _job(kind, index, cameras, replace(OPTIONS, truth_samples=16)).samples == samples
+    assert _job(kind, index, cameras, OPTIONS).samples == 4
+
+
+def test_truth_samples_of_zero_are_refused():
+    with pytest.raises(ConfigError, match=r"--truth-samples is 0; it must be from 1"):
+        HairOptions(truth_samples=0)
 
 
 @needs_mitsuba

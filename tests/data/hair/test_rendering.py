@@ -15,7 +15,7 @@ from npcr.orbits import look_at
 pytest.importorskip("mitsuba", reason="mitsuba is not installed: pip install 'npcr[hair]'")
 
 SIZE = (28, 24)
-OPTICS = Optics(*SIZE, focal=52.0, samples=64)
+OPTICS = Optics(*SIZE, focal=52.0)
 POSE = look_at([1.0, -4.0, 1.5], [0.05, 0.0, 0.1])
 SPOTS = np.array([[-0.5, 0.2, 0.4], [0.6, -0.3, -0.2], [0.1, 0.3, -0.45]])
 
@@ -74,7 +74,7 @@ def test_photographs_show_things_where_they_project(tmp_path):
         folder.mkdir()
         mesh = ball(tuple(spot), 0.12, (0.5, 0.5, 0.5), resolution=12)  # a curve's open ends would shift its middle
         write_model(folder, Surface(mesh, np.ones(len(mesh.quads))), dots(np.array([[0, 0, 5.0]])))
-        alpha = HairRenderer(folder, Optics(*SIZE, 52.0, 400)).photograph(POSE, seed=0)[..., 3]
+        alpha = HairRenderer(folder, Optics(*SIZE, 52.0)).photograph(POSE, 0, 400)[..., 3]
         assert alpha.sum() > 3  # wide enough for its middle to mean something
         seen = (alpha[..., None] * pixel_grid(SIZE).numpy()).sum((0, 1)) / alpha.sum()
         expected = project(torch.from_numpy(spot[None, None]).float(), cameras())[0][0, 0].numpy()
@@ -82,7 +82,7 @@ def test_photographs_show_things_where_they_project(tmp_path):
 
 
 def test_alpha_is_coverage(renderer):
-    picture = renderer.photograph(POSE, seed=0)
+    picture = renderer.photograph(POSE, 0, 64)
     assert picture.shape == (SIZE[1], SIZE[0], 4)
     alpha = picture[..., 3]
     assert alpha.min() == 0
@@ -103,7 +103,7 @@ def test_alpha_is_coverage(renderer):
 
 def test_a_view_follows_its_seed_and_no_number_of_threads(renderer, tmp_path):
     write_model(tmp_path, None, wisps())
-    pictures = [HairRenderer(tmp_path, Optics(*SIZE, 52.0, 4), threads).photograph(POSE, seed)
+    pictures = [HairRenderer(tmp_path, Optics(*SIZE, 52.0), threads).photograph(POSE, seed, 4)
                 for threads, seed in ((1, 3), (2, 3), (1, 4))]
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
@@ -116,7 +116,7 @@ def test_dark_pigment_makes_dark_hair(tmp_path):
         folder.mkdir()
         strands = wisps()
         write_model(folder, None, Strands(strands.points, strands.radii, strands.counts, np.full((60, 2), melanin)))
-        light.append(HairRenderer(folder, Optics(*SIZE, 52.0, 16)).photograph(POSE, 0)[..., :3].mean((0, 1)))
+        light.append(HairRenderer(folder, Optics(*SIZE, 52.0)).photograph(POSE, 0, 16)[..., :3].mean((0, 1)))
     assert (light[1] < 0.5 * light[0]).all()
 
 
@@ -125,7 +125,7 @@ def test_light_comes_from_where_it_is_said_to(tmp_path):
     write_model(tmp_path, Surface(ball((0, 0, 0), 0.6, (0.8, 0.8, 0.8), 0.9, 24), np.ones(6 * 24 * 24)),
                 dots(np.array([[0, 0, 5.0]])))
     renderer = HairRenderer(tmp_path, Optics(*SIZE, 52.0, 64))
-    brightness = renderer.photograph(look_at([0, -4.0, 0.5], [0, 0, 0]), 0)[..., :3].mean(-1)
+    brightness = renderer.photograph(look_at([0, -4.0, 0.5], [0, 0, 0]), 0, 64)[..., :3].mean(-1)
     half = SIZE[0] // 2
     assert brightness[:12, :half].sum() > 1.2 * brightness[:12, half:].sum()  # it stands at -x, on the left here
     assert brightness[:12].sum() > 1.2 * brightness[12:].sum()

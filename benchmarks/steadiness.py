@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How steady a camera's video becomes by blending, by refining and by both, against a ray-traced video.
+
+For every scene: trains, refines as published and steadily, judges single frames, blending and refining on the scene's
+true video path, on a fine orbit and on the held-out photographs, and puts them into one table. Steps that are done in
+the output folder are kept: Ctrl-C stops, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import numpy as np  # noqa: E402
+
+from benchmarks.common import environment, print_table, write_json  # noqa: E402
+from benchmarks.pages import fill_page  # noqa: E402
+from npcr import cli  # noqa: E402
+from npcr.engine.checkpoint import find_epoch, model_path  # noqa: E402
+from npcr.errors import CheckpointError, ConfigError, NpcrError  # noqa: E402
+from npcr.io.images import read_image, write_image  # noqa: E402
+
+EXAMPLES = """examples:
+  python tools/make_hair.py datasets/curly --preset curly --path-degrees 24 --truth-samples 256
+  python benchmarks/steadiness.py datasets/curly
+  python benchmarks/steadiness.py datasets/curly datasets/ponytail --minutes 5 --page docs/temporal.md
+
+writes, in --output:
+  steadiness.json   the rows of every scene
+  SCENE/slices.png  one picture row over time, of each way
+  SCENE/…           models, and what tools/evaluate.py wrote of them
+"""
+# heading, key of a row, digits
+COLUMNS = (("PSNR, dB ↑", "psnr", 2), ("worst frame", "worst_psnr_change", 2), ("SSIM ↑", "ssim", 3),
+           ("`warp_error` ↓", "warp_error", 4), ("`second_difference_error` ↓", "second_difference_error", 4),
+           ("`flow_error` ↓", "flow_error", 3), ("ColorVideoVDP ↑", "color_video_vdp", 3),
+           ("`flicker`, path ↓", "flicker", 4), ("`flicker`, fine orbit ↓", "fine_flicker", 4),
+           ("held-out PSNR ↑", "held_out_psnr", 2), ("blending, share of a frame's time", "blend_share", 3))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to a video: a model and a blending of its frames."""
+
+    title: str
+    model: str  # as a folder of the scene's output
+    blend: str
+
+
+WAYS = (Way("single frames", "trained", "off"), Way("legacy blending", "trained", "legacy"),
+        Way("default blending", "trained", "default"), Way("refined as published", "published", "off"),
+        Way("refined", "steady", "off"), Way("refined, default blending", "steady", "default"))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help="folders with a true path")
+    parser.add_argument("--minutes", type=float, default=5, metavar="N", help="of training (default: %(default)g)")
+    parser.add_argument("--refine", nargs="+", default=[], metavar="KEY VALUE",
+                        help="configuration keys for the steady refining, such as REFINE.STEADINESS 80")
+    parser.add_argument("--output", type=Path, default=Path("output/steadiness"), metavar="FOLDER",
+                        help="default: %(default)s")
+    parser.add_argument("--page", type=Path, metavar="FILE",
+                        help="write the table to a page with the marker <!-- steadiness -->")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    if args.minutes <= 0:
+        parser.error(f"--minutes is {args.minutes:g}; it must be above 0")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what is missing for each scene, then write the table."""
+    args = parse(arguments)
+    for scene in args.scenes:
+        if not (scene / "path" / "CamPose.inf").exists():
+            raise ConfigError(f"{scene}: has no path/CamPose.inf; tools/make_hair.py {scene} makes one")
+    rows = [row for scene in args.scenes for row in judge_scene(scene, args)]
+    described = environment(cli.resolve_device(args.device)) | {"command": command(args)}
+    write_json(args.output / "steadiness.json", rows, described)
+    print_table(rows, ("scene", "way", *(key for _, key, _ in COLUMNS)))
+    if args.page:
+        fill_page(args.page, {"steadiness": tables(rows, described)})
+    print(f"{len(rows)} rows: {args.output}/steadiness.json" + (f", {args.page}" if args.page else ""))
+
+
+def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train, refine and judge one scene; a row for each of `WAYS`."""
+    folder = args.output / scene.resolve().name
+    model = train(scene, folder / "trained", args)
+    refine(model, scene, folder / "published", ["--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics",
+                                                str(scene / "path" / "Intrinsic.inf"), "REFINE.SCHEME", "published"])
+    refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
+    for name in dict.fromkeys(way.model for way in WAYS):
+        judge(model if name == "trained" else folder / name / refined(model).name, folder / name,
+              [way.blend for way in WAYS if way.model == name], read_row(folder / "trained"))
+    write_image(folder / "slices.png", np.concatenate([read_image(folder / name / "video" / "slices.png")
+                                                       for name in dict.fromkeys(way.model for way in WAYS)]))
+    rows = [{"scene": scene.resolve().name, "way": way.title} | measured(folder / way.model, way.blend) for way in WAYS]
+    singles = path_values(folder / "trained", "off", "psnr")
+    for row, way in zip(rows, WAYS, strict=True):
+        values = path_values(folder / way.model, way.blend, "psnr")
+        row["worst_psnr_change"] = min(b - a for a, b in zip(singles, values, strict=True))
+    return rows
+
+
+def train(scene: Path, folder: Path, args: argparse.Namespace) -> Path:
+    """The trained model's file."""
+    done = folder / "trained.json"
+    if not done.exists():
+        going_on = ["RESUME", "True"] if newest(folder, resume=True) else []
+        python("tools/train.py", "--config-file", scene / "scene.yml", "DATASETS.TRAIN", scene, "OUTPUT_DIR", folder,
+               "SOLVER.MAX_MINUTES", f"{args.minutes:g}", "SOLVER.MAX_EPOCHS", "100000", "SOLVER.CHECKPOINT_PERIOD",
+               "100000", "TEST.PERIOD", "0", "MODEL.DEVICE", args.device, *going_on)
+        done.write_text(json.dumps({"minutes": args.minutes}) + "\n")
+    return model_path(folder, newest(folder))
+
+
+def refine(model: Path, scene: Path, folder: Path, options: Sequence[str]) -> None:
+    """Refine `model` into `folder`."""
+    copy, result = folder / model.name, folder / refined(model).name
+    done = folder / "refined.json"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(model.read_bytes())
+    state = result.with_name(result.name.replace("nr_model_", "nr_optimizer_", 1))
+    python("tools/refine.py", "--config-file", model.parent / "config.yml", "--checkpoint", copy,
+           "--resume" if state.exists() else "--overwrite", *options, "OUTPUT_DIR", folder)
+    done.write_text(json.dumps({"options": list(options)}) + "\n")
+
+
+def judge(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> None:
+    """Held-out views and video of a model, as tools/evaluate.py writes them; `row`: of the slices."""
+    config = ["--config-file", folder.parent / "trained" / "config.yml", "--checkpoint", model]
+    if not (folder / "held_out" / "evaluation.json").exists():
+        python("tools/evaluate.py", *config, "--output", folder / "held_out")
+    if not (folder / "video" / "video.json").exists():
+        at_row = [] if row is None else ["--row", str(row)]
+        python("tools/evaluate.py", *config, "--output", folder / "video", "--video", "--blend", *blends, *at_row)
+
+
+def measured(folder: Path, blend: str) -> dict[str, Any]:
+    """What `judge` found of one blending of one model."""
+    report = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
+    held_out = json.loads((folder / "held_out" / "evaluation.json").read_text(encoding="utf-8"))["mean"]
+    seconds = [part["seconds"] for part in report.values()]
+    share = sum(one["blend"][blend] for one in seconds) / sum(one["render"] for one in seconds)
+    return report["path"]["mean"][blend] | {
+        "fine_flicker": report["fine orbit"]["mean"][blend]["flicker"],
+        "held_out_psnr": held_out["psnr"] if blend == "off" else None,
+        "blend_share": None if blend == "off" else share}
+
+
+def path_values(folder: Path, blend: str, metric: str) -> list[float]:
+    """A measure of each frame of the path."""
+    report = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
+    values: list[float] = report["path"]["each"][blend][metric]
+    return values
+
+
+def read_row(folder: Path) -> int | None:
+    """The picture row that the first model's slices show; None before they are made."""
+    file = folder / "video" / "video.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))["row"]) if file.exists() else None
+
+
+def tables(rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> str:
+    """A markdown table a scene."""
+    text = f"`{described['command']}`, {described['processor']} ({described['device']}), commit {described['commit']}\n"
+    for scene in dict.fromkeys(row["scene"] for row in rows):
+        lines = [["", *(heading for heading, _, _ in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
+        lines += [[row["way"], *(cell(row.get(key), digits) for _, key, digits in COLUMNS)]
+                  for row in rows if row["scene"] == scene]
+        text += f"\n**`{scene}`**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text
+
+
+def cell(value: float | None, digits: int) -> str:
+    """A number of a table; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def command(args: argparse.Namespace) -> str:
+    """How this was called, without what changes no result."""
+    extra = ["--refine", *args.refine] if args.refine else []
+    scenes = [f"datasets/{scene.resolve().name}" for scene in args.scenes]
+    return shlex.join(["python", "benchmarks/steadiness.py", *scenes, "--minutes", f"{args.minutes:g}", *extra])
+
+
+def python(script: str, *arguments: str | Path) -> None:
+    """Show a command as a user would type it, and run it."""
+    line = [script, *map(str, arguments)]
+    print(f"\n$ python {shlex.join(line)}", flush=True)
+    status = subprocess.run([sys.executable, str(ROOT / script), *line[1:]], check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise NpcrError(f"python {script} failed with status {status}; its message stands above")
+
+
+def refined(model: Path) -> Path:
+    """Where tools/refine.py puts its result."""
+    return model.with_name(f"{model.stem}_refined.pth")
+
+
+def newest(folder: Path, *, resume: bool = False) -> int:
+    """The newest epoch in `folder`, 0 where there is none."""
+    try:
+        return find_epoch(folder, -1, resume=resume)
+    except CheckpointError:
+        return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steadiness benchmark: which commands it runs, what it keeps, and the table that follows from their results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import steadiness
+from npcr.errors import ConfigError
+from npcr.io.images import write_image
+
+PSNR = {"off": [30.0, 31.0, 32.0], "legacy": [29.5, 31.0, 31.5], "default": [30.1, 31.0, 32.0]}
+
+
+def video(blends: list[str], row: int) -> dict:
+    seconds = {"render": 0.2, "blend": dict.fromkeys(blends, 0.01)}
+    path = {"mean": {blend: {"psnr": float(np.mean(PSNR[blend])), "flicker": 0.004, "warp_error": 0.01}
+                     for blend in blends}, "each": {blend: {"psnr": PSNR[blend]} for blend in blends}}
+    fine = {"mean": {blend: {"flicker": 0.002} for blend in blends}}
+    return {"row": row, "paths": {"path": path | {"seconds": seconds}, "fine orbit": fine | {"seconds": seconds}}}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that were run; they write what the real ones would."""
+    made: list[list[str]] = []
+
+    def python(script: str, *arguments: str | Path) -> None:
+        given = list(map(str, arguments))
+        made.append([script, *given])
+        value = {name: given[given.index(name) + 1] for name in ("OUTPUT_DIR", "--output", "--row") if name in given}
+        if script == "tools/train.py":
+            Path(value["OUTPUT_DIR"]).mkdir(parents=True)
+            for kind in ("model", "optimizer"):
+                (Path(value["OUTPUT_DIR"]) / f"nr_{kind}_7.pth").write_bytes(b"a model")
+        elif script == "tools/refine.py":
+            (Path(value["OUTPUT_DIR"]) / "nr_model_7_refined.pth").write_bytes(b"refined")
+        else:
+            folder = Path(value["--output"])
+            folder.mkdir(parents=True)
+            if "--video" in given:
+                blends = [one for one in given if one in PSNR]
+                (folder / "video.json").write_text(json.dumps(video(blends, int(value.get("--row", 5)))))
+                write_image(folder / "slices.png", np.zeros((4 * len(blends), 6, 3), np.uint8))
+            else:
+                (folder / "evaluation.json").write_text(json.dumps({"mean": {"psnr": 28.0}}))
+
+    monkeypatch.setattr(steadiness, "python", python)
+    return made
+
+
+def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[list[str]]) -> None:
+    scene, output, page = tmp_path / "curls", tmp_path / "output", tmp_path / "page.md"
+    (scene / "path").mkdir(parents=True)
+    (scene / "path" / "CamPose.inf").touch()
+    page.write_text("before\n<!-- steadiness -->\nold\n<!-- /steadiness -->\nafter\n")
+    command = [str(scene), "--output", str(output), "--page", str(page), "--minutes", "2",
+               "--refine", "REFINE.STEADINESS", "80"]
+    steadiness.main(command)
+    assert [call[0] for call in calls] == ["tools/train.py", *["tools/refine.py"] * 2, *["tools/evaluate.py"] * 6]
+    published, steady = calls[1:3]
+    assert "published" in published
+    assert "REFINE.STEADINESS" not in published
+    assert steady[-4:-2] == ["REFINE.STEADINESS", "80"]
+    assert [call[call.index("--row") + 1] for call in calls[5:] if "--video" in call] == ["5", "5"]
+    rows = json.loads((output / "steadiness.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == [way.title for way in steadiness.WAYS]
+    assert rows[1]["worst_psnr_change"] == pytest.approx(-0.5)
+    assert rows[2]["blend_share"] == pytest.approx(0.05)
+    text = page.read_text()
+    assert "old" not in text
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "| legacy blending | 30.67 | -0.50 | – | 0.0100 |" in text
+    assert "datasets/curls --minutes 2 --refine REFINE.STEADINESS 80`" in text
+    assert (output / "curls" / "slices.png").exists()
+    done = len(calls)
+    steadiness.main(command)
+    assert len(calls) == done
+
+
+def test_a_scene_without_a_path_is_refused_before_anything_runs(tmp_path: Path, calls: list[list[str]]) -> None:
+    with pytest.raises(ConfigError, match=r"has no path/CamPose.inf"):
+        steadiness.main([str(tmp_path), "--output", str(tmp_path / "output")])
+    assert not calls
