@@ -124,7 +124,7 @@ def test_light_comes_from_where_it_is_said_to(tmp_path):
     """The map's layout: a white ball is brightest towards the key."""
     write_model(tmp_path, Surface(ball((0, 0, 0), 0.6, (0.8, 0.8, 0.8), 0.9, 24), np.ones(6 * 24 * 24)),
                 dots(np.array([[0, 0, 5.0]])))
-    renderer = HairRenderer(tmp_path, Optics(*SIZE, 52.0, 64))
+    renderer = HairRenderer(tmp_path, Optics(*SIZE, 52.0))
     brightness = renderer.photograph(look_at([0, -4.0, 0.5], [0, 0, 0]), 0, 64)[..., :3].mean(-1)
     half = SIZE[0] // 2
     assert brightness[:12, :half].sum() > 1.2 * brightness[:12, half:].sum()  # it stands at -x, on the left here
