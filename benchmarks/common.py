@@ -8,12 +8,15 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from npcr.errors import NpcrError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,6 +86,15 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
         if number == 0:
             print("  ".join("-" * width for width in widths))
+
+
+def run_script(script: str, *arguments: str) -> None:
+    """Run one of the repository's scripts, whose own message stands above where it fails."""
+    status = subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        raise NpcrError(f"python {script} failed with status {status}; its message stands above")
 
 
 def _cell(value: object) -> str:

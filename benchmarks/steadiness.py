@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from benchmarks.common import environment, print_table, write_json  # noqa: E402
+from benchmarks.common import environment, print_table, run_script, write_json  # noqa: E402
 from benchmarks.pages import fill_page  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.engine.checkpoint import find_epoch, model_path  # noqa: E402
-from npcr.errors import CheckpointError, ConfigError, NpcrError  # noqa: E402
+from npcr.errors import CheckpointError, ConfigError  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 
 EXAMPLES = """examples:
@@ -204,11 +203,7 @@ def python(script: str, *arguments: str | Path) -> None:
     """Show a command as a user would type it, and run it."""
     line = [script, *map(str, arguments)]
     print(f"\n$ python {shlex.join(line)}", flush=True)
-    status = subprocess.run([sys.executable, str(ROOT / script), *line[1:]], check=False).returncode
-    if status == 130:
-        raise KeyboardInterrupt
-    if status:
-        raise NpcrError(f"python {script} failed with status {status}; its message stands above")
+    run_script(*line)
 
 
 def refined(model: Path) -> Path:

@@ -12,7 +12,6 @@ import argparse
 import logging
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.common import environment, print_table, write_json  # noqa: E402
+from benchmarks.common import environment, print_table, run_script, write_json  # noqa: E402
 from benchmarks.quality import report  # noqa: E402
 from benchmarks.quality.clouds import open_scene  # noqa: E402
 from benchmarks.quality.runs import Job, Study, finished, remove, run  # noqa: E402
@@ -138,15 +137,6 @@ def make_study(args: argparse.Namespace) -> Study:
     vgg = VggFeatures(str(args.vgg)) if args.vgg else None
     return Study(open_scene(args.scene), args.output, args.side, args.minutes, cli.resolve_device(args.device),
                  args.vgg, vgg, args.keep_models)
-
-
-def run_script(script: str, *arguments: str) -> None:
-    """Run one of the repository's scripts, whose own message stands above where it fails."""
-    status = subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False).returncode
-    if status == 130:
-        raise KeyboardInterrupt
-    if status:
-        raise NpcrError(f"python {script} failed with status {status}; its message stands above")
 
 
 def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
