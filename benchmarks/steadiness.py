@@ -30,7 +30,7 @@ from npcr.errors import CheckpointError, ConfigError  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 
 EXAMPLES = """examples:
-  python tools/make_hair.py datasets/curly --preset curly --path-degrees 24 --truth-samples 256
+  python tools/make_hair.py datasets/curly --preset curly --path-degrees 24 --truth-samples 128
   python benchmarks/steadiness.py datasets/curly
   python benchmarks/steadiness.py datasets/curly datasets/ponytail --minutes 5 --page docs/temporal.md
 
@@ -69,6 +69,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5, metavar="N", help="of training (default: %(default)g)")
     parser.add_argument("--refine", nargs="+", default=[], metavar="KEY VALUE",
                         help="configuration keys for the steady refining, such as REFINE.STEADINESS 80")
+    parser.add_argument("--vgg", type=Path, metavar="FILE",
+                        help="VGG-19 weights for the published refining, which without them follows the squared error "
+                             "alone")
     parser.add_argument("--output", type=Path, default=Path("output/steadiness"), metavar="FOLDER",
                         help="default: %(default)s")
     parser.add_argument("--page", type=Path, metavar="FILE",
@@ -77,6 +80,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.minutes <= 0:
         parser.error(f"--minutes is {args.minutes:g}; it must be above 0")
+    if args.vgg and not args.vgg.is_file():
+        parser.error(f"--vgg: {args.vgg} is not a file")
     return args
 
 
@@ -99,8 +104,10 @@ def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train, refine and judge one scene; a row for each of `WAYS`."""
     folder = args.output / scene.resolve().name
     model = train(scene, folder / "trained", args)
-    refine(model, scene, folder / "published", ["--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics",
-                                                str(scene / "path" / "Intrinsic.inf"), "REFINE.SCHEME", "published"])
+    perceptual = ["1", "PERCEPTUAL.CHECKPOINT", str(args.vgg)] if args.vgg else ["0"]
+    refine(model, scene, folder / "published", [
+        "--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics", str(scene / "path" / "Intrinsic.inf"),
+        "REFINE.SCHEME", "published", "LOSS.MSE", "1", "LOSS.PERCEPTUAL", *perceptual])
     refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
     for name in dict.fromkeys(way.model for way in WAYS):
         judge(model if name == "trained" else folder / name / refined(model).name, folder / name,
@@ -194,7 +201,8 @@ def cell(value: float | None, digits: int) -> str:
 
 def command(args: argparse.Namespace) -> str:
     """How this was called, without what changes no result."""
-    extra = ["--refine", *args.refine] if args.refine else []
+    extra = ["--vgg", args.vgg.name] if args.vgg else []
+    extra += ["--refine", *args.refine] if args.refine else []
     scenes = [f"datasets/{scene.resolve().name}" for scene in args.scenes]
     return shlex.join(["python", "benchmarks/steadiness.py", *scenes, "--minutes", f"{args.minutes:g}", *extra])
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -27,9 +27,7 @@ from torch.nn import functional as F
 
 from npcr.cameras import Cameras, project, unproject
 
-# Pixels: the window whose nearest point is a pixel's depth, and the one over which that is evened out.
-NEAREST, EVEN = 3, 3
-# Relative depth difference beyond which the mean over that window would join things that lie apart.
+# Relative depth difference beyond which the mean over a window would join things that lie apart.
 STEP = 0.02
 
 
@@ -85,28 +83,55 @@ def reproject(current: Frame, earlier: Frame, images: Sequence[Tensor], *, color
     return result
 
 
-def surface_depth(depth: Tensor) -> Tensor:
+def surface_depth(depth: Tensor, window: Window | None = None) -> Tensor:
     """The depth (B, H, W) of the surface that hair makes up, of that of the nearest rendered points.
 
     A pixel's nearest point often lies behind the strands that cover the pixel, for points are sparse. The
-    nearest of the window around it is closer to what is seen; evening that out takes the noise from it, but
-    for steps in depth, which stay. 0 where the window is empty.
+    nearest of the 3x3 window around it is closer to what is seen; the mean over another one takes the noise
+    from it, but for steps in depth, which stay. 0 where the window is empty. window: `occupied(depth, margin=1)`,
+    where it is known.
     """
-    far = torch.where(depth > 0, -depth, -math.inf)[:, None]
-    nearest = -F.max_pool2d(far, NEAREST, stride=1, padding=NEAREST // 2)  # (B, 1, H, W); inf where empty
+    window = occupied(depth, margin=1) if window is None else window
+    surface = torch.zeros_like(depth)
+    if window == EMPTY:
+        return surface
+    rows, columns = window
+    near = depth[..., rows, columns]
+    nearest = _over_neighbours(torch.where(near > 0, near, math.inf), torch.minimum)
     there = torch.isfinite(nearest)
     nearest = nearest.masked_fill(~there, 0.0)
-    sums = F.avg_pool2d(torch.cat([nearest, there.to(nearest.dtype)], dim=1), EVEN, stride=1, padding=EVEN // 2)
-    even = sums[:, :1] / sums[:, 1:].clamp_min(1e-6)
-    step = (even - nearest).abs() > STEP * nearest  # of no use in empty pixels, which stay empty
-    return torch.where(step, nearest, even).masked_fill(~there, 0.0)[:, 0]
+    count = _over_neighbours(there.to(nearest.dtype), torch.add)
+    even = _over_neighbours(nearest, torch.add) / count.clamp_min(1)
+    step = (even - nearest).abs() > STEP * nearest
+    surface[..., rows, columns] = torch.where(step, nearest, even).masked_fill(~there, 0.0)
+    return surface
 
 
-def occupied(surface: Tensor) -> Window:
-    """The smallest window that holds every point of all of `surface` (B, H, W); `EMPTY` without points."""
-    there = (surface > 0).any(dim=0)
-    rows, columns = (there.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
-    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if rows else EMPTY
+def _over_neighbours(image: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`combine` over each pixel's 3x3 window within `image` (B, H, W): cheaper than pooling one channel is."""
+    for axis in (-2, -1):
+        size, result = image.shape[axis], image.clone()
+        inner, outer = result.narrow(axis, 1, size - 1), result.narrow(axis, 0, size - 1)
+        inner.copy_(combine(inner, image.narrow(axis, 0, size - 1)))
+        outer.copy_(combine(outer, image.narrow(axis, 1, size - 1)))
+        image = result
+    return image
+
+
+def occupied(depth: Tensor, margin: int = 0) -> Window:
+    """The smallest window that holds every point of all of `depth` (B, H, W), and `margin` pixels more around it.
+
+    It ends with the picture, and is `EMPTY` without points.
+    """
+    there = (depth > 0).any(dim=0)
+    rows, columns = (there.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    if not len(rows):
+        return EMPTY
+    return _span(rows, margin, there.shape[0]), _span(columns, margin, there.shape[1])
+
+
+def _span(places: Tensor, margin: int, end: int) -> slice:
+    return slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + 1 + margin, end))
 
 
 def find_warp(surface: Tensor, cameras: Cameras, earlier_surface: Tensor, earlier_cameras: Cameras,
@@ -250,10 +275,10 @@ class DefaultBlender(Blender):
         self._memory: _Memory | None = None
 
     def _blend(self, frame: Frame) -> Tensor:
-        surface = surface_depth(frame.depth)
+        window = occupied(frame.depth, margin=1)
+        surface = surface_depth(frame.depth, window)
         count = torch.ones_like(frame.depth)
         image = frame.image
-        window = occupied(surface)
         if self._memory is not None and window != EMPTY:
             image = image.clone()
             rows, columns = window

@@ -63,7 +63,8 @@ def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[
     steadiness.main(command)
     assert [call[0] for call in calls] == ["tools/train.py", *["tools/refine.py"] * 2, *["tools/evaluate.py"] * 6]
     published, steady = calls[1:3]
-    assert "published" in published
+    assert " ".join(published).endswith("REFINE.SCHEME published LOSS.MSE 1 LOSS.PERCEPTUAL 0 OUTPUT_DIR "
+                                        f"{output}/curls/published")
     assert "REFINE.STEADINESS" not in published
     assert steady[-4:-2] == ["REFINE.STEADINESS", "80"]
     assert [call[call.index("--row") + 1] for call in calls[5:] if "--video" in call] == ["5", "5"]
@@ -81,6 +82,19 @@ def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[
     done = len(calls)
     steadiness.main(command)
     assert len(calls) == done
+
+
+def test_published_refining_with_vgg(tmp_path: Path, calls: list[list[str]]) -> None:
+    scene, weights = tmp_path / "curls", tmp_path / "vgg.safetensors"
+    (scene / "path").mkdir(parents=True)
+    (scene / "path" / "CamPose.inf").touch()
+    weights.touch()
+    steadiness.main([str(scene), "--output", str(tmp_path / "output"), "--vgg", str(weights)])
+    published = calls[1]
+    assert published[published.index("LOSS.PERCEPTUAL"):][:4] == ["LOSS.PERCEPTUAL", "1", "PERCEPTUAL.CHECKPOINT",
+                                                                   str(weights)]
+    report = json.loads((tmp_path / "output" / "steadiness.json").read_text())
+    assert report["environment"]["command"].endswith("--minutes 5 --vgg vgg.safetensors")
 
 
 def test_a_scene_without_a_path_is_refused_before_anything_runs(tmp_path: Path, calls: list[list[str]]) -> None:

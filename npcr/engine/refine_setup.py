@@ -75,6 +75,9 @@ def make_windows(inputs: PathInputs) -> Windows:
 
 def make_published(inputs: PathInputs) -> PathRefiner:
     cfg = inputs.cfg
+    if not cfg.LOSS.MSE and not cfg.LOSS.PERCEPTUAL:
+        raise ConfigError("REFINE.SCHEME published draws pictures to its target by LOSS.MSE and LOSS.PERCEPTUAL, and "
+                          "both are 0; LOSS.MSE 1 LOSS.PERCEPTUAL 1 is as published, LOSS.MSE 1 alone needs no VGG-19")
     vgg = build_vgg(cfg)
     if vgg is not None:
         vgg.to(_device(inputs))

@@ -143,6 +143,13 @@ def test_vgg_that_is_missing_is_told_before_the_work(refine: Script) -> None:
     assert "PERCEPTUAL.CHECKPOINT: nowhere.pth: no such file" in err
 
 
+def test_the_published_scheme_without_a_loss_says_which_keys_it_follows(refine: Script) -> None:
+    status, _, err = refine(*PUBLISHED, "LOSS.MSE", "0", "LOSS.PERCEPTUAL", "0", "LOSS.L1", "1")
+    assert status == 2
+    assert "LOSS.MSE and LOSS.PERCEPTUAL" in err
+    assert not NEW.exists()
+
+
 def test_without_the_scene_the_steady_scheme_says_what_it_does_without(refine: Script,
                                                                       caplog: pytest.LogCaptureFixture) -> None:
     status, out, _ = refine(*QUICK, "1")
