@@ -159,11 +159,15 @@ def judge(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> 
 
 
 def measured(folder: Path, blend: str) -> dict[str, Any]:
-    """What `judge` found of one blending of one model."""
+    """What `judge` found of one blending of one model.
+
+    blend_share: what blending takes, by the time of a single frame, rendered and put over its background.
+    """
     report = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
     held_out = json.loads((folder / "held_out" / "evaluation.json").read_text(encoding="utf-8"))["mean"]
     seconds = [part["seconds"] for part in report.values()]
-    share = sum(one["blend"][blend] for one in seconds) / sum(one["render"] for one in seconds)
+    shown, single = (sum(one["blend"][name] for one in seconds) for name in (blend, "off"))
+    share = (shown - single) / (sum(one["render"] for one in seconds) + single)
     return report["path"]["mean"][blend] | {
         "fine_flicker": report["fine orbit"]["mean"][blend]["flicker"],
         "held_out_psnr": held_out["psnr"] if blend == "off" else None,

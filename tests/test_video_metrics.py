@@ -34,7 +34,7 @@ def camera(x: float = 0.0) -> Cameras:
 
 
 def plane(cameras: Cameras, z: float = 4.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Picture, positions and depth of a plane whose colour is linear along x and y, which bilinear is exact on."""
+    """Picture, positions and depth of a plane whose colour is linear along x and y, which samples are exact on."""
     depth = z / camera_rays(cameras)[..., 2]
     points = unproject(depth, cameras)
     image = 0.5 + 0.1 * points[:, :1] + 0.05 * points[:, 1:2]
@@ -47,8 +47,8 @@ def test_a_warp_with_known_geometry_is_exact() -> None:
     where = correspond(positions, depth, camera(0.0))
     assert where.seen.float().mean() == pytest.approx(36 / 40)  # 0.35 * 40 / 4 is 3.5 pixels to the right
     assert (where.pixels[..., 0] - torch.arange(40.0)).numpy() == pytest.approx(3.5, abs=1e-4)
-    assert warp_error(now, before, where).item() < 1e-6
-    assert warp_error(now + 0.1, before, where).item() == pytest.approx(0.1, abs=1e-5)
+    assert warp_error(now, before, where).item() < 5e-5  # the samples at the border, whose neighbours are missing
+    assert warp_error(now + 0.1, before, where).item() == pytest.approx(0.1, abs=5e-5)
     still = correspond(plane(camera())[1], depth, camera())
     assert warp_error(now, before, still).item() == pytest.approx(0.1 * 0.35, abs=1e-5)  # without the motion
 
@@ -77,11 +77,11 @@ def test_a_constant_scene_has_no_flicker_and_a_planted_one_is_measured() -> None
     pictures, positions, depths = zip(*(plane(camera(x)) for x in (0.0, 0.13, 0.26)), strict=True)
     back = correspond(positions[1], depths[0], camera(0.0))
     on = correspond(positions[1], depths[2], camera(0.26))
-    assert flicker(*pictures, back, on).item() < 1e-6
+    assert flicker(*pictures, back, on).item() < 5e-5
     jump = flicker(pictures[0], pictures[1] + 0.08, pictures[2], back, on)
-    assert jump.item() == pytest.approx(0.08, abs=1e-5)
+    assert jump.item() == pytest.approx(0.08, abs=5e-5)
     steady = flicker(pictures[0] - 0.03, pictures[1], pictures[2] + 0.03, back, on)  # a highlight wanders in
-    assert steady.item() < 1e-6
+    assert steady.item() < 5e-5
 
 
 def test_second_differences_against_the_truths() -> None:
@@ -114,8 +114,30 @@ def test_sampling_is_whole_at_pixel_centres() -> None:
     image = torch.rand(1, 2, 5, 7)
     grid = torch.stack(torch.meshgrid(torch.arange(7.0), torch.arange(5.0), indexing="xy"), dim=-1)[None]
     assert torch.allclose(sample(image, grid), image, atol=1e-6)
-    between = sample(image, grid[:, :, :6] + torch.tensor([0.5, 0.0]))
-    assert torch.allclose(between, (image[..., :-1] + image[..., 1:]) / 2, atol=1e-6)
+    between = sample(image, grid[:, :, 1:5] + torch.tensor([0.5, 0.0]))
+    wanted = (9 * (image[..., 1:5] + image[..., 2:6]) - image[..., :4] - image[..., 3:7]) / 16
+    assert torch.allclose(between, wanted, atol=1e-6)
+    far = sample(image, torch.tensor([-1e30, 1e30]).expand(1, 5, 7, 2))
+    assert torch.allclose(far, image[:, :, -1:, :1].expand_as(far), atol=1e-6)
+
+
+def test_samples_of_squares_are_exact() -> None:
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(11.0), indexing="ij")
+    places = 2 + 5 * torch.rand(1, 4, 4, 2, generator=torch.Generator().manual_seed(0))
+    picture = (0.02 * x * x - 0.1 * x) * (0.03 * y * y + 0.2)
+    u, v = places.unbind(-1)
+    wanted = (0.02 * u * u - 0.1 * u) * (0.03 * v * v + 0.2)
+    assert torch.allclose(sample(picture[None, None], places)[:, 0], wanted, atol=1e-5)
+
+
+def test_sharp_texture_that_moves_steadily_hardly_reads_as_flicker() -> None:
+    depth = torch.full((1, 30, 40), 4.0)
+    cameras = [camera(x) for x in (0.0, 0.021, 0.042)]  # a fifth of a pixel from frame to frame, as on a fine orbit
+    points = [unproject(depth, one) for one in cameras]
+    pictures = [0.5 + 0.3 * torch.sin(2 * math.pi / 0.4 * place[:, :1]).expand(-1, 3, -1, -1) for place in points]
+    where = [correspond(points[1].permute(0, 2, 3, 1), depth, cameras[other]) for other in (0, 2)]
+    bilinear = torch.sin(torch.tensor(2 * math.pi / 4)) * 0.2 * 0.3  # what it would read: a wave of four pixels
+    assert flicker(*pictures, *where).item() < 0.2 * bilinear
 
 
 def test_a_mean_over_nothing_is_zero() -> None:

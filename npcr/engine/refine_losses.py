@@ -14,41 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from npcr.cameras import project, unproject
-from npcr.temporal import Frame
+from npcr.temporal import Frame, find_warp, sample_smoothly, surface_depth
 
 
 def look_up(current: Frame, other: Frame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
     """The current frame's points in the other picture: samples (B, C, H, W), and trust (B, 1, H, W) in 0..1.
 
-    Samples are bilinear and carry gradients to `other.image`. Trust is the share of the four neighbours that
-    saw the point, each by a Gaussian of its relative depth difference with `depth_tolerance` as deviation; 0
-    where the current frame has no depth. It carries no gradient.
+    Samples carry gradients to `other.image`. They are cubic: a bilinear one is blurred, and who is to agree with it
+    learns to blur. Trust is that of `npcr.temporal.find_warp`, without gradient.
     """
-    width, height = other.cameras.size
     with torch.no_grad():
-        pixels, z = project(unproject(current.depth, current.cameras).permute(0, 2, 3, 1), other.cameras)
-        # One pixel beyond the border already has no neighbour inside; it also keeps NaN and infinity out.
-        x = pixels[..., 0].nan_to_num(-2.0).clamp(-2.0, width + 1.0)
-        y = pixels[..., 1].nan_to_num(-2.0).clamp(-2.0, height + 1.0)
-        left, top = x.floor(), y.floor()
-        there = (current.depth > 0) & (z > 0)
-    flat, depth = other.image.flatten(2), other.depth.flatten(1)
-    sample = torch.zeros_like(current.image)
-    trust = torch.zeros_like(z)
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        with torch.no_grad():
-            column, row = left.long() + dx, top.long() + dy
-            inside = there & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            index = (column.clamp(0, width - 1) + row.clamp(0, height - 1) * width).flatten(1)
-            found = depth.gather(1, index).view_as(z)
-            off = (found - z) / (depth_tolerance * z).clamp_min(1e-12)
-            share = (1 - (x - column).abs()).clamp_min(0) * (1 - (y - row).abs()).clamp_min(0)
-            seen = share * inside * (found > 0) * torch.exp(-0.5 * off.square())
-        values = flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)).view_as(sample)
-        sample = sample + values * seen[:, None]
-        trust = trust + seen
-    return sample / trust[:, None].clamp_min(1e-6), trust[:, None]
+        surfaces = [surface_depth(frame.depth) for frame in (current, other)]
+        warp = find_warp(surfaces[0], current.cameras, surfaces[1], other.cameras, depth_tolerance)
+    return sample_smoothly(other.image, warp.grid), warp.trust[:, None]
 
 
 def steady_loss(frames: Sequence[Frame], depth_tolerance: float) -> Tensor:
