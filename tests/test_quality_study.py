@@ -269,9 +269,10 @@ def test_page_is_filled_again_and_again(tmp_path: Path) -> None:
     assert "*Not run yet:* `python benchmarks/quality/study.py --size full --only noise`" in text
     report.main([str(results), "--page", str(page)])
     assert page.read_text() == text
-    report.main([str(results), "--page", str(page), "--long", str(results)])
-    assert page.read_text().count("| 1 (`layers-1`) | 28.00 |") == 1
-    assert page.read_text().count("| 28.00 |") == 2  # the question's own table as before
+    report.main([str(results), "--page", str(page), "--long", str(results), str(results)])
+    assert page.read_text().count("| Layers of the blended form: 1 (`layers-1`) | 28.00 |") == 2
+    assert page.read_text().count("| 28.00 |") == 3  # the question's own table as before
+    assert "--size full --seeds 2 --only recommended layers-1 schedule`" in page.read_text()
     page.write_text(text.replace("<!-- /study:layers -->", ""))
     with pytest.raises(ConfigError, match="has 0 sections between <!-- study:layers -->"):
         report.main([str(results), "--page", str(page)])

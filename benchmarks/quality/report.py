@@ -76,14 +76,14 @@ def question_table(question: Question, rows: Sequence[Mapping[str, Any]], comman
     return f"{text}\n{again}\n"
 
 
-def about(results: Mapping[str, Any]) -> str:
-    """The command, the scene, the machine and the commits, in a list."""
+def about(results: Mapping[str, Any], chosen: str = "") -> str:
+    """The command, with what it was told to choose, the scene, the machine and the commits, in a list."""
     environment, machines = results["environment"], [row["machine"] for row in results["rows"]]
     study, scene = environment["study"], environment["study"]["scene"]
     width, height = study["picture"]
     loads = [machine["load_before"] for machine in machines if machine["load_before"] is not None]
     load = f"; load average before the runs up to {max(loads):.1f}" if loads else ""
-    return (f"- `{study['command']}`\n"
+    return (f"- `{study['command']}{chosen}`\n"
             f"- scene `{scene['name']}`: {scene['views']} views of which {scene['held_out']} are held out, "
             f"{scene['points']:,} points; pictures of {width}×{height}\n"
             f"- {study['minutes']:g} minutes of training a run on {_each_once(machines, 'processor')} "
@@ -118,11 +118,13 @@ def headline(results: Mapping[str, Any]) -> str:
     labels: dict[str, str] = {}
     for question in questions():
         for label, variant in question.rows:
-            labels.setdefault(variant.name, f"{label} (`{variant.name}`)")
+            whole = f"{question.title}: {label}" if label[0].isdigit() else label
+            labels.setdefault(variant.name, f"{whole} (`{variant.name}`)")
     ran = {row["variant"] for row in results["rows"]}
     rows = tuple((labels[name], variant) for name, variant in all_variants().items() if name in ran)
     table = question_table(Question("", "", rows), results["rows"], "").partition("\n\n")[0]
-    return f"{about(results)}\n{table}\n"
+    seeds = len({row["seed"] for row in results["rows"]})
+    return f"{about(results, f' --seeds {seeds} --only ' + ' '.join(variant.name for _, variant in rows))}\n{table}\n"
 
 
 def write_tables(path: Path, results: Mapping[str, Any]) -> None:
@@ -183,9 +185,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md; "
                         "without, the tables are printed")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
-                        "beside --long or the results, and show it on the page")
-    parser.add_argument("--long", type=Path, metavar="FILE", help="another study.json, of few and longer runs: a table "
-                        "of its own on the page")
+                        "beside the first of --long or the results, and show it on the page")
+    parser.add_argument("--long", type=Path, nargs="+", default=[], metavar="FILE", help="study.json of few and longer "
+                        "runs: each a table of its own on the page")
     parser.add_argument("--show", nargs="+", default=list(SHOWN), metavar="NAME",
                         help=f"variants on the sheet (default: {' '.join(SHOWN)})")
     return parser.parse_args(arguments)
@@ -196,9 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     filled = sections(read_results(args.results))
     if args.long:
-        filled["long"] = headline(read_results(args.long))
+        filled["long"] = "\n".join(headline(read_results(file)) for file in args.long)
     if args.sheet:
-        pictures = (args.long or args.results).parent
+        pictures = (args.long or [args.results])[0].parent
         if write_sheet(pictures, args.show, args.sheet) is None:
             raise NpcrError(f"{pictures / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
         place = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()
