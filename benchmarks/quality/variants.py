@@ -72,7 +72,7 @@ def questions() -> tuple[Question, ...]:
             ("layered, tuned, 4 layers", four),
             ("layered, tuned, 6 layers", _layered("6", INPUT__LAYER_NUM=6)),
             ("blended (recommended)", BASE))),
-        Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16))),
+        Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16, 32))),
         Question("peeling", "Peeling by points or by pixels", (
             *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),
             ("layered, 4 layers, point", four),

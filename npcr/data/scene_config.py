@@ -22,7 +22,7 @@ _NEIGHBOUR = 6
 # What a new scene is trained with (docs/blended-form.md). The keys' own defaults are the published ones.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
-    "INPUT": {"LAYER_NUM": 32},
+    "INPUT": {"LAYER_NUM": 64},
     "PROJECTION": {"PEELING": "pixel"},
     "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
     "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
