@@ -119,7 +119,8 @@ def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     for row, way in zip(rows, WAYS, strict=True):
         values = path_values(folder / way.model, way.blend, "psnr")
         row["worst_psnr_change"] = min(b - a for a, b in zip(singles, values, strict=True))
-    return rows
+    truth = read_report(folder / "trained")["path"]["mean"]["truth"]
+    return [{"scene": scene.resolve().name, "way": "true frames"} | truth, *rows]
 
 
 def train(scene: Path, folder: Path, args: argparse.Namespace) -> Path:
@@ -163,7 +164,7 @@ def measured(folder: Path, blend: str) -> dict[str, Any]:
 
     blend_share: what blending takes, by the time of a single frame, rendered and put over its background.
     """
-    report = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
+    report = read_report(folder)
     held_out = json.loads((folder / "held_out" / "evaluation.json").read_text(encoding="utf-8"))["mean"]
     seconds = [part["seconds"] for part in report.values()]
     shown, single = (sum(one["blend"][name] for one in seconds) for name in (blend, "off"))
@@ -176,9 +177,14 @@ def measured(folder: Path, blend: str) -> dict[str, Any]:
 
 def path_values(folder: Path, blend: str, metric: str) -> list[float]:
     """A measure of each frame of the path."""
-    report = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
-    values: list[float] = report["path"]["each"][blend][metric]
+    values: list[float] = read_report(folder)["path"]["each"][blend][metric]
     return values
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The paths of a model's video.json."""
+    paths: dict[str, Any] = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
+    return paths
 
 
 def read_row(folder: Path) -> int | None:

@@ -20,6 +20,7 @@ def video(blends: list[str], row: int) -> dict:
     seconds = {"render": 0.2, "blend": {blend: 0.002 if blend == "off" else 0.0121 for blend in blends}}
     path = {"mean": {blend: {"psnr": float(np.mean(PSNR[blend])), "flicker": 0.004, "warp_error": 0.01}
                      for blend in blends}, "each": {blend: {"psnr": PSNR[blend]} for blend in blends}}
+    path["mean"]["truth"] = {"warp_error": 0.04, "flicker": 0.005}
     fine = {"mean": {blend: {"flicker": 0.002} for blend in blends}}
     return {"row": row, "paths": {"path": path | {"seconds": seconds}, "fine orbit": fine | {"seconds": seconds}}}
 
@@ -69,13 +70,14 @@ def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[
     assert steady[-4:-2] == ["REFINE.STEADINESS", "80"]
     assert [call[call.index("--row") + 1] for call in calls[5:] if "--video" in call] == ["5", "5"]
     rows = json.loads((output / "steadiness.json").read_text())["rows"]
-    assert [row["way"] for row in rows] == [way.title for way in steadiness.WAYS]
-    assert rows[1]["worst_psnr_change"] == pytest.approx(-0.5)
-    assert rows[2]["blend_share"] == pytest.approx(0.0101 / 0.202)
+    assert [row["way"] for row in rows] == ["true frames", *(way.title for way in steadiness.WAYS)]
+    assert rows[2]["worst_psnr_change"] == pytest.approx(-0.5)
+    assert rows[3]["blend_share"] == pytest.approx(0.0101 / 0.202)
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("before")
     assert text.endswith("after\n")
+    assert "| true frames | – | – | – | 0.0400 | – | – | – | 0.0050 | – | – | – |" in text
     assert "| legacy blending | 30.67 | -0.50 | – | 0.0100 |" in text
     assert "datasets/curls --minutes 2 --refine REFINE.STEADINESS 80`" in text
     assert (output / "curls" / "slices.png").exists()

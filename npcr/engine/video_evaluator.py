@@ -160,11 +160,11 @@ def _score_pair(scores: VideoScores, index: int, earlier: _Step, now: _Step) -> 
 def _score_triple(scores: VideoScores, index: int, earlier: _Step, middle: _Step, later: _Step) -> None:
     steps = (earlier, middle, later)
     before, after = (_by_rendered_depth(middle.frame, other.frame) for other in (earlier, later))
-    for name in middle.blendings():
+    for name in middle.shown:
         shown = [step.shown[name] for step in steps]
         first, second, third = shown
         scores.put(name, "flicker", index, flicker(first, second, third, before, after))
-        if middle.mask is not None:
+        if middle.mask is not None and name != TRUTH:
             true = [step.shown[TRUTH] for step in steps]
             scores.put(name, "second_difference_error", index, second_difference_error(shown, true, middle.mask))
 

@@ -63,12 +63,13 @@ def test_a_constant_scene_reads_zero_and_equals_its_truth(tmp_path: Path) -> Non
     means = scores.means()
     assert set(means["off"]) == {"psnr", "ssim", "warp_error", "warp_error_own", "flow_error", "flicker",
                                  "second_difference_error"}
-    assert set(means[TRUTH]) == {"warp_error"}
+    assert set(means[TRUTH]) == {"warp_error", "flicker"}
     for metric in ("warp_error_own", "warp_error", "flicker"):
         assert means["off"][metric] < 1e-5
     assert means["off"]["second_difference_error"] < 4 / 255  # the truth is rounded
     assert means["off"]["psnr"] > 50
     assert means[TRUTH]["warp_error"] < 1 / 255
+    assert means[TRUTH]["flicker"] < 1 / 255
     assert [picture.shape for picture in scores.pictures[TRUTH]] == [(18, 24, 3)] * 5
 
 
