@@ -126,7 +126,7 @@ DEFAULTS.REFINE.PHOTOMETRIC = 1.0  # steady: weight of the training loss of a tr
 DEFAULTS.REFINE.ANCHOR = 1.0  # steady: weight of the squared distance to the unrefined model's rendering; 0: none
 DEFAULTS.REFINE.DEPTH_TOLERANCE = 0.02  # steady: relative depth difference at which trust in a reprojection fades
 DEFAULTS.REFINE.PSNR_DROP = 0.1  # steady: a pass whose PSNR lies more than this below the start's is not kept, dB
-DEFAULTS.REFINE.PATIENCE = 5  # steady: passes in a row without anything better before the run ends; 0: never ends early
+DEFAULTS.REFINE.PATIENCE = 5  # steady: passes in a row of good PSNR but no less flicker before the run ends; 0: never
 
 DEFAULTS.OUTPUT_DIR = "output"  # where checkpoints, logs and pictures go
 DEFAULTS.BACKGROUND_GRAY = 255  # grey behind rendered pictures, 0-255

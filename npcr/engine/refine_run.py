@@ -47,7 +47,7 @@ class RunSettings:
 
     passes: int
     drop: float  # dB that PSNR may lie below the start's; infinite: the last pass is the result
-    patience: int  # passes in a row that bring nothing better before the run ends; 0: never
+    patience: int  # passes in a row of good PSNR but no less flicker before the run ends; 0: never
     identity: dict[str, Any]  # what must be the same to go on: plain values
 
 
@@ -57,6 +57,7 @@ class Progress(NamedTuple):
     passes: int = 0  # that were completed
     steps: int = 0  # of the pass that was not
     best_pass: int = 0  # 0: the unrefined model
+    waited: int = 0  # passes in a row of good PSNR but no less flicker
 
 
 class RefineRun:
@@ -141,6 +142,8 @@ class RefineRun:
         fits = scores.keeps(self.start, self.settings.drop)
         better = last_counts or (fits and scores.flicker < self.best.flicker)
         note = "" if better else (" (not kept: no steadier)" if fits else " (not kept: PSNR too low)")
+        # Where PSNR is too low the falling learning rate may yet bring it back.
+        self.progress = self.progress._replace(waited=self.progress.waited + 1 if fits and not better else 0)
         self._report(board, scores, f"pass {number}: loss {means['total']:.6f} ({terms})", note)
         if better:
             self.best = scores
@@ -154,10 +157,10 @@ class RefineRun:
                 board.add_scalar(f"validation/{name}", value, self.progress.passes)
 
     def _is_stuck(self) -> bool:
-        waited = self.progress.passes - self.progress.best_pass
+        waited = self.progress.waited
         stuck = 0 < self.settings.patience <= waited
         if stuck:
-            tqdm.write(f"the last {waited} passes brought nothing better; stopping (REFINE.PATIENCE)")
+            tqdm.write(f"the last {waited} passes were no steadier; stopping (REFINE.PATIENCE)")
         return stuck
 
     # Stopping and going on --------------------------------------------------------------------------------

@@ -113,6 +113,14 @@ def test_the_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     assert run.progress.passes == 3
 
 
+def test_passes_whose_psnr_is_too_low_are_waited_out(tmp_path: Path) -> None:
+    told = Told((5, 30), (3, 20), (3, 20), (3, 20), (4, 30), (4, 30), (4, 30), (1, 30))
+    run = make(tmp_path, told, passes=9, patience=2)
+    assert run.run() == RefineScores(4, 30)
+    assert run.progress.best_pass == 4  # the falling learning rate brought PSNR back
+    assert run.progress.passes == 6
+
+
 def test_where_no_pass_is_worth_keeping_the_model_is_the_result_as_it_was(tmp_path: Path) -> None:
     run = make(tmp_path, Told((5, 30), (6, 30), (1, 20)), passes=2)
     assert run.run() == RefineScores(5, 30)
