@@ -159,7 +159,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.SIZE_TRAIN": (24, 16384),
     "INPUT.SIZE_TEST": (24, 16384),
     "INPUT.NEAR_FAR_SIZE": (0, math.inf),
-    "INPUT.LAYER_NUM": (1, 64),
+    "INPUT.LAYER_NUM": (1, 256),
     "DATASETS.FRAME_NUM": (1, 100000),
     "DATASETS.SHIFT": (0, 16384),
     "DATASETS.MAXRATION": (0, 16),
