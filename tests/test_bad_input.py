@@ -290,7 +290,7 @@ CONFIGS: list[tuple[str, str | bytes, list[str], str]] = [
     ("not-a-choice", "MODEL:\n  NORM: layer\n", [],
      "FILE: MODEL.NORM is 'layer'; allowed: instance, batch, none"),
     ("below-range", "INPUT:\n  LAYER_NUM: 0\n", [],
-     "FILE: INPUT.LAYER_NUM is 0; each number must be from 1 to 64"),
+     "FILE: INPUT.LAYER_NUM is 0; each number must be from 1 to 256"),
     ("tiny-picture", "INPUT:\n  SIZE_TRAIN: [600, 8]\n", [],
      "FILE: INPUT.SIZE_TRAIN is [600, 8]; each number must be from 24 to 16384"),
     ("three-sizes", "INPUT:\n  SIZE_TRAIN: [600, 600, 300]\n", [],
