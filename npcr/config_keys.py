@@ -101,7 +101,7 @@ DEFAULTS.WEIGHTS.DEPTH_THR = 0.0  # layered: a deeper layer counts only within t
 
 DEFAULTS.TEMPORAL = CfgNode()
 DEFAULTS.TEMPORAL.BLEND = "default"  # default, legacy (as published), off
-DEFAULTS.TEMPORAL.HISTORY = 4.0  # default blend: frames that the running mean of a point's colour spans; 1: none
+DEFAULTS.TEMPORAL.HISTORY = 1.5  # default blend: frames that a running mean of each point's colour spans; 1: none
 DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.02  # default blend: relative depth difference that lowers trust to 1/e
 DEFAULTS.TEMPORAL.ANGLE = 20.0  # default blend: change of viewing direction, degrees a frame, that lowers it to 1/e
 
