@@ -98,7 +98,7 @@ def test_make_blender() -> None:
     cfg = default_config()
     default = make_blender(cfg)
     assert isinstance(default, DefaultBlender)
-    assert (default.history, default.color_threshold, default.depth_tolerance, default.angle) == (4, 8000, 0.02, 20)
+    assert (default.history, default.color_threshold, default.depth_tolerance, default.angle) == (1.5, 8000, 0.02, 20)
     legacy = make_blender(changed(cfg, TEMPORAL__BLEND="legacy"))
     assert isinstance(legacy, LegacyBlender)
     assert (legacy.weights, legacy.color_threshold) == (WEIGHTS, 8000)

@@ -142,8 +142,9 @@ def test_a_video_beside_its_truth(folder: Path, capsys: pytest.CaptureFixture[st
     report = json.loads(Path("video", "video.json").read_text())
     assert (report["epoch"], report["row"], list(report["paths"])) == (12, 5, ["path", "fine orbit", "still camera"])
     means = report["paths"]["path"]["mean"]
-    assert list(means) == ["off", "legacy", "default"]
-    for name in means:
+    assert list(means) == ["off", "legacy", "default", "truth"]
+    assert means["truth"]["flicker"] > 0  # made up: brighter from frame to frame, in steps of different size over white
+    for name in ("off", "legacy", "default"):
         values = report["paths"]["path"]["each"][name]["psnr"]
         assert len(values) == 5
         assert means[name]["psnr"] == pytest.approx(np.mean(values))
