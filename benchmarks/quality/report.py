@@ -32,7 +32,7 @@ logger = logging.getLogger("npcr")
 SHOWN = ("published", "published-mse", "layered-1", "layers-1", "recommended")  # on the contact sheet
 EXAMPLES = """examples:
   python benchmarks/quality/report.py output/study/full/study.json
-  python benchmarks/quality/report.py benchmarks/results/quality_full.json --page docs/quality.md
+  python benchmarks/quality/report.py benchmarks/results/quality_small.json --page docs/quality.md
   python benchmarks/quality/report.py output/study/full/study.json --page docs/quality.md --sheet docs/images/q.jpg
   python benchmarks/quality/report.py output/study/small/study.json --long output/study/full/study.json \\
       --page docs/quality.md

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from npcr.cameras import Cameras
 from npcr.data.views import SceneViews
-from npcr.engine.evaluator import evaluate, mean_scores
+from npcr.engine.evaluator import ViewPictures, ViewScore, evaluate, mean_scores
 from npcr.engine.refine_losses import flicker
 from npcr.engine.refine_windows import Windows
 from npcr.engine.steady_refiner import render_frame
+from npcr.metrics import psnr
 from npcr.networks import PointRenderer
 
 WINDOWS = 8  # windows in which flicker is measured
@@ -27,15 +28,18 @@ class RefineScores:
     """The model at one point of refining."""
 
     flicker: float  # mean absolute difference to the reprojected earlier frame, 0-255
-    psnr: float  # dB, of the views that were photographed; NaN without any
+    psnr: float  # dB, of the views that were photographed, over black; NaN without any
+    psnr_white: float = math.nan  # the same over white, which shows what is wrong with a matte
 
     def __str__(self) -> str:
-        psnr = "" if math.isnan(self.psnr) else f", PSNR {self.psnr:.3f} dB"
-        return f"flicker {self.flicker:.3f}{psnr}"
+        text = f"flicker {self.flicker:.3f}"
+        text += "" if math.isnan(self.psnr) else f", PSNR {self.psnr:.3f} dB"
+        return text + ("" if math.isnan(self.psnr_white) else f" ({self.psnr_white:.3f} over white)")
 
     def keeps(self, start: RefineScores, drop: float) -> bool:
-        """Whether PSNR is at most `drop` dB below that of `start`; true without photographs."""
-        return math.isnan(self.psnr) or self.psnr >= start.psnr - drop
+        """Whether no PSNR is more than `drop` dB below that of `start`; true without photographs."""
+        pairs = ((self.psnr, start.psnr), (self.psnr_white, start.psnr_white))
+        return not any(now < before - drop for now, before in pairs)  # no comparison with NaN holds
 
 
 class RefineGauge:
@@ -63,8 +67,17 @@ class RefineGauge:
             with torch.no_grad():
                 frames = [render_frame(renderer, cameras[i].to(device), self._frame) for i in range(len(cameras))]
             steadiness.append(flicker(frames, self._tolerance))
-        psnr = math.nan
-        if self._views is not None and self._jobs:
-            scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device)
-            psnr = mean_scores(scores)["psnr"]
-        return RefineScores(sum(steadiness) / len(steadiness), psnr)
+        return RefineScores(sum(steadiness) / len(steadiness), *self._compare(renderer, device))
+
+    def _compare(self, renderer: PointRenderer, device: torch.device) -> tuple[float, float]:
+        """PSNR over black and over white; NaN without photographs."""
+        if self._views is None or not self._jobs:
+            return math.nan, math.nan
+        white: list[float] = []
+
+        def over_white(_: ViewScore, pictures: ViewPictures) -> None:
+            rendered, target = pictures.rendered + 1 - pictures.alpha, pictures.target + 1 - pictures.target_alpha
+            white.append(psnr(rendered.clamp(0, 1)[None], target.clamp(0, 1)[None]).item())
+
+        scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device, on_view=over_white)
+        return mean_scores(scores)["psnr"], sum(white) / len(white)

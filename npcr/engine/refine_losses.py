@@ -33,12 +33,14 @@ def steady_loss(frames: Sequence[Frame], depth_tolerance: float) -> Tensor:
     """How far neighbouring frames disagree; a scalar, with gradients to every picture.
 
     Each frame is looked up in the next and in the one before. Squared differences are averaged over what both
-    saw, at full and at half resolution: the half sees past the single pixel's noise of a hair's depth.
+    saw, at full and at half resolution: the half sees past the single pixel's noise of a hair's depth. They count by
+    how far both cover the pixel, for an outline does not move as the surface behind it does: held to that, it smears.
     """
     terms = []
     for first, second in pairwise(frames):
         for current, other in ((first, second), (second, first)):
             sample, trust = look_up(current, other, depth_tolerance)
+            trust = trust * (current.image[:, 3:] * sample[:, 3:]).detach().clamp(0, 1)
             terms.append(_weighted_mse(sample, current.image, trust))
             weight = F.avg_pool2d(trust, 2).clamp_min(1e-6)
             halves = [F.avg_pool2d(image * trust, 2) / weight for image in (sample, current.image)]

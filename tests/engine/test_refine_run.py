@@ -113,6 +113,14 @@ def test_the_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     assert run.progress.passes == 3
 
 
+def test_a_matte_that_smears_is_not_kept() -> None:
+    start = RefineScores(5, 30, 31)
+    assert RefineScores(3, 29.95, 30.95).keeps(start, 0.1)
+    assert not RefineScores(3, 30, 30.8).keeps(start, 0.1)
+    assert not RefineScores(3, 29.8, 31).keeps(start, 0.1)
+    assert RefineScores(3, math.nan).keeps(RefineScores(5, math.nan), 0.1)
+
+
 def test_passes_whose_psnr_is_too_low_are_waited_out(tmp_path: Path) -> None:
     told = Told((5, 30), (3, 20), (3, 20), (3, 20), (4, 30), (4, 30), (4, 30), (1, 30))
     run = make(tmp_path, told, passes=9, patience=2)
