@@ -103,7 +103,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=float, default=90_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--size", type=int, nargs=2, default=(200, 200), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 8, 32, 64], metavar="K", help="default: %(default)s")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 8, 32, 64], metavar="K",
+                        help="default: %(default)s")
     parser.add_argument("--dots", type=int, default=5, metavar="M", help="default: %(default)s")
     parser.add_argument("--width", type=int, default=16, metavar="C", help="MODEL.WIDTH (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="default: %(default)s")

@@ -21,11 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.common import environment, print_table, run_script, write_json  # noqa: E402
 from benchmarks.pages import fill_page  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.engine.checkpoint import find_epoch, model_path  # noqa: E402
+from npcr.engine.contact_sheet import text_bar  # noqa: E402
 from npcr.errors import CheckpointError, ConfigError  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 
@@ -45,6 +47,10 @@ COLUMNS = (("PSNR, dB ↑", "psnr", 2), ("worst frame", "worst_psnr_change", 2),
            ("`flow_error` ↓", "flow_error", 3), ("ColorVideoVDP ↑", "color_video_vdp", 3),
            ("`flicker`, path ↓", "flicker", 4), ("`flicker`, fine orbit ↓", "fine_flicker", 4),
            ("held-out PSNR ↑", "held_out_psnr", 2), ("blending, share of a frame's time", "blend_share", 3))
+
+
+# Folders of a scene's output, and what is in them.
+MODELS = {"trained": "Trained", "published": "Refined as published", "steady": "Refined"}
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,11 @@ def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         "--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics", str(scene / "path" / "Intrinsic.inf"),
         "REFINE.SCHEME", "published", "REFINE.LR", "0.0001", "LOSS.MSE", "1", "LOSS.PERCEPTUAL", *perceptual])
     refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
-    for name in dict.fromkeys(way.model for way in WAYS):
+    for name in MODELS:
         judge(model if name == "trained" else folder / name / refined(model).name, folder / name,
               [way.blend for way in WAYS if way.model == name], read_row(folder / "trained"))
-    write_image(folder / "slices.png", np.concatenate([read_image(folder / name / "video" / "slices.png")
-                                                       for name in dict.fromkeys(way.model for way in WAYS)]))
+    slices = [titled(title, read_image(folder / name / "video" / "slices.png")) for name, title in MODELS.items()]
+    write_image(folder / "slices.png", np.concatenate(slices))
     rows = [{"scene": scene.resolve().name, "way": way.title} | measured(folder / way.model, way.blend) for way in WAYS]
     singles = path_values(folder / "trained", "off", "psnr")
     for row, way in zip(rows, WAYS, strict=True):
@@ -157,6 +163,11 @@ def judge(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> 
     if not (folder / "video" / "video.json").exists():
         at_row = [] if row is None else ["--row", str(row)]
         python("tools/evaluate.py", *config, "--output", folder / "video", "--video", "--blend", *blends, *at_row)
+
+
+def titled(title: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture under a bar with its title."""
+    return np.concatenate([text_bar(picture.shape[1], [(0, title)]), picture])
 
 
 def measured(folder: Path, blend: str) -> dict[str, Any]:
