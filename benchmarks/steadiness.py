@@ -113,7 +113,8 @@ def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     perceptual = ["1", "PERCEPTUAL.CHECKPOINT", str(args.vgg)] if args.vgg else ["0"]
     refine(model, scene, folder / "published", [
         "--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics", str(scene / "path" / "Intrinsic.inf"),
-        "REFINE.SCHEME", "published", "REFINE.LR", "0.0001", "LOSS.MSE", "1", "LOSS.PERCEPTUAL", *perceptual])
+        "REFINE.SCHEME", "published", "REFINE.PATH", "given", "REFINE.LR", "0.0001", "LOSS.MSE", "1",
+        "LOSS.PERCEPTUAL", *perceptual])
     refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
     for name in MODELS:
         judge(model if name == "trained" else folder / name / refined(model).name, folder / name,

@@ -64,8 +64,8 @@ def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[
     steadiness.main(command)
     assert [call[0] for call in calls] == ["tools/train.py", *["tools/refine.py"] * 2, *["tools/evaluate.py"] * 6]
     published, steady = calls[1:3]
-    assert " ".join(published).endswith("REFINE.SCHEME published REFINE.LR 0.0001 LOSS.MSE 1 LOSS.PERCEPTUAL 0 "
-                                        f"OUTPUT_DIR {output}/curls/published")
+    assert " ".join(published).endswith("REFINE.SCHEME published REFINE.PATH given REFINE.LR 0.0001 LOSS.MSE 1 "
+                                        f"LOSS.PERCEPTUAL 0 OUTPUT_DIR {output}/curls/published")
     assert "REFINE.STEADINESS" not in published
     assert steady[-4:-2] == ["REFINE.STEADINESS", "80"]
     assert [call[call.index("--row") + 1] for call in calls[5:] if "--video" in call] == ["5", "5"]
