@@ -96,13 +96,14 @@ DEFAULTS.TEST.PERIOD = 10  # epochs between evaluations of the held-out views; 0
 DEFAULTS.WEIGHTS = CfgNode()
 DEFAULTS.WEIGHTS.RENDER_WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]  # legacy blend: current, blended, 5 raw
 DEFAULTS.WEIGHTS.REFINE_WEIGHTS = [0.5, 0.5, 0.25, 0.75]  # previous blended, previous raw; raw, their sum
-DEFAULTS.WEIGHTS.COLOR_THR = 8000.0  # squared RGB distance (0-255) beyond which history is not trusted
+DEFAULTS.WEIGHTS.COLOR_THR = 8000.0  # legacy, published refining: squared RGB distance (0-255) of what counts
 DEFAULTS.WEIGHTS.DEPTH_THR = 0.0  # layered: a deeper layer counts only within this depth of the one before; 0: always
 
 DEFAULTS.TEMPORAL = CfgNode()
 DEFAULTS.TEMPORAL.BLEND = "default"  # default, legacy (as published), off
-DEFAULTS.TEMPORAL.HISTORY = 1.5  # default blend: frames that a running mean of each point's colour spans; 1: none
+DEFAULTS.TEMPORAL.HISTORY = 3.0  # default blend: frames that have a say in one, itself in their middle; 1: no other
 DEFAULTS.TEMPORAL.DEPTH_TOLERANCE = 0.02  # default blend: relative depth difference that lowers trust to 1/e
+DEFAULTS.TEMPORAL.COLOR_TOLERANCE = 22.0  # default blend: difference of local means (0-255) that lowers it to 1/e
 DEFAULTS.TEMPORAL.ANGLE = 20.0  # default blend: change of viewing direction, degrees a frame, that lowers it to 1/e
 
 DEFAULTS.RENDER = CfgNode()
@@ -201,8 +202,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "WEIGHTS.REFINE_WEIGHTS": (0, 1),
     "WEIGHTS.COLOR_THR": (0, math.inf),
     "WEIGHTS.DEPTH_THR": (0, math.inf),
-    "TEMPORAL.HISTORY": (1, 1000),
+    "TEMPORAL.HISTORY": (1, 99),
     "TEMPORAL.DEPTH_TOLERANCE": (0, 1),
+    "TEMPORAL.COLOR_TOLERANCE": (0, math.inf),
     "TEMPORAL.ANGLE": (0.01, 180),
     "RENDER.MARGIN": (-1, 16384),
     "RENDER.FPS": (1, 1000),

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steady video: earlier frames of a camera path, reprojected onto the current one and blended with it.
+"""Steady video: neighbouring frames of a camera path, reprojected onto the current one and blended with it.
 
-A pixel with depth is unprojected with its own camera and projected into an earlier frame's camera; the
-colour found there is the earlier frame's opinion on that pixel. Two behaviours (docs/temporal.md):
+A pixel with depth is unprojected with its own camera and projected into another frame's camera; the
+colour found there is that frame's opinion on the pixel. Two behaviours (docs/temporal.md):
 
 - `reproject` and `DefaultBlender`: pixel centres are whole numbers, premultiplied RGBA is sampled smoothly,
   and an opinion weighs as much as it can be trusted.
 - `reproject_legacy` and `LegacyBlender`: the published implementation's numbers.
 
-Blenders are streams: `blend` takes the frames of a path in order and keeps the history alone. A batch is
-several paths side by side.
+Blenders turn a stream of frames into one of steadier frames, and keep no more of the path than they look at. A batch
+is several paths side by side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def reproject(current: Frame, earlier: Frame, images: Sequence[Tensor], *, color
     channels = [image.shape[1] for image in images]
     result = []
     for sampled in sample_smoothly(torch.cat(list(images), dim=1), warp.grid).split(channels, dim=1):
-        trust = warp.trust * color_trust(sampled, current.image, color_threshold)
+        trust = warp.trust * color_trust(sampled - current.image, color_threshold)
         result.append(torch.lerp(current.image, sampled, trust[:, None]))
     return result
 
@@ -185,13 +185,13 @@ def _angle_between(surface: Tensor, cameras: Cameras, others: Cameras) -> Tensor
     return 2 * torch.asin(((first - second).norm(dim=-1) / 2).clamp(max=1))
 
 
-def color_trust(sampled: Tensor, current: Tensor, color_threshold: float) -> Tensor:
-    """(B, H, W) in [0, 1], 1/e where the squared distance over all channels is `color_threshold`.
+def color_trust(change: Tensor, color_threshold: float) -> Tensor:
+    """(B, H, W) in [0, 1], 1/e where the squares of a change of images sum to `color_threshold` over the channels.
 
-    That is on a 0-255 scale; the images (B, C, H, W) are 0-1. With alpha among the channels, a silhouette
+    That is on a 0-255 scale; `change` (B, C, H, W) is of images of 0-1. With alpha among the channels, a silhouette
     that has moved on is told from hair of the background's colour.
     """
-    distance = (sampled - current).square().sum(dim=1)
+    distance = change.square().sum(dim=1)
     return torch.exp(distance * (-(255**2) / max(color_threshold, 1e-6)))
 
 
@@ -229,74 +229,96 @@ def _color_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Blender(ABC):
-    """A stream that steadies the frames of one path (or of B paths side by side)."""
+    """Steadies the frames of a path, or of B paths side by side. It is settings alone: each path begins anew."""
 
-    def __init__(self) -> None:
-        self._shape: torch.Size | None = None
+    def blend(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The frames of a path, steadied, in order and as many; `frames` themselves are left as they are.
 
-    def blend(self, frame: Frame) -> Frame:
-        """The next frame of the path, steadied by those before it; `frame` itself is left as it is."""
-        if self._shape is not None and self._shape != frame.image.shape:
-            raise ValueError(f"Blender: the path's frames are {tuple(self._shape)}, this one is "
-                             f"{tuple(frame.image.shape)}")
-        self._shape = frame.image.shape
-        return replace(frame, image=self._blend(frame))
+        It may look a few frames ahead of what it yields. Raises ValueError where the frames' shapes differ.
+        """
+        return self._blend(_of_one_shape(frames))
 
     @abstractmethod
-    def _blend(self, frame: Frame) -> Tensor:
-        """The blended picture of the next frame, which is taken into the history."""
+    def _blend(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """As `blend`, of frames of one shape."""
 
 
-class _Memory(NamedTuple):
-    """All that a `DefaultBlender` keeps of the path."""
+def _of_one_shape(frames: Iterable[Frame]) -> Iterator[Frame]:
+    shape = None
+    for frame in frames:
+        if shape is not None and shape != frame.image.shape:
+            raise ValueError(f"Blender: the path's frames are {tuple(shape)}, this one is {tuple(frame.image.shape)}")
+        shape = frame.image.shape
+        yield frame
 
-    image_and_count: Tensor  # (B, C + 1, H, W) the last blended picture, and the frames it stands for
-    surface: Tensor  # (B, H, W) its `surface_depth`
-    cameras: Cameras
+
+class _Seen(NamedTuple):
+    """A frame that a `DefaultBlender` holds, and what its points make up."""
+
+    frame: Frame
+    window: Window  # that holds them, and a pixel more
+    surface: Tensor  # (B, H, W) `surface_depth`
 
 
 class DefaultBlender(Blender):
-    """A running mean of what each point has shown so far. Images are premultiplied RGBA, 0-1.
+    """Each frame's detail becomes the mean of what neighbouring frames show there. Images are premultiplied RGBA, 0-1.
 
-    The history is one picture, the blended one before, and how many frames each of its pixels stands for:
-    the current frame's share is 1 / n, for a pixel that n frames have a say in, itself among them. n grows
-    by what is trusted of the history (see `find_warp`, `color_trust`) and up to `history`; where nothing is
-    trusted, and in the first frame, it is 1, and the current frame stands. A history of 1 does nothing.
+    Of `history` frames, the current one in their middle, each has a say; where that is no odd number, the two
+    outermost have what is left of it: 2 are the current frame and half of either neighbour, 1 does nothing. An
+    opinion's share falls with what it can be trusted: by `find_warp`, and by how far it lies from the current frame
+    in the mean over 5x5 pixels (to 1/e at `color_tolerance` levels of 255). That mean itself stays the current
+    frame's: what flickers is detail, and what moves across the surface, such as gloss and silhouettes, is more than
+    that.
     """
 
-    def __init__(self, history: float, color_threshold: float, depth_tolerance: float, angle: float) -> None:
-        super().__init__()
+    def __init__(self, history: float, color_tolerance: float, depth_tolerance: float, angle: float) -> None:
         if history < 1:
             raise ValueError(f"DefaultBlender: history is {history:g} frames; it counts the current one, so at least 1")
         self.history = history
-        self.color_threshold = color_threshold
+        self.color_tolerance = color_tolerance
         self.depth_tolerance = depth_tolerance
         self.angle = angle
-        self._memory: _Memory | None = None
 
-    def _blend(self, frame: Frame) -> Tensor:
-        window = occupied(frame.depth, margin=1)
-        surface = surface_depth(frame.depth, window)
-        count = torch.ones_like(frame.depth)
-        image = frame.image
-        if self._memory is not None and window != EMPTY:
-            image = image.clone()
-            rows, columns = window
-            image[..., rows, columns], count[..., rows, columns] = self._continued(frame, surface, self._memory, window)
-        self._memory = _Memory(torch.cat([image, count[:, None]], dim=1), surface, frame.cameras)
-        return image
+    def _blend(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        reach = math.ceil((self.history - 1) / 2)
+        seen: list[_Seen] = []  # at most `reach` frames before the current one, itself, and as many after
+        current = 0  # of `seen`
+        for frame in frames:
+            window = occupied(frame.depth, margin=1)
+            seen.append(_Seen(frame, window, surface_depth(frame.depth, window)))
+            if len(seen) > current + reach:
+                yield self._mean(seen, current)
+                current += 1
+                if current > reach:
+                    del seen[0]
+                    current -= 1
+        for index in range(current, len(seen)):
+            yield self._mean(seen[max(index - reach, 0):], min(index, reach))
 
-    def _continued(self, frame: Frame, surface: Tensor, earlier: _Memory, window: Window) -> tuple[Tensor, Tensor]:
-        """The running mean, and how many frames it stands for, within `window`."""
-        warp = find_warp(surface, frame.cameras, earlier.surface, earlier.cameras, self.depth_tolerance, self.angle,
-                         window)
-        sampled = sample_smoothly(earlier.image_and_count, warp.grid)
-        history, known = sampled[:, :-1], sampled[:, -1].clamp(1, self.history)
+    def _mean(self, seen: Sequence[_Seen], current: int) -> Frame:
+        """Frame number `current` of `seen`, with what all of them make of its detail."""
+        frame, window, _ = seen[current]
         rows, columns = window
-        image = frame.image[..., rows, columns]
-        trust = warp.trust * color_trust(history, image, self.color_threshold)
-        count = (1 + trust * known).clamp(max=self.history)
-        return torch.lerp(history, image, (1 / count)[:, None]), count
+        total, count = torch.zeros_like(frame.image[..., rows, columns]), torch.ones_like(frame.depth[:, rows, columns])
+        for index, other in enumerate(seen if window != EMPTY else ()):
+            share = min((self.history - 1) / 2 - abs(index - current) + 1, 1)
+            if index != current and share > 0:
+                detail, trust = self._opinion(seen[current], other)
+                total.addcmul_(detail, share * trust[:, None])
+                count.add_(trust, alpha=share)
+        image = frame.image.clone()
+        image[..., rows, columns] += total / count[:, None]
+        return replace(frame, image=image)
+
+    def _opinion(self, current: _Seen, other: _Seen) -> tuple[Tensor, Tensor]:
+        """What the other frame would change in the detail within the current one's window, and the trust in it."""
+        frame, window, surface = current
+        warp = find_warp(surface, frame.cameras, other.surface, other.frame.cameras, self.depth_tolerance, self.angle,
+                         window)
+        change = sample_smoothly(other.frame.image, warp.grid) - frame.image[..., window[0], window[1]]
+        change.masked_fill_((warp.trust == 0)[:, None], 0)
+        mean = F.avg_pool2d(change, 5, stride=1, padding=2, count_include_pad=False)
+        return change - mean, warp.trust * color_trust(mean, self.color_tolerance**2)
 
 
 class LegacyBlender(Blender):
@@ -308,27 +330,27 @@ class LegacyBlender(Blender):
     """
 
     def __init__(self, weights: Sequence[float], color_threshold: float) -> None:
-        super().__init__()
         if not weights:
             raise ValueError("LegacyBlender: weights are empty; the first belongs to the current frame")
         self.weights = list(weights)
         self.color_threshold = color_threshold
-        self._raw: deque[Frame] = deque(maxlen=max(1, len(self.weights) - 2))  # newest first
-        self._blended: Tensor | None = None  # of the newest
 
-    def _blend(self, frame: Frame) -> Tensor:
-        image = frame.image
-        if len(self._raw) == self._raw.maxlen:
-            image = _weighted_sum([image, *self._opinions(frame)], self.weights)
-        self._raw.appendleft(frame)
-        self._blended = image
-        return image
+    def _blend(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        raw: deque[Frame] = deque(maxlen=max(1, len(self.weights) - 2))  # newest first
+        blended: Tensor | None = None  # of the newest
+        for frame in frames:
+            image = frame.image
+            if blended is not None and len(raw) == raw.maxlen:
+                image = _weighted_sum([image, *self._opinions(frame, raw, blended)], self.weights)
+            raw.appendleft(frame)
+            blended = image
+            yield replace(frame, image=image)
 
-    def _opinions(self, frame: Frame) -> list[Tensor]:
+    def _opinions(self, frame: Frame, raw: Iterable[Frame], blended: Tensor) -> list[Tensor]:
         """The history on the current frame's pixels, in the order of the weights after the first."""
         opinions: list[Tensor] = []
-        for earlier in self._raw:
-            images = [earlier.image] if self._blended is None or opinions else [self._blended, earlier.image]
+        for earlier in raw:
+            images = [earlier.image] if opinions else [blended, earlier.image]
             opinions += reproject_legacy(frame, earlier, images, color_threshold=self.color_threshold)
         return opinions[:len(self.weights) - 1]
 

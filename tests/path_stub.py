@@ -23,7 +23,8 @@ def orbit(count: int, step: float = 0.05) -> Cameras:
 
 
 class PlaneRenderer(nn.Module):
-    """A striped plane at depth 2, its left four columns empty; every other picture is brighter."""
+    """A striped plane at depth 2, its left four columns empty; its pixel rows are brighter and darker in turn,
+    and change places with every picture."""
 
     def __init__(self, legacy: bool = False, alpha: float = 0.5, flicker: float = 0.0) -> None:
         super().__init__()
@@ -37,7 +38,8 @@ class PlaneRenderer(nn.Module):
         points = unproject(depth, cameras)
         depth[..., :4] = 0
         there = (depth > 0).float()[:, None]
-        sign = self.flicker * (-1) ** len(self.calls)
+        odd = torch.arange(SIZE[1])[:, None] % 2
+        sign = self.flicker * (1 - 2 * odd) * (-1) ** len(self.calls)
         color = self.brightness * (0.4 + 0.2 * torch.sin(4 * points) + sign)
         alpha = self.alpha * there
         rgb = color * there * (1.0 if self.legacy else self.alpha)

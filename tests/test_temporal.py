@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from npcr.cameras import Cameras, camera_rays, project, unproject
 from npcr.temporal import (
+    Blender,
     DefaultBlender,
     Frame,
     LegacyBlender,
@@ -61,8 +63,14 @@ def warped(current: Frame, earlier: Frame, tolerance: float = 0.01, threshold: f
                      depth_tolerance=tolerance)[0]
 
 
-def blender(history: float = 6, threshold: float = 8000, tolerance: float = 0.01, angle: float = 30) -> DefaultBlender:
-    return DefaultBlender(history, threshold, tolerance, angle)
+def blender(history: float = 3, color: float = 22, tolerance: float = 0.01, angle: float = 30) -> DefaultBlender:
+    return DefaultBlender(history, color, tolerance, angle)
+
+
+def checkered(value: float) -> Tensor:
+    """(1, 4, 30, 40) of detail alone: plus and minus `value`, whose mean over 5x5 pixels is a 25th of it."""
+    rows, columns = torch.arange(30)[:, None], torch.arange(40)[None]
+    return (value * (1 - 2 * ((rows + columns) % 2))).float().expand(1, 4, 30, 40).clone()
 
 
 def test_a_plane_warps_to_itself_under_a_moving_camera() -> None:
@@ -137,25 +145,31 @@ def test_a_static_camera_leaves_an_unchanging_picture_unchanged() -> None:
     depth[:, :, 20:] *= 2  # a step, whose neighbours do not see each other's points
     depth[:, 10] = 0
     frame = replace(frame, depth=depth)
-    steady = blender()
-    for _ in range(9):
-        blended = steady.blend(frame)
+    for blended in blender(history=5).blend([frame] * 9):
         assert torch.allclose(blended.image, frame.image, atol=2e-5)
 
 
 def test_a_static_camera_steadies_a_flickering_picture() -> None:
     torch.manual_seed(0)
     frame = plane_frame(camera())
-    steady = blender(history=8, threshold=NEVER)
     noisy = [replace(frame, image=frame.image + 0.05 * torch.randn_like(frame.image)) for _ in range(16)]
-    blended = [steady.blend(one) for one in noisy]
-    assert torch.equal(blended[0].image, noisy[0].image)
-    for index in (1, 3, 7):  # a mean of index + 1 frames
-        before = (noisy[index].image - frame.image).square().mean().sqrt()
+    blended = list(blender(history=5, color=NEVER).blend(noisy))
+    before = (noisy[8].image - frame.image).square().mean().sqrt()
+    for index, frames in ((0, 3), (1, 4), (2, 5), (8, 5), (14, 4), (15, 3)):  # at the ends there are fewer
         after = (blended[index].image - frame.image).square().mean().sqrt()
-        assert after.item() == pytest.approx(before.item() / math.sqrt(index + 1), rel=0.15)
-    # Later each frame's share is 1/8: of independent errors sqrt(1/15) remains.
-    assert after < 0.4 * before
+        # Of a pixel's noise a 25th is that of the mean over 5x5, which stays.
+        expected = before * math.sqrt(24 / 25 / frames + 1 / 25)
+        assert after.item() == pytest.approx(expected.item(), rel=0.08)
+
+
+def test_only_detail_is_blended() -> None:
+    depth = torch.full((1, 30, 40), 4.0)
+    frames = [Frame(checkered(0.1 * sign) + level, depth, camera()) for sign, level in ((1, 0.3), (-1, 0.5), (1, 0.6))]
+    first, second, third = (frame.image[0, 0, 5:25, 5:35] for frame in blender(color=NEVER).blend(frames))
+    inner = checkered(0.1)[0, 0, 5:25, 5:35]
+    assert torch.allclose(first, 0.3 + inner * (0 + 1 / 25), atol=2e-3)  # +1 and -1: none left but for the mean's
+    assert torch.allclose(second, 0.5 + inner * (1 / 3 - 4 / 3 / 25), atol=2e-3)
+    assert torch.allclose(third, 0.6 + inner * (0 + 1 / 25), atol=2e-3)
 
 
 def occluded_pair() -> tuple[Frame, Frame, Tensor]:
@@ -230,60 +244,82 @@ def test_a_colour_weighs_less_the_further_it_is_from_the_current() -> None:
     assert (result - frame.image)[..., 25:].abs().max() < 2e-4
 
 
-def test_what_is_newly_seen_starts_a_history_of_its_own() -> None:
+@pytest.mark.parametrize("channel", [0, 3])
+def test_detail_weighs_less_the_further_local_means_are_apart(channel: int) -> None:
     depth = torch.full((1, 30, 40), 4.0)
-    frames = [Frame(torch.full((1, 4, 30, 40), value), depth.clone(), camera()) for value in (0.1, 0.2, 0.3, 0.4)]
-    frames[1].depth[:, :, 20:] = 0
-    steady = blender(threshold=NEVER)
-    blended = [steady.blend(frame).image[0, 0, 15] for frame in frames]
-    left, right = 5, 35
-    for values, expected in zip(blended, ((0.1, 0.1), (0.15, 0.2), (0.2, 0.3), (0.25, 0.35)), strict=True):
-        assert values[left].item() == pytest.approx(expected[0], abs=2e-3)  # trust is a little below 1
-        assert values[right].item() == pytest.approx(expected[1], abs=2e-3)
+    images = [checkered(0.05 * sign) + 0.5 for sign in (1, -1)]
+    images[1][:, channel] += 22 / 255
+    frames = [Frame(image, depth, camera()) for image in images]
+    blended = next(iter(blender(color=22, tolerance=1).blend(frames)))
+    trust = math.exp(-1)
+    detail = (blended.image - frames[0].image)[0, 1, 8:22, 8:32] / checkered(0.05)[0, 1, 8:22, 8:32]
+    assert detail.mean().item() == pytest.approx(-2 * 24 / 25 * trust / (1 + trust), rel=0.05)
 
 
-@pytest.mark.parametrize("history", [1, 1.5, 4, 100])
+def test_what_a_neighbour_did_not_see_is_the_others_matter() -> None:
+    depth = torch.full((1, 30, 40), 4.0)
+    frames = [Frame(checkered(value), depth.clone(), camera()) for value in (0.1, 0.2, 0.3)]
+    frames[2].depth[:, :, 20:] = 0
+    steadied = list(blender(color=NEVER).blend(frames))[1].image[0, 0, 15]
+    inner, kept = checkered(1.0)[0, 0, 15], 0.2 / 25
+    left, right = steadied[8:16] / inner[8:16], steadied[24:34] / inner[24:34]
+    assert left.mean().item() == pytest.approx(0.2, abs=kept)
+    assert right.mean().item() == pytest.approx(0.15, abs=kept)
+
+
+@pytest.mark.parametrize("history", [1, 1.5, 2, 3, 4, 99])
 def test_any_length_of_history(history: float) -> None:
-    depth = torch.full((1, 30, 40), 4.0)
-    steady, mean = blender(history, NEVER), 0.0
-    for index in range(8):
-        frame = Frame(torch.full((1, 4, 30, 40), float(index % 2)), depth, camera())
-        share = 1 / min(index + 1, history)
-        mean += share * (index % 2 - mean)
-        assert torch.allclose(steady.blend(frame).image, torch.tensor(mean), atol=1e-4)
+    depth, values = torch.full((1, 30, 40), 4.0), [0.1, 0.4, 0.2, 0.3, 0.0, 0.5, 0.1]
+    frames = [Frame(checkered(value), depth, camera()) for value in values]
+    steadied = list(blender(history, NEVER).blend(frames))
+    assert len(steadied) == len(values)
+    for index, frame in enumerate(steadied):
+        shares = [min(max((history - 1) / 2 - abs(index - other) + 1, 0), 1) if other != index else 1
+                  for other in range(len(values))]
+        mean = sum(share * value for share, value in zip(shares, values, strict=True)) / sum(shares)
+        expected = mean + (values[index] - mean) / 25
+        found = (frame.image / checkered(1.0))[0, 0, 5:25, 5:35]
+        assert torch.allclose(found, torch.tensor(expected), atol=2e-3)
 
 
 def test_nothing_to_see_stays_as_it_is() -> None:
     frame = Frame(torch.rand(1, 4, 30, 40), torch.zeros(1, 30, 40), camera())
-    steady = blender()
-    for one in (frame, plane_frame(camera()), frame):
-        assert torch.equal(steady.blend(one).image, one.image)
+    frames = [frame, plane_frame(camera()), frame]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(blender().blend(frames), frames, strict=True))
+    assert list(blender().blend([])) == []
 
 
 def test_a_batch_is_several_paths_side_by_side() -> None:
-    xs = [(0.0, 0.3), (0.05, 0.2), (0.1, 0.1)]
-    together, *apart = (blender() for _ in range(3))
-    for step in xs:
-        singles = [plane_frame(camera(x)) for x in step]
-        cameras = Cameras(torch.cat([f.cameras.cam_to_world for f in singles]),
-                          torch.cat([f.cameras.intrinsics for f in singles]), SIZE)
-        batch = Frame(torch.cat([f.image for f in singles]), torch.cat([f.depth for f in singles]), cameras)
-        expected = torch.cat([one.blend(f).image for one, f in zip(apart, singles, strict=True)])
-        assert torch.allclose(together.blend(batch).image, expected, atol=1e-5)
+    paths = [[plane_frame(camera(x)) for x in path] for path in ((0.0, 0.05, 0.1), (0.3, 0.2, 0.1))]
+    batches = [Frame(torch.cat([f.image for f in singles]), torch.cat([f.depth for f in singles]),
+                     Cameras(torch.cat([f.cameras.cam_to_world for f in singles]),
+                             torch.cat([f.cameras.intrinsics for f in singles]), SIZE))
+               for singles in zip(*paths, strict=True)]
+    apart = [list(blender().blend(path)) for path in paths]
+    for index, together in enumerate(blender().blend(batches)):
+        expected = torch.cat([path[index].image for path in apart])
+        assert torch.allclose(together.image, expected, atol=1e-5)
 
 
-def test_history_is_all_that_is_kept() -> None:
-    steady, legacy = blender(history=50), LegacyBlender(WEIGHTS, 8000)
+@pytest.mark.parametrize(("steady", "kept"), [(blender(history=5), 5), (blender(history=1), 1),
+                                              (LegacyBlender(WEIGHTS, 8000), 5)])
+def test_a_few_frames_are_all_that_is_kept(steady: Blender, kept: int) -> None:
     pictures = []
-    for _ in range(10):
-        frame = plane_frame(camera())
-        pictures.append(weakref.ref(frame.image))
-        steady.blend(frame)
-        legacy.blend(replace(frame, image=frame.image.clone()))
+
+    def path() -> Iterator[Frame]:
+        for _ in range(12):
+            frame = plane_frame(camera())
+            pictures.append(weakref.ref(frame.image))
+            yield frame
+            del frame
+
+    most = 0
+    for frame in steady.blend(path()):
         del frame
-    gc.collect()
-    assert [picture() is None for picture in pictures] == [True] * 10
-    assert len(legacy._raw) == 5
+        gc.collect()
+        most = max(most, sum(picture() is not None for picture in pictures))
+    assert most <= kept + 1  # and the one that the path itself holds
+    assert [picture() is None for picture in pictures] == [True] * 12
 
 
 def test_legacy_is_half_a_pixel_off() -> None:
@@ -331,7 +367,7 @@ def test_legacy_blends_from_the_sixth_frame_on_the_raw_history() -> None:
         cameras.intrinsics[:, :2, 2] += 0.1 * value  # samples fall between 0.1 and 0.6 pixels further left
         frames.append(Frame(torch.full((1, 3, 30, 40), 10.0 * value), torch.full((1, 30, 40), 4.0), cameras))
     blender = LegacyBlender([0.25, 0.3, 0.1, 0.15, 0.1, 0.08, 0.02], NEVER)
-    blended = [blender.blend(frame).image[0, 0, 15, 20].item() for frame in frames]
+    blended = [frame.image[0, 0, 15, 20].item() for frame in blender.blend(frames)]
     sixth = 0.25 * 60 + 0.3 * 50 + 0.1 * 50 + 0.15 * 40 + 0.1 * 30 + 0.08 * 20 + 0.02 * 10
     seventh = 0.25 * 70 + 0.3 * sixth + 0.1 * 60 + 0.15 * 50 + 0.1 * 40 + 0.08 * 30 + 0.02 * 20
     assert blended[:5] == [10, 20, 30, 40, 50]
@@ -341,10 +377,8 @@ def test_legacy_blends_from_the_sixth_frame_on_the_raw_history() -> None:
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"image must be \(1, 3 or more, 30, 40\), is \(1, 3, 40, 30\)"):
         Frame(torch.zeros(1, 3, 40, 30), torch.zeros(1, 30, 40), camera())
-    steady = blender()
-    steady.blend(plane_frame(camera()))
     with pytest.raises(ValueError, match="the path's frames are"):
-        steady.blend(plane_frame(camera(batch=2)))
+        list(blender().blend([plane_frame(camera()), plane_frame(camera(batch=2))]))
     with pytest.raises(ValueError, match="weights are empty"):
         LegacyBlender([], 8000)
     with pytest.raises(ValueError, match=r"history is 0\.5 frames"):

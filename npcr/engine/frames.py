@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering a camera path: frames one at a time, blended with those before, written as pictures and video."""
+"""Rendering a camera path: frames one at a time, blended with their neighbours, written as pictures and video."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -43,33 +44,35 @@ class RenderedFrame(NamedTuple):
 
 def make_blender(cfg: CfgNode) -> Blender | None:
     """The blender that TEMPORAL.BLEND names, or None for `off`."""
-    threshold = cfg.WEIGHTS.COLOR_THR
-    if cfg.TEMPORAL.BLEND == "default":
-        return DefaultBlender(cfg.TEMPORAL.HISTORY, threshold, cfg.TEMPORAL.DEPTH_TOLERANCE, cfg.TEMPORAL.ANGLE)
-    return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, threshold) if cfg.TEMPORAL.BLEND == "legacy" else None
+    temporal = cfg.TEMPORAL
+    if temporal.BLEND == "default":
+        return DefaultBlender(temporal.HISTORY, temporal.COLOR_TOLERANCE, temporal.DEPTH_TOLERANCE, temporal.ANGLE)
+    return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR) if temporal.BLEND == "legacy" else None
 
 
+@torch.inference_mode()
 def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: Blender | None,
                 frame: int = 0) -> Iterator[RenderedFrame]:
     """Render `cameras` one after another, in constant memory.
 
     renderer: a `NeuralPointRenderer`; it is put into eval mode. gray: the background, 0-1. frame: which of
-    the scene's frames (clouds) to show. A blender continues the path it has seen.
+    the scene's frames (clouds) to show.
     """
     renderer.eval()
     device = next(renderer.parameters()).device
-    for index in range(len(cameras)):
-        yield _render_frame(renderer, cameras[index].to(device), gray, blender, frame)
+    rendered: deque[tuple[RenderOutput, Frame]] = deque()  # not shown yet: a blender may look ahead
 
+    def singles() -> Iterator[Frame]:
+        for index in range(len(cameras)):
+            camera = cameras[index].to(device)
+            output = renderer(camera, frame)
+            rendered.append((output, single_frame(output, camera, bool(renderer.legacy))))
+            yield rendered[-1][1]
 
-@torch.inference_mode()
-def _render_frame(renderer: nn.Module, camera: Cameras, gray: float, blender: Blender | None,
-                  frame: int) -> RenderedFrame:
-    output = renderer(camera, frame)
-    single = single_frame(output, camera, bool(renderer.legacy))
-    picture, rgba = show(single, gray, blender)
-    return RenderedFrame(_pixels(output.rgb), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
-                         _pixels(_to_bytes(picture)), _pixels(_to_bytes(_straight(rgba))))
+    for picture, rgba in show(singles(), gray, blender):
+        output, single = rendered.popleft()
+        yield RenderedFrame(_pixels(output.rgb), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
+                            _pixels(_to_bytes(picture)), _pixels(_to_bytes(_straight(rgba))))
 
 
 def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> Frame:
@@ -79,19 +82,33 @@ def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> Frame:
     return Frame(torch.cat([rgb, output.alpha], dim=1), output.depth, camera)
 
 
-def show(frame: Frame, gray: float, blender: Blender | None) -> tuple[Tensor, Tensor]:
-    """The next frame of a path as it is shown: (B, 3, H, W) over a grey in [0, 1] and RGBA (B, 4, H, W).
+def show(frames: Iterable[Frame], gray: float, blender: Blender | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """A path's frames as they are shown: each (B, 3, H, W) over a grey in [0, 1] and RGBA (B, 4, H, W).
 
-    frame: premultiplied RGBA, single. Both results are blended, RGBA premultiplied; a `LegacyBlender` blends
+    frames: premultiplied RGBA, single. Both results are blended, RGBA premultiplied; a `LegacyBlender` blends
     opaque pictures and leaves RGBA as it was rendered.
     """
-    rgba = frame.image
     if isinstance(blender, LegacyBlender):
-        opaque = over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False).clamp(0, 1) * 255
-        return blender.blend(Frame(opaque, frame.depth, frame.cameras)).image / 255, rgba
-    if blender is not None:
-        rgba = blender.blend(frame).image
-    return over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False), rgba
+        yield from _show_legacy(frames, gray, blender)
+        return
+    for frame in frames if blender is None else blender.blend(frames):
+        yield _over(frame.image, gray), frame.image
+
+
+def _show_legacy(frames: Iterable[Frame], gray: float, blender: LegacyBlender) -> Iterator[tuple[Tensor, Tensor]]:
+    waiting: deque[Tensor] = deque()
+
+    def opaque() -> Iterator[Frame]:
+        for frame in frames:
+            waiting.append(frame.image)
+            yield replace(frame, image=_over(frame.image, gray).clamp(0, 1) * 255)
+
+    for blended in blender.blend(opaque()):
+        yield blended.image / 255, waiting.popleft()
+
+
+def _over(rgba: Tensor, gray: float) -> Tensor:
+    return over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)
 
 
 def _straight(rgba: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, outp
     center = renderer.points(choice.frame - 1).mean(dim=0).cpu().numpy()
     paths = {"path": (cameras, truth), "fine orbit": (fine_orbit(cameras[0], center), None),
              "still camera": (cameras[[0] * STILL_FRAMES], None)}
-    scores = {name: evaluate_video(renderer, which, fresh_blenders(cfg, choice.blends), gray=cfg.BACKGROUND_GRAY / 255,
+    scores = {name: evaluate_video(renderer, which, make_blenders(cfg, choice.blends), gray=cfg.BACKGROUND_GRAY / 255,
                                    truth=known, frame=choice.frame - 1, keep_pictures=name == "path", description=name)
               for name, (which, known) in paths.items()}
     row = _write_pictures(output, scores["path"], choice.row)
@@ -83,7 +83,7 @@ def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, outp
     return report
 
 
-def fresh_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Blender | None]:
+def make_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Blender | None]:
     """One of each kind, as the configuration has them."""
     return {blend: make_blender(changed(cfg, TEMPORAL__BLEND=blend)) for blend in blends}
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from npcr.video_metrics import (
 # Relative depth difference up to which a rendered pixel shows a point. The nearest point of a pixel in hair
 # changes with every frame; what is to be kept apart here is front and back.
 OWN_VISIBLE = 0.03
+
+T = TypeVar("T")
 
 TRUTH = "truth"  # the true frames' own row: what even a perfect video reads
 
@@ -82,17 +85,19 @@ def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str,
                    description: str = "path", progress: bool = True) -> VideoScores:
     """Render `cameras` in order and score what each of `blenders` makes of them.
 
-    blenders: fresh ones by name; None shows single frames. gray: the background, 0-1. Everything that
+    blenders: by name; None shows single frames. gray: the background, 0-1. Everything that
     `truth` has is made use of. Pictures are kept for slices and for ColorVideoVDP, 3 bytes a pixel.
     """
     renderer.eval()
-    device = next(renderer.parameters()).device
     scores = VideoScores(len(cameras), blend_seconds=dict.fromkeys(blenders, 0.0))
     steps: deque[_Step] = deque(maxlen=3)
     with torch.inference_mode():
-        for index in tqdm(range(len(cameras)), desc=description, unit="frame", disable=not progress, leave=False):
-            single = _render(renderer, cameras[index].to(device), frame, scores)
-            shown = _blend(single, blenders, gray, scores)
+        singles, *readers = fan_out(_singles(renderer, cameras, frame, scores), 1 + len(blenders))
+        shows = {name: show(reader, gray, blender)
+                 for reader, (name, blender) in zip(readers, blenders.items(), strict=True)}
+        path = tqdm(singles, desc=description, unit="frame", total=len(cameras), disable=not progress, leave=False)
+        for index, single in enumerate(path):
+            shown = {name: _next(name, pictures, single, scores) for name, pictures in shows.items()}
             steps.append(_with_truth(single, shown, gray, truth, index))
             _score(scores, index, list(steps))
             for name, picture in steps[-1].shown.items() if keep_pictures else ():
@@ -100,21 +105,46 @@ def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str,
     return scores
 
 
-def _render(renderer: nn.Module, camera: Cameras, frame: int, scores: VideoScores) -> Frame:
-    start = _now(camera.intrinsics.device)
-    single = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
-    scores.render_seconds += (_now(camera.intrinsics.device) - start) / scores.frames
-    return single
+def fan_out(source: Iterable[T], count: int) -> list[Iterator[T]]:
+    """`count` readers of one stream, which is kept from the slowest to the fastest.
+
+    As `itertools.tee`, which however lets go of its items only in blocks of 57.
+    """
+    stream = iter(source)
+    waiting: list[deque[T]] = [deque() for _ in range(count)]
+
+    def read(own: deque[T]) -> Iterator[T]:
+        while True:
+            if not own:
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+                for queue in waiting:
+                    queue.append(item)
+                del item  # the queues alone hold it
+            yield own.popleft()
+
+    return [read(own) for own in waiting]
 
 
-def _blend(single: Frame, blenders: Mapping[str, Blender | None], gray: float,
-           scores: VideoScores) -> dict[str, Tensor]:
-    shown = {}
-    for name, blender in blenders.items():
-        start = _now(single.depth.device)
-        shown[name] = show(single, gray, blender)[0].clamp(0, 1)
-        scores.blend_seconds[name] += (_now(single.depth.device) - start) / scores.frames
-    return shown
+def _singles(renderer: nn.Module, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[Frame]:
+    device = next(renderer.parameters()).device
+    for index in range(len(cameras)):
+        camera = cameras[index].to(device)
+        start = _now(device)
+        single = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
+        scores.render_seconds += (_now(device) - start) / scores.frames
+        yield single
+
+
+def _next(name: str, pictures: Iterator[tuple[Tensor, Tensor]], single: Frame, scores: VideoScores) -> Tensor:
+    """The next picture of a blending; what was rendered for it meanwhile is not of its time."""
+    start, rendered = _now(single.depth.device), scores.render_seconds
+    picture = next(pictures)[0].clamp(0, 1)
+    seconds = (_now(single.depth.device) - start) / scores.frames
+    scores.blend_seconds[name] += seconds - (scores.render_seconds - rendered)
+    return picture
 
 
 def _with_truth(single: Frame, shown: dict[str, Tensor], gray: float, truth: PathTruth | None, index: int) -> _Step:

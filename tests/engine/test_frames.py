@@ -67,7 +67,7 @@ def test_legacy_colour_is_straight() -> None:
 def test_raw_numbers_are_neither_clamped_nor_blended() -> None:
     renderer = PlaneRenderer(alpha=1.0, flicker=0.02)
     renderer.brightness.data.fill_(3.0)
-    blended = render(renderer, 3, DefaultBlender(6, 1e9, 0.02, 20))
+    blended = render(renderer, 3, DefaultBlender(3, 1e9, 0.02, 20))
     renderer.calls.clear()
     single = render(renderer, 3)
     assert blended[2].rgb.max() > 1.5
@@ -81,7 +81,7 @@ def test_default_blending_steadies_picture_and_matte(legacy: bool) -> None:
         shown = render(PlaneRenderer(legacy, flicker=0.05), 12, blender, step=0.0)
         return float(np.abs(np.diff([f.rgba[5, 10, :3].astype(float) for f in shown], axis=0)).mean())
 
-    assert unrest(DefaultBlender(6, 8000, 0.02, 20)) < 0.6 * unrest(None)
+    assert unrest(DefaultBlender(3, 22, 0.02, 20)) < 0.6 * unrest(None)
 
 
 def test_legacy_blending_leaves_the_matte_as_rendered() -> None:
@@ -98,7 +98,7 @@ def test_make_blender() -> None:
     cfg = default_config()
     default = make_blender(cfg)
     assert isinstance(default, DefaultBlender)
-    assert (default.history, default.color_threshold, default.depth_tolerance, default.angle) == (1.5, 8000, 0.02, 20)
+    assert (default.history, default.color_tolerance, default.depth_tolerance, default.angle) == (3, 22, 0.02, 20)
     legacy = make_blender(changed(cfg, TEMPORAL__BLEND="legacy"))
     assert isinstance(legacy, LegacyBlender)
     assert (legacy.weights, legacy.color_threshold) == (WEIGHTS, 8000)

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from npcr.cameras import unproject
+from npcr.cameras import Cameras, unproject
 from npcr.data.path_truth import PathTruth
 from npcr.engine.frames import single_frame
 from npcr.engine.judge_video import fine_orbit, format_report
-from npcr.engine.video_evaluator import TRUTH, evaluate_video
+from npcr.engine.video_evaluator import TRUTH, evaluate_video, fan_out
 from npcr.engine.video_report import plot_scores, write_slices
 from npcr.io.images import read_image, write_image
+from npcr.networks.renderer import RenderOutput
 from npcr.temporal import DefaultBlender
 from tests.path_stub import SIZE, PlaneRenderer, orbit
 
@@ -24,7 +29,7 @@ FLICKER = 0.05
 
 
 def blenders() -> dict[str, DefaultBlender | None]:
-    return {"off": None, "default": DefaultBlender(6, 8000, 0.02, 20)}
+    return {"off": None, "default": DefaultBlender(3, 22, 0.02, 20)}
 
 
 def write_truth(folder: Path, count: int, step: float) -> PathTruth:
@@ -81,6 +86,39 @@ def test_blending_comes_closer_to_the_truth_of_a_flickering_renderer(tmp_path: P
     for metric in ("warp_error", "second_difference_error", "flicker"):
         assert means["default"][metric] < 0.7 * means["off"][metric]
     assert means["default"]["psnr"] > means["off"]["psnr"] + 1
+
+
+def test_readers_of_one_stream_keep_what_lies_between_them() -> None:
+    class Item:
+        pass
+
+    items = [Item() for _ in range(9)]
+    alive = [weakref.ref(item) for item in items]
+
+    def source() -> Iterator[Item]:
+        while items:
+            yield items.pop(0)
+
+    first, second = fan_out(source(), 2)
+    order = [next(first) for _ in range(3)]
+    assert next(second) is order[0]
+    assert len(items) == 6
+    del order
+    gc.collect()
+    assert [one() is None for one in alive[:3]] == [True, False, False]
+    assert len(list(second)) == 8
+    assert len(list(first)) == 6
+
+
+def test_looking_ahead_is_not_blending_s_time() -> None:
+    class Slow(PlaneRenderer):
+        def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+            time.sleep(0.05)
+            return super().forward(cameras, frame)
+
+    scores = evaluate_video(Slow(), orbit(6), blenders(), gray=1.0, progress=False)
+    assert scores.render_seconds > 0.05
+    assert 0 < scores.blend_seconds["default"] < 0.04
 
 
 def test_report_pictures(tmp_path: Path) -> None:

@@ -58,8 +58,10 @@ def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) 
         for done in as_completed([pool.submit(_render, job) for job in jobs]):
             yield done.result()
     except BrokenProcessPool:
-        raise NpcrError("a rendering process died, perhaps for want of memory; what is finished is kept: run the "
-                        f"command again, with fewer --workers than {workers}") from None
+        fewer = f", with fewer --workers than {workers} where memory is short" if workers > 1 else ""
+        raise NpcrError("a rendering process died, for want of memory or of a fault in Mitsuba; what is finished is "
+                        f"kept: run the command again{fewer}, or with another --seed where it stops at the same "
+                        "picture") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         children = set(multiprocessing.active_children()) - others
