@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from npcr.cameras import Cameras, project, unproject
+from npcr.cameras import Cameras, concatenate, project, unproject
 
 # Relative depth difference beyond which the mean over a window would join things that lie apart.
 STEP = 0.02
@@ -116,6 +116,18 @@ def _over_neighbours(image: Tensor, combine: Callable[[Tensor, Tensor], Tensor])
         outer.copy_(combine(outer, image.narrow(axis, 1, size - 1)))
         image = result
     return image
+
+
+def _mean_over_neighbours(image: Tensor) -> Tensor:
+    """The mean over each pixel's 5x5 window within `image` (B, C, H, W), 0 around it: cheaper than pooling."""
+    for axis in (-2, -1):
+        result = image.clone()
+        for offset in range(1, min(3, image.shape[axis])):
+            rest = image.shape[axis] - offset
+            result.narrow(axis, offset, rest).add_(image.narrow(axis, 0, rest))
+            result.narrow(axis, 0, rest).add_(image.narrow(axis, offset, rest))
+        image = result
+    return image.div_(25)
 
 
 def occupied(depth: Tensor, margin: int = 0) -> Window:
@@ -297,28 +309,26 @@ class DefaultBlender(Blender):
 
     def _mean(self, seen: Sequence[_Seen], current: int) -> Frame:
         """Frame number `current` of `seen`, with what all of them make of its detail."""
-        frame, window, _ = seen[current]
-        rows, columns = window
-        total, count = torch.zeros_like(frame.image[..., rows, columns]), torch.ones_like(frame.depth[:, rows, columns])
-        for index, other in enumerate(seen if window != EMPTY else ()):
-            share = min((self.history - 1) / 2 - abs(index - current) + 1, 1)
-            if index != current and share > 0:
-                detail, trust = self._opinion(seen[current], other)
-                total.addcmul_(detail, share * trust[:, None])
-                count.add_(trust, alpha=share)
-        image = frame.image.clone()
-        image[..., rows, columns] += total / count[:, None]
-        return replace(frame, image=image)
-
-    def _opinion(self, current: _Seen, other: _Seen) -> tuple[Tensor, Tensor]:
-        """What the other frame would change in the detail within the current one's window, and the trust in it."""
-        frame, window, surface = current
-        warp = find_warp(surface, frame.cameras, other.surface, other.frame.cameras, self.depth_tolerance, self.angle,
-                         window)
-        change = sample_smoothly(other.frame.image, warp.grid) - frame.image[..., window[0], window[1]]
-        change.masked_fill_((warp.trust == 0)[:, None], 0)
-        mean = F.avg_pool2d(change, 5, stride=1, padding=2, count_include_pad=False)
-        return change - mean, warp.trust * color_trust(mean, self.color_tolerance**2)
+        frame, window, surface = seen[current]
+        shares = {index: min((self.history - 1) / 2 - abs(index - current) + 1, 1)
+                  for index in range(len(seen)) if index != current}
+        others = [seen[index] for index in shares]
+        if not others or window == EMPTY:
+            return frame
+        many, (rows, columns) = len(others), window  # the others side by side, as a batch
+        warp = find_warp(surface.repeat(many, 1, 1), concatenate([frame.cameras] * many),
+                         torch.cat([one.surface for one in others]),
+                         concatenate([one.frame.cameras for one in others]), self.depth_tolerance, self.angle, window)
+        image = frame.image[..., rows, columns]
+        change = sample_smoothly(torch.cat([one.frame.image for one in others]), warp.grid)
+        change.sub_(image.repeat(many, 1, 1, 1)).mul_((warp.trust > 0)[:, None])
+        mean = _mean_over_neighbours(change)
+        trust = (warp.trust * color_trust(mean, self.color_tolerance**2)).unflatten(0, (many, -1))
+        trust = trust * trust.new_tensor(list(shares.values()))[:, None, None, None]
+        detail = change.sub_(mean).unflatten(0, (many, -1))
+        blended = frame.image.clone()
+        blended[..., rows, columns] += (detail * trust[:, :, None]).sum(0) / (1 + trust.sum(0))[:, None]
+        return replace(frame, image=blended)
 
 
 class LegacyBlender(Blender):
