@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from npcr.temporal import Frame, find_warp, sample_smoothly, surface_depth
 
+OUTLINE = 20  # how much more the anchor counts at outlines
 
 def look_up(current: Frame, other: Frame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
     """The current frame's points in the other picture: samples (B, C, H, W), and trust (B, 1, H, W) in 0..1.
@@ -34,18 +35,34 @@ def steady_loss(frames: Sequence[Frame], depth_tolerance: float) -> Tensor:
 
     Each frame is looked up in the next and in the one before. Squared differences are averaged over what both
     saw, at full and at half resolution: the half sees past the single pixel's noise of a hair's depth. They count by
-    how far both cover the pixel, for an outline does not move as the surface behind it does: held to that, it smears.
+    how far both frames cover the pixel and those around it (`covered`), for an outline does not move as the surface
+    behind it does: held to that, it smears.
     """
     terms = []
     for first, second in pairwise(frames):
         for current, other in ((first, second), (second, first)):
             sample, trust = look_up(current, other, depth_tolerance)
-            trust = trust * (current.image[:, 3:] * sample[:, 3:]).detach().clamp(0, 1)
+            trust = trust * covered(current) * sample[:, 3:].detach().clamp(0, 1)
             terms.append(_weighted_mse(sample, current.image, trust))
             weight = F.avg_pool2d(trust, 2).clamp_min(1e-6)
             halves = [F.avg_pool2d(image * trust, 2) / weight for image in (sample, current.image)]
             terms.append(_weighted_mse(halves[0], halves[1], weight))
     return torch.stack(terms).mean()
+
+
+def anchor_loss(frame: Frame, wanted: Frame) -> Tensor:
+    """Mean squared difference of two renderings of one view, with gradients to the first one's picture.
+
+    Outlines and what lies around them count `OUTLINE` times more: the steadiness has no say there.
+    """
+    weight = OUTLINE - (OUTLINE - 1) * covered(wanted)
+    return ((frame.image - wanted.image).square() * weight).mean()
+
+
+@torch.no_grad()
+def covered(frame: Frame) -> Tensor:
+    """(B, 1, H, W) in 0..1: the least alpha of the 5x5 pixels around each; 1 well within, 0 at outlines and outside."""
+    return -F.max_pool2d(-frame.image[:, 3:].clamp(0, 1), 5, stride=1, padding=2)
 
 
 @torch.no_grad()

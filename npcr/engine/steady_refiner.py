@@ -21,13 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from npcr.cameras import Cameras
 from npcr.data.views import Sample
 from npcr.engine.optimizers import set_learning_rate
-from npcr.engine.refine_losses import steady_loss
+from npcr.engine.refine_losses import anchor_loss, steady_loss
 from npcr.engine.refine_windows import Windows
 from npcr.errors import TrainingError
 from npcr.losses import RenderLoss
@@ -128,8 +127,8 @@ class SteadyRefiner:
         if self._anchor is not None:
             which = len(frames) // 2
             with torch.no_grad():
-                wanted = render_frame(self._anchor, frames[which].cameras, self.frame).image
-            anchor = self.settings.anchor * F.mse_loss(frames[which].image, wanted)
+                wanted = render_frame(self._anchor, frames[which].cameras, self.frame)
+            anchor = self.settings.anchor * anchor_loss(frames[which], wanted)
         return steadiness, anchor
 
     def _render(self, camera: Cameras) -> Frame:

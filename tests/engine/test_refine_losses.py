@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from npcr.cameras import Cameras, unproject
-from npcr.engine.refine_losses import flicker, look_up, steady_loss
+from npcr.engine.refine_losses import OUTLINE, anchor_loss, covered, flicker, look_up, steady_loss
 from npcr.temporal import Frame
 from tests.path_stub import SIZE, orbit
 
@@ -74,3 +74,38 @@ def test_flicker_is_the_difference_on_a_scale_of_255() -> None:
     earlier, current = two_planes(offset=0.1)
     outside = Frame(current.image * torch.tensor([1, 1, 1, 0.4])[:, None, None], DEPTH, current.cameras)
     assert flicker([earlier, outside], 0.02) == 0
+
+
+def half_plane(camera: Cameras, offset: float, columns: slice) -> Frame:
+    """The plane, its left 8 columns transparent, and other columns brighter by `offset`."""
+    frame = plane(camera)
+    frame.image[..., :8] = 0
+    frame.image[:, :3, :, columns] += offset
+    return frame
+
+
+def test_only_what_is_well_within_the_matte_has_to_agree() -> None:
+    cameras = orbit(2, step=0.0)
+
+    def loss(columns: slice) -> float:
+        return steady_loss([half_plane(cameras[0], 0.0, columns), half_plane(cameras[1], 0.1, columns)], 0.02).item()
+
+    assert loss(slice(8, 10)) < 1e-9
+    assert loss(slice(10, 24)) == pytest.approx(0.75 * 0.01, rel=1e-3)
+    alpha = covered(half_plane(cameras[0], 0.0, slice(0, 0)))[0, 0]
+    assert (alpha[:, :10] == 0).all()
+    assert (alpha[:, 10:] == 1).all()
+
+
+def test_the_anchor_holds_outlines_harder() -> None:
+    camera = orbit(1)[0]
+    wanted = half_plane(camera, 0.0, slice(0, 0))
+    within, outline = (half_plane(camera, 0.1, columns) for columns in (slice(12, 14), slice(8, 10)))
+    assert anchor_loss(wanted, wanted) == 0
+    expected = 0.01 * 0.75 * 2 / SIZE[0]
+    assert anchor_loss(within, wanted).item() == pytest.approx(expected, rel=1e-4)
+    assert anchor_loss(outline, wanted).item() == pytest.approx(expected * OUTLINE, rel=1e-4)
+    outline.image.requires_grad_()
+    anchor_loss(outline, wanted).backward()
+    assert outline.image.grad is not None
+    assert outline.image.grad[:, :3, :, 8:10].min() > 0
