@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from npcr.cameras import Cameras, camera_rays, project, unproject
 from npcr.temporal import (
@@ -19,6 +20,7 @@ from npcr.temporal import (
     DefaultBlender,
     Frame,
     LegacyBlender,
+    _mean_over_neighbours,
     find_warp,
     reproject,
     reproject_legacy,
@@ -287,6 +289,21 @@ def test_nothing_to_see_stays_as_it_is() -> None:
     frames = [frame, plane_frame(camera()), frame]
     assert all(torch.equal(a.image, b.image) for a, b in zip(blender().blend(frames), frames, strict=True))
     assert list(blender().blend([])) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 3), (30, 40)])
+def test_means_over_neighbours_are_pooling(size: tuple[int, int]) -> None:
+    image = torch.rand(2, 4, *size)
+    assert torch.allclose(_mean_over_neighbours(image), avg_pool2d(image, 5, stride=1, padding=2), atol=1e-6)
+
+
+def test_a_lone_point_in_the_corner_is_blended_too() -> None:
+    depth = torch.zeros(1, 30, 40)
+    depth[:, 0, 0] = 4.0
+    frames = [Frame(checkered(value), depth, camera()) for value in (0.1, 0.4)]
+    first = next(iter(blender(color=NEVER).blend(frames))).image
+    assert first[0, 0, 0, 0].item() == pytest.approx(0.25, abs=0.05)
+    assert torch.equal(first[..., 3:], frames[0].image[..., 3:])
 
 
 def test_a_batch_is_several_paths_side_by_side() -> None:

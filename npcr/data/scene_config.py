@@ -29,7 +29,7 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "SOLVER": {"OPTIMIZER_NAME": "AdamW", "BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "HARMONICS_LR_FACTOR": 15,
                "HARMONICS_DECAY": 1, "OPACITY_LR_FACTOR": 90, "POSITION_LR_FACTOR": 30, "WIDTH_LR_FACTOR": 30,
                "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
-    "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 2500, "ANCHOR": 10},
+    "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 1000, "ANCHOR": 10},
 }
 # With few photographs the points' many numbers would learn these by heart: one layer through the large network.
 FEW_CAMERAS = 24
