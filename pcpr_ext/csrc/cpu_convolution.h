@@ -50,13 +50,31 @@ struct Sources {
     int64_t total() const { return channels[0] + channels[1] + channels[2]; }
 };
 
+// `count` floats, fewer than 2 * piece (a power of two): in pieces of fixed size, for a call of memcpy takes longer.
+template <int piece>
+NPCR_INLINE void copy_some(const float* from, int64_t count, float* to) {
+    if (count & piece) memcpy(to, from, piece * sizeof(float));
+    if constexpr (piece > 1) {
+        const int64_t copied = count & piece;
+        copy_some<piece / 2>(from + copied, count, to + copied);
+    }
+}
+
 // `count` of a vector's lanes of a pixel; 0, and false, where the pixel lies outside.
 template <class V>
 NPCR_INLINE bool load_pixel(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
                             int64_t x, int64_t channel, int64_t count, V& to) {
     to = V{};
     if (y < 0 || y >= height || x < 0 || x >= width) return false;
-    memcpy(&to, pixels + (y * width + x) * channels + channel, static_cast<size_t>(count) * sizeof(float));
+    constexpr int kLanes = sizeof(V) / sizeof(float);
+    const float* at = pixels + (y * width + x) * channels + channel;
+    if (count == kLanes) {
+        load(at, to);
+    } else {
+        float lanes[kLanes] = {};
+        copy_some<kLanes / 2>(at, count, lanes);
+        load(lanes, to);
+    }
     return true;
 }
 
@@ -80,14 +98,18 @@ struct Normed {
 };
 
 // side x side pixels from (x, y) on, of one vector of channels: `prepare`, but for those outside, which are 0; then all
-// columns through `transform`, then all rows; product p of the result goes to out + p * plane.
+// columns through `transform`, then all rows; product p of the result goes to out + p * plane. Lanes past the last
+// channel become anything.
 template <class V, int side, class Prepare, class Transform>
 NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
                                   int64_t x, int64_t channel, float* out, int64_t plane, Prepare prepare,
                                   Transform transform) {
     constexpr int64_t kLanes = sizeof(V) / sizeof(float);
     const int64_t count = std::min(kLanes, channels - channel);
-    const bool inside = count == kLanes && y >= 0 && x >= 0 && y + side <= height && x + side <= width;
+    // A vector that reaches past a pixel's channels reads the next pixel's; behind the last there is none.
+    const int64_t last = ((y + side - 1) * width + x + side - 1) * channels + channel;
+    const bool inside = y >= 0 && x >= 0 && y + side <= height && x + side <= width &&
+                        last + kLanes <= height * width * channels;
     V half[kPatch][side];
     if (inside) {  // apart from the other case, so that the values stay in registers
         const float* at = pixels + (y * width + x) * channels + channel;

@@ -94,7 +94,10 @@ NPCR_INLINE void store_some(const V& from, int64_t count, float* to) {
     if (count * sizeof(float) == sizeof(V)) {
         store(from, to);
     } else {
-        memcpy(to, &from, static_cast<size_t>(count) * sizeof(float));
+        constexpr int kLanes = sizeof(V) / sizeof(float);
+        float lanes[kLanes];
+        store(from, lanes);
+        copy_some<kLanes / 2>(lanes, count, to);
     }
 }
 
