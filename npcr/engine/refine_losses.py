@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from npcr.temporal import Frame, find_warp, sample_smoothly, surface_depth
 
-OUTLINE = 20  # how much more the anchor counts at outlines
+OUTLINE = 20  # how many times as much the anchor counts at outlines
+
 
 def look_up(current: Frame, other: Frame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
     """The current frame's points in the other picture: samples (B, C, H, W), and trust (B, 1, H, W) in 0..1.
