@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from npcr.errors import NpcrError  # before torch: npcr sets how torch's threads wait
 
-from npcr.errors import NpcrError
+# isort: split
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,16 +26,18 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
+
+import npcr  # noqa: E402, F401  before torch: it sets how torch's threads wait
+
+# isort: split
+import torch  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
@@ -48,28 +50,14 @@ COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time
            "gradient_error")
 
 
-class PeakMemory:
-    """Watches this process's resident memory (Linux); `mb` is the peak above the start."""
-
-    def __init__(self) -> None:
-        self._start = self._peak = _resident_mb()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.005):
-            self._peak = max(self._peak, _resident_mb())
-
-    def mb(self) -> float:
-        self._stop.set()
-        self._thread.join()
-        return self._peak - self._start
+def _memory_mb(kind: str) -> float:
+    """This process's resident memory: VmRSS, what it holds, or VmHWM, its peak since `_reset_peak` (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
 
 
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def run_variant(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,10 +89,12 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
         differentiate(half)
         return torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None])
 
-    memory = PeakMemory()
-    timing = measure(step, repeats=options.repeats, device=device, warm_up=1, limit_s=120)
     cuda = device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else memory.mb()
+    if not cuda:
+        _reset_peak()
+        held = _memory_mb("VmRSS")
+    timing = measure(step, repeats=options.repeats, device=device, warm_up=1, limit_s=120)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else _memory_mb("VmHWM") - held
     row = {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
            "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
     if half:

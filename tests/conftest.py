@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import npcr  # noqa: F401  before any test imports torch: it sets how torch's threads wait
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

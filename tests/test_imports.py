@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,27 @@ def test_importing_npcr_needs_no_optional_package() -> None:
             "'laspy', 'pymatting', 'pycvvdp'):\n    sys.modules[name] = None\n"
             "import npcr, npcr.engine.trainer, npcr.engine.frames")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+SCRIPTS = [file for folder in ("tools", "benchmarks", "ExParamGen") for file in sorted((ROOT / folder).rglob("*.py"))
+           if "__main__" in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda f: str(f.relative_to(ROOT)))
+def test_scripts_set_how_torchs_threads_wait_before_torch_is_loaded(script: Path) -> None:
+    code = f"""
+import os, runpy, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("wait:", os.environ.get("OMP_WAIT_POLICY"))
+            raise SystemExit(0)
+
+sys.meta_path.insert(0, Watch())
+runpy.run_path({str(script)!r}, run_name="imported")
+print("wait: passive")  # no torch here
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.splitlines() == ["wait: passive"]

@@ -14,11 +14,13 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
+from npcr import cli  # before torch: npcr sets how torch's threads wait
+
+# isort: split
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from npcr import cli
 from npcr.cameras import project
 from npcr.config import load_config
 from npcr.data.carving import (

@@ -17,11 +17,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import npcr  # before torch: it sets how torch's threads wait
+
+# isort: split
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
-import npcr
 from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
 from npcr.data.views import SceneViews
