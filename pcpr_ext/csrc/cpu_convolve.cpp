@@ -158,7 +158,7 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
     }
 }
 
-template <int lanes, int rows>
+template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory,
                                 const PerChannel& per_channel) {
     const int64_t first = block * plan.block, count = std::min(plan.block, plan.tiles.count() - first);
@@ -173,11 +173,9 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
     const int64_t panel_floats = plan.inputs * kPanel, panels = plan.columns.padded / kPanel;
     for (int64_t product = 0; product < kProducts; ++product) {
         const float* weights = task.packed + product * plane_floats(panels * panel_floats);
-        for (int64_t panel = 0; panel < panels; ++panel) {
-            multiply<lanes, rows, false>(left + product * left_plane, plan.left_row, 1,
-                                         weights + panel * panel_floats, kPanel, plan.inputs,
-                                         products + product * right_plane + panel * kPanel, plan.right_row, count);
-        }
+        multiply<lanes, rows, panels_at_once, false>(left + product * left_plane, plan.left_row, 1, weights, kPanel,
+                                                     panel_floats, plan.inputs, products + product * right_plane,
+                                                     plan.right_row, count, panels);
     }
     for (int64_t i = 0; i < count; ++i) {
         finish_tile<lanes>(task, plan, per_channel, products + i * plan.right_row, right_plane, first + i);
@@ -207,7 +205,7 @@ bool valid(const NpcrPack& task) {
 
 // A panel of the packed matrices, all rows, so that both sides are read and written in order: G g G' of `lanes` pairs
 // of channels at a time.
-template <int lanes, int rows>
+template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void pack_panel(const NpcrPack& task, int64_t panel, int64_t depth, int64_t columns, int64_t half,
                             int64_t gate) {
     typedef typename Lanes<lanes>::Float V;

@@ -48,7 +48,7 @@ struct Memory {
 };
 
 // Patches and tiles first..last of the batch that begins at tile `start`.
-template <int lanes, int rows>
+template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t start,
                                  int64_t first, int64_t last) {
     typedef typename Lanes<lanes>::Float V;
@@ -72,18 +72,16 @@ NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan,
     }
 }
 
-template <int lanes, int rows>
+template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void multiply_tiles(const Plan& plan, const Memory& memory, int64_t product, int64_t count) {
     const float* left = memory.left + product * plan.left_plane;
     const float* right = memory.right + product * plan.right_plane;
     float* result = memory.result + product * plan.result_plane;
     for (int64_t tile = 0; tile < count; tile += kTilesAtOnce) {
         const int64_t depth = std::min(kTilesAtOnce, count - tile);
-        for (int64_t column = 0; column < plan.columns; column += kPanel) {
-            multiply<lanes, rows, true>(left + tile * plan.left_row, 1, plan.left_row,
-                                        right + tile * plan.right_row + column, plan.right_row, depth,
-                                        result + column, plan.columns, plan.inputs);
-        }
+        multiply<lanes, rows, panels_at_once, true>(left + tile * plan.left_row, 1, plan.left_row,
+                                                    right + tile * plan.right_row, plan.right_row, kPanel, depth,
+                                                    result, plan.columns, plan.inputs, plan.columns / kPanel);
     }
 }
 
@@ -95,7 +93,7 @@ NPCR_FOR_PROCESSOR(multiply_tiles, (const Plan& plan, const Memory& memory, int6
                    (plan, memory, product, count))
 
 // G' (.) G for all outputs of one input.
-template <int lanes, int rows>
+template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input) {
     typedef typename Lanes<lanes>::Float V;
     const int64_t plane = plan.result_plane;

@@ -82,13 +82,14 @@ constexpr float kG[kPatch][3] = {{1.0f, 0.0f, 0.0f},
                                  {1.0f / 6, -1.0f / 6 * kB, 1.0f / 6 * kB2},
                                  {0.0f, 0.0f, 1.0f}};
 
-// C[r] (+)= sum over k of left[r][k] right[k], r < rows, for a panel of 16 columns. Rows of `left` lie
-// row_stride apart and their elements step apart; `right` rows lie right_stride apart.
-template <int lanes, int rows, bool add>
+// C[r] (+)= sum over k of left[r][k] right[k], r < rows, for a few panels of 16 columns. Rows of `left` lie row_stride
+// apart and their elements step apart; rows of `right` lie right_stride apart, and its panels panel_stride.
+template <int lanes, int rows, int panels, bool add>
 NPCR_INLINE void multiply_rows(const float* left, int64_t row_stride, int64_t step, const float* right,
-                               int64_t right_stride, int64_t depth, float* out, int64_t out_stride) {
+                               int64_t right_stride, int64_t panel_stride, int64_t depth, float* out,
+                               int64_t out_stride) {
     typedef typename Lanes<lanes>::Float V;
-    constexpr int kVectors = kPanel / lanes;
+    constexpr int kOfPanel = kPanel / lanes, kVectors = panels * kOfPanel;
     V sum[rows][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -98,7 +99,9 @@ NPCR_INLINE void multiply_rows(const float* left, int64_t row_stride, int64_t st
     for (int64_t k = 0; k < depth; ++k) {
         V b[kVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) load(right + k * right_stride + v * lanes, b[v]);
+        for (int v = 0; v < kVectors; ++v) {
+            load(right + k * right_stride + v / kOfPanel * panel_stride + v % kOfPanel * lanes, b[v]);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
             const float a = left[r * row_stride + k * step];
@@ -121,41 +124,55 @@ NPCR_INLINE void multiply_rows(const float* left, int64_t row_stride, int64_t st
     }
 }
 
-// Rows r and on, `at_once` at a time as long as there are so many; returns the first that is left.
-template <int lanes, int at_once, bool add>
-NPCR_INLINE int64_t multiply_rest(const float* left, int64_t row_stride, int64_t step, const float* right,
-                                  int64_t right_stride, int64_t depth, float* out, int64_t out_stride, int64_t r,
-                                  int64_t rows) {
-    for (; r + at_once <= rows; r += at_once) {
-        multiply_rows<lanes, at_once, add>(left + r * row_stride, row_stride, step, right, right_stride, depth,
-                                           out + r * out_stride, out_stride);
+// As multiply_rows, for any number of rows, `most` at a time as long as there are so many.
+template <int lanes, int most, int panels, bool add>
+NPCR_INLINE void multiply_panels(const float* left, int64_t row_stride, int64_t step, const float* right,
+                                 int64_t right_stride, int64_t panel_stride, int64_t depth, float* out,
+                                 int64_t out_stride, int64_t rows) {
+    int64_t r = 0;
+    for (; r + most <= rows; r += most) {
+        multiply_rows<lanes, most, panels, add>(left + r * row_stride, row_stride, step, right, right_stride,
+                                                panel_stride, depth, out + r * out_stride, out_stride);
     }
-    return r;
+    if constexpr (most > 1) {
+        if (r < rows) {
+            multiply_panels<lanes, most / 2, panels, add>(left + r * row_stride, row_stride, step, right, right_stride,
+                                                          panel_stride, depth, out + r * out_stride, out_stride,
+                                                          rows - r);
+        }
+    }
 }
 
-// As multiply_rows, for any number of rows.
-template <int lanes, int most, bool add>
+// All columns, which are whole panels, at_once of them at a time as long as there are so many.
+template <int lanes, int most, int at_once, bool add>
 NPCR_INLINE void multiply(const float* left, int64_t row_stride, int64_t step, const float* right,
-                          int64_t right_stride, int64_t depth, float* out, int64_t out_stride, int64_t rows) {
-    int64_t r = multiply_rest<lanes, most, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, 0,
-                                                rows);
-    r = multiply_rest<lanes, 4, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, r, rows);
-    r = multiply_rest<lanes, 2, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, r, rows);
-    multiply_rest<lanes, 1, add>(left, row_stride, step, right, right_stride, depth, out, out_stride, r, rows);
+                          int64_t right_stride, int64_t panel_stride, int64_t depth, float* out, int64_t out_stride,
+                          int64_t rows, int64_t panels) {
+    int64_t panel = 0;
+    for (; panel + at_once <= panels; panel += at_once) {
+        multiply_panels<lanes, most, at_once, add>(left, row_stride, step, right + panel * panel_stride, right_stride,
+                                                   panel_stride, depth, out + panel * kPanel, out_stride, rows);
+    }
+    if constexpr (at_once > 1) {
+        if (panel < panels) {
+            multiply_panels<lanes, most, 1, add>(left, row_stride, step, right + panel * panel_stride, right_stride,
+                                                 panel_stride, depth, out + panel * kPanel, out_stride, rows);
+        }
+    }
 }
 
 }  // namespace npcr
 
-// Calls NAME<lanes, rows of the innermost product>(arguments) for this processor: a function template that is
+// Calls NAME<lanes, rows and panels of the innermost product>(arguments) for this processor: a function template that is
 // forced inline into one function for each instruction set. Sums are fused here: -ffp-contract=off is for the
 // projection.
 #if defined(__x86_64__)
 #define NPCR_FOR_PROCESSOR(NAME, PARAMETERS, ARGUMENTS)                                                     \
     __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))) void NAME##_avx512 PARAMETERS {           \
-        NAME<16, 12> ARGUMENTS;                                                                             \
+        NAME<16, 12, 2> ARGUMENTS;                                                                             \
     }                                                                                                       \
-    __attribute__((target("avx2,fma"))) void NAME##_avx2 PARAMETERS { NAME<8, 6> ARGUMENTS; }               \
-    void NAME##_any PARAMETERS { NAME<4, 3> ARGUMENTS; }                                                    \
+    __attribute__((target("avx2,fma"))) void NAME##_avx2 PARAMETERS { NAME<8, 6, 1> ARGUMENTS; }               \
+    void NAME##_any PARAMETERS { NAME<4, 3, 1> ARGUMENTS; }                                                    \
     void NAME##_here PARAMETERS {                                                                           \
         if (npcr_use_avx512()) return NAME##_avx512 ARGUMENTS;                                              \
         if (npcr_use_avx2()) return NAME##_avx2 ARGUMENTS;                                                  \
@@ -172,7 +189,7 @@ inline bool npcr_use_avx2() {
 }
 #else
 #define NPCR_FOR_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
-    void NAME##_here PARAMETERS { NAME<4, 6> ARGUMENTS; }
+    void NAME##_here PARAMETERS { NAME<4, 6, 1> ARGUMENTS; }
 #endif
 
 #endif
