@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The convolution's gradient in its weights: with patches and tiles of the gradient both transformed, 36 matrix
-// products over the tiles, and G' (.) G of the result. Tiles are taken by the batch: all threads transform them,
-// then each of the 36 products is one thread's, which adds up batches in their order.
+// products over the tiles, and G' (.) G of the result. There are two ways to share the work, by the size of the result:
+// a small one is made once for each of a few groups of tiles, so that a thread needs nothing of another's cache, and
+// the groups' are added up at the end; a large one is made once, in batches of tiles that all threads transform, after
+// which each of the 36 products is one thread's. Which tiles are added up in which order depends on the shapes alone.
 
 #include "cpu_convolution.h"
 #include "team.h"
@@ -9,14 +11,19 @@
 namespace npcr {
 namespace {
 
-constexpr int64_t kBatchFloats = 1 << 19;  // of both transformed matrices, or more; the shared cache holds them
-constexpr int64_t kTilesAtOnce = 64;       // of a product: these rows stay in the first caches
+constexpr int64_t kSmallResult = 192 * 1024;  // floats
+constexpr int64_t kCacheFloats = 384 * 1024;  // of a core's own cache, for a group's result and transformed tiles
+constexpr int64_t kGroups = 16;               // at most; so many threads can share the work
+constexpr int64_t kBatchFloats = 1 << 19;     // of a large result's transformed tiles, or more, in a shared cache
+constexpr int64_t kTilesAtOnce = 128;         // of a product: these rows stay in the first caches
 constexpr int64_t kTilesPerTask = 16;
 
 struct Plan {
     Tiles tiles;    // of one picture
     int64_t count;  // of all pictures' tiles
-    int64_t inputs, columns, left_row, right_row, batch, left_plane, right_plane, result_plane;
+    int64_t inputs, columns, left_row, right_row;
+    int64_t groups, group, batch;  // how many groups, tiles of a group, tiles transformed before they are multiplied
+    int64_t left_plane, right_plane, result_plane;
 
     explicit Plan(const NpcrConvolveGrad& task)
         : tiles(0, 0, task.width, task.height),
@@ -25,29 +32,49 @@ struct Plan {
           columns(round_up(task.outputs, kPanel)),
           left_row(row_floats(inputs)),
           right_row(columns) {
-        // Every batch reads and writes the whole result: a large one is worth larger batches.
-        batch = std::max(kBatchFloats, kProducts * inputs * columns) / (kProducts * (left_row + right_row)) / kTilesAtOnce * kTilesAtOnce;
-        batch = std::min(std::max(batch, kTilesAtOnce), round_up(count, kTilesPerTask));
+        const int64_t result = kProducts * inputs * columns, row = kProducts * (left_row + right_row);
+        if (result <= kSmallResult) {
+            groups = std::min(kGroups, (count + kTilesPerTask - 1) / kTilesPerTask);
+            batch = std::min<int64_t>((kCacheFloats - result) / row, 64);
+        } else {  // every batch reads and writes the whole result: the larger it is, the larger they should be
+            groups = 1;
+            batch = std::max(kBatchFloats, result) / row;
+        }
+        group = (count + groups - 1) / groups;
+        groups = (count + group - 1) / group;
+        batch = even_parts(group, std::max(batch, kTilesPerTask));
         left_plane = plane_floats(batch * left_row);
         right_plane = plane_floats(batch * right_row);
         result_plane = plane_floats(inputs * columns);
     }
-    int64_t left_floats() const { return kProducts * left_plane; }
-    int64_t right_floats() const { return kProducts * right_plane; }
+    bool shared() const { return groups == 1; }
+    int team(int threads) const {
+        const int64_t work = 1 + count * inputs * columns / 32768;
+        return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, work, shared() ? 256 : groups})));
+    }
+    int64_t member_floats() const { return kProducts * (left_plane + right_plane); }
     int64_t result_floats() const { return kProducts * result_plane; }
-    int64_t scratch_bytes() const { return 4 * (left_floats() + right_floats() + result_floats()) + 64; }
+    int64_t scratch_bytes(int threads) const {
+        return 4 * ((shared() ? 1 : team(threads)) * member_floats() + groups * result_floats()) + 64;
+    }
+    // The size of equal parts of `whole`, none larger than `most`; the last may be smaller.
+    static int64_t even_parts(int64_t whole, int64_t most) {
+        const int64_t parts = (whole + most - 1) / most;
+        return (whole + parts - 1) / parts;
+    }
 };
 
 struct Memory {
     float *left, *right, *result;
-    Memory(const NpcrConvolveGrad& task, const Plan& plan) {
-        left = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(task.scratch) + 63) / 64 * 64);
-        right = left + plan.left_floats();
-        result = right + plan.right_floats();
+    Memory(const NpcrConvolveGrad& task, const Plan& plan, int64_t member, int64_t group) {
+        float* results = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(task.scratch) + 63) / 64 * 64);
+        result = results + group * plan.result_floats();
+        left = results + plan.groups * plan.result_floats() + member * plan.member_floats();
+        right = left + kProducts * plan.left_plane;
     }
 };
 
-// Patches and tiles first..last of the batch that begins at tile `start`.
+// Patches and tiles first..last of the batch that begins at tile `start` of all.
 template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t start,
                                  int64_t first, int64_t last) {
@@ -72,16 +99,23 @@ NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan,
     }
 }
 
+// One product of `count` transformed tiles, added to the result, or as the result where that is `fresh`.
 template <int lanes, int rows, int panels_at_once>
-NPCR_INLINE void multiply_tiles(const Plan& plan, const Memory& memory, int64_t product, int64_t count) {
+NPCR_INLINE void multiply_tiles(const Plan& plan, const Memory& memory, int64_t product, int64_t count, bool fresh) {
     const float* left = memory.left + product * plan.left_plane;
     const float* right = memory.right + product * plan.right_plane;
     float* result = memory.result + product * plan.result_plane;
-    for (int64_t tile = 0; tile < count; tile += kTilesAtOnce) {
-        const int64_t depth = std::min(kTilesAtOnce, count - tile);
-        multiply<lanes, rows, panels_at_once, true>(left + tile * plan.left_row, 1, plan.left_row,
-                                                    right + tile * plan.right_row, plan.right_row, kPanel, depth,
-                                                    result, plan.columns, plan.inputs, plan.columns / kPanel);
+    const int64_t panels = plan.columns / kPanel, part = Plan::even_parts(count, kTilesAtOnce);
+    for (int64_t tile = 0; tile < count; tile += part) {
+        const float *of_left = left + tile * plan.left_row, *of_right = right + tile * plan.right_row;
+        const int64_t depth = std::min(part, count - tile);
+        if (fresh && tile == 0) {
+            multiply<lanes, rows, panels_at_once, false>(of_left, 1, plan.left_row, of_right, plan.right_row, kPanel,
+                                                         depth, result, plan.columns, plan.inputs, panels);
+        } else {
+            multiply<lanes, rows, panels_at_once, true>(of_left, 1, plan.left_row, of_right, plan.right_row, kPanel,
+                                                        depth, result, plan.columns, plan.inputs, panels);
+        }
     }
 }
 
@@ -89,20 +123,28 @@ NPCR_FOR_PROCESSOR(transform_tiles,
                    (const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t start, int64_t first,
                     int64_t last),
                    (task, plan, memory, start, first, last))
-NPCR_FOR_PROCESSOR(multiply_tiles, (const Plan& plan, const Memory& memory, int64_t product, int64_t count),
-                   (plan, memory, product, count))
+NPCR_FOR_PROCESSOR(multiply_tiles,
+                   (const Plan& plan, const Memory& memory, int64_t product, int64_t count, bool fresh),
+                   (plan, memory, product, count, fresh))
 
-// G' (.) G for all outputs of one input.
+// G' (.) G of all groups' results together, for all outputs of one input.
 template <int lanes, int rows, int panels_at_once>
-NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input) {
+NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const float* results, int64_t input) {
     typedef typename Lanes<lanes>::Float V;
     const int64_t plane = plan.result_plane;
     for (int64_t output = 0; output < task.outputs; output += lanes) {
-        const float* at = memory.result + input * plan.columns + output;
+        const float* at = results + input * plan.columns + output;
         V half[3][kPatch];
         for (int column = 0; column < kPatch; ++column) {
             V products[kPatch];
             for (int row = 0; row < kPatch; ++row) load(at + (row * kPatch + column) * plane, products[row]);
+            for (int64_t group = 1; group < plan.groups; ++group) {
+                for (int row = 0; row < kPatch; ++row) {
+                    V product;
+                    load(at + group * plan.result_floats() + (row * kPatch + column) * plane, product);
+                    products[row] += product;
+                }
+            }
             for (int i = 0; i < 3; ++i) {
                 half[i][column] = V{};
                 for (int row = 0; row < kPatch; ++row) half[i][column] += kG[row][i] * products[row];
@@ -120,8 +162,43 @@ NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, co
 }
 
 NPCR_FOR_PROCESSOR(finish_input,
-                   (const NpcrConvolveGrad& task, const Plan& plan, const Memory& memory, int64_t input),
-                   (task, plan, memory, input))
+                   (const NpcrConvolveGrad& task, const Plan& plan, const float* results, int64_t input),
+                   (task, plan, results, input))
+
+void add_up_group(const NpcrConvolveGrad& task, const Plan& plan, int64_t group, int64_t member) {
+    const Memory memory(task, plan, member, group);
+    const int64_t end = std::min(plan.count, (group + 1) * plan.group);
+    for (int64_t start = group * plan.group; start < end; start += plan.batch) {
+        const int64_t count = std::min(plan.batch, end - start);
+        transform_tiles_here(task, plan, memory, start, 0, count);
+        for (int64_t product = 0; product < kProducts; ++product) {
+            multiply_tiles_here(plan, memory, product, count, start == group * plan.group);
+        }
+    }
+}
+
+void add_up_together(const NpcrConvolveGrad& task, const Plan& plan) {
+    const Memory memory(task, plan, 0, 0);
+    int64_t start = -plan.batch, count = 0;
+    bool transformed = false;
+    const auto perform = [&](int part, int) {
+        if (transformed) return multiply_tiles_here(plan, memory, part, count, start == 0);
+        transform_tiles_here(task, plan, memory, start, part * kTilesPerTask,
+                             std::min(count, (part + 1) * kTilesPerTask));
+    };
+    bool begun = false;
+    Team::run(plan.team(task.threads), perform, [&]() -> int {
+        if (begun && !transformed) {
+            transformed = true;
+            return kProducts;
+        }
+        begun = true;
+        transformed = false;
+        start += plan.batch;
+        count = std::min(plan.batch, plan.count - start);
+        return count > 0 ? static_cast<int>((count + kTilesPerTask - 1) / kTilesPerTask) : 0;
+    });
+}
 
 bool valid(const NpcrConvolveGrad& task) {
     const int64_t most = 1 << 20;
@@ -131,18 +208,13 @@ bool valid(const NpcrConvolveGrad& task) {
     return fits && task.channels[0] >= 1;
 }
 
-int team_size(const NpcrConvolveGrad& task, const Plan& plan) {
-    const int64_t work = plan.count * plan.inputs * plan.columns / 32768;
-    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, 1 + work, 256})));
-}
-
 }  // namespace
 }  // namespace npcr
 
 int64_t npcr_convolve_grad_scratch(const NpcrConvolveGrad* task) {
     using namespace npcr;
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
-    return Plan(*task).scratch_bytes();
+    return Plan(*task).scratch_bytes(task->threads);
 }
 
 int32_t npcr_convolve_grad(const NpcrConvolveGrad* task) {
@@ -151,36 +223,15 @@ int32_t npcr_convolve_grad(const NpcrConvolveGrad* task) {
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
     const Plan plan(*task);
-    const Memory memory(*task, plan);
-    int64_t start = -plan.batch, count = 0;
-    enum class Phase { clear, transform, multiply, finish } phase = Phase::clear;
-    const auto perform = [&](int part, int) {
-        if (phase == Phase::clear) {
-            std::fill_n(memory.result + part * plan.result_plane, plan.inputs * plan.columns, 0.0f);
-        } else if (phase == Phase::transform) {
-            transform_tiles_here(*task, plan, memory, start, part * kTilesPerTask,
-                                 std::min(count, (part + 1) * kTilesPerTask));
-        } else if (phase == Phase::multiply) {
-            multiply_tiles_here(plan, memory, part, count);
-        } else {
-            finish_input_here(*task, plan, memory, part);
-        }
-    };
-    bool begun = false;
-    Team::run(team_size(*task, plan), perform, [&]() -> int {
-        if (!begun) {
-            begun = true;
-            return kProducts;
-        }
-        if (phase == Phase::transform) {
-            phase = Phase::multiply;
-            return kProducts;
-        }
-        if (phase == Phase::finish) return 0;
-        start += plan.batch;
-        count = std::min(plan.batch, plan.count - start);
-        phase = count > 0 ? Phase::transform : Phase::finish;
-        return static_cast<int>(count > 0 ? (count + kTilesPerTask - 1) / kTilesPerTask : plan.inputs);
-    });
+    const int threads = plan.team(task->threads);
+    if (plan.shared()) {
+        add_up_together(*task, plan);
+    } else {
+        Team::run(threads, static_cast<int>(plan.groups),
+                  [&](int group, int member) { add_up_group(*task, plan, group, member); });
+    }
+    const float* results = Memory(*task, plan, 0, 0).result;
+    Team::run(threads, static_cast<int>(plan.inputs),
+              [&](int input, int) { finish_input_here(*task, plan, results, input); });
     return NPCR_OK;
 }
