@@ -11,8 +11,8 @@
 namespace npcr {
 namespace {
 
-constexpr int64_t kSmallResult = 192 * 1024;  // floats
-constexpr int64_t kCacheFloats = 384 * 1024;  // of a core's own cache, for a group's result and transformed tiles
+constexpr int64_t kSmallResult = 340 * 1024;  // floats
+constexpr int64_t kCacheFloats = 448 * 1024;  // of a core's own cache, for a group's result and transformed tiles
 constexpr int64_t kGroups = 16;               // at most; so many threads can share the work
 constexpr int64_t kBatchFloats = 1 << 19;     // of a large result's transformed tiles, or more, in a shared cache
 constexpr int64_t kTilesAtOnce = 128;         // of a product: these rows stay in the first caches
