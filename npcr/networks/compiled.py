@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls the CPU's network kernels: one function for each, tensors in and out, no autograd.
 
-Pictures are (H, W, C) float32 and contiguous. What each kernel computes stands in pcpr_ext/csrc/interface.h; the
+Pictures are (B, H, W, C) float32 and contiguous. What each kernel computes stands in pcpr_ext/csrc/interface.h; the
 readable twins are the blocks in `npcr.networks.blocks` themselves.
 """
 
@@ -40,22 +40,28 @@ def pack(weight: Tensor, *, gated: bool = False, transposed: bool = False) -> Te
     return packed
 
 
-def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, output: Tensor, *,
+def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, targets: Sequence[Tensor | int], *,
              gated: bool = False, scale: Tensor | None = None, shift: Tensor | None = None,
              opening: Tensor | None = None, sums: Tensor | None = None,
              window: tuple[int, int, int, int] | None = None) -> None:
-    """3x3 convolution of up to three pictures, concatenated along the channels, into `output` (H, W, outputs).
+    """3x3 convolution of up to three pictures, concatenated along the channels.
 
-    gated: conv * sigmoid(gate), into `opening` (H, W, outputs) the sigmoids, into `sums` (2, outputs) float64 the sums
-    of the result and of its squares; with scale and shift (outputs), ReLU(scale y + shift) is written.
-    window: (left, top, right, bottom), the pixels to compute.
+    targets: up to three (B, H, W, outputs_i), whose channels together are the result's; where one is not wanted, how
+    many channels it would have. gated: conv * sigmoid(gate), for one target, into `opening` (B, H, W, outputs) the
+    sigmoids, into `sums` (B, 2, outputs) float64 the sums of the result and of its squares; with scale and shift
+    (outputs), ReLU(scale y + shift) is written. window: (left, top, right, bottom), the pixels to compute.
     """
-    height, width, outputs = output.shape
+    images, height, width, _ = sources[0].shape
     task = pcpr_ext.Convolve(packed=packed.data_ptr(), bias=_pointer(bias), scale=_pointer(scale),
-                             shift=_pointer(shift), height=height, width=width, outputs=outputs,
+                             shift=_pointer(shift), images=images, height=height, width=width,
                              window=(ctypes.c_int64 * 4)(*(window or (0, 0, width, height))), gated=gated,
-                             output=output.data_ptr(), open=_pointer(opening), sums=_pointer(sums))
+                             open=_pointer(opening), sums=_pointer(sums))
     _set_sources(task, sources)
+    for i, target in enumerate(targets):
+        if isinstance(target, int):
+            task.outputs[i] = target
+        else:
+            task.targets[i], task.outputs[i] = target.data_ptr(), target.shape[3]
     _run(task, scratch=True)
 
 
@@ -76,16 +82,16 @@ def convolve_grad(sources: Sequence[tuple[Tensor, Tensor | None, Tensor | None]]
 
 
 def gate_sums(values: Tensor, grad: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(2, C) float64: sums of du and of du y, see `struct NpcrGate`."""
-    sums = torch.empty(2, grad.shape[-1], dtype=torch.float64)
+    """(B, 2, C) float64: each picture's sums of du and of du y, see `struct NpcrGate`."""
+    sums = torch.empty(len(grad), 2, grad.shape[3], dtype=torch.float64)
     _run(_gate(values, grad, scale, shift, sums), "npcr_gate_sums")
     return sums
 
 
 def gate_grad(values: Tensor, opening: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, *, of_grad: Tensor,
               of_value: Tensor, constant: Tensor, grad_raw: Tensor) -> Tensor:
-    """Fills grad_raw (H, W, 2 C), the gradient of convolutions and gates; returns its sums, (2 C) float64."""
-    sums = torch.empty(2 * grad.shape[-1], dtype=torch.float64)
+    """Fills grad_raw (B, H, W, 2 C), the gradient of convolutions and gates; returns its sums, (B, 2 C) float64."""
+    sums = torch.empty(len(grad), 2 * grad.shape[3], dtype=torch.float64)
     task = _gate(values, grad, scale, shift, sums)
     task.of_grad, task.of_value, task.constant = of_grad.data_ptr(), of_value.data_ptr(), constant.data_ptr()
     task.open, task.grad_raw = opening.data_ptr(), grad_raw.data_ptr()
@@ -94,24 +100,24 @@ def gate_grad(values: Tensor, opening: Tensor, grad: Tensor, scale: Tensor, shif
 
 
 def normalise(values: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
-    """ReLU(scale values + shift) of values (H, W, C) into `output`, which may be the same."""
-    channels = values.shape[-1]
-    _run(pcpr_ext.Normalise(values=values.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(),
-                            pixels=values.numel() // channels, channels=channels, output=output.data_ptr()))
+    """ReLU(scale values + shift) of values (B, H, W, C) into `output`, which may be the same; scale, shift: (B, C)."""
+    images, height, width, channels = values.shape
+    _run(pcpr_ext.Normalise(values=values.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(), images=images,
+                            pixels=height * width, channels=channels, output=output.data_ptr()))
 
 
-def resize(picture: Tensor, output: Tensor) -> None:
-    """Picture (H, W, C) into `output`: to (H // 2, W // 2, C) max-pool and anti-aliased stride 2, to at least twice the
-    size bilinear doubling, aligned corners, zeros around it."""
-    _run(_resample(picture, output, input=picture.data_ptr(), output=output.data_ptr()),
-         "npcr_halve" if len(output) < len(picture) else "npcr_double")
+def resize(pictures: Tensor, output: Tensor) -> None:
+    """Pictures (B, H, W, C) into `output`: to (B, H // 2, W // 2, C) max-pool and anti-aliased stride 2, to at least
+    twice the size bilinear doubling, aligned corners, zeros around it."""
+    _run(_resample(pictures, output, input=pictures.data_ptr(), output=output.data_ptr()),
+         "npcr_halve" if output.shape[1] < pictures.shape[1] else "npcr_double")
 
 
-def resize_grad(picture: Tensor | None, grad_output: Tensor, grad: Tensor) -> None:
-    """The gradient of `resize` into `grad` (H, W, C); the picture itself is needed for halving only."""
-    _run(_resample(grad, grad_output, input=_pointer(picture), grad_output=grad_output.data_ptr(),
+def resize_grad(pictures: Tensor | None, grad_output: Tensor, grad: Tensor) -> None:
+    """The gradient of `resize` into `grad` (B, H, W, C); the pictures themselves are needed for halving only."""
+    _run(_resample(grad, grad_output, input=_pointer(pictures), grad_output=grad_output.data_ptr(),
                    grad_input=grad.data_ptr()),
-         "npcr_halve_grad" if len(grad_output) < len(grad) else "npcr_double_grad")
+         "npcr_halve_grad" if grad_output.shape[1] < grad.shape[1] else "npcr_double_grad")
 
 
 def _library() -> pcpr_ext.Library:
@@ -130,15 +136,15 @@ def _set_sources(task: Any, sources: Sequence[Tensor]) -> None:
 
 
 def _gate(values: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, sums: Tensor) -> pcpr_ext.Gate:
-    channels = grad.shape[-1]
+    images, height, width, channels = grad.shape
     return pcpr_ext.Gate(values=values.data_ptr(), grad=grad.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(),
-                         pixels=grad.numel() // channels, channels=channels, sums=sums.data_ptr())
+                         images=images, pixels=height * width, channels=channels, sums=sums.data_ptr())
 
 
-def _resample(picture: Tensor, target: Tensor, **pointers: int | None) -> pcpr_ext.Resample:
-    height, width, channels = picture.shape
-    return pcpr_ext.Resample(height=height, width=width, channels=channels, target_height=target.shape[0],
-                             target_width=target.shape[1], **pointers)
+def _resample(pictures: Tensor, target: Tensor, **pointers: int | None) -> pcpr_ext.Resample:
+    images, height, width, channels = pictures.shape
+    return pcpr_ext.Resample(images=images, height=height, width=width, channels=channels,
+                             target_height=target.shape[1], target_width=target.shape[2], **pointers)
 
 
 def _run(task: Any, name: str = "", *, scratch: bool = False) -> None:

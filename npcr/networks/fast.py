@@ -82,9 +82,8 @@ def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv
         _normalised(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None, out)
     else:
         scale, shift = fixed_affine(norm, conv.out_channels)
-        for i in range(batch):
-            compiled.convolve([x[i] for x in pictures], packed, bias, out[i], gated=True, scale=scale, shift=shift,
-                              window=window and window.box)
+        compiled.convolve(pictures, packed, bias, [out], gated=True, scale=scale, shift=shift,
+                          window=window and window.box)
     return out.movedim(-1, 1)
 
 
@@ -136,9 +135,7 @@ def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Ten
     gates are open; returns scale, shift (B, C) float32 and mean, rstd (B, C) float64."""
     batch, height, width, channels = out.shape
     sums = torch.empty(batch, 2, channels, dtype=torch.float64)
-    for i in range(batch):
-        compiled.convolve([x[i] for x in pictures], packed, bias, values[i], gated=True,
-                          opening=None if opening is None else opening[i], sums=sums[i])
+    compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening, sums=sums)
     count = height * width
     if statistics.pooled:
         sums, count = sums.sum(0, keepdim=True), count * batch
@@ -150,8 +147,7 @@ def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Ten
     scale = weight * rstd
     shift = (norm_bias - mean * scale).float().expand(batch, -1).contiguous()
     scale = scale.float().expand(batch, -1).contiguous()
-    for i in range(batch):
-        compiled.normalise(values[i], scale[i], shift[i], out[i])
+    compiled.normalise(values, scale, shift, out)
     return scale, shift, mean.expand(batch, -1), rstd.expand(batch, -1)
 
 
@@ -185,9 +181,8 @@ class _GatedLayer(torch.autograd.Function):
         values, opening, out = (POOL.empty(batch, height, width, len(weight)) for _ in range(3))
         if statistics is None:
             applied = [t.detach().expand(batch, -1).contiguous() for t in (scale, shift)]
-            for i in range(batch):
-                compiled.convolve([x[i] for x in pictures], packed, bias, values[i], gated=True, opening=opening[i])
-                compiled.normalise(values[i], applied[0][i], applied[1][i], out[i])
+            compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening)
+            compiled.normalise(values, applied[0], applied[1], out)
             moments = []
         else:
             *applied, mean, rstd = _normalised(statistics, pictures, packed, bias, scale, shift, values, opening, out)
@@ -216,7 +211,7 @@ class _GatedLayer(torch.autograd.Function):
             values = torch.add(values, moments[0].float()[:, None, None], out=POOL.empty(*values.shape))
         grad = channels_inside(grad)
         batch, _, _, channels = grad.shape
-        sums = torch.stack([compiled.gate_sums(values[i], grad[i], scale[i], shift[i]) for i in range(batch)])
+        sums = compiled.gate_sums(values, grad, scale, shift)
         if ctx.statistics is None:
             of_value = constant = torch.zeros_like(scale)
             grad_shift, grad_scale = sums.sum(0).float()
@@ -231,11 +226,9 @@ class _GatedLayer(torch.autograd.Function):
             of_value, constant = of_value.float(), constant.float()
             share = batch if ctx.statistics.pooled else 1  # expanded rows are all the same sum
             grad_scale, grad_shift = (of_normed.sum(0) / share).float(), (sums[:, 0].sum(0) / share).float()
-        bias_sums = torch.zeros(2 * channels, dtype=torch.float64)
         grad_raw = POOL.empty(*grad.shape[:3], 2 * channels)
-        for i in range(batch):
-            bias_sums += compiled.gate_grad(values[i], opening[i], grad[i], scale[i], shift[i], of_grad=scale[i],
-                                            of_value=of_value[i], constant=constant[i], grad_raw=grad_raw[i])
+        bias_sums = compiled.gate_grad(values, opening, grad, scale, shift, of_grad=scale, of_value=of_value,
+                                       constant=constant, grad_raw=grad_raw).sum(0)
         del values, opening, grad
         grad_weight, grad_sources = _convolution_grads(torch.cat([weight, gate_weight]), origins, grad_raw,
                                                         ctx.needs_input_grad[7:])
@@ -249,8 +242,7 @@ class _Convolution(torch.autograd.Function):
         pictures = [channels_inside(x) for x in sources]
         packed = compiled.pack(weight)
         out = POOL.empty(*pictures[0].shape[:3], weight.shape[0])
-        for i in range(len(out)):
-            compiled.convolve([x[i] for x in pictures], packed, bias.contiguous(), out[i], window=window and window.box)
+        compiled.convolve(pictures, packed, bias.contiguous(), [out], window=window and window.box)
         save(ctx, [weight], origins)
         return out.movedim(-1, 1)
 
@@ -271,18 +263,9 @@ def _convolution_grads(weight: Tensor, origins: Sequence[Origin], grad: Tensor,
     if not any(wanted):
         return grad_weight, [None for _ in wanted]
     grads = [POOL.empty(*origin.shape) if want else None for origin, want in zip(origins, wanted, strict=True)]
-    packed, channels = compiled.pack(weight, transposed=True), [origin.shape[3] for origin in origins]
-    only = grads[0] if len(grads) == 1 else None
-    joint = POOL.empty(*grad.shape[1:3], sum(channels)) if only is None else None
-    for i in range(len(grad)):
-        if joint is None:
-            assert only is not None
-            compiled.convolve([grad[i]], packed, None, only[i])
-            continue
-        compiled.convolve([grad[i]], packed, None, joint)
-        for of_source, part in zip(grads, joint.split(channels, dim=-1), strict=True):
-            if of_source is not None:
-                of_source[i].copy_(part)
+    targets = [origin.shape[3] if of_source is None else of_source
+               for origin, of_source in zip(origins, grads, strict=True)]
+    compiled.convolve([grad], compiled.pack(weight, transposed=True), None, targets)
     return grad_weight, [None if of_source is None else of_source.movedim(-1, 1) for of_source in grads]
 
 
@@ -291,8 +274,7 @@ class _Resize(torch.autograd.Function):
     def forward(ctx: Any, size: tuple[int, int], origin: Origin, x: Tensor) -> Tensor:  # type: ignore[override]
         pictures = channels_inside(x)
         out = POOL.empty(len(pictures), *size, pictures.shape[3])
-        for one, resized in zip(pictures, out, strict=True):
-            compiled.resize(one, resized)
+        compiled.resize(pictures, out)
         ctx.shape = pictures.shape
         save(ctx, [], [origin] if size < pictures.shape[1:3] else [])
         return out.movedim(-1, 1)
@@ -302,9 +284,8 @@ class _Resize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         _, origins = saved(ctx)
         pictures = origins[0].picture() if origins else None
-        grad_output, result = channels_inside(grad), POOL.empty(*ctx.shape)
-        for i in range(len(result)):
-            compiled.resize_grad(None if pictures is None else pictures[i], grad_output[i], result[i])
+        result = POOL.empty(*ctx.shape)
+        compiled.resize_grad(pictures, channels_inside(grad), result)
         return None, None, result.movedim(-1, 1)
 
 

@@ -40,26 +40,25 @@ class Origin(NamedTuple):
         if not self.resized:
             return self
         out = POOL.empty(*self.shape)
-        normed = POOL.empty(*self.values.shape[1:])
-        for i in range(len(out)):
-            compiled.resize(self._normed(i, normed), out[i])
+        for i in range(len(out)):  # a picture at a time, so that little is held twice
+            compiled.resize(self._one(i)._normed(), out[i:i + 1])
         return Origin(out, None, None, self.size)
 
     def picture(self) -> Tensor:
         """The picture, (B, H, W, C); the values themselves where nothing is to be done."""
-        resized = self.in_size()
-        if resized.scale is None:
-            return resized.values
-        out = POOL.empty(*self.shape)
-        for i in range(len(out)):
-            resized._normed(i, out[i])
-        return out
+        return self.in_size()._normed()
 
-    def _normed(self, i: int, out: Tensor) -> Tensor:
-        """Picture i (height, width, C) behind the norm; in `out` where there is one."""
+    def _one(self, i: int) -> Origin:
+        one = slice(i, i + 1)
+        return self._replace(values=self.values[one], scale=None if self.scale is None else self.scale[one],
+                             shift=None if self.shift is None else self.shift[one])
+
+    def _normed(self) -> Tensor:
+        """The values behind the norm."""
         if self.scale is None or self.shift is None:
-            return self.values[i]
-        compiled.normalise(self.values[i], self.scale[i], self.shift[i], out)
+            return self.values
+        out = POOL.empty(*self.values.shape)
+        compiled.normalise(self.values, self.scale, self.shift, out)
         return out
 
 

@@ -32,6 +32,8 @@ struct Tiles {
     int64_t y(int64_t tile) const { return y0 + tile / across * kTile; }
 };
 
+inline int64_t sum_of(const int64_t (&channels)[3]) { return channels[0] + channels[1] + channels[2]; }
+
 // Rows of transformed values hold `channels` of them and slack for a whole vector past the last.
 inline int64_t row_floats(int64_t channels) { return round_up(channels + kPanel - 1, 8); }
 
@@ -46,8 +48,6 @@ struct Sources {
     int64_t height, width;
     const float* const* scale;  // of each source, (channels), or null: ReLU(scale pixel + shift) is meant
     const float* const* shift;
-
-    int64_t total() const { return channels[0] + channels[1] + channels[2]; }
 };
 
 // `count` floats, fewer than 2 * piece (a power of two): in pieces of fixed size, for a call of memcpy takes longer.

@@ -24,34 +24,44 @@ struct Columns {
 };
 
 struct Plan {
+    int64_t inputs, outputs;
     Columns columns;
-    Tiles tiles;
-    int64_t inputs, left_row, right_row, block, blocks, left_plane, right_plane;
+    Tiles tiles;    // of one picture
+    int64_t count;  // of all pictures' tiles
+    int64_t left_row, right_row, block, blocks, left_plane, right_plane;
+    int64_t pictures;  // that a block may have tiles of
 
     explicit Plan(const NpcrConvolve& task)
-        : columns(task.outputs, task.gated),
+        : inputs(sum_of(task.channels)),
+          outputs(sum_of(task.outputs)),
+          columns(outputs, task.gated),
           tiles(task.window[0], task.window[1], task.window[2], task.window[3]),
-          inputs(task.channels[0] + task.channels[1] + task.channels[2]),
+          count(tiles.count() * task.images),
           left_row(row_floats(inputs)),
-          right_row(columns.padded + 8) {  // a gate's last vector may reach 8 columns too far
+          right_row(columns.padded + kPanel) {  // the last vector of a gate or a target may reach so far
         block = kCacheFloats / (kProducts * (left_row + right_row)) / 12 * 12;
         block = std::max<int64_t>(12, std::min<int64_t>(block, 48));
         if (kProducts * inputs * columns.padded > kLargeWeights) {
-            // Blocks of one size, at least two of them for two threads.
-            const int64_t parts = std::max<int64_t>(2, (tiles.count() + kLargeBlock - 1) / kLargeBlock);
-            block = round_up((tiles.count() + parts - 1) / parts, 6);
+            // Blocks of one size, an even number of them for an even number of threads.
+            const int64_t parts = 2 * ((count + 2 * kLargeBlock - 1) / (2 * kLargeBlock));
+            block = round_up((count + parts - 1) / parts, 6);
         }
-        blocks = (tiles.count() + block - 1) / block;
+        block = std::max(block, (count + Team::kMaxTasks - 1) / Team::kMaxTasks);
+        blocks = (count + block - 1) / block;
         left_plane = plane_floats(block * left_row);
         right_plane = plane_floats(block * right_row);
+        pictures = std::min(task.images, (block - 1) / tiles.count() + 2);
     }
     int64_t member_floats() const { return kProducts * (left_plane + right_plane); }
     int team(int threads) const {
-        const int64_t work = tiles.count() * inputs * columns.padded / 32768;
+        const int64_t work = count * inputs * columns.padded / 32768;
         return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, blocks, 1 + work, 256})));
     }
-    int64_t scratch_bytes(int threads, bool sums, int64_t outputs) const {
-        return team(threads) * member_floats() * 4 + 4 * (6 + (sums ? 2 * blocks : 0)) * row_floats(outputs) + 128;
+    int64_t picture(int64_t tile) const { return tile / tiles.count(); }
+    int64_t channel_floats() const { return row_floats(outputs); }
+    int64_t block_sums() const { return 2 * pictures * channel_floats(); }
+    int64_t scratch_bytes(int threads, bool sums) const {
+        return 4 * (team(threads) * member_floats() + 4 * channel_floats() + (sums ? blocks * block_sums() : 0)) + 128;
     }
 };
 
@@ -104,7 +114,7 @@ NPCR_INLINE void store_some(const V& from, int64_t count, float* to) {
 // What finish_tile needs for each channel, `stride` floats a kind, with whole vectors to read.
 struct PerChannel {
     float *bias, *gate_bias, *scale, *shift;
-    float* sums;  // a block's: of the results, then of their squares; or null
+    float* sums;  // a block's, of each of its pictures: of the results, then of their squares; or null
     int64_t stride;
 };
 
@@ -115,31 +125,33 @@ NPCR_INLINE void add_to(const V& value, float* place) {
     store(before + value, place);
 }
 
-// One tile's products to its pixels.
+// One tile's products to its pixels of one target, whose channels begin at `start` of the result's.
 template <int lanes>
-NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const PerChannel& per_channel,
-                             const float* products, int64_t plane, int64_t tile) {
+NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const PerChannel& per_channel, float* sums,
+                             const float* products, int64_t plane, int64_t tile, int target, int64_t start) {
     typedef typename Lanes<lanes>::Float V;
-    const int64_t x0 = plan.tiles.x(tile), y0 = plan.tiles.y(tile), outputs = task.outputs;
+    const int64_t image = plan.picture(tile), of_image = tile - image * plan.tiles.count();
+    const int64_t x0 = plan.tiles.x(of_image), y0 = plan.tiles.y(of_image), outputs = task.outputs[target];
     const int64_t rows = std::min<int64_t>(kTile, task.window[3] - y0);
     const int64_t across = std::min<int64_t>(kTile, task.window[2] - x0);
+    const int64_t origin = (image * task.height + y0) * task.width + x0;
     for (int64_t channel = 0; channel < outputs; channel += lanes) {
-        const int64_t count = std::min<int64_t>(lanes, outputs - channel);
+        const int64_t count = std::min<int64_t>(lanes, outputs - channel), place = start + channel;
         V value[kTile * kTile], gate[kTile * kTile], bias, gate_bias, scale, shift, sum = V{}, squares = V{};
-        products_to_pixels(products + channel, plane, value);
-        if (task.gated) products_to_pixels(products + plan.columns.gate + channel, plane, gate);
-        load(per_channel.bias + channel, bias);
-        load(per_channel.gate_bias + channel, gate_bias);
-        load(per_channel.scale + channel, scale);
-        load(per_channel.shift + channel, shift);
+        products_to_pixels(products + place, plane, value);
+        if (task.gated) products_to_pixels(products + plan.columns.gate + place, plane, gate);
+        load(per_channel.bias + place, bias);
+        load(per_channel.gate_bias + place, gate_bias);
+        load(per_channel.scale + place, scale);
+        load(per_channel.shift + place, shift);
         for (int64_t row = 0; row < rows; ++row) {
             for (int64_t column = 0; column < across; ++column) {
-                const int64_t pixel = (y0 + row) * task.width + x0 + column;
+                const int64_t at = (origin + row * task.width + column) * outputs + channel;
                 V out = value[row * kTile + column] + bias;
                 if (task.gated) {
                     V opening = gate[row * kTile + column] + gate_bias;
                     sigmoid<lanes>(opening);
-                    if (task.open) store_some(opening, count, task.open + pixel * outputs + channel);
+                    if (task.open) store_some(opening, count, task.open + at);
                     out *= opening;
                     sum += out;
                     squares += out * out;
@@ -148,12 +160,12 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
                         out = out > 0.0f ? out : V{};
                     }
                 }
-                store_some(out, count, task.output + pixel * outputs + channel);
+                store_some(out, count, task.targets[target] + at);
             }
         }
-        if (per_channel.sums) {
-            add_to(sum, per_channel.sums + channel);
-            add_to(squares, per_channel.sums + per_channel.stride + channel);
+        if (sums) {
+            add_to(sum, sums + place);
+            add_to(squares, sums + per_channel.stride + place);
         }
     }
 }
@@ -161,14 +173,18 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
 template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int64_t block, float* memory,
                                 const PerChannel& per_channel) {
-    const int64_t first = block * plan.block, count = std::min(plan.block, plan.tiles.count() - first);
+    const int64_t first = block * plan.block, count = std::min(plan.block, plan.count - first);
     const int64_t left_plane = plan.left_plane, right_plane = plan.right_plane;
     float* left = memory;
     float* products = memory + kProducts * left_plane;
-    const Sources sources{task.sources, task.channels, task.height, task.width, nullptr, nullptr};
     for (int64_t i = 0; i < count; ++i) {
-        transform_patches<lanes>(sources, plan.tiles.y(first + i), plan.tiles.x(first + i), left + i * plan.left_row,
-                                 left_plane);
+        const int64_t image = plan.picture(first + i), tile = first + i - image * plan.tiles.count();
+        const float* pictures[3];
+        for (int source = 0; source < 3; ++source) {
+            pictures[source] = task.sources[source] + image * task.height * task.width * task.channels[source];
+        }
+        const Sources sources{pictures, task.channels, task.height, task.width, nullptr, nullptr};
+        transform_patches<lanes>(sources, plan.tiles.y(tile), plan.tiles.x(tile), left + i * plan.left_row, left_plane);
     }
     const int64_t panel_floats = plan.inputs * kPanel, panels = plan.columns.padded / kPanel;
     for (int64_t product = 0; product < kProducts; ++product) {
@@ -178,7 +194,13 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
                                                      plan.right_row, count, panels);
     }
     for (int64_t i = 0; i < count; ++i) {
-        finish_tile<lanes>(task, plan, per_channel, products + i * plan.right_row, right_plane, first + i);
+        const int64_t picture = plan.picture(first + i) - plan.picture(first);
+        float* sums = per_channel.sums ? per_channel.sums + 2 * picture * per_channel.stride : nullptr;
+        for (int64_t target = 0, start = 0; target < 3; start += task.outputs[target++]) {
+            if (!task.targets[target]) continue;
+            finish_tile<lanes>(task, plan, per_channel, sums, products + i * plan.right_row, right_plane, first + i,
+                               static_cast<int>(target), start);
+        }
     }
 }
 
@@ -190,11 +212,14 @@ NPCR_FOR_PROCESSOR(convolve_block,
 bool valid(const NpcrConvolve& task) {
     const int64_t* window = task.window;
     const int64_t most = 1 << 20;
-    bool fits = task.outputs >= 1 && task.outputs <= most && task.height >= 1 && task.height <= kMaxSide &&
+    bool fits = task.images >= 1 && task.images <= (1 << 16) && task.height >= 1 && task.height <= kMaxSide &&
                 task.width >= 1 && task.width <= kMaxSide && window[0] >= 0 && window[0] < window[2] &&
                 window[2] <= task.width && window[1] >= 0 && window[1] < window[3] && window[3] <= task.height;
     for (int64_t channels : task.channels) fits = fits && channels >= 0 && channels <= most;
-    return fits && task.channels[0] >= 1 && (task.gated || !(task.open || task.sums || task.scale));
+    for (int64_t outputs : task.outputs) fits = fits && outputs >= 0 && outputs <= most;
+    const bool one = task.outputs[1] == 0 && task.outputs[2] == 0;
+    return fits && task.channels[0] >= 1 && task.outputs[0] >= 1 &&
+           (task.gated ? one : !(task.open || task.sums || task.scale));
 }
 
 bool valid(const NpcrPack& task) {
@@ -241,6 +266,19 @@ NPCR_FOR_PROCESSOR(pack_panel,
                    (const NpcrPack& task, int64_t panel, int64_t depth, int64_t columns, int64_t half, int64_t gate),
                    (task, panel, depth, columns, half, gate))
 
+// All blocks' sums to each picture's, in the blocks' order.
+void add_up_sums(const NpcrConvolve& task, const Plan& plan, const float* sums) {
+    std::fill_n(task.sums, task.images * 2 * plan.outputs, 0.0);
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+        const int64_t first = plan.picture(block * plan.block);
+        const int64_t last = plan.picture(std::min(plan.count, (block + 1) * plan.block) - 1);
+        for (int64_t row = 2 * first; row < 2 * last + 2; ++row) {
+            const float* of_block = sums + block * plan.block_sums() + (row - 2 * first) * plan.channel_floats();
+            for (int64_t i = 0; i < plan.outputs; ++i) task.sums[row * plan.outputs + i] += of_block[i];
+        }
+    }
+}
+
 }  // namespace
 }  // namespace npcr
 
@@ -270,7 +308,7 @@ int32_t npcr_pack(const NpcrPack* task) {
 int64_t npcr_convolve_scratch(const NpcrConvolve* task) {
     using namespace npcr;
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
-    return Plan(*task).scratch_bytes(task->threads, task->sums != nullptr, task->outputs);
+    return Plan(*task).scratch_bytes(task->threads, task->sums != nullptr);
 }
 
 int32_t npcr_convolve(const NpcrConvolve* task) {
@@ -282,30 +320,23 @@ int32_t npcr_convolve(const NpcrConvolve* task) {
     const int threads = plan.team(task->threads);
     const uintptr_t origin = (reinterpret_cast<uintptr_t>(task->scratch) + 63) / 64 * 64;
     float* memory = reinterpret_cast<float*>(origin);
-    const int64_t stride = row_floats(task->outputs);
+    const int64_t stride = plan.channel_floats();
     float* channels = memory + threads * plan.member_floats();
     float* sums = channels + 4 * stride;
-    std::fill_n(channels, (4 + (task->sums ? 2 * plan.blocks : 0)) * stride, 0.0f);
-    const float* given[4] = {task->bias, task->gated ? task->bias + task->outputs : nullptr, task->scale, task->shift};
+    std::fill_n(channels, 4 * stride + (task->sums ? plan.blocks * plan.block_sums() : 0), 0.0f);
+    const float* given[4] = {task->bias, task->gated ? task->bias + plan.outputs : nullptr, task->scale, task->shift};
     for (int kind = 0; kind < 4; ++kind) {
-        if (given[kind]) std::copy_n(given[kind], task->outputs, channels + kind * stride);
+        if (given[kind]) std::copy_n(given[kind], plan.outputs, channels + kind * stride);
     }
     Team::run(threads, static_cast<int>(plan.blocks), [&](int block, int member) {
         const PerChannel per_channel{channels,
                                      channels + stride,
                                      channels + 2 * stride,
                                      channels + 3 * stride,
-                                     task->sums ? sums + 2 * block * stride : nullptr,
+                                     task->sums ? sums + block * plan.block_sums() : nullptr,
                                      stride};
         convolve_block_here(*task, plan, block, memory + member * plan.member_floats(), per_channel);
     });
-    for (int64_t kind = 0; task->sums && kind < 2; ++kind) {
-        double* out = task->sums + kind * task->outputs;
-        std::fill_n(out, task->outputs, 0.0);
-        for (int64_t block = 0; block < plan.blocks; ++block) {
-            const float* of_block = sums + (2 * block + kind) * stride;
-            for (int64_t i = 0; i < task->outputs; ++i) out[i] += of_block[i];
-        }
-    }
+    if (task->sums) add_up_sums(*task, plan, sums);
     return NPCR_OK;
 }

@@ -28,7 +28,7 @@ struct Plan {
     explicit Plan(const NpcrConvolveGrad& task)
         : tiles(0, 0, task.width, task.height),
           count(tiles.count() * task.images),
-          inputs(task.channels[0] + task.channels[1] + task.channels[2]),
+          inputs(sum_of(task.channels)),
           columns(round_up(task.outputs, kPanel)),
           left_row(row_floats(inputs)),
           right_row(columns) {

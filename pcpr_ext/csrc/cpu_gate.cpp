@@ -13,22 +13,23 @@
 namespace npcr {
 namespace {
 
-constexpr int64_t kGroup = 1024;  // pixels
+constexpr int64_t kGroup = 1024;  // pixels, or more where there would be too many groups
 
 template <class Task>
 bool valid(const Task& task) {
-    return task.pixels >= 0 && task.pixels <= kMaxSide * kMaxSide && task.channels >= 1 && task.channels <= (1 << 20);
+    return task.images >= 0 && task.images <= (1 << 16) && task.pixels >= 0 && task.pixels <= kMaxSide * kMaxSide && task.channels >= 1 && task.channels <= (1 << 20);
 }
 
 int team_size(int64_t threads, int64_t values) {
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, 1 + values / 65536, 256})));
 }
 
-NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
+NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t image, int64_t first, int64_t last,
+                               float* __restrict sums) {
     const int64_t channels = task.channels;
     // In locals, so that the compiler knows that no store below changes them.
-    const float* __restrict scale = task.scale;
-    const float* __restrict shift = task.shift;
+    const float* __restrict scale = task.scale + image * channels;
+    const float* __restrict shift = task.shift + image * channels;
     float* __restrict value_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* __restrict y = task.values + pixel * channels;
@@ -43,13 +44,14 @@ NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t first, int64_t las
     }
 }
 
-NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t first, int64_t last, float* __restrict sums) {
+NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t first, int64_t last,
+                               float* __restrict sums) {
     const int64_t channels = task.channels;
-    const float* __restrict scale = task.scale;
-    const float* __restrict shift = task.shift;
-    const float* __restrict of_grad = task.of_grad;
-    const float* __restrict of_value = task.of_value;
-    const float* __restrict constant = task.constant;
+    const float* __restrict scale = task.scale + image * channels;
+    const float* __restrict shift = task.shift + image * channels;
+    const float* __restrict of_grad = task.of_grad + image * channels;
+    const float* __restrict of_value = task.of_value + image * channels;
+    const float* __restrict constant = task.constant + image * channels;
     float* __restrict gate_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* __restrict y = task.values + pixel * channels;
@@ -71,10 +73,10 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t first, int64_t las
     }
 }
 
-NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t first, int64_t last) {
+NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t image, int64_t first, int64_t last) {
     const int64_t channels = task.channels;
-    const float* __restrict scale = task.scale;
-    const float* __restrict shift = task.shift;
+    const float* __restrict scale = task.scale + image * channels;
+    const float* __restrict shift = task.shift + image * channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* values = task.values + pixel * channels;  // may be the output
         float* output = task.output + pixel * channels;
@@ -86,18 +88,47 @@ NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t first, int6
     }
 }
 
-using PixelSums = void (*)(const NpcrGate&, int64_t, int64_t, float*);
+// The pixels of each picture as groups of `size`.
+struct Groups {
+    int64_t size = kGroup, of_picture, count;
 
-int32_t over_groups(const NpcrGate& task, PixelSums work) {
-    const int64_t groups = (task.pixels + kGroup - 1) / kGroup, width = 2 * task.channels;
-    std::unique_ptr<float[]> sums(new (std::nothrow) float[static_cast<size_t>(groups * width)]());
+    template <class Task>
+    explicit Groups(const Task& task) {
+        do {
+            of_picture = (task.pixels + size - 1) / size;
+            count = task.images * of_picture;
+            size *= 2;
+        } while (count > Team::kMaxTasks);
+        size /= 2;
+    }
+};
+
+// work(image, first, last, group): the pixels of all pictures are counted through.
+template <class Task, class Work>
+void over_groups(const Task& task, const Groups& groups, Work work) {
+    Team::run(team_size(task.threads, task.images * task.pixels * task.channels), static_cast<int>(groups.count),
+              [&](int group, int) {
+                  const int64_t image = group / groups.of_picture, first = group % groups.of_picture * groups.size;
+                  const int64_t origin = image * task.pixels;
+                  work(image, origin + first, origin + std::min(task.pixels, first + groups.size), group);
+              });
+}
+
+using PixelSums = void (*)(const NpcrGate&, int64_t, int64_t, int64_t, float*);
+
+int32_t sum_up(const NpcrGate& task, PixelSums work) {
+    if (!valid(task)) return NPCR_BAD_ARGUMENT;
+    const Groups groups(task);
+    const int64_t width = 2 * task.channels;
+    std::unique_ptr<float[]> sums(new (std::nothrow) float[static_cast<size_t>(groups.count * width)]());
     if (!sums) return NPCR_OUT_OF_MEMORY;
-    Team::run(team_size(task.threads, task.pixels * width), static_cast<int>(groups), [&](int group, int) {
-        work(task, group * kGroup, std::min(task.pixels, (group + 1) * kGroup), sums.get() + group * width);
+    over_groups(task, groups, [&](int64_t image, int64_t first, int64_t last, int64_t group) {
+        work(task, image, first, last, sums.get() + group * width);
     });
-    std::fill_n(task.sums, width, 0.0);
-    for (int64_t group = 0; group < groups; ++group) {
-        for (int64_t i = 0; i < width; ++i) task.sums[i] += sums[group * width + i];
+    std::fill_n(task.sums, task.images * width, 0.0);
+    for (int64_t group = 0; group < groups.count; ++group) {
+        double* of_image = task.sums + group / groups.of_picture * width;
+        for (int64_t i = 0; i < width; ++i) of_image[i] += sums[group * width + i];
     }
     return NPCR_OK;
 }
@@ -105,22 +136,15 @@ int32_t over_groups(const NpcrGate& task, PixelSums work) {
 }  // namespace
 }  // namespace npcr
 
-int32_t npcr_gate_sums(const NpcrGate* task) {
-    using namespace npcr;
-    return valid(*task) ? over_groups(*task, sums_of_pixels) : NPCR_BAD_ARGUMENT;
-}
+int32_t npcr_gate_sums(const NpcrGate* task) { return npcr::sum_up(*task, npcr::sums_of_pixels); }
 
-int32_t npcr_gate_grad(const NpcrGate* task) {
-    using namespace npcr;
-    return valid(*task) ? over_groups(*task, grad_of_pixels) : NPCR_BAD_ARGUMENT;
-}
+int32_t npcr_gate_grad(const NpcrGate* task) { return npcr::sum_up(*task, npcr::grad_of_pixels); }
 
 int32_t npcr_normalise(const NpcrNormalise* task) {
     using namespace npcr;
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
-    const int64_t groups = (task->pixels + kGroup - 1) / kGroup;
-    Team::run(team_size(task->threads, task->pixels * task->channels), static_cast<int>(groups), [&](int group, int) {
-        normalise_pixels(*task, group * kGroup, std::min(task->pixels, (group + 1) * kGroup));
+    over_groups(*task, Groups(*task), [&](int64_t image, int64_t first, int64_t last, int64_t) {
+        normalise_pixels(*task, image, first, last);
     });
     return NPCR_OK;
 }

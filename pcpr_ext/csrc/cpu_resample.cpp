@@ -18,12 +18,12 @@ namespace npcr {
 namespace {
 
 int team_size(const NpcrResample& task) {
-    const int64_t values = task.height * task.width * task.channels;
+    const int64_t values = task.images * task.height * task.width * task.channels;
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, 1 + values / 65536, 256})));
 }
 
 bool valid(const NpcrResample& task) {
-    return task.height >= 1 && task.height <= kMaxSide && task.width >= 1 && task.width <= kMaxSide &&
+    return task.images >= 1 && task.images <= (1 << 16) && task.height >= 1 && task.height <= kMaxSide && task.width >= 1 && task.width <= kMaxSide &&
            task.channels >= 1 && task.channels <= (1 << 20) && task.target_height >= 1 &&
            task.target_height <= kMaxSide && task.target_width >= 1 && task.target_width <= kMaxSide;
 }
@@ -210,7 +210,19 @@ void double_grad_row(const NpcrResample& task, int64_t row, std::vector<float>& 
     double_columns_grad(line.data(), task.width, channels, out);
 }
 
-// work(row, two lines of a thread's own) for all rows.
+// One of the pictures of a task.
+NpcrResample picture(const NpcrResample& task, int64_t image) {
+    const int64_t source = image * task.height * task.width * task.channels;
+    const int64_t target = image * task.target_height * task.target_width * task.channels;
+    NpcrResample one = task;
+    if (one.input) one.input += source;
+    if (one.output) one.output += target;
+    if (one.grad_output) one.grad_output += target;
+    if (one.grad_input) one.grad_input += source;
+    return one;
+}
+
+// work(picture, row, two lines of a thread's own) for all rows of all pictures.
 template <class Work>
 int32_t over_rows(const NpcrResample& task, int64_t rows, Work work) {
     const int threads = team_size(task);
@@ -218,9 +230,13 @@ int32_t over_rows(const NpcrResample& task, int64_t rows, Work work) {
         std::vector<std::vector<float>> lines(2 * threads);
         for (auto& line : lines) line.reserve(static_cast<size_t>(2 * std::max(task.width, task.target_width) *
                                                                   task.channels));
-        Team::run(threads, static_cast<int>(rows), [&](int row, int member) {
-            work(static_cast<int64_t>(row), lines[2 * member], lines[2 * member + 1]);
-        });
+        // Pictures one after another: a phase has room for about a million tasks.
+        for (int64_t image = 0; image < task.images; ++image) {
+            const NpcrResample one = picture(task, image);
+            Team::run(threads, static_cast<int>(rows), [&](int row, int member) {
+                work(one, static_cast<int64_t>(row), lines[2 * member], lines[2 * member + 1]);
+            });
+        }
     } catch (const std::bad_alloc&) {
         return NPCR_OUT_OF_MEMORY;
     }
@@ -235,23 +251,27 @@ using Line = std::vector<float>;
 int32_t npcr_halve(const NpcrResample* task) {
     using namespace npcr;
     if (!halves(*task)) return NPCR_BAD_ARGUMENT;
-    return over_rows(*task, task->target_height, [&](int64_t row, Line& a, Line&) { halve_row(*task, row, a); });
+    return over_rows(*task, task->target_height,
+                     [](const NpcrResample& one, int64_t row, Line& a, Line&) { halve_row(one, row, a); });
 }
 
 int32_t npcr_halve_grad(const NpcrResample* task) {
     using namespace npcr;
     if (!halves(*task)) return NPCR_BAD_ARGUMENT;
-    return over_rows(*task, task->height, [&](int64_t row, Line& a, Line& b) { halve_grad_row(*task, row, a, b); });
+    return over_rows(*task, task->height,
+                     [](const NpcrResample& one, int64_t row, Line& a, Line& b) { halve_grad_row(one, row, a, b); });
 }
 
 int32_t npcr_double(const NpcrResample* task) {
     using namespace npcr;
     if (!doubles(*task)) return NPCR_BAD_ARGUMENT;
-    return over_rows(*task, task->target_height, [&](int64_t row, Line& a, Line&) { double_row(*task, row, a); });
+    return over_rows(*task, task->target_height,
+                     [](const NpcrResample& one, int64_t row, Line& a, Line&) { double_row(one, row, a); });
 }
 
 int32_t npcr_double_grad(const NpcrResample* task) {
     using namespace npcr;
     if (!doubles(*task)) return NPCR_BAD_ARGUMENT;
-    return over_rows(*task, task->height, [&](int64_t row, Line& a, Line&) { double_grad_row(*task, row, a); });
+    return over_rows(*task, task->height,
+                     [](const NpcrResample& one, int64_t row, Line& a, Line&) { double_grad_row(one, row, a); });
 }

@@ -78,20 +78,20 @@ struct NpcrPack {
 
 // 3x3 convolution, padding 1. Gated: y = conv * sigmoid(gate), then ReLU(scale y + shift) where scale is given.
 struct NpcrConvolve {
-    const float* sources[3];  // (height, width, channels[i]) each, as if concatenated along the channels
+    const float* sources[3];  // (images, height, width, channels[i]) each, as if concatenated along the channels
     int64_t channels[3];      // 0 where there is no such source
     const float* packed;
     const float* bias;   // of all convolutions, then all gates; may be null where not gated
-    const float* scale;  // (outputs) each, gated only; or null
+    const float* scale;  // (outputs[0]) each, gated only; or null
     const float* shift;
-    int64_t height, width;
-    int64_t outputs;    // channels of `output`
-    int64_t window[4];  // left, top, right, bottom: only these pixels are computed and written
+    int64_t images, height, width;
+    int64_t outputs[3];  // channels of each target; only one where gated, 0 where there is no such target
+    int64_t window[4];   // left, top, right, bottom: only these pixels are computed and written
     int32_t gated;
     int32_t threads;
-    float* output;  // (height, width, outputs)
-    float* open;    // (height, width, outputs), gated only: sigmoid(gate); or null
-    double* sums;   // (2, outputs), gated only: sums of y and of its squares over the window; or null
+    float* targets[3];  // (images, height, width, outputs[i]) each, the result's channels; null where not wanted
+    float* open;        // (images, height, width, outputs[0]), gated only: sigmoid(gate); or null
+    double* sums;       // (images, 2, outputs[0]), gated only: sums of y and of its squares over the window; or null
     void* scratch;
     int64_t scratch_bytes;
 };
@@ -112,31 +112,31 @@ struct NpcrConvolveGrad {
 
 // The way back through z = ReLU(scale y + shift), y = conv * open, open = sigmoid(gate), from y and open alone: conv's
 // gradient is dy open, the gate's dy y (1 - open). With du = grad where z > 0, else 0:
-// npcr_gate_sums gives the sums of du and of du y over the pixels, npcr_gate_grad the gradient of conv and gate for
-// dy = of_grad du + of_value y + constant, and the sums of that.
+// npcr_gate_sums gives the sums of du and of du y over each picture's pixels, npcr_gate_grad the gradient of conv and
+// gate for dy = of_grad du + of_value y + constant, and the sums of that.
 struct NpcrGate {
-    const float* values;  // y, (pixels, channels)
+    const float* values;  // y, (images, pixels, channels)
     const float* open;    // likewise; npcr_gate_grad only
     const float* grad;    // likewise
-    const float* scale;
+    const float* scale;   // (images, channels) each
     const float* shift;
-    const float* of_grad;   // (channels) each; npcr_gate_grad only
+    const float* of_grad;  // npcr_gate_grad only, these three
     const float* of_value;
     const float* constant;
-    int64_t pixels, channels;
+    int64_t images, pixels, channels;
     int32_t threads;
-    float* grad_raw;  // (pixels, 2 channels); npcr_gate_grad only
-    double* sums;     // (2 channels)
+    float* grad_raw;  // (images, pixels, 2 channels); npcr_gate_grad only
+    double* sums;     // (images, 2 channels)
 };
 
 // output = ReLU(scale values + shift); both may be the same.
 struct NpcrNormalise {
-    const float* values;  // (pixels, channels)
-    const float* scale;
+    const float* values;  // (images, pixels, channels)
+    const float* scale;   // (images, channels) each
     const float* shift;
-    int64_t pixels, channels;
+    int64_t images, pixels, channels;
     int32_t threads;
-    float* output;  // (pixels, channels)
+    float* output;  // (images, pixels, channels)
 };
 
 // Halve: max-pool 2 at stride 1, then [1 2 1]² / 16 at stride 2 with reflected borders: (height, width) to
@@ -144,13 +144,13 @@ struct NpcrNormalise {
 // it up to (target_height, target_width), the smaller half first. Their gradients read `grad_output` (and halving's
 // also `input`) and fill `grad_input`.
 struct NpcrResample {
-    const float* input;   // (height, width, channels)
-    int64_t height, width, channels;
+    const float* input;  // (images, height, width, channels)
+    int64_t images, height, width, channels;
     int64_t target_height, target_width;
     int32_t threads;
-    float* output;            // (target_height, target_width, channels); npcr_halve, npcr_double
-    const float* grad_output; // likewise; npcr_halve_grad, npcr_double_grad
-    float* grad_input;        // (height, width, channels)
+    float* output;             // (images, target_height, target_width, channels); npcr_halve, npcr_double
+    const float* grad_output;  // likewise; npcr_halve_grad, npcr_double_grad
+    float* grad_input;         // (images, height, width, channels)
 };
 
 // Soft splats, composited front to back (npcr.networks.splats). Of dot d the point is d / (dot_count / point_count).

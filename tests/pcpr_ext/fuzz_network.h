@@ -11,22 +11,22 @@ std::vector<float> randoms(int64_t count, bool wild) {
 bool close(double ours, double plain, double scale) { return fabs(ours - plain) <= 1e-4 * (scale + 1.0); }
 
 struct Pictures {
-    int64_t height, width, channels[3], total = 0;
+    int64_t images, height, width, channels[3], total = 0;
     std::vector<float> pixels[3];
 
-    explicit Pictures(bool wild) : height(pick(1, 15)), width(pick(1, 15)) {
+    explicit Pictures(bool wild) : images(pick(1, 3)), height(pick(1, 15)), width(pick(1, 15)) {
         for (int i = 0; i < 3; ++i) {
             channels[i] = i == 0 || pick(0, 1) ? pick(1, 21) : 0;
             if (i > 0 && channels[i - 1] == 0) channels[i] = 0;
-            pixels[i] = randoms(height * width * channels[i], wild);
+            pixels[i] = randoms(images * height * width * channels[i], wild);
             total += channels[i];
         }
     }
-    float at(int64_t y, int64_t x, int64_t channel) const {
+    float at(int64_t image, int64_t y, int64_t x, int64_t channel) const {
         if (y < 0 || y >= height || x < 0 || x >= width) return 0;
         int source = 0;
         while (channel >= channels[source]) channel -= channels[source++];
-        return pixels[source][(y * width + x) * channels[source] + channel];
+        return pixels[source][((image * height + y) * width + x) * channels[source] + channel];
     }
     template <class Task>
     void into(Task& task) const {
@@ -34,9 +34,11 @@ struct Pictures {
             task.sources[i] = pixels[i].data();
             task.channels[i] = channels[i];
         }
+        task.images = images;
         task.height = height;
         task.width = width;
     }
+    int64_t count() const { return images * height * width; }
 };
 
 std::vector<float> packed(const std::vector<float>& weights, int64_t outputs, int64_t inputs, bool gated) {
@@ -51,16 +53,17 @@ std::vector<float> packed(const std::vector<float>& weights, int64_t outputs, in
 void convolve_round(bool wild) {
     const Pictures pictures(wild);
     const bool gated = pick(0, 1);
-    const int64_t outputs = pick(1, 20), rows = gated ? 2 * outputs : outputs, pixels = pictures.height * pictures.width;
+    int64_t parts[3] = {pick(1, 20), 0, 0}, outputs = parts[0];
+    for (int i = 1; i < 3 && !gated && pick(0, 1); ++i) outputs += parts[i] = pick(1, 20);
+    const int64_t rows = gated ? 2 * outputs : outputs, pixels = pictures.count();
     const std::vector<float> weights = randoms(rows * pictures.total * 9, false), bias = randoms(rows, wild);
     const std::vector<float> memory = packed(weights, rows, pictures.total, gated);
     std::vector<float> open(pixels * outputs);
-    std::vector<double> sums(2 * outputs);
+    std::vector<double> sums(pictures.images * 2 * outputs);
     NpcrConvolve task{};
     pictures.into(task);
     task.packed = memory.data();
     task.bias = bias.data();
-    task.outputs = outputs;
     task.window[0] = pick(0, static_cast<int>(pictures.width) - 1);
     task.window[1] = pick(0, static_cast<int>(pictures.height) - 1);
     task.window[2] = pick(static_cast<int>(task.window[0]) + 1, static_cast<int>(pictures.width));
@@ -70,67 +73,84 @@ void convolve_round(bool wild) {
         task.open = open.data();
         task.sums = sums.data();
     }
-    std::vector<float> results[2];
+    const int unwanted = parts[1] > 0 ? pick(0, 3) : 3;  // a target that is left out, or none
+    std::vector<float> results[2][3];
     for (int run = 0; run < 2; ++run) {
-        results[run].assign(pixels * outputs, -9.0f);
+        for (int i = 0; i < 3; ++i) {
+            results[run][i].assign(pixels * parts[i], -9.0f);
+            task.outputs[i] = parts[i];
+            task.targets[i] = i == unwanted || parts[i] == 0 ? nullptr : results[run][i].data();
+        }
         task.threads = run == 0 ? 1 : 4;
         std::vector<char> scratch(npcr_convolve_scratch(&task));
         task.scratch = scratch.data();
         task.scratch_bytes = static_cast<int64_t>(scratch.size());
-        task.output = results[run].data();
         REQUIRE(npcr_convolve(&task) == NPCR_OK);
     }
-    REQUIRE(memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)) == 0);
+    for (int i = 0; i < 3; ++i) {
+        if (parts[i] == 0) continue;
+        REQUIRE(memcmp(results[0][i].data(), results[1][i].data(), results[0][i].size() * sizeof(float)) == 0);
+    }
     if (wild) return;
-    for (int64_t y = 0; y < pictures.height; ++y) {
-        for (int64_t x = 0; x < pictures.width; ++x) {
-            const bool inside = x >= task.window[0] && x < task.window[2] && y >= task.window[1] && y < task.window[3];
-            for (int64_t output = 0; output < outputs; ++output) {
-                double values[2] = {0, 0}, size = 0;
-                for (int part = 0; part < (gated ? 2 : 1); ++part) {
-                    const int64_t row = output + part * outputs;
-                    values[part] = bias[row];
-                    for (int64_t tap = 0; tap < 9; ++tap) {
-                        for (int64_t input = 0; input < pictures.total; ++input) {
-                            const double term = static_cast<double>(weights[(row * pictures.total + input) * 9 + tap]) *
-                                                pictures.at(y + tap / 3 - 1, x + tap % 3 - 1, input);
-                            values[part] += term;
-                            size += fabs(term);
-                        }
+    std::vector<double> expected_sums(sums.size()), sizes(sums.size());
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        const int64_t x = pixel % pictures.width, y = pixel / pictures.width % pictures.height;
+        const int64_t image = pixel / (pictures.width * pictures.height);
+        const bool inside = x >= task.window[0] && x < task.window[2] && y >= task.window[1] && y < task.window[3];
+        int target = 0;
+        for (int64_t output = 0, channel = 0; output < outputs; ++output, ++channel) {
+            while (channel == parts[target]) ++target, channel = 0;
+            double values[2] = {0, 0}, size = 0;
+            for (int part = 0; part < (gated ? 2 : 1); ++part) {
+                const int64_t row = output + part * outputs;
+                values[part] = bias[row];
+                for (int64_t tap = 0; tap < 9; ++tap) {
+                    for (int64_t input = 0; input < pictures.total; ++input) {
+                        const double term = static_cast<double>(weights[(row * pictures.total + input) * 9 + tap]) *
+                                            pictures.at(image, y + tap / 3 - 1, x + tap % 3 - 1, input);
+                        values[part] += term;
+                        size += fabs(term);
                     }
                 }
-                const double expected = gated ? values[0] / (1 + exp(-values[1])) : values[0];
-                REQUIRE(close(results[0][(y * pictures.width + x) * outputs + output], inside ? expected : -9.0, size));
+            }
+            const double value = gated ? values[0] / (1 + exp(-values[1])) : values[0];
+            const double expected = inside && target != unwanted ? value : -9.0;
+            REQUIRE(close(results[0][target][pixel * parts[target] + channel], expected, size));
+            if (!gated || !inside) continue;
+            for (int kind = 0; kind < 2; ++kind) {
+                expected_sums[(2 * image + kind) * outputs + output] += kind ? value * value : value;
+                sizes[(2 * image + kind) * outputs + output] += kind ? size * size : size;
             }
         }
     }
+    for (size_t i = 0; gated && i < sums.size(); ++i) REQUIRE(close(sums[i], expected_sums[i], sizes[i]));
 }
 
 void convolve_grad_round(bool wild) {
     Pictures pictures(wild);
     const int64_t outputs = pick(1, 20);
-    const std::vector<float> grad = randoms(pictures.height * pictures.width * outputs, wild);
+    const std::vector<float> grad = randoms(pictures.count() * outputs, wild);
     std::vector<float> result(outputs * pictures.total * 9);
     NpcrConvolveGrad task{};
     pictures.into(task);
     std::vector<float> before[3], scale[3], shift[3];
     for (int i = 0; i < 3; ++i) {  // some sources still to be scaled and shifted, which the plain loops below see done
         if (pick(0, 1)) continue;
-        scale[i] = randoms(pictures.channels[i], wild);
-        shift[i] = randoms(pictures.channels[i], wild);
+        scale[i] = randoms(pictures.images * pictures.channels[i], wild);
+        shift[i] = randoms(pictures.images * pictures.channels[i], wild);
         before[i] = pictures.pixels[i];
         task.sources[i] = before[i].data();
         task.scale[i] = scale[i].data();
         task.shift[i] = shift[i].data();
         for (size_t at = 0; at < before[i].size(); ++at) {
-            const size_t channel = at % scale[i].size();
+            const int64_t of_picture = pictures.height * pictures.width * pictures.channels[i];
+            const int64_t channel = at / of_picture * pictures.channels[i] + at % pictures.channels[i];
             const float value = before[i][at] * scale[i][channel] + shift[i][channel];
             pictures.pixels[i][at] = value > 0.0f ? value : 0.0f;
         }
     }
     task.grad_output = grad.data();
     task.outputs = outputs;
-    task.images = 1;
     task.threads = pick(1, 4);
     task.grad_weights = result.data();
     std::vector<char> scratch(npcr_convolve_grad_scratch(&task));
@@ -141,13 +161,13 @@ void convolve_grad_round(bool wild) {
     for (int64_t i = 0; i < static_cast<int64_t>(result.size()); ++i) {
         const int64_t tap = i % 9, input = i / 9 % pictures.total, output = i / 9 / pictures.total;
         double expected = 0, size = 0;
-        for (int64_t y = 0; y < pictures.height; ++y) {
-            for (int64_t x = 0; x < pictures.width; ++x) {
-                const double term = static_cast<double>(grad[(y * pictures.width + x) * outputs + output]) *
-                                    pictures.at(y + tap / 3 - 1, x + tap % 3 - 1, input);
-                expected += term;
-                size += fabs(term);
-            }
+        for (int64_t pixel = 0; pixel < pictures.count(); ++pixel) {
+            const int64_t x = pixel % pictures.width, y = pixel / pictures.width % pictures.height;
+            const double term = static_cast<double>(grad[pixel * outputs + output]) *
+                                pictures.at(pixel / (pictures.width * pictures.height), y + tap / 3 - 1,
+                                            x + tap % 3 - 1, input);
+            expected += term;
+            size += fabs(term);
         }
         REQUIRE(close(result[i], expected, size));
     }
@@ -155,17 +175,18 @@ void convolve_grad_round(bool wild) {
 
 // <grad, f(x)> = <f'(grad), x>: doubling is linear, and halving too as long as the same pixels are the largest.
 void resample_round(bool wild) {
-    const int64_t height = pick(3, 12), width = pick(3, 12), channels = pick(1, 19);
+    const int64_t images = pick(1, 3), height = pick(3, 12), width = pick(3, 12), channels = pick(1, 19);
     const bool doubling = pick(0, 1);
     NpcrResample task{};
+    task.images = images;
     task.height = height;
     task.width = width;
     task.channels = channels;
     task.threads = pick(1, 3);
     task.target_height = doubling ? 2 * height + pick(0, 3) : height / 2;
     task.target_width = doubling ? 2 * width + pick(0, 3) : width / 2;
-    const std::vector<float> input = randoms(height * width * channels, wild);
-    const std::vector<float> grad = randoms(task.target_height * task.target_width * channels, wild);
+    const std::vector<float> input = randoms(images * height * width * channels, wild);
+    const std::vector<float> grad = randoms(images * task.target_height * task.target_width * channels, wild);
     std::vector<float> output(grad.size()), grad_input(input.size());
     task.input = input.data();
     task.output = output.data();
@@ -184,17 +205,16 @@ void resample_round(bool wild) {
 }
 
 void gate_round(bool wild) {
-    const int64_t pixels = pick(0, 3000), channels = pick(1, 19);
-    const std::vector<float> values = randoms(pixels * channels, wild), open = randoms(pixels * channels, wild);
-    const std::vector<float> grad = randoms(pixels * channels, wild);
-    const std::vector<float> scale = randoms(channels, wild), shift = randoms(channels, wild);
-    std::vector<float> grad_raw(pixels * 2 * channels), output(pixels * channels);
-    std::vector<double> sums(2 * channels);
+    const int64_t images = pick(1, 3), pixels = pick(0, 3000), channels = pick(1, 19), count = images * pixels * channels;
+    const std::vector<float> values = randoms(count, wild), open = randoms(count, wild), grad = randoms(count, wild);
+    const std::vector<float> scale = randoms(images * channels, wild), shift = randoms(images * channels, wild);
+    std::vector<float> grad_raw(2 * count), output(count);
+    std::vector<double> sums(images * 2 * channels);
     NpcrGate task{values.data(), open.data(), grad.data(), scale.data(), shift.data(), scale.data(), shift.data(),
-                  shift.data(), pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
+                  shift.data(), images, pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
     REQUIRE(npcr_gate_sums(&task) == NPCR_OK);
     REQUIRE(npcr_gate_grad(&task) == NPCR_OK);
-    NpcrNormalise norm{values.data(), scale.data(), shift.data(), pixels, channels, pick(1, 4), output.data()};
+    NpcrNormalise norm{values.data(), scale.data(), shift.data(), images, pixels, channels, pick(1, 4), output.data()};
     REQUIRE(npcr_normalise(&norm) == NPCR_OK);
     norm.values = output.data();  // in place
     REQUIRE(npcr_normalise(&norm) == NPCR_OK);
@@ -252,7 +272,8 @@ void composite_round(bool wild) {
 
 void network_refused() {
     NpcrConvolve task{};
-    task.channels[0] = task.height = task.width = task.outputs = task.window[2] = task.window[3] = 1;
+    task.images = task.height = task.width = task.window[2] = task.window[3] = 1;
+    task.channels[0] = task.outputs[0] = 1;
     REQUIRE(npcr_convolve_scratch(&task) > 0);
     REQUIRE(npcr_convolve(&task) == NPCR_SCRATCH_TOO_SMALL);
     const auto bad = [&](auto change) {
@@ -262,7 +283,9 @@ void network_refused() {
     };
     REQUIRE(bad([](NpcrConvolve& t) { t.channels[0] = 0; }));
     REQUIRE(bad([](NpcrConvolve& t) { t.channels[1] = -1; }));
-    REQUIRE(bad([](NpcrConvolve& t) { t.outputs = 0; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.outputs[0] = 0; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.gated = t.outputs[1] = 1; }));  // gates are for one target
+    REQUIRE(bad([](NpcrConvolve& t) { t.images = 0; }));
     REQUIRE(bad([](NpcrConvolve& t) { t.window[2] = 2; }));
     REQUIRE(bad([](NpcrConvolve& t) { t.window[1] = 1; }));
     NpcrPack pack{};
@@ -271,7 +294,7 @@ void network_refused() {
     REQUIRE(npcr_pack(&pack) == NPCR_BAD_ARGUMENT);  // as many gates as convolutions
     NpcrResample resample{};
     resample.height = resample.width = 2;
-    resample.channels = resample.target_height = resample.target_width = 1;
+    resample.images = resample.channels = resample.target_height = resample.target_width = 1;
     REQUIRE(npcr_halve(&resample) == NPCR_BAD_ARGUMENT);
     REQUIRE(npcr_double(&resample) == NPCR_BAD_ARGUMENT);
 }
