@@ -8,6 +8,7 @@ readable twins are the blocks in `npcr.networks.blocks` themselves.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,12 @@ def pack(weight: Tensor, *, gated: bool = False, transposed: bool = False) -> Te
     return packed
 
 
+def empty_openings(*shape: int) -> Tensor:
+    """Room for how far gates are open, which the kernels keep as 16 bits each (int16 here, unsigned in there)."""
+    count = math.prod(shape)
+    return POOL.empty((count + 1) // 2).view(torch.int16)[:count].view(shape)
+
+
 def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, targets: Sequence[Tensor | int], *,
              gated: bool = False, scale: Tensor | None = None, shift: Tensor | None = None,
              opening: Tensor | None = None, sums: Tensor | None = None,
@@ -47,8 +54,8 @@ def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, tar
     """3x3 convolution of up to three pictures, concatenated along the channels.
 
     targets: up to three (B, H, W, outputs_i), whose channels together are the result's; where one is not wanted, how
-    many channels it would have. gated: conv * sigmoid(gate), for one target, into `opening` (B, H, W, outputs) the
-    sigmoids, into `sums` (B, 2, outputs) float64 the sums of the result and of its squares; with scale and shift
+    many channels it would have. gated: conv * sigmoid(gate), for one target, into `opening` (B, H, W, outputs;
+    `empty_openings`) the sigmoids, into `sums` (B, 2, outputs) float64 the sums of the result and of its squares; with scale and shift
     (outputs), ReLU(scale y + shift) is written. window: (left, top, right, bottom), the pixels to compute.
     """
     images, height, width, _ = sources[0].shape

@@ -3,7 +3,8 @@
 
 Convolutions are Winograd's (pcpr_ext/csrc/winograd.h); conv, gate, norm and ReLU are one pass; several inputs count
 as concatenated without being copied together. `serves` says when the blocks come here. Tensors outside are
-(B, C, H, W) in channels_last memory, inside (B, H, W, C).
+(B, C, H, W) in channels_last memory, inside (B, H, W, C). How far gates are open is kept for the gradients as 16 bits,
+which changes those by some 1e-4 of their largest value.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ class _GatedLayer(torch.autograd.Function):
         pictures = [channels_inside(x) for x in sources]
         batch, height, width = pictures[0].shape[:3]
         packed = compiled.pack(torch.cat([weight, gate_weight]), gated=True)
-        values, opening, out = (POOL.empty(batch, height, width, len(weight)) for _ in range(3))
+        shape = (batch, height, width, len(weight))
+        values, opening, out = POOL.empty(*shape), compiled.empty_openings(*shape), POOL.empty(*shape)
         if statistics is None:
             applied = [t.detach().expand(batch, -1).contiguous() for t in (scale, shift)]
             compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening)

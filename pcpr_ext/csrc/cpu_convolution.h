@@ -50,10 +50,10 @@ struct Sources {
     const float* const* shift;
 };
 
-// `count` floats, fewer than 2 * piece (a power of two): in pieces of fixed size, for a call of memcpy takes longer.
-template <int piece>
-NPCR_INLINE void copy_some(const float* from, int64_t count, float* to) {
-    if (count & piece) memcpy(to, from, piece * sizeof(float));
+// `count` elements, fewer than 2 * piece (a power of two): in pieces of fixed size, for a call of memcpy takes longer.
+template <int piece, class Element>
+NPCR_INLINE void copy_some(const Element* from, int64_t count, Element* to) {
+    if (count & piece) memcpy(to, from, piece * sizeof(Element));
     if constexpr (piece > 1) {
         const int64_t copied = count & piece;
         copy_some<piece / 2>(from + copied, count, to + copied);

@@ -99,16 +99,23 @@ NPCR_INLINE void products_to_pixels(const float* products, int64_t plane, V* pix
     for (int row = 0; row < kTile; ++row) transform_products(half[row], pixels + row * kTile, 1);
 }
 
-template <class V>
-NPCR_INLINE void store_some(const V& from, int64_t count, float* to) {
-    if (count * sizeof(float) == sizeof(V)) {
+template <class V, class Element>
+NPCR_INLINE void store_some(const V& from, int64_t count, Element* to) {
+    constexpr int kLanes = sizeof(V) / sizeof(Element);
+    if (count == kLanes) {
         store(from, to);
     } else {
-        constexpr int kLanes = sizeof(V) / sizeof(float);
-        float lanes[kLanes];
+        Element lanes[kLanes];
         store(from, lanes);
         copy_some<kLanes / 2>(lanes, count, to);
     }
+}
+
+// 0 to 1 as 0 to 65535.
+template <int lanes>
+NPCR_INLINE void store_opening(const typename Lanes<lanes>::Float& opening, int64_t count, uint16_t* to) {
+    const auto whole = __builtin_convertvector(opening * 65535.0f + 0.5f, typename Lanes<lanes>::Int);
+    store_some(__builtin_convertvector(whole, typename Lanes<lanes>::Short), count, to);
 }
 
 // What finish_tile needs for each channel, `stride` floats a kind, with whole vectors to read.
@@ -151,7 +158,7 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
                 if (task.gated) {
                     V opening = gate[row * kTile + column] + gate_bias;
                     sigmoid<lanes>(opening);
-                    if (task.open) store_some(opening, count, task.open + at);
+                    if (task.open) store_opening<lanes>(opening, count, task.open + at);
                     out *= opening;
                     sum += out;
                     squares += out * out;

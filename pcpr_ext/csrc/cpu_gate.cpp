@@ -55,7 +55,7 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
     float* __restrict gate_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* __restrict y = task.values + pixel * channels;
-        const float* __restrict open = task.open + pixel * channels;
+        const uint16_t* __restrict opened = task.open + pixel * channels;
         const float* __restrict grad = task.grad + pixel * channels;
         float* __restrict out = task.grad_raw + pixel * 2 * channels;
         float* __restrict gate_out = out + channels;
@@ -64,7 +64,8 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
             const float given = grad[i];
             const float du = y[i] * scale[i] + shift[i] > 0.0f ? given : 0.0f;
             const float dy = (of_grad[i] * du + of_value[i] * y[i]) + constant[i];
-            const float dconv = dy * open[i], dgate = dy * y[i] * (1.0f - open[i]);
+            const float open = static_cast<float>(opened[i]) * (1.0f / 65535.0f);
+            const float dconv = dy * open, dgate = dy * y[i] * (1.0f - open);
             out[i] = dconv;
             gate_out[i] = dgate;
             sums[i] += dconv;

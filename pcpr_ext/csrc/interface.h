@@ -90,7 +90,7 @@ struct NpcrConvolve {
     int32_t gated;
     int32_t threads;
     float* targets[3];  // (images, height, width, outputs[i]) each, the result's channels; null where not wanted
-    float* open;        // (images, height, width, outputs[0]), gated only: sigmoid(gate); or null
+    uint16_t* open;     // (images, height, width, outputs[0]), gated only: 65535 sigmoid(gate), rounded; or null
     double* sums;       // (images, 2, outputs[0]), gated only: sums of y and of its squares over the window; or null
     void* scratch;
     int64_t scratch_bytes;
@@ -115,10 +115,10 @@ struct NpcrConvolveGrad {
 // npcr_gate_sums gives the sums of du and of du y over each picture's pixels, npcr_gate_grad the gradient of conv and
 // gate for dy = of_grad du + of_value y + constant, and the sums of that.
 struct NpcrGate {
-    const float* values;  // y, (images, pixels, channels)
-    const float* open;    // likewise; npcr_gate_grad only
-    const float* grad;    // likewise
-    const float* scale;   // (images, channels) each
+    const float* values;   // y, (images, pixels, channels)
+    const uint16_t* open;  // likewise, as npcr_convolve gives it; npcr_gate_grad only
+    const float* grad;     // likewise
+    const float* scale;    // (images, channels) each
     const float* shift;
     const float* of_grad;  // npcr_gate_grad only, these three
     const float* of_value;

@@ -29,13 +29,15 @@ template <int lanes>
 struct Lanes {
     typedef float Float __attribute__((vector_size(4 * lanes)));
     typedef uint32_t Bits __attribute__((vector_size(4 * lanes)));
+    typedef int32_t Int __attribute__((vector_size(4 * lanes)));
+    typedef uint16_t Short __attribute__((vector_size(2 * lanes)));
 };
 
 template <class Vector>
 NPCR_INLINE void load(const float* from, Vector& to) { memcpy(&to, from, sizeof to); }
 
-template <class Vector>
-NPCR_INLINE void store(const Vector& from, float* to) { memcpy(to, &from, sizeof from); }
+template <class Vector, class Element>
+NPCR_INLINE void store(const Vector& from, Element* to) { memcpy(to, &from, sizeof from); }
 
 // B' d for one column: six values to six.
 template <class V>

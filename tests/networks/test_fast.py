@@ -39,7 +39,8 @@ def assert_equal(ours: tuple[Tensor, ...], twin: tuple[Tensor, ...]) -> None:
     for number, (a, b) in enumerate(zip(ours, twin, strict=True)):
         assert a.shape == b.shape
         scale = b.abs().max().clamp_min(1e-3)
-        assert ((a - b).abs().max() / scale).item() < 3e-5, f"result {number}: {(a - b).abs().max()} of {scale}"
+        limit = 3e-5 if number == 0 else 3e-4  # gradients see gates of 16 bits
+        assert ((a - b).abs().max() / scale).item() < limit, f"result {number}: {(a - b).abs().max()} of {scale}"
 
 
 @pytest.mark.parametrize("norm", NORMS)

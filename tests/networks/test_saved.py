@@ -135,9 +135,10 @@ def test_what_comes_out_of_a_layer_is_not_kept_beside_what_it_is_made_of() -> No
         level = first(x.requires_grad_())
         second.conv(fast.double(fast.halve(level), (40, 36)))
     pixels = 2 * 40 * 36 * 4
-    # The input; values and gates of two layers each. Neither what comes out of them, nor it halved and doubled.
+    # The input; values and gates, these of two bytes, of two layers each; what is resized twice. Neither what comes out
+    # of a layer, nor it halved.
     pictures = sum(size for size in storages.values() if size >= pixels)
-    assert pictures == pytest.approx(pixels * (8 + 4 * 16 + 4 * 24), rel=0.1)
+    assert pictures == pytest.approx(pixels * (8 + 3 * 16 + 3 * 24 + 16), rel=0.02)
 
 
 @kernels
@@ -156,5 +157,5 @@ def test_pictures_made_again_give_the_same_gradients(norm: str) -> None:
         cotangent = torch.randn(result.shape, generator=torch.Generator().manual_seed(1))
         gradients.append(torch.autograd.grad(result, [leaf, *first.parameters(), *up.parameters()], cotangent))
     for a, b in zip(*gradients, strict=True):
-        assert (a - b).abs().max() < 1e-4 * b.abs().max().clamp_min(1e-2)
+        assert (a - b).abs().max() < 1.5e-4 * b.abs().max().clamp_min(1e-2)
 

@@ -58,7 +58,7 @@ void convolve_round(bool wild) {
     const int64_t rows = gated ? 2 * outputs : outputs, pixels = pictures.count();
     const std::vector<float> weights = randoms(rows * pictures.total * 9, false), bias = randoms(rows, wild);
     const std::vector<float> memory = packed(weights, rows, pictures.total, gated);
-    std::vector<float> open(pixels * outputs);
+    std::vector<uint16_t> open(pixels * outputs);
     std::vector<double> sums(pictures.images * 2 * outputs);
     NpcrConvolve task{};
     pictures.into(task);
@@ -117,6 +117,7 @@ void convolve_round(bool wild) {
             const double expected = inside && target != unwanted ? value : -9.0;
             REQUIRE(close(results[0][target][pixel * parts[target] + channel], expected, size));
             if (!gated || !inside) continue;
+            REQUIRE(fabs(open[pixel * outputs + output] / 65535.0 - 1 / (1 + exp(-values[1]))) <= 1e-4 * (size + 1.0) + 1e-5);
             for (int kind = 0; kind < 2; ++kind) {
                 expected_sums[(2 * image + kind) * outputs + output] += kind ? value * value : value;
                 sizes[(2 * image + kind) * outputs + output] += kind ? size * size : size;
@@ -206,7 +207,9 @@ void resample_round(bool wild) {
 
 void gate_round(bool wild) {
     const int64_t images = pick(1, 3), pixels = pick(0, 3000), channels = pick(1, 19), count = images * pixels * channels;
-    const std::vector<float> values = randoms(count, wild), open = randoms(count, wild), grad = randoms(count, wild);
+    const std::vector<float> values = randoms(count, wild), grad = randoms(count, wild);
+    std::vector<uint16_t> open(count);
+    for (uint16_t& value : open) value = static_cast<uint16_t>(pick(0, 65535));
     const std::vector<float> scale = randoms(images * channels, wild), shift = randoms(images * channels, wild);
     std::vector<float> grad_raw(2 * count), output(count);
     std::vector<double> sums(images * 2 * channels);
