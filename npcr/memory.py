@@ -9,6 +9,7 @@ tensor of about that size.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import threading
 from typing import Any
@@ -19,40 +20,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _SMALL = 1 << 16  # bytes; below, torch's own allocator is as good
-_SPARE = 1.5  # mapped memory stays below this times the most that was in use at once
+_SPARE = 1.2  # mapped memory stays below this times the most that was in use at once
 
 
 class _Lease:
-    """A block in use; numpy holds it as the base of an array over it, and torch holds the array."""
+    """A block in use; numpy holds it as the base of an array over its first bytes, and torch holds the array."""
 
-    def __init__(self, pool: MemoryPool, block: NDArray[np.uint8], count: int) -> None:
+    def __init__(self, pool: MemoryPool, block: NDArray[np.uint8], size: int) -> None:
         self._pool, self._block = pool, block
         self.__array_interface__: dict[str, Any] = {
-            "data": (block.ctypes.data, False), "shape": (count,), "typestr": "<f4", "version": 3}
+            "data": (block.ctypes.data, False), "shape": (size,), "typestr": "|u1", "version": 3}
 
     def __del__(self) -> None:
         self._pool._give_back(self._block)
 
 
 class MemoryPool:
-    """Gives float32 tensors, and takes their memory back when they die; threads may share it."""
+    """Gives tensors, and takes their memory back when they die; threads may share it."""
 
     def __init__(self) -> None:
         self._free: list[NDArray[np.uint8]] = []  # longest unused first
         self._lock = threading.RLock()  # a tensor may die, and give back, while its own thread is in here
         self.bytes_in_use = self.bytes_free = self._most = 0
 
-    def empty(self, *shape: int) -> Tensor:
-        """An uninitialised float32 tensor."""
-        count = int(np.prod(shape))
-        if count * 4 < _SMALL:
-            return torch.empty(shape)
-        size = _rounded(count * 4)
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """An uninitialised tensor."""
+        count = math.prod(shape)
+        needed = count * dtype.itemsize
+        if needed < _SMALL:
+            return torch.empty(shape, dtype=dtype)
+        size = _rounded(needed)
         with self._lock:
             block = self._take(size)
             self.bytes_in_use += len(block)
             self._most = max(self._most, self.bytes_in_use)
-        return torch.from_numpy(np.asarray(_Lease(self, block, count))).view(shape)
+        return torch.from_numpy(np.asarray(_Lease(self, block, needed))).view(dtype).view(shape)
 
     def release(self) -> None:
         """Give all free blocks back to the system."""

@@ -75,9 +75,9 @@ class Pack(ctypes.Structure):
 
     _fields_ = (
         ("weights", c_void_p),
+        ("gates", c_void_p),
         ("outputs", c_int64),
         ("inputs", c_int64),
-        ("gated", c_int32),
         ("transposed", c_int32),
         ("threads", c_int32),
         ("packed", c_void_p),
@@ -125,6 +125,7 @@ class ConvolveGrad(ctypes.Structure):
         ("outputs", c_int64),
         ("threads", c_int32),
         ("grad_weights", c_void_p),
+        ("grad_gates", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
     )

@@ -8,7 +8,6 @@ readable twins are the blocks in `npcr.networks.blocks` themselves.
 from __future__ import annotations
 
 import ctypes
-import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -27,24 +26,19 @@ def available() -> bool:
     return pcpr_ext.library("cpu") is not None
 
 
-def pack(weight: Tensor, *, gated: bool = False, transposed: bool = False) -> Tensor:
-    """Weights (outputs, inputs, 3, 3) as `convolve` wants them.
+def pack(weight: Tensor, gates: Tensor | None = None, *, transposed: bool = False) -> Tensor:
+    """Weights (outputs, inputs, 3, 3) as `convolve` wants them, those of as many gates with them.
 
-    gated: the outputs are convolutions, then as many gates. transposed: for the gradient of the input.
+    transposed: for the gradient of the input; its channels are those of the outputs, then those of the gates.
     """
     weight = weight.detach().contiguous()
-    task = pcpr_ext.Pack(weights=weight.data_ptr(), outputs=weight.shape[0], inputs=weight.shape[1], gated=gated,
-                         transposed=transposed, threads=torch.get_num_threads())
+    gates = None if gates is None else gates.detach().contiguous()
+    task = pcpr_ext.Pack(weights=weight.data_ptr(), gates=_pointer(gates), outputs=weight.shape[0],
+                         inputs=weight.shape[1], transposed=transposed, threads=torch.get_num_threads())
     packed = POOL.empty(_library().ask("npcr_pack_floats", task))
     task.packed, task.packed_floats = packed.data_ptr(), packed.numel()
     _library().run(task)
     return packed
-
-
-def empty_openings(*shape: int) -> Tensor:
-    """Room for how far gates are open, which the kernels keep as 16 bits each (int16 here, unsigned in there)."""
-    count = math.prod(shape)
-    return POOL.empty((count + 1) // 2).view(torch.int16)[:count].view(shape)
 
 
 def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, targets: Sequence[Tensor | int], *,
@@ -54,9 +48,10 @@ def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, tar
     """3x3 convolution of up to three pictures, concatenated along the channels.
 
     targets: up to three (B, H, W, outputs_i), whose channels together are the result's; where one is not wanted, how
-    many channels it would have. gated: conv * sigmoid(gate), for one target, into `opening` (B, H, W, outputs;
-    `empty_openings`) the sigmoids, into `sums` (B, 2, outputs) float64 the sums of the result and of its squares; with scale and shift
-    (outputs), ReLU(scale y + shift) is written. window: (left, top, right, bottom), the pixels to compute.
+    many channels it would have. gated: conv * sigmoid(gate), for one target, into `opening` (B, H, W, outputs) the
+    sigmoids as 16 bits (int16 here, unsigned in there), into `sums` (B, 2, outputs) float64 the sums of the result and
+    of its squares; with scale and shift (outputs), ReLU(scale y + shift) is written. window: (left, top, right,
+    bottom), the pixels to compute.
     """
     images, height, width, _ = sources[0].shape
     task = pcpr_ext.Convolve(packed=packed.data_ptr(), bias=_pointer(bias), scale=_pointer(scale),
@@ -73,15 +68,17 @@ def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, tar
 
 
 def convolve_grad(sources: Sequence[tuple[Tensor, Tensor | None, Tensor | None]], grad_output: Tensor,
-                  grad_weight: Tensor) -> None:
-    """The gradient of `convolve`'s weights into grad_weight (outputs, inputs, 3, 3), summed over the pictures.
+                  grad_weight: Tensor, grad_gates: Tensor | None = None) -> None:
+    """The gradient of `convolve`'s weights into grad_weight (outputs, inputs, 3, 3), summed over the pictures, and of
+    as many gates.
 
     sources: pictures (B, H, W, C_i) each, and scale and shift (B, C_i) where what was convolved is
-    ReLU(scale picture + shift); grad_output: (B, H, W, outputs).
+    ReLU(scale picture + shift); grad_output: (B, H, W, outputs), gates behind the others.
     """
-    images, height, width, outputs = grad_output.shape
+    images, height, width, _ = grad_output.shape
     task = pcpr_ext.ConvolveGrad(grad_output=grad_output.data_ptr(), images=images, height=height, width=width,
-                                 outputs=outputs, grad_weights=grad_weight.data_ptr())
+                                 outputs=len(grad_weight), grad_weights=grad_weight.data_ptr(),
+                                 grad_gates=_pointer(grad_gates))
     _set_sources(task, [pictures for pictures, *_ in sources])
     for i, (_, scale, shift) in enumerate(sources):
         task.scale[i], task.shift[i] = _pointer(scale), _pointer(shift)

@@ -178,9 +178,9 @@ class _GatedLayer(torch.autograd.Function):
         """
         pictures = [channels_inside(x) for x in sources]
         batch, height, width = pictures[0].shape[:3]
-        packed = compiled.pack(torch.cat([weight, gate_weight]), gated=True)
+        packed = compiled.pack(weight, gate_weight)
         shape = (batch, height, width, len(weight))
-        values, opening, out = POOL.empty(*shape), compiled.empty_openings(*shape), POOL.empty(*shape)
+        values, opening, out = POOL.empty(*shape), POOL.empty(*shape, dtype=torch.int16), POOL.empty(*shape)
         if statistics is None:
             applied = [t.detach().expand(batch, -1).contiguous() for t in (scale, shift)]
             compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening)
@@ -232,9 +232,9 @@ class _GatedLayer(torch.autograd.Function):
         bias_sums = compiled.gate_grad(values, opening, grad, scale, shift, of_grad=scale, of_value=of_value,
                                        constant=constant, grad_raw=grad_raw).sum(0)
         del values, opening, grad
-        grad_weight, grad_sources = _convolution_grads(torch.cat([weight, gate_weight]), origins, grad_raw,
+        grad_weights, grad_sources = _convolution_grads([weight, gate_weight], origins, grad_raw,
                                                         ctx.needs_input_grad[7:])
-        return None, None, *grad_weight.chunk(2), bias_sums.float(), grad_scale, grad_shift, *grad_sources
+        return None, None, *grad_weights, bias_sums.float(), grad_scale, grad_shift, *grad_sources
 
 
 class _Convolution(torch.autograd.Function):
@@ -253,22 +253,23 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (weight,), origins = saved(ctx)
         grad = channels_inside(grad)
-        grad_weight, grad_sources = _convolution_grads(weight, origins, grad, ctx.needs_input_grad[4:])
-        return None, None, grad_weight, grad.sum((0, 1, 2)), *grad_sources
+        grad_weights, grad_sources = _convolution_grads([weight], origins, grad, ctx.needs_input_grad[4:])
+        return None, None, *grad_weights, grad.sum((0, 1, 2)), *grad_sources
 
 
-def _convolution_grads(weight: Tensor, origins: Sequence[Origin], grad: Tensor,
-                       wanted: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients of a convolution's weight and of its sources, from that of its result (B, H, W, outputs)."""
-    grad_weight = torch.empty(weight.shape)
-    compiled.convolve_grad([origin.in_size()[:3] for origin in origins], grad, grad_weight)
+def _convolution_grads(weights: Sequence[Tensor], origins: Sequence[Origin], grad: Tensor,
+                       wanted: Sequence[bool]) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The gradients of a convolution's weights, and its gates', and of its sources, from that of its result (B, H, W,
+    outputs)."""
+    grad_weights = [POOL.empty(*weight.shape) for weight in weights]
+    compiled.convolve_grad([origin.in_size()[:3] for origin in origins], grad, *grad_weights)
     if not any(wanted):
-        return grad_weight, [None for _ in wanted]
+        return grad_weights, [None for _ in wanted]
     grads = [POOL.empty(*origin.shape) if want else None for origin, want in zip(origins, wanted, strict=True)]
     targets = [origin.shape[3] if of_source is None else of_source
                for origin, of_source in zip(origins, grads, strict=True)]
-    compiled.convolve([grad], compiled.pack(weight, transposed=True), None, targets)
-    return grad_weight, [None if of_source is None else of_source.movedim(-1, 1) for of_source in grads]
+    compiled.convolve([grad], compiled.pack(*weights, transposed=True), None, targets)
+    return grad_weights, [None if of_source is None else of_source.movedim(-1, 1) for of_source in grads]
 
 
 class _Resize(torch.autograd.Function):
@@ -302,7 +303,6 @@ def _kept_pack(conv: nn.Conv2d, gate: nn.Conv2d) -> tuple[Tensor, Tensor]:
     now = [(p.data_ptr(), p._version) for p in parameters]
     kept: tuple[list[tuple[int, int]], Tensor, Tensor] | None = conv.__dict__.get("_packed")
     if kept is None or kept[0] != now:
-        weight, bias = torch.cat(parameters[:2]), torch.cat(parameters[2:])
-        kept = (now, compiled.pack(weight, gated=True), bias.detach())
+        kept = (now, compiled.pack(conv.weight, gate.weight), torch.cat(parameters[2:]).detach())
         conv.__dict__["_packed"] = kept
     return kept[1], kept[2]

@@ -71,7 +71,7 @@ class _Packing:
         storage = StorageWeakRef(x.untyped_storage())
         key = (storage.cdata, x.storage_offset(), x.shape, x.stride(), x._version)
         if key not in self._packed:
-            half = torch.empty_like(x, dtype=torch.float16).copy_(x.detach()).clamp_(-_LARGEST, _LARGEST)
+            half = _empty_half(x).copy_(x.detach()).clamp_(-_LARGEST, _LARGEST)
             self._packed[key] = storage, _Packed(half)
             self.bytes_before += x.numel() * x.element_size()
             self.bytes_after += half.numel() * half.element_size()
@@ -79,6 +79,12 @@ class _Packing:
 
     def forget(self) -> None:
         self._packed.clear()
+
+
+def _empty_half(x: Tensor) -> Tensor:
+    if x.device.type == "cpu" and x.is_contiguous():
+        return POOL.empty(*x.shape, dtype=torch.float16)
+    return torch.empty_like(x, dtype=torch.float16)
 
 
 def _is_picture(x: Tensor) -> bool:

@@ -41,11 +41,21 @@ inline int64_t row_floats(int64_t channels) { return round_up(channels + kPanel 
 // whole pages, which would all fall into one set of a cache, are avoided.
 inline int64_t plane_floats(int64_t floats) { return round_up(floats, 1024) + 3 * kPanel; }
 
+// Pixels of a picture. Those outside are not looked at, whatever is there, and count as 0.
+struct Area {
+    int64_t left, top, right, bottom;
+
+    bool holds(int64_t x, int64_t y, int64_t side) const {
+        return x >= left && y >= top && x + side <= right && y + side <= bottom;
+    }
+};
+
 // A picture of several sources, their channels one after another.
 struct Sources {
     const float* const* pixels;
     const int64_t* channels;
     int64_t height, width;
+    Area area;
     const float* const* scale;  // of each source, (channels), or null: ReLU(scale pixel + shift) is meant
     const float* const* shift;
 };
@@ -62,10 +72,10 @@ NPCR_INLINE void copy_some(const Element* from, int64_t count, Element* to) {
 
 // `count` of a vector's lanes of a pixel; 0, and false, where the pixel lies outside.
 template <class V>
-NPCR_INLINE bool load_pixel(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
-                            int64_t x, int64_t channel, int64_t count, V& to) {
+NPCR_INLINE bool load_pixel(const float* pixels, int64_t channels, int64_t width, const Area& area, int64_t y, int64_t x,
+                            int64_t channel, int64_t count, V& to) {
     to = V{};
-    if (y < 0 || y >= height || x < 0 || x >= width) return false;
+    if (!area.holds(x, y, 1)) return false;
     constexpr int kLanes = sizeof(V) / sizeof(float);
     const float* at = pixels + (y * width + x) * channels + channel;
     if (count == kLanes) {
@@ -101,15 +111,14 @@ struct Normed {
 // columns through `transform`, then all rows; product p of the result goes to out + p * plane. Lanes past the last
 // channel become anything.
 template <class V, int side, class Prepare, class Transform>
-NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t height, int64_t width, int64_t y,
-                                  int64_t x, int64_t channel, float* out, int64_t plane, Prepare prepare,
-                                  Transform transform) {
+NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t height, int64_t width,
+                                  const Area& area, int64_t y, int64_t x, int64_t channel, float* out, int64_t plane,
+                                  Prepare prepare, Transform transform) {
     constexpr int64_t kLanes = sizeof(V) / sizeof(float);
     const int64_t count = std::min(kLanes, channels - channel);
     // A vector that reaches past a pixel's channels reads the next pixel's; behind the last there is none.
     const int64_t last = ((y + side - 1) * width + x + side - 1) * channels + channel;
-    const bool inside = y >= 0 && x >= 0 && y + side <= height && x + side <= width &&
-                        last + kLanes <= height * width * channels;
+    const bool inside = area.holds(x, y, side) && last + kLanes <= height * width * channels;
     V half[kPatch][side];
     if (inside) {  // apart from the other case, so that the values stay in registers
         const float* at = pixels + (y * width + x) * channels + channel;
@@ -127,8 +136,9 @@ NPCR_INLINE void transform_pixels(const float* pixels, int64_t channels, int64_t
         for (int column = 0; column < side; ++column) {
             V values[side];
             for (int row = 0; row < side; ++row) {
-                if (!load_pixel(pixels, channels, height, width, y + row, x + column, channel, count, values[row])) continue;
-                prepare.apply(values[row]);
+                if (load_pixel(pixels, channels, width, area, y + row, x + column, channel, count, values[row])) {
+                    prepare.apply(values[row]);
+                }
             }
             transform.apply(values, &half[0][column], side);
         }
@@ -163,13 +173,14 @@ NPCR_INLINE void transform_patches(const Sources& sources, int64_t y, int64_t x,
         for (int64_t channel = 0; channel < channels; channel += lanes) {
             if (scale) {
                 const int64_t count = std::min<int64_t>(lanes, channels - channel);
-                transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width, y - 1,
-                                            x - 1, channel, row + channel, plane,
+                transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width,
+                                            sources.area, y - 1, x - 1, channel, row + channel, plane,
                                             Normed<V>(scale + channel, sources.shift[source] + channel, count),
                                             PatchTransform());
             } else {
-                transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width, y - 1,
-                                            x - 1, channel, row + channel, plane, AsItIs(), PatchTransform());
+                transform_pixels<V, kPatch>(sources.pixels[source], channels, sources.height, sources.width,
+                                            sources.area, y - 1, x - 1, channel, row + channel, plane, AsItIs(),
+                                            PatchTransform());
             }
         }
         row += channels;

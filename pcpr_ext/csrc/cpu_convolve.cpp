@@ -27,6 +27,7 @@ struct Plan {
     int64_t inputs, outputs;
     Columns columns;
     Tiles tiles;    // of one picture
+    Area area;      // what the window depends on
     int64_t count;  // of all pictures' tiles
     int64_t left_row, right_row, block, blocks, left_plane, right_plane;
     int64_t pictures;  // that a block may have tiles of
@@ -36,6 +37,8 @@ struct Plan {
           outputs(sum_of(task.outputs)),
           columns(outputs, task.gated),
           tiles(task.window[0], task.window[1], task.window[2], task.window[3]),
+          area{std::max<int64_t>(0, task.window[0] - 1), std::max<int64_t>(0, task.window[1] - 1),
+               std::min(task.width, task.window[2] + 1), std::min(task.height, task.window[3] + 1)},
           count(tiles.count() * task.images),
           left_row(row_floats(inputs)),
           right_row(columns.padded + kPanel) {  // the last vector of a gate or a target may reach so far
@@ -190,7 +193,7 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
         for (int source = 0; source < 3; ++source) {
             pictures[source] = task.sources[source] + image * task.height * task.width * task.channels[source];
         }
-        const Sources sources{pictures, task.channels, task.height, task.width, nullptr, nullptr};
+        const Sources sources{pictures, task.channels, task.height, task.width, plan.area, nullptr, nullptr};
         transform_patches<lanes>(sources, plan.tiles.y(tile), plan.tiles.x(tile), left + i * plan.left_row, left_plane);
     }
     const int64_t panel_floats = plan.inputs * kPanel, panels = plan.columns.padded / kPanel;
@@ -231,25 +234,45 @@ bool valid(const NpcrConvolve& task) {
 
 bool valid(const NpcrPack& task) {
     const int64_t most = 1 << 20;
-    return task.outputs >= 1 && task.outputs <= most && task.inputs >= 1 && task.inputs <= most &&
-           !(task.gated && (task.transposed || task.outputs % 2));
+    return task.outputs >= 1 && task.outputs <= most && task.inputs >= 1 && task.inputs <= most;
 }
+
+// The matrices that a task packs.
+struct PackPlan {
+    int64_t outputs;  // gates count among them
+    int64_t rows, columns;
+    Columns place;
+
+    explicit PackPlan(const NpcrPack& task)
+        : outputs(task.gates ? 2 * task.outputs : task.outputs),
+          rows(task.transposed ? outputs : task.inputs),
+          columns(task.transposed ? task.inputs : outputs),
+          place(task.transposed ? task.inputs : task.outputs, task.gates && !task.transposed) {}
+    int64_t plane() const { return plane_floats(rows * place.padded); }
+    // Which column of the weights has its place here; -1 where none has.
+    int64_t column_at(int64_t at) const {
+        if (place.gate == 0) return at < columns ? at : -1;
+        const int64_t half = columns / 2;
+        return at < half ? at : at >= place.gate && at - place.gate < half ? half + at - place.gate : -1;
+    }
+};
 
 // A panel of the packed matrices, all rows, so that both sides are read and written in order: G g G' of `lanes` pairs
 // of channels at a time.
 template <int lanes, int rows, int panels_at_once>
-NPCR_INLINE void pack_panel(const NpcrPack& task, int64_t panel, int64_t depth, int64_t columns, int64_t half,
-                            int64_t gate) {
+NPCR_INLINE void pack_panel(const NpcrPack& task, const PackPlan& plan, int64_t panel) {
     typedef typename Lanes<lanes>::Float V;
-    const int64_t panels = Columns(half, task.gated).padded / kPanel, plane = plane_floats(panels * depth * kPanel);
-    for (int64_t step = 0; step < depth * kPanel; step += lanes) {
+    const int64_t plane = plan.plane();
+    for (int64_t step = 0; step < plan.rows * kPanel; step += lanes) {
         const int64_t row = step / kPanel, place = panel * kPanel + step % kPanel;
         float taps[9][lanes] = {};
         for (int lane = 0; lane < lanes; ++lane) {
-            const int64_t at = place + lane;
-            const int64_t column = at < half ? at : task.gated && at >= gate && at - gate < half ? half + at - gate : -1;
+            const int64_t column = plan.column_at(place + lane);
             if (column < 0) continue;
-            const float* weights = task.weights + 9 * (task.transposed ? row * columns + column : column * depth + row);
+            const int64_t output = task.transposed ? row : column, input = task.transposed ? column : row;
+            const bool gate = output >= task.outputs;
+            const float* weights = gate ? task.gates : task.weights;
+            weights += 9 * ((gate ? output - task.outputs : output) * task.inputs + input);
             for (int tap = 0; tap < 9; ++tap) taps[tap][lane] = weights[task.transposed ? 8 - tap : tap];
         }
         V loaded[9], half_way[kPatch][3];
@@ -259,7 +282,7 @@ NPCR_INLINE void pack_panel(const NpcrPack& task, int64_t panel, int64_t depth, 
                 half_way[i][j] = kG[i][0] * loaded[j] + kG[i][1] * loaded[3 + j] + kG[i][2] * loaded[6 + j];
             }
         }
-        float* out = task.packed + panel * depth * kPanel + step;
+        float* out = task.packed + panel * plan.rows * kPanel + step;
         for (int i = 0; i < kPatch; ++i) {
             for (int j = 0; j < kPatch; ++j) {
                 const V value = kG[j][0] * half_way[i][0] + kG[j][1] * half_way[i][1] + kG[j][2] * half_way[i][2];
@@ -269,9 +292,7 @@ NPCR_INLINE void pack_panel(const NpcrPack& task, int64_t panel, int64_t depth, 
     }
 }
 
-NPCR_FOR_PROCESSOR(pack_panel,
-                   (const NpcrPack& task, int64_t panel, int64_t depth, int64_t columns, int64_t half, int64_t gate),
-                   (task, panel, depth, columns, half, gate))
+NPCR_FOR_PROCESSOR(pack_panel, (const NpcrPack& task, const PackPlan& plan, int64_t panel), (task, plan, panel))
 
 // All blocks' sums to each picture's, in the blocks' order.
 void add_up_sums(const NpcrConvolve& task, const Plan& plan, const float* sums) {
@@ -291,10 +312,7 @@ void add_up_sums(const NpcrConvolve& task, const Plan& plan, const float* sums) 
 
 int64_t npcr_pack_floats(const NpcrPack* task) {
     using namespace npcr;
-    if (!valid(*task)) return NPCR_BAD_ARGUMENT;
-    const int64_t rows = task->transposed ? task->outputs : task->inputs;
-    const int64_t columns = task->transposed ? task->inputs : task->gated ? task->outputs / 2 : task->outputs;
-    return kProducts * plane_floats(rows * Columns(columns, task->gated).padded);
+    return valid(*task) ? kProducts * PackPlan(*task).plane() : static_cast<int64_t>(NPCR_BAD_ARGUMENT);
 }
 
 int32_t npcr_pack(const NpcrPack* task) {
@@ -302,13 +320,10 @@ int32_t npcr_pack(const NpcrPack* task) {
     const int64_t needed = npcr_pack_floats(task);
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->packed_floats < needed) return NPCR_SCRATCH_TOO_SMALL;
-    const int64_t rows = task->transposed ? task->outputs : task->inputs;
-    const int64_t columns = task->transposed ? task->inputs : task->outputs;
-    const int64_t half = task->gated ? columns / 2 : columns;
-    const Columns place(half, task->gated);
-    Team::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + rows * columns / 4096)),
-              static_cast<int>(place.padded / kPanel),
-              [&](int panel, int) { pack_panel_here(*task, panel, rows, columns, half, place.gate); });
+    const PackPlan plan(*task);
+    Team::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + plan.rows * plan.columns / 4096)),
+              static_cast<int>(plan.place.padded / kPanel),
+              [&](int panel, int) { pack_panel_here(*task, plan, panel); });
     return NPCR_OK;
 }
 

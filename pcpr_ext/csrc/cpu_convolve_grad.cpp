@@ -20,16 +20,19 @@ constexpr int64_t kTilesPerTask = 16;
 
 struct Plan {
     Tiles tiles;    // of one picture
+    Area area;      // all of it
     int64_t count;  // of all pictures' tiles
-    int64_t inputs, columns, left_row, right_row;
+    int64_t inputs, outputs, columns, left_row, right_row;  // outputs: gates count among them
     int64_t groups, group, batch;  // how many groups, tiles of a group, tiles transformed before they are multiplied
     int64_t left_plane, right_plane, result_plane;
 
     explicit Plan(const NpcrConvolveGrad& task)
         : tiles(0, 0, task.width, task.height),
+          area{0, 0, task.width, task.height},
           count(tiles.count() * task.images),
           inputs(sum_of(task.channels)),
-          columns(round_up(task.outputs, kPanel)),
+          outputs(task.grad_gates ? 2 * task.outputs : task.outputs),
+          columns(round_up(outputs, kPanel)),
           left_row(row_floats(inputs)),
           right_row(columns) {
         const int64_t result = kProducts * inputs * columns, row = kProducts * (left_row + right_row);
@@ -89,12 +92,13 @@ NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan,
             scale[source] = task.scale[source] ? task.scale[source] + image * channels : nullptr;
             shift[source] = task.scale[source] ? task.shift[source] + image * channels : nullptr;
         }
-        const Sources sources{pictures, task.channels, task.height, task.width, scale, shift};
+        const Sources sources{pictures, task.channels, task.height, task.width, plan.area, scale, shift};
         transform_patches<lanes>(sources, y, x, memory.left + i * plan.left_row, plan.left_plane);
         float* row = memory.right + i * plan.right_row;
-        for (int64_t channel = 0; channel < task.outputs; channel += lanes) {
-            transform_pixels<V, kTile>(task.grad_output + pixels * task.outputs, task.outputs, task.height, task.width,
-                                       y, x, channel, row + channel, plan.right_plane, AsItIs(), SpreadTransform());
+        for (int64_t channel = 0; channel < plan.outputs; channel += lanes) {
+            transform_pixels<V, kTile>(task.grad_output + pixels * plan.outputs, plan.outputs, task.height, task.width,
+                                       plan.area, y, x, channel, row + channel, plan.right_plane, AsItIs(),
+                                       SpreadTransform());
         }
     }
 }
@@ -132,7 +136,7 @@ template <int lanes, int rows, int panels_at_once>
 NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, const float* results, int64_t input) {
     typedef typename Lanes<lanes>::Float V;
     const int64_t plane = plan.result_plane;
-    for (int64_t output = 0; output < task.outputs; output += lanes) {
+    for (int64_t output = 0; output < plan.outputs; output += lanes) {
         const float* at = results + input * plan.columns + output;
         V half[3][kPatch];
         for (int column = 0; column < kPatch; ++column) {
@@ -150,12 +154,15 @@ NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, co
                 for (int row = 0; row < kPatch; ++row) half[i][column] += kG[row][i] * products[row];
             }
         }
-        const int64_t count = std::min<int64_t>(lanes, task.outputs - output);
+        const int64_t count = std::min<int64_t>(lanes, plan.outputs - output);
         for (int tap = 0; tap < 9; ++tap) {
             V sum = V{};
             for (int column = 0; column < kPatch; ++column) sum += half[tap / 3][column] * kG[column][tap % 3];
             for (int64_t i = 0; i < count; ++i) {
-                task.grad_weights[((output + i) * plan.inputs + input) * 9 + tap] = sum[i];
+                const bool gate = output + i >= task.outputs;
+                float* grad = gate ? task.grad_gates : task.grad_weights;
+                const int64_t channel = gate ? output + i - task.outputs : output + i;
+                grad[(channel * plan.inputs + input) * 9 + tap] = sum[i];
             }
         }
     }

@@ -67,10 +67,10 @@ struct NpcrScatter {
 
 // Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
 struct NpcrPack {
-    const float* weights;
+    const float* weights;  // (outputs, inputs, 3, 3)
+    const float* gates;    // as many, or null
     int64_t outputs, inputs;
-    int32_t gated;       // outputs are as many convolutions, then as many gates
-    int32_t transposed;  // for the gradient of the input: npcr_convolve then has `outputs` channels and gives `inputs`
+    int32_t transposed;  // for the gradient of the input, from that of the outputs, then the gates
     int32_t threads;
     float* packed;
     int64_t packed_floats;  // at least npcr_pack_floats
@@ -101,11 +101,12 @@ struct NpcrConvolveGrad {
     const float* scale[3];    // (images, channels[i]) each, or null; else ReLU(scale source + shift) was convolved
     const float* shift[3];
     int64_t channels[3];
-    const float* grad_output;  // (images, height, width, outputs)
+    const float* grad_output;  // (images, height, width, outputs), or 2 outputs, gates last
     int64_t images, height, width;
     int64_t outputs;
     int32_t threads;
     float* grad_weights;  // (outputs, inputs, 3, 3)
+    float* grad_gates;    // as many, or null where there are none
     void* scratch;
     int64_t scratch_bytes;
 };

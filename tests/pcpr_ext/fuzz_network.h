@@ -42,7 +42,9 @@ struct Pictures {
 };
 
 std::vector<float> packed(const std::vector<float>& weights, int64_t outputs, int64_t inputs, bool gated) {
-    NpcrPack task{weights.data(), outputs, inputs, gated, 0, pick(1, 3), nullptr, 0};
+    const int64_t convolutions = gated ? outputs / 2 : outputs;
+    NpcrPack task{weights.data(), gated ? weights.data() + convolutions * inputs * 9 : nullptr, convolutions, inputs, 0,
+                  pick(1, 3), nullptr, 0};
     std::vector<float> memory(npcr_pack_floats(&task));
     task.packed = memory.data();
     task.packed_floats = static_cast<int64_t>(memory.size());
@@ -129,9 +131,10 @@ void convolve_round(bool wild) {
 
 void convolve_grad_round(bool wild) {
     Pictures pictures(wild);
-    const int64_t outputs = pick(1, 20);
+    const bool gated = pick(0, 1);
+    const int64_t convolutions = pick(1, 20), outputs = gated ? 2 * convolutions : convolutions;
     const std::vector<float> grad = randoms(pictures.count() * outputs, wild);
-    std::vector<float> result(outputs * pictures.total * 9);
+    std::vector<float> result(convolutions * pictures.total * 9), gates(gated ? result.size() : 0);
     NpcrConvolveGrad task{};
     pictures.into(task);
     std::vector<float> before[3], scale[3], shift[3];
@@ -151,14 +154,16 @@ void convolve_grad_round(bool wild) {
         }
     }
     task.grad_output = grad.data();
-    task.outputs = outputs;
+    task.outputs = convolutions;
     task.threads = pick(1, 4);
     task.grad_weights = result.data();
+    task.grad_gates = gated ? gates.data() : nullptr;
     std::vector<char> scratch(npcr_convolve_grad_scratch(&task));
     task.scratch = scratch.data();
     task.scratch_bytes = static_cast<int64_t>(scratch.size());
     REQUIRE(npcr_convolve_grad(&task) == NPCR_OK);
     if (wild) return;
+    result.insert(result.end(), gates.begin(), gates.end());
     for (int64_t i = 0; i < static_cast<int64_t>(result.size()); ++i) {
         const int64_t tap = i % 9, input = i / 9 % pictures.total, output = i / 9 / pictures.total;
         double expected = 0, size = 0;
@@ -293,8 +298,7 @@ void network_refused() {
     REQUIRE(bad([](NpcrConvolve& t) { t.window[1] = 1; }));
     NpcrPack pack{};
     pack.outputs = 3;
-    pack.inputs = pack.gated = 1;
-    REQUIRE(npcr_pack(&pack) == NPCR_BAD_ARGUMENT);  // as many gates as convolutions
+    REQUIRE(npcr_pack(&pack) == NPCR_BAD_ARGUMENT);  // no inputs
     NpcrResample resample{};
     resample.height = resample.width = 2;
     resample.images = resample.channels = resample.target_height = resample.target_width = 1;
