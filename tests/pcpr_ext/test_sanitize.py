@@ -22,21 +22,29 @@ FUZZ = Path(__file__).with_name("fuzz.cpp")
     [("address,undefined,float-cast-overflow", 60), ("thread", 12)],
 )
 def test_kernels_under_sanitizers(sanitizers: str, rounds: int, tmp_path: Path) -> None:
+    _fuzz(["-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DNPCR_NO_CLONES"], rounds, tmp_path)
+
+
+@pytest.mark.parametrize("lanes", [8, 4])
+def test_the_networks_kernels_as_older_processors_run_them(lanes: int, tmp_path: Path) -> None:
+    _fuzz([f"-DNPCR_MOST_LANES={lanes}"], 40, tmp_path)
+
+
+def _fuzz(flags: list[str], rounds: int, folder: Path) -> None:
     compiler = cpu_compiler()
     if compiler is None:
         pytest.skip("no C++ compiler here")
-    flags = [flag for flag in CPU_FLAGS if flag not in ("-shared", "-O3", "-fPIC")]
-    flags += ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DNPCR_NO_CLONES"]
+    kept = [flag for flag in CPU_FLAGS if flag not in ("-shared", "-O3", "-fPIC")]
     sources = [str(path) for path in (FUZZ, *sorted(SOURCES.glob("*.cpp")))]
-    program = tmp_path / "fuzz"
+    program = folder / "fuzz"
     built = subprocess.run(
-        [*shlex.split(compiler), *flags, f"-I{SOURCES}", *sources, "-o", str(program)],
+        [*shlex.split(compiler), *kept, "-O1", *flags, f"-I{SOURCES}", *sources, "-o", str(program)],
         capture_output=True,
         text=True,
         check=False,
     )
     if built.returncode != 0 and "cannot find -l" in built.stderr + built.stdout:
-        pytest.skip(f"the compiler comes without the libraries for -fsanitize={sanitizers}")
+        pytest.skip(f"the compiler comes without the libraries for {' '.join(flags)}")
     assert built.returncode == 0, built.stderr
     done = subprocess.run(
         [str(program), str(rounds)],
