@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ def _why_not_on_gpu(library: pcpr_ext.Library, device: torch.device) -> str:
 def release_scratch() -> None:
     """Give back the memory that this thread keeps between calls (some 16 bytes a point, on the CPU)."""
     _local.scratch = None
+    POOL.release()
 
 
 def rasterise(
@@ -64,8 +66,8 @@ def rasterise(
     """Index and depth, (B, K, H, W) each; arguments as in `npcr.projection.rasterise`."""
     points, cam_to_world, intrinsics = points.contiguous(), cam_to_world.contiguous(), intrinsics.contiguous()
     shape = (cam_to_world.shape[0], layers, height, width)
-    index = torch.empty(shape, dtype=index_dtype(points.shape[0]), device=points.device)
-    depth = torch.empty(shape, dtype=torch.float32, device=points.device)
+    index = _empty(shape, points.device, index_dtype(points.shape[0]))
+    depth = _empty(shape, points.device)
     task = pcpr_ext.Rasterise(
         points=points.data_ptr(),
         cam_to_world=cam_to_world.data_ptr(),
@@ -91,7 +93,7 @@ def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
     """Rows of `features` (N, C) at index (B, K, H, W), default_feature where negative: (B, K, H, W, C)."""
     features, default_feature, index = features.contiguous(), default_feature.contiguous(), index.contiguous()
     shape = (*index.shape, features.shape[1])
-    output = POOL.empty(*shape) if features.device.type == "cpu" else features.new_empty(shape)
+    output = _empty(shape, features.device)
     task = pcpr_ext.Gather(
         features=features.data_ptr(),
         default_feature=default_feature.data_ptr(),
@@ -110,7 +112,7 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """The gradient of `gather`: (points, C) for the features and (C,) for the default feature."""
     grad, index = grad.contiguous(), index.contiguous()
     channels = grad.shape[-1]
-    grad_features = grad.new_zeros(points, channels)
+    grad_features = _empty((points, channels), grad.device).zero_()
     grad_default = grad.new_empty(channels)
     rows, order = index, None
     if grad.device.type == "cuda":
@@ -138,8 +140,7 @@ def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, backgr
     twin is `npcr.networks.splats.composite_twin`.
     """
     shape = (*index.shape[1:], len(background) + 1)
-    image = POOL.empty(*shape) if dots.device.type == "cpu" else dots.new_empty(shape)
-    mean_depth = dots.new_empty(shape[:2])
+    image, mean_depth = _empty(shape, dots.device), _empty(shape[:2], dots.device)
     task = pcpr_ext.Composite(**_splats(dots, points, index, background), depth=depth.data_ptr(),
                               image=image.data_ptr(), mean_depth=mean_depth.data_ptr())
     _run(task, dots.device)
@@ -149,7 +150,8 @@ def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, backgr
 def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tensor,
                    grad_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `composite` in dots, points and background, from that of the image (H, W, C + 1)."""
-    grads = torch.zeros_like(dots), torch.zeros_like(points), torch.empty_like(background)
+    grads = (_empty(dots.shape, dots.device).zero_(), _empty(points.shape, dots.device).zero_(),
+             torch.empty_like(background))
     order = None
     if dots.device.type == "cuda":
         # As in `scatter`: each point's fragments together, in their order.
@@ -168,6 +170,13 @@ def _splats(dots: Tensor, points: Tensor, index: Tensor, background: Tensor) -> 
             "background": background.data_ptr(), "dot_count": len(dots), "point_count": len(points),
             "channels": len(background), "layers": layers, "height": height, "width": width,
             "index_bytes": index.element_size()}
+
+
+def _empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """On a CPU from memory that is kept: fresh memory costs a page fault per 4 KiB."""
+    if device.type == "cpu":
+        return POOL.empty(*shape, dtype=dtype)
+    return torch.empty(tuple(shape), dtype=dtype, device=device)
 
 
 _Task = pcpr_ext.Rasterise | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Composite | pcpr_ext.CompositeGrad
@@ -190,12 +199,12 @@ def _run(task: _Task, device: torch.device) -> None:
 
 
 def _scratch(size: int, device: torch.device) -> Tensor:
-    # On a GPU torch's allocator reuses memory, in stream order. On a CPU fresh memory costs a page fault
-    # per 4 KiB, as much as the kernel itself, so each thread keeps what it last needed.
+    # On a GPU torch's allocator reuses memory, in stream order. On a CPU each thread keeps what it last needed; the
+    # pool's memory comes in large pages, which matters where records are spread over all of it.
     if device.type == "cuda":
         return torch.empty(size, dtype=torch.uint8, device=device)
     kept: Tensor | None = getattr(_local, "scratch", None)
     if kept is None or kept.numel() < size:
         _local.scratch = None  # the old block goes before the new one comes
-        kept = _local.scratch = torch.empty(size, dtype=torch.uint8)
+        kept = _local.scratch = POOL.empty(size, dtype=torch.uint8)
     return kept
