@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MODEL.COMPILE, RENDER.PRECISION and RENDER.CUDA_GRAPHS bring on this machine, for both forms of the renderer.
+"""What MODEL.COMPILE, RENDER.PRECISION, RENDER.CUDA_GRAPHS and RENDER.MARGIN bring on this machine, for both forms.
 
     python benchmarks/options.py
     python benchmarks/options.py --forms blended --size 600 600 --variants plain compiled --steps
+    python benchmarks/options.py --forms layered --norm none --variants plain margin --zoom 0.4 --size 300 300
     python benchmarks/options.py --device cuda --variants plain compiled bfloat16 graphs graphs+bfloat16 --size 600 600
 
-A variant is "plain" or options joined by "+": compiled, bfloat16, float16, graphs (on a GPU). "first_s" is the first
-frame with it, in which the network is compiled or captured; "error" the largest difference of colour and alpha from
-the first variant's frame; "step_ms", with --steps, a frame with its gradients, which of these only compiled changes.
-Weights are random.
+A variant is "plain" or options joined by "+": compiled, bfloat16, float16, graphs (on a GPU), margin (RENDER.MARGIN
+16; the layered form, on a CPU, with --norm none or batch). "first_s" is the first frame with it, in which the network
+is compiled or captured; "error" the largest difference of colour and alpha from the first variant's frame, where the
+variant has no margin, beyond which nothing is drawn; "step_ms", with --steps, a frame with its gradients, which of
+these only compiled changes. The ball of points fills 0.85 --zoom of the picture's side. Weights are random.
 """
 
 from __future__ import annotations
@@ -36,23 +38,30 @@ from npcr.config import changed, default_config  # noqa: E402
 from npcr.engine.acceleration import compile_network, network_run, prepare_rendering  # noqa: E402
 from npcr.networks import PointRenderer  # noqa: E402
 
-OPTIONS = ("compiled", "bfloat16", "float16", "graphs")
+OPTIONS = ("compiled", "bfloat16", "float16", "graphs", "margin")
+MARGIN = 16
 COLUMNS = ("form", "variant", "frame_ms", "low_ms", "high_ms", "runs", "of_first", "first_s", "step_ms", "error")
 
 
 def make(options: argparse.Namespace, form: str, device: torch.device) -> tuple[PointRenderer, Cameras]:
     """The form's renderer and camera, with the same weights at each call."""
+    renderer: PointRenderer
     if form == "layered":
-        return frame.make(options, device)
-    torch.manual_seed(0)
-    renderer, camera = blended.make(options, options.layers, device)
-    torch.nn.init.normal_(renderer.network.out.weight, std=0.1)  # before training it adds nothing
+        renderer, camera = frame.make(options, device)
+    else:
+        torch.manual_seed(0)
+        renderer, camera = blended.make(options, options.layers, device)
+        torch.nn.init.normal_(renderer.network.out.weight, std=0.1)  # before training it adds nothing
+    camera.intrinsics[:, 0, 0] *= options.zoom
+    camera.intrinsics[:, 1, 1] *= options.zoom
     return renderer.eval(), camera
 
 
 def vary(renderer: PointRenderer, variant: str) -> None:
     """Switch the options on that the variant's name joins."""
     names = [] if variant == "plain" else variant.split("+")
+    if "margin" in names:
+        renderer.margin = MARGIN
     if "compiled" in names:
         compile_network(renderer.network)
     precision = next((name for name in names if name.endswith("float16")), "float32")
@@ -75,7 +84,7 @@ def measured_row(options: argparse.Namespace, form: str, variant: str, device: t
         raise SystemExit("torch.compile does not work here; leave the compiled variants out with --variants")
     row = {"form": form, "variant": variant, "frame_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
            "best_ms": timing.best, "runs": timing.runs, "first_s": first_s,
-           "error": None if reference is None else (picture - reference).abs().max().item()}
+           "error": None if reference is None or "margin" in variant else (picture - reference).abs().max().item()}
     if options.steps:
         def step() -> None:
             renderer.zero_grad(set_to_none=True)
@@ -118,13 +127,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--points", type=lambda text: int(float(text)), default=90_000)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=[200, 200], metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--zoom", type=float, default=1.0, help="factor on the focal length (default 1)")
     parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance", help="layered: MODEL.NORM")
     parser.add_argument("--dots", type=int, default=5, help="blended: MODEL.DOTS")
     parser.add_argument("--width", type=int, default=16, help="blended: MODEL.WIDTH")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "options.json")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if any("margin" in variant for variant in options.variants) and "blended" in options.forms:
+        parser.error("margin is the layered form's: --forms layered")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -81,6 +81,15 @@ def test_options_of_both_forms(tmp_path: Path) -> None:
     assert max(errors) < 0.2
 
 
+def test_a_margin_is_the_layered_forms(tmp_path: Path) -> None:
+    few = ("--variants", "plain", "margin", "--points", "500", "--size", "48", "40", "--norm", "none", "--zoom", "0.3")
+    rows = run(options, tmp_path, "--forms", "layered", *few)["rows"]
+    assert [row["variant"] for row in rows] == ["plain", "margin"]
+    assert rows[1]["error"] is None
+    with pytest.raises(SystemExit):
+        run(options, tmp_path, *few)
+
+
 @pytest.mark.parametrize("variant", ["fast", "bfloat16+float16", "compiled+compiled", "plain+graphs"])
 def test_an_unknown_variant_is_refused(variant: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
