@@ -24,6 +24,7 @@ from npcr.engine.cuda_graphs import Captured, GraphReplay
 from npcr.io.points import PointCloud
 from npcr.networks import PointRenderer, fast
 from npcr.networks.light import LightUNet
+from npcr.networks.saved import half_activations
 from npcr.networks.unet import GatedUNet
 from npcr.networks.windows import Window
 from tests.scenes import orbit_cameras
@@ -124,6 +125,24 @@ def test_gradients_of_the_compiled_network(form: str) -> None:
     assert network_run(net).compiled is not None
     assert max(w.abs().max() for w in wanted) > 1e-4
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_compiled_network_with_half_activations(form: str) -> None:
+    """SOLVER.HALF_ACTIVATIONS finds what a compiled network keeps for its gradients, too."""
+    net = network(form)
+    x = torch.rand(1, net.in_channels, 96, 120, generator=torch.Generator().manual_seed(0))
+    compile_network(net, backend="aot_eager")
+    gradients = []
+    for half in (False, True):
+        net.zero_grad()
+        with half_activations(half) as packing:
+            net(x).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    assert network_run(net).compiled is not None
+    assert packing is not None
+    assert packing.bytes_after == packing.bytes_before / 2 > 100_000
+    assert 0 < (gradients[1] - gradients[0]).norm() < 2e-2 * gradients[0].norm()
 
 
 def test_a_deep_copy_runs_its_own_weights() -> None:
