@@ -3,8 +3,9 @@
 
 import os
 
-# By default torch's threads spin for some milliseconds after each operation, on processors that the kernels' threads
-# want: a fifth of a training step's time on two cores. Read once, when torch is loaded, so import npcr before torch.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# torch's idle threads spin for some ten milliseconds, on processors that the kernels' own threads want; now for less
+# than one. libgomp reads this once, when torch is loaded: import npcr before torch.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"

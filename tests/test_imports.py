@@ -82,13 +82,13 @@ import os, runpy, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print("wait:", os.environ.get("OMP_WAIT_POLICY"))
+            print("spin:", os.environ.get("GOMP_SPINCOUNT"))
             raise SystemExit(0)
 
 sys.meta_path.insert(0, Watch())
 runpy.run_path({str(script)!r}, run_name="imported")
-print("wait: passive")  # no torch here
+print("spin: 10000")  # no torch here
 """
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    assert done.stdout.splitlines() == ["wait: passive"]
+    assert done.stdout.splitlines() == ["spin: 10000"]
