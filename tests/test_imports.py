@@ -89,6 +89,7 @@ sys.meta_path.insert(0, Watch())
 runpy.run_path({str(script)!r}, run_name="imported")
 print("spin: 10000")  # no torch here
 """
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    own = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.PIPE, text=True)
     assert done.stdout.splitlines() == ["spin: 10000"]
