@@ -47,7 +47,7 @@ __all__ = [
     "why_missing",
 ]
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 

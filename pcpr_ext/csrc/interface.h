@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 5
+#define NPCR_ABI_VERSION 6
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -62,8 +62,8 @@ struct NpcrScatter {
     void* stream;
 };
 
-// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Pictures are (height, width,
-// channels), one at a time but for npcr_convolve_grad.
+// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Pictures are (images, height,
+// width, channels).
 
 // Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
 struct NpcrPack {
