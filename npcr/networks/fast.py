@@ -4,7 +4,7 @@
 Convolutions are Winograd's (pcpr_ext/csrc/winograd.h); conv, gate, norm and ReLU are one pass; several inputs count
 as concatenated without being copied together. `serves` says when the blocks come here. Tensors outside are
 (B, C, H, W) in channels_last memory, inside (B, H, W, C). How far gates are open is kept for the gradients as 16 bits,
-which changes those by some 1e-4 of their largest value.
+which changes those by up to some 2e-4 of their largest value.
 """
 
 from __future__ import annotations
