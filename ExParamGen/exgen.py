@@ -14,12 +14,12 @@ import math
 import numpy as np
 
 from npcr import cli
-from npcr.data.preview import draw_cameras
+from npcr.camera_paths import AXES, look_at, orbit, random_views
 from npcr.errors import NpcrError
 from npcr.io.camera_files import read_cam_poses, write_cam_poses
 from npcr.io.images import write_image
 from npcr.io.points import read_points
-from npcr.orbits import AXES, look_at, orbit, random_views
+from npcr.visualization.preview import draw_cameras
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("npcr")

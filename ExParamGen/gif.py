@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.engine.frame_folders import add_frame_options, settings_of
 from npcr.errors import NpcrError
 from npcr.io.frame_source import FrameSource, Pixels, open_frames
 from npcr.io.pixels import checkerboard, fitting, over, resized
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS, VideoFormat
+from npcr.rendering.frame_folders import add_frame_options, settings_of
 
 EXAMPLES = """examples:
   python ExParamGen/gif.py output/res_12

@@ -27,7 +27,8 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
-from npcr.networks import BlendedPointRenderer, fast  # noqa: E402
+from npcr.renderers import BlendedPointRenderer  # noqa: E402
+from npcr.renderers.cpu import autograd as fast  # noqa: E402
 
 COLUMNS = ("layers", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_twin", "error")
 SPLAT = (3.0, 7.0, 0.45)

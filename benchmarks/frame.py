@@ -32,9 +32,9 @@ from benchmarks.common import environment, measure, print_table, write_json  # n
 from benchmarks.plain_network import plain_twin  # noqa: E402
 from benchmarks.projection import SETTINGS, cloud, plain  # noqa: E402
 from npcr.cameras import Cameras, view_directions  # noqa: E402
-from npcr.engine.frames import FrameWriter, RenderedFrame, render_path  # noqa: E402
-from npcr.networks import NeuralPointRenderer, composite  # noqa: E402
-from npcr.projection import gather_features, rasterise  # noqa: E402
+from npcr.ops import gather_features, rasterise  # noqa: E402
+from npcr.renderers import NeuralPointRenderer, composite  # noqa: E402
+from npcr.rendering.frames import FrameWriter, RenderedFrame, render_path  # noqa: E402
 
 COLUMNS = ("what", "median_ms", "low_ms", "high_ms", "runs", "share", "error")
 

@@ -35,8 +35,8 @@ from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.config import changed, default_config  # noqa: E402
-from npcr.engine.acceleration import compile_network, network_run, prepare_rendering  # noqa: E402
-from npcr.networks import PointRenderer  # noqa: E402
+from npcr.renderers import PointRenderer  # noqa: E402
+from npcr.renderers.acceleration import compile_network, network_run, prepare_rendering  # noqa: E402
 
 OPTIONS = ("compiled", "bfloat16", "float16", "graphs", "margin")
 MARGIN = 16

@@ -2,7 +2,7 @@
 """The network as design.md describes it, written straightforwardly: what the benchmarks compare with.
 
 Every gated convolution is two convolutions, pictures are NCHW, inputs are concatenated, the norm is torch's, and
-each layer is a pass of its own. Parameters have the names of `npcr.networks.GatedUNet`, so that both share weights.
+each layer is a pass of its own. Parameters have the names of `npcr.renderers.GatedUNet`, so that both share weights.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
     python benchmarks/projection.py --device cuda --points 1e6 1e8 --methods kernel copy
 
 Methods:
-    kernel  npcr.projection.rasterise, compiled
-    twin    the same in torch (npcr.projection.reference)
+    kernel  npcr.ops.rasterise, compiled
+    twin    the same in torch (npcr.ops.reference)
     plain   the design's text as it stands, in torch: for every layer project the whole cloud, fill a
             z-buffer, take the winners out (point peeling only)
     copy    copying as many bytes as any method must read (the points) and write (index and depth)
@@ -34,8 +34,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
-from npcr.projection import Fragments, compiled_available, rasterise  # noqa: E402
-from npcr.projection.reference import EMPTY, project  # noqa: E402
+from npcr.ops import Fragments, compiled_available, rasterise  # noqa: E402
+from npcr.ops.reference import EMPTY, project  # noqa: E402
 
 METHODS = ("kernel", "twin", "plain", "copy")
 SETTINGS: dict[str, Any] = {"near": 3.0, "far": 5.0, "max_size": 1.0}

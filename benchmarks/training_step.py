@@ -42,8 +42,8 @@ import torch  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_twin  # noqa: E402
-from npcr.networks import fast  # noqa: E402
-from npcr.networks.saved import half_activations  # noqa: E402
+from npcr.renderers.cpu import autograd as fast  # noqa: E402
+from npcr.renderers.half_activations import half_activations  # noqa: E402
 
 VARIANTS = ("plain", "ours", "half", "recompute", "both", "twin")
 COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio",

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from npcr.camera_paths import sphere_band
 from npcr.cameras import Cameras, project
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import read_image, write_image
-from npcr.orbits import sphere_band
 
 SIZE = (48, 36)
 TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npcr.checkpoints.files import model_path, save_model
 from npcr.config import load_config
-from npcr.engine.build import build_renderer, make_checkpoint
-from npcr.engine.checkpoint import model_path, save_model
+from npcr.factory import build_renderer, make_checkpoint
 from npcr.io.points import PointCloud
 from tests.scenes import default_intrinsics, orbit_poses, write_blocks, write_poses
 

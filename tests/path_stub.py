@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from npcr.cameras import Cameras, unproject
-from npcr.networks.renderer import RenderOutput
+from npcr.renderers.layered import RenderOutput
 
 SIZE = (24, 18)
 

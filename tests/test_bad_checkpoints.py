@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from npcr.checkpoints.files import load_model, load_training_state, save_training_state
 from npcr.config import load_config
-from npcr.engine.build import build_renderer, load_renderer, make_checkpoint
-from npcr.engine.checkpoint import load_model, load_training_state, save_training_state
 from npcr.errors import CheckpointError
+from npcr.factory import build_renderer, load_renderer, make_checkpoint
 from npcr.io.points import PointCloud
 from tests.scenes import write_tiny_scene
 

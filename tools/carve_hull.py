@@ -23,7 +23,12 @@ from tqdm import tqdm
 
 from npcr.cameras import project
 from npcr.config import load_config
-from npcr.data.carving import (
+from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_config
+from npcr.errors import SceneError
+from npcr.io.images import read_image, write_image
+from npcr.io.points import PointCloud, write_points
+from npcr.reconstruction.silhouettes import Silhouettes, color_points, load_silhouettes
+from npcr.reconstruction.visual_hull import (
     SilhouetteField,
     carve,
     coverage,
@@ -31,12 +36,7 @@ from npcr.data.carving import (
     filled,
     sample_surface,
 )
-from npcr.data.preview import contact_sheet, draw_cameras, draw_projection
-from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_config
-from npcr.data.silhouettes import Silhouettes, color_points, load_silhouettes
-from npcr.errors import SceneError
-from npcr.io.images import read_image, write_image
-from npcr.io.points import PointCloud, write_points
+from npcr.visualization.preview import contact_sheet, draw_cameras, draw_projection
 
 EXAMPLES = """examples:
   python tools/carve_hull.py datasets/dino

@@ -21,11 +21,11 @@ from yacs.config import CfgNode
 
 from npcr import cli
 from npcr.config import load_config
-from npcr.data.check_pictures import write_pictures
-from npcr.data.check_text import as_text
-from npcr.data.scene_check import check_scene, load_material
 from npcr.data.scene_config import FILE_NAME
 from npcr.errors import SceneError
+from npcr.scene_check.check import check_scene, load_material
+from npcr.scene_check.report_images import write_pictures
+from npcr.scene_check.report_text import as_text
 
 EXAMPLES = """examples:
   python tools/check_scene.py datasets/cat

@@ -15,7 +15,12 @@ from contextlib import nullcontext
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.engine.comparison import (
+from npcr.io.frame_source import FrameSource, open_frames
+from npcr.io.images import write_image
+from npcr.io.video import VideoWriter
+from npcr.io.video_formats import FORMATS
+from npcr.rendering.frame_folders import add_frame_options, settings_of
+from npcr.visualization.comparison import (
     LAYOUTS,
     VIEWS,
     Comparison,
@@ -26,11 +31,6 @@ from npcr.engine.comparison import (
     pictures_of,
     tiled,
 )
-from npcr.engine.frame_folders import add_frame_options, settings_of
-from npcr.io.frame_source import FrameSource, open_frames
-from npcr.io.images import write_image
-from npcr.io.video import VideoWriter
-from npcr.io.video_formats import FORMATS
 
 logger = logging.getLogger("npcr")
 

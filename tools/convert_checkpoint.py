@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from npcr.checkpoints.files import ModelCheckpoint, save_model
+from npcr.checkpoints.published import read_published
 from npcr.cli import run
-from npcr.engine.checkpoint import ModelCheckpoint, save_model
-from npcr.engine.legacy_checkpoint import read_published
 from npcr.errors import CheckpointError
 
 EXAMPLES = """\

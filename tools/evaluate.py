@@ -24,17 +24,17 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from npcr.checkpoints.files import find_epoch, load_model, model_path
 from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
-from npcr.data.views import SceneViews
-from npcr.engine import evaluator
-from npcr.engine.acceleration import prepare_rendering
-from npcr.engine.build import load_renderer
-from npcr.engine.checkpoint import find_epoch, load_model, model_path
-from npcr.engine.contact_sheet import Pixels, contact_sheet, sheet_row
-from npcr.engine.judge_video import BLENDS, VideoChoice, judge_video
-from npcr.engine.trainer import held_out_views, make_views, open_scene
+from npcr.data.samples import SceneViews
+from npcr.evaluation import views as evaluator
+from npcr.evaluation.contact_sheet import Pixels, contact_sheet, sheet_row
+from npcr.evaluation.video_report import BLENDS, VideoChoice, judge_video
+from npcr.factory import load_renderer
 from npcr.io.files import atomic_write
+from npcr.renderers.acceleration import prepare_rendering
+from npcr.training.trainer import held_out_views, make_views, open_scene
 
 logger = logging.getLogger("npcr")
 

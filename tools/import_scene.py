@@ -17,14 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.data.capture import Capture
-from npcr.data.cloud_editing import CloudEdit
-from npcr.data.colmap import read_colmap
-from npcr.data.importing import import_capture
-from npcr.data.matting import Matting
-from npcr.data.metashape import read_metashape
-from npcr.data.nhr import read_nhr
-from npcr.data.transforms_json import read_transforms
+from npcr.importers.capture import Capture
+from npcr.importers.colmap import read_colmap
+from npcr.importers.import_capture import import_capture
+from npcr.importers.matting import Matting
+from npcr.importers.metashape import read_metashape
+from npcr.importers.nhr import read_nhr
+from npcr.importers.transforms_json import read_transforms
+from npcr.reconstruction.point_filters import CloudEdit
 
 logger = logging.getLogger("npcr")
 

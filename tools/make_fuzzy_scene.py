@@ -13,7 +13,7 @@ from functools import partial
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.data.fuzzy_scene import FuzzyOptions, make_fuzzy_scene
+from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
 
 EXAMPLES = """examples:
   python tools/make_fuzzy_scene.py datasets/demo

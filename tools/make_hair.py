@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.data.hair.options import HairOptions
-from npcr.data.hair.presets import PRESETS
-from npcr.data.hair.scene import make_hair_scene
+from npcr.synthetic.hair.options import HairOptions
+from npcr.synthetic.hair.presets import PRESETS
+from npcr.synthetic.hair.scene import make_hair_scene
 
 EXAMPLES = """examples:
   python tools/make_hair.py datasets/bob

@@ -8,12 +8,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from npcr import cli
+from npcr.checkpoints.files import model_path
 from npcr.config import dump_config
-from npcr.engine.checkpoint import model_path
-from npcr.engine.path_inputs import PathInputs, load_path_inputs, make_path_parser
-from npcr.engine.refine_run import RefineRun, state_path
-from npcr.engine.refine_setup import make_run
 from npcr.errors import ConfigError
+from npcr.refine.run import RefineRun, state_path
+from npcr.refine.setup import make_run
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
 
 EXAMPLES = """\
   python tools/refine.py

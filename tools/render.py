@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from npcr import cli
 from npcr.config import dump_config
-from npcr.engine.acceleration import prepare_rendering
-from npcr.engine.frames import FrameWriter, make_blender, render_path
-from npcr.engine.path_inputs import PathInputs, load_path_inputs, make_path_parser
+from npcr.renderers.acceleration import prepare_rendering
+from npcr.rendering.frames import FrameWriter, make_blender, render_path
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
 
 EXAMPLES = """\
   python tools/render.py

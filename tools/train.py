@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from npcr import cli
-from npcr.engine.trainer import Trainer
+from npcr.training.trainer import Trainer
 
 EXAMPLES = """\
   python tools/train.py --config-file configs/Hair.yml DATASETS.TRAIN datasets/Hair

@@ -16,13 +16,13 @@ from yacs.config import CfgNode
 from benchmarks.quality.variants import CloudChange
 from npcr.cameras import Cameras
 from npcr.config import load_config
-from npcr.data.cloud_editing import chosen, joined
 from npcr.data.scene import find_clouds, load_clouds, split_holdout
 from npcr.data.scene_config import FILE_NAME, near_far_size, point_spacing
 from npcr.data.scene_folder import new_scene_folder
 from npcr.errors import ConfigError, SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.points import PointCloud, write_points
+from npcr.reconstruction.point_filters import chosen, joined
 
 _JITTER = 0.5  # spacings: standard deviation of each coordinate of a point that comes a second time
 

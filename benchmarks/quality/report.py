@@ -22,8 +22,8 @@ from benchmarks.pages import fill_page  # noqa: E402
 from benchmarks.quality.scores import METRICS  # noqa: E402
 from benchmarks.quality.variants import BASE, Question, all_variants, questions  # noqa: E402
 from npcr import cli  # noqa: E402
-from npcr.engine.contact_sheet import contact_sheet  # noqa: E402
 from npcr.errors import ConfigError, NpcrError  # noqa: E402
+from npcr.evaluation.contact_sheet import contact_sheet  # noqa: E402
 from npcr.io.files import atomic_write  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 

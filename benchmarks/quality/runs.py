@@ -30,13 +30,13 @@ from benchmarks.common import ROOT, environment
 from benchmarks.quality.clouds import StudyScene, changed_cloud, picture_size, splat_sizes, write_scene_copy
 from benchmarks.quality.scores import mean_of, score_held_out
 from benchmarks.quality.variants import RECOMMENDED_KEYS, CloudChange, Variant
+from npcr.checkpoints.files import find_epoch, load_training_state, model_path, optimizer_path
 from npcr.config import load_config
-from npcr.engine.checkpoint import find_epoch, load_training_state, model_path, optimizer_path
-from npcr.engine.optimizers import layers_at
 from npcr.errors import CheckpointError, ConfigError, NpcrError
 from npcr.io.files import atomic_write
 from npcr.io.points import PointCloud
-from npcr.losses import VggFeatures
+from npcr.renderers.losses import VggFeatures
+from npcr.training.optimizers import layers_at
 
 _ENDLESS = 100_000  # epochs: time ends the training
 _POLL_S = 1.0

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from npcr.engine.build import load_renderer
-from npcr.engine.contact_sheet import sheet_row
-from npcr.engine.evaluator import ViewPictures, ViewScore, evaluate
-from npcr.engine.trainer import held_out_views, open_scene
 from npcr.errors import MissingExtraError
+from npcr.evaluation.contact_sheet import sheet_row
+from npcr.evaluation.views import ViewPictures, ViewScore, evaluate
+from npcr.factory import load_renderer
 from npcr.io.images import write_image
-from npcr.losses import VggFeatures
+from npcr.renderers.losses import VggFeatures
+from npcr.training.trainer import held_out_views, open_scene
 
 METRICS = ("psnr", "ssim", "flip", "alpha_mae", "alpha_sad", "perceptual")
 

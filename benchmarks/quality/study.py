@@ -31,10 +31,10 @@ from benchmarks.quality.runs import Job, Study, finished, remove, run  # noqa: E
 from benchmarks.quality.scores import METRICS, load_flip  # noqa: E402
 from benchmarks.quality.variants import BASE, Variant, all_variants, questions, select  # noqa: E402
 from npcr import cli  # noqa: E402
-from npcr.config_keys import RANGES  # noqa: E402
+from npcr.config.schema import RANGES  # noqa: E402
 from npcr.data.scene_config import FILE_NAME  # noqa: E402
 from npcr.errors import ConfigError, NpcrError  # noqa: E402
-from npcr.losses import VggFeatures  # noqa: E402
+from npcr.renderers.losses import VggFeatures  # noqa: E402
 
 logger = logging.getLogger("npcr")
 

@@ -12,7 +12,7 @@ import yaml
 
 from npcr.cameras import Cameras, project
 from npcr.config import from_dict
-from npcr.config_keys import RANGES
+from npcr.config.schema import RANGES
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
 

@@ -11,7 +11,7 @@
 
 #include "interface.h"
 #include "splat.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace npcr {
 namespace {

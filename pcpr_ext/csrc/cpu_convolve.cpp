@@ -7,7 +7,7 @@
 #include <new>
 
 #include "cpu_convolution.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace npcr {
 namespace {

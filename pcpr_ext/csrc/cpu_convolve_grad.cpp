@@ -6,7 +6,7 @@
 // which each of the 36 products is one thread's. Which tiles are added up in which order depends on the shapes alone.
 
 #include "cpu_convolution.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace npcr {
 namespace {

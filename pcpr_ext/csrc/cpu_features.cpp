@@ -9,7 +9,7 @@
 #include <new>
 
 #include "interface.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace npcr {
 namespace {

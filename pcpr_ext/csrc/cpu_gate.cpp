@@ -6,9 +6,9 @@
 #include <memory>
 #include <new>
 
-#include "clones.h"
+#include "target_clones.h"
 #include "interface.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace npcr {
 namespace {

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "camera.h"
-#include "clones.h"
+#include "target_clones.h"
 
 namespace npcr {
 namespace {

@@ -9,9 +9,9 @@
 #include <new>
 #include <vector>
 
-#include "clones.h"
+#include "target_clones.h"
 #include "interface.h"
-#include "team.h"
+#include "thread_pool.h"
 #include "winograd.h"
 
 namespace npcr {

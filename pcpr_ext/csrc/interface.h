@@ -154,7 +154,7 @@ struct NpcrResample {
     float* grad_input;         // (images, height, width, channels)
 };
 
-// Soft splats, composited front to back (npcr.networks.splats). Of dot d the point is d / (dot_count / point_count).
+// Soft splats, composited front to back (npcr.renderers.splats). Of dot d the point is d / (dot_count / point_count).
 struct NpcrComposite {
     const float* dots;        // (dot_count, 2) x and y, pixels
     const float* points;      // (point_count, 3 + channels): opacity 0 to 1, 1 / (2 s²), 1 / reach², values; pixels

@@ -16,7 +16,7 @@
 
 namespace npcr {
 
-constexpr float kOpaque = 0.99f;   // npcr.networks.splats.OPAQUE
+constexpr float kOpaque = 0.99f;   // npcr.renderers.splats.OPAQUE
 constexpr float kCovered = 1e-3f;  // from which on a pixel has a depth
 constexpr int kSplatHead = 3;      // of a point's numbers, before its values: opacity, sharpness, fade
 constexpr int kSplatParts = 5;     // of a fragment's gradient: opacity, sharpness, x, y; and the weight of its values

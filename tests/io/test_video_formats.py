@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.config_keys import CHOICES
+from npcr.config.schema import CHOICES
 from npcr.errors import NpcrError
 from npcr.io import ffmpeg
 from npcr.io.frame_source import open_frames

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import pcpr_ext
-from npcr.networks.splats import composite_twin
-from npcr.projection import compiled, reference
+from npcr.ops import native as compiled
+from npcr.ops import reference
+from npcr.renderers.splats import composite_twin
 from pcpr_ext.build import SOURCES, cpu_compiler
-from tests.projection.clouds import random_case
+from tests.ops.clouds import random_case
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from npcr.config import load_config
-from npcr.data.fuzzy_scene import FuzzyOptions, make_fuzzy_scene
 from npcr.data.scene_config import update_scene_config
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_cam_poses, write_cam_poses
 from npcr.io.images import read_image
+from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_scene.py"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.engine.contact_sheet import BAR, GAP
+from npcr.evaluation.contact_sheet import BAR, GAP
 from npcr.io.frame_source import open_frames
 from npcr.io.images import read_image, write_image
 from tests.models_folder import call_script

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from npcr.engine.checkpoint import load_model
-from npcr.engine.legacy_checkpoint import is_published
+from npcr.checkpoints.files import load_model
+from npcr.checkpoints.published import is_published
 from npcr.errors import CheckpointError
 from tools import convert_checkpoint as tool
 

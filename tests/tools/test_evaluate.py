@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npcr.checkpoints.files import model_path, save_model
 from npcr.config import changed, load_config
 from npcr.data.scene import load_clouds
-from npcr.engine.build import build_renderer, make_checkpoint
-from npcr.engine.checkpoint import model_path, save_model
 from npcr.errors import NpcrError
+from npcr.factory import build_renderer, make_checkpoint
 from npcr.io.images import read_image, write_image
 from tests.scenes import write_tiny_scene
 from tools import evaluate as tool

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npcr.camera_paths import look_at
 from npcr.errors import NpcrError
 from npcr.io.camera_files import read_cam_poses, write_cam_poses
 from npcr.io.images import read_image
 from npcr.io.points import PointCloud, write_points
-from npcr.orbits import look_at
 
 SCRIPT = Path(__file__).resolve().parents[2] / "ExParamGen" / "exgen.py"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npcr.camera_paths import sphere_band
 from npcr.config import load_config
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_intrinsics
 from npcr.io.images import write_image
 from npcr.io.points import PointCloud, read_points, write_points
-from npcr.orbits import sphere_band
 from tests.captures import points, write_colmap, write_metashape, write_transforms
-from tests.data.test_nhr import write_nhr
+from tests.importers.test_nhr import write_nhr
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "import_scene.py"
 

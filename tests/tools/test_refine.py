@@ -10,13 +10,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from npcr.checkpoints.files import load_model, load_training_state
 from npcr.config import load_config
-from npcr.engine.checkpoint import load_model, load_training_state
-from npcr.engine.refiner import PathRefiner, RefineLoss
 from npcr.errors import TrainingError
-from tests.engine.test_trainer import SmallNetwork
+from npcr.refine.published import PathRefiner, RefineLoss
 from tests.models_folder import call_script, write_models_folder
 from tests.scenes import write_tiny_scene
+from tests.training.test_trainer import SmallNetwork
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "refine.py"
 OLD, NEW = Path("models/nr_model_3.pth"), Path("models/nr_model_3_refined.pth")
@@ -30,7 +30,7 @@ QUICK = ("REFINE.STEPS", "2", "REFINE.LR", "0.0001", "REFINE.PASSES")
 def small_network() -> Iterator[None]:
     """The script is tested here; with the real network it would mostly write 150 MB files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npcr.networks.renderer.GatedUNet", SmallNetwork)
+        patch.setattr("npcr.renderers.layered.GatedUNet", SmallNetwork)
         yield
 
 

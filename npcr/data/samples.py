@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and evaluation samples: a photograph, resized or augmented, with the camera that took it so.
+
+Every change of the picture is an affine map of its pixels, and the camera changes with it: a crop or zoom
+changes K, a rotation about the principal point is a roll of the camera. A world point falls on the same hair
+before and after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from npcr.cameras import Cameras
+from npcr.data.image_cache import PhotographCache
+from npcr.data.prefetch import run_ahead
+from npcr.data.scene import Scene
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One view of the scene to compare a rendering with."""
+
+    name: str  # "frame/photograph", such as 0/img_0001.jpg
+    frame: int
+    camera: int
+    cameras: Cameras  # a batch of one, at the target's size, on its device
+    target: Tensor  # (5, H, W) float32 0..1: RGB, alpha, region of interest (1 where the photograph reaches)
+
+
+class SceneViews:
+    """Gives samples of a scene's photographs at `size` (width, height) on `device`.
+
+    The target's RGB is premultiplied by its alpha (see `PhotographCache` for `alpha_mode` and
+    `alpha_background`). In legacy mode it is left as the photograph has it, and K follows the published
+    rule for resizing, which knows no half pixels. `max_zoom` is the largest that `augmented` will be asked
+    for: photographs are kept in memory just large enough for it, in at most `cache_bytes`.
+    """
+
+    def __init__(self, scene: Scene, *, size: Sequence[int], alpha_mode: str = "straight",
+                 alpha_background: Sequence[float] = (0, 0, 0), legacy: bool = False, max_zoom: float = 0.0,
+                 cache_bytes: int = 2 << 30, device: torch.device | str = "cpu", workers: int = 0) -> None:
+        self.scene = scene
+        self.size = (int(size[0]), int(size[1]))
+        self.legacy = legacy
+        self.device = torch.device(device)
+        self.workers = workers
+        self._raw_size = scene.cameras.size
+        self._kept_size = (min(self._raw_size[0], math.ceil(self.size[0] * (1 + max_zoom))),
+                           min(self._raw_size[1], math.ceil(self.size[1] * (1 + max_zoom))))
+        self._photographs = PhotographCache(scene, alpha_mode, alpha_background, legacy, cache_bytes)
+
+    def plain(self, frame: int, camera: int) -> Sample:
+        """The whole picture, resized. Raises `SceneError` where the photograph cannot be decoded."""
+        pixels = self._load(frame, camera, self.size)
+        target = torch.cat([pixels, torch.ones_like(pixels[:1])])
+        return self._sample(frame, camera, self.scene.cameras[camera].resized(self.size, self.legacy), target)
+
+    def augmented(self, frame: int, camera: int, rng: np.random.Generator, *, shift: float, max_zoom: float,
+                  rotation: float) -> Sample:
+        """A random crop around the object's centre.
+
+        `shift`: it moves by up to this many output pixels along x and along y; `max_zoom`: it is magnified by
+        1 to 1 + max_zoom; `rotation`: it turns about the principal point by up to half of this many degrees
+        either way; all uniformly. Outside the photograph the target is 0. Raises `SceneError`.
+        """
+        across, down, nearer, turned = rng.random(4)  # always four draws: a value of 0 shifts no other draw
+        offset = (shift * (2 * across - 1), shift * (2 * down - 1))
+        zoom = 1 + max_zoom * nearer
+        angle = math.radians(rotation * (turned - 0.5))
+        cameras, to_raw = self._crop(camera, offset, zoom, angle)
+        target = warp(self._load(frame, camera, self._kept_size), self._raw_size, to_raw, self.size)
+        return self._sample(frame, camera, cameras, target)
+
+    def ahead(self, jobs: Iterable[Callable[[], Sample]]) -> Iterator[Sample]:
+        """Results of `jobs` (such as `functools.partial(views.plain, 0, camera)`) in order.
+
+        `workers` threads, which share the photographs, prepare them ahead; see `run_ahead`.
+        """
+        return run_ahead(jobs, self.workers)
+
+    def _load(self, frame: int, camera: int, size: tuple[int, int]) -> Tensor:
+        """(4, h, w) float32 0..1 on the device."""
+        pixels = torch.from_numpy(self._photographs.get(frame, camera, size).copy()).to(self.device)
+        return pixels.permute(2, 0, 1).float() / 255
+
+    def _sample(self, frame: int, camera: int, cameras: Cameras, target: Tensor) -> Sample:
+        name = f"{self.scene.frames[frame].name}/{self.scene.frames[frame].images[camera].name}"
+        return Sample(name, frame, camera, cameras.to(self.device), target)
+
+    def _crop(self, camera: int, offset: tuple[float, float], zoom: float,
+              angle: float) -> tuple[Cameras, NDArray[np.float64]]:
+        """The camera of a crop, and the (3, 3) map from the crop's pixels to those of the raw photograph."""
+        original = self.scene.cameras[camera]
+        intrinsics = original.intrinsics[0].double().numpy()
+        roll = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0],
+                         [0, 0, 1]])
+        turn = intrinsics @ roll @ np.linalg.inv(intrinsics)  # pixels before to pixels after the roll
+        # Positions here are continuous: the picture spans 0..width, and pixel 0's centre is at 0.5.
+        y, x = self.scene.centers[camera].tolist()
+        center = _shifted(0.5) @ turn @ _shifted(-0.5) @ [x, y, 1]  # of the object, after the roll
+        scale = [zoom * self.size[axis] / self._raw_size[axis] for axis in (0, 1)]
+        place = [self.size[axis] / 2 + offset[axis] for axis in (0, 1)]
+        crop = np.array([[scale[0], 0, place[0] - scale[0] * center[0]],
+                         [0, scale[1], place[1] - scale[1] * center[1]],
+                         [0, 0, 1]])
+        crop_pixels = _shifted(-0.5) @ crop @ _shifted(0.5)
+        new_intrinsics = (crop if self.legacy else crop_pixels) @ intrinsics
+        pose = original.cam_to_world.double()
+        pose[:, :3, :3] = pose[:, :3, :3] @ torch.from_numpy(roll.T)
+        cameras = Cameras(pose.float(), torch.from_numpy(new_intrinsics)[None].float(), self.size)
+        return cameras, np.linalg.inv(crop_pixels @ turn)
+
+
+def warp(pixels: Tensor, raw_size: tuple[int, int], to_raw: NDArray[np.float64],
+         size: tuple[int, int]) -> Tensor:
+    """Sample a photograph through an affine map of pixels.
+
+    `pixels` (C, h, w) show the photograph at any resolution; `to_raw` (3, 3) takes a pixel of the result,
+    which is of `size` (width, height), to a pixel of the photograph at `raw_size`. Returns (C + 1, H, W):
+    bilinear samples, 0 outside the photograph, and a last channel that is 1 inside, 0 outside.
+    """
+    matrix = _to_unit(raw_size) @ to_raw @ np.linalg.inv(_to_unit(size))
+    theta = torch.from_numpy(matrix[None, :2]).to(pixels)
+    grid = F.affine_grid(theta, [1, pixels.shape[0], size[1], size[0]], align_corners=False)
+    inside = (grid.abs() <= 1).all(dim=-1).to(pixels)  # (1, H, W)
+    samples = F.grid_sample(pixels[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.cat([samples[0] * inside, inside])
+
+
+def _shifted(offset: float) -> NDArray[np.float64]:
+    return np.array([[1, 0, offset], [0, 1, offset], [0, 0, 1]])
+
+
+def _to_unit(size: tuple[int, int]) -> NDArray[np.float64]:
+    """Pixels of a picture to -1..1 over its extent, as grid_sample has it with align_corners=False."""
+    return np.array([[2 / size[0], 0, 1 / size[0] - 1], [0, 2 / size[1], 1 / size[1] - 1], [0, 0, 1]])

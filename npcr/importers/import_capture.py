@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A capture in some other layout becomes a scene: photographs undistorted and reduced, cameras, cloud, scene.yml."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from npcr.cameras import Cameras
+from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
+from npcr.data.scene_folder import check_destination, new_scene_folder
+from npcr.errors import SceneError
+from npcr.importers.capture import Capture
+from npcr.importers.images import Recipe, Written, plan, with_trimaps, write_picture
+from npcr.importers.matting import Matting
+from npcr.io.camera_files import write_cam_poses, write_intrinsics
+from npcr.io.points import PointCloud, read_points, write_points
+from npcr.reconstruction.plane_sweep import densify
+from npcr.reconstruction.point_filters import CloudEdit
+from npcr.reconstruction.visual_hull import estimate_bounds
+
+logger = logging.getLogger("npcr")
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # wraps an iteration of so many steps of some name
+
+_FARTHEST = 1e4  # from the origin, in sizes of the cameras' room: float32 then tells a thousandth of it apart
+
+
+def import_capture(capture: Capture, destination: str | Path, *, downscale: float = 1.0, mask: bool | None = None,
+                   matting: Matting | None = None, edit: CloudEdit | None = None, densify_to: int = 0,
+                   overwrite: bool = False, workers: int = 4,
+                   progress: Progress = lambda jobs, count, name: jobs) -> Cameras:
+    """Write `capture` as a scene with a scene.yml; the source is only read.
+
+    downscale: the photographs are made smaller by this factor, at least 1. mask: whether to keep mattes; None:
+    where every photograph has one. matting: make mattes instead. edit: what to do to the clouds. densify_to:
+    search the photographs for points until the cloud has about so many; 0: do not. Views held out by the source
+    go to DESTINATION/test (or val), a scene of its own with the same cloud, which DATASETS.TEST names. Returns
+    the cameras to train on. Raises `SceneError`.
+    """
+    if not (math.isfinite(downscale) and downscale >= 1):
+        raise SceneError(f"--downscale is {downscale:g}; it must be at least 1")
+    check_destination(destination, overwrite)
+    _keep_apart(capture.folder, Path(destination))
+    if matting is not None and matting.trimaps is not None:
+        capture = replace(capture, views=with_trimaps(capture, matting.trimaps))
+    if densify_to and not capture.clouds:
+        raise SceneError(f"{capture.file}: --densify needs a sparse cloud to begin with; name one with --points")
+    clouds = _edited_clouds(capture, edit or CloudEdit())
+    recipes = plan(capture, downscale, mask, matting)
+    splits = {name: [r for r in recipes if r.view.split == name] for name in ("train", "test", "val")}
+    cameras = _cameras(splits["train"])
+    _check_distance(cameras, capture)
+    with new_scene_folder(destination, overwrite=overwrite) as folder:
+        written: dict[str, list[Written]] = {}
+        for name, group in splits.items():
+            if group:
+                written[name] = _write_views(folder if name == "train" else folder / name, group, matting, workers,
+                                             progress)
+        if densify_to:
+            clouds = _densified(clouds, splits["train"], written["train"], cameras, densify_to, workers, progress)
+            clouds = [(edit or CloudEdit()).apply(cloud) for cloud in clouds]
+        for number, cloud in enumerate(clouds, 1):
+            write_points(folder / "pointclouds" / f"frame{number}.ply", cloud)
+        first = [w.small for r, w in zip(splits["train"], written["train"], strict=True) if r.view.frame == 0]
+        settings = _settings(Path(destination).resolve().name, cameras, clouds, first)
+        settings["DATASETS"].update(_dataset_settings(splits, matting, settings["DATASETS"]))
+        write_scene_config(folder, settings, "tools/import_scene.py")
+    return cameras
+
+
+def _edited_clouds(capture: Capture, edit: CloudEdit) -> list[PointCloud]:
+    clouds = [cloud if isinstance(cloud, PointCloud) else read_points(cloud) for cloud in capture.clouds]
+    return [edit.apply(cloud) for cloud in clouds]
+
+
+def _cameras(recipes: list[Recipe]) -> Cameras:
+    """Those of the first frame; all frames share them."""
+    first = [r for r in recipes if r.view.frame == recipes[0].view.frame]
+    return Cameras(torch.from_numpy(np.stack([r.view.cam_to_world for r in first])).float(),
+                   torch.from_numpy(np.stack([r.intrinsics for r in first])).float(), first[0].size)
+
+
+def _check_distance(cameras: Cameras, capture: Capture) -> None:
+    """Raise `SceneError` where coordinates are so large (of a map, of the globe) that float32 blurs them."""
+    centers = cameras.cam_to_world[:, :3, 3].double()
+    middle = centers.median(0).values
+    room, away = float((centers - middle).norm(dim=1).max()), float(middle.norm())
+    if room > 0 and away > _FARTHEST * room:
+        raise SceneError(f"{capture.file}: the cameras stand {away:.3g} away from the origin but only {room:.3g} from "
+                         "each other; subtract an offset from cameras and cloud (export them in local coordinates)")
+
+
+def _write_views(folder: Path, recipes: list[Recipe], matting: Matting | None, workers: int,
+                 progress: Progress) -> list[Written]:
+    """Cameras and photographs of a scene folder, in the order of `recipes`."""
+    first = [r for r in recipes if r.view.frame == recipes[0].view.frame]
+    write_cam_poses(folder / "CamPose.inf", [r.view.cam_to_world for r in first])
+    write_intrinsics(folder / "Intrinsic.inf", [r.intrinsics for r in first])
+    jobs: list[tuple[Recipe, Path]] = []
+    numbers = dict.fromkeys((r.view.frame for r in recipes), 0)
+    for recipe in recipes:
+        frame = recipe.view.frame
+        numbers[frame] += 1
+        place = folder / "img" / str(frame)
+        place.mkdir(parents=True, exist_ok=True)
+        jobs.append((recipe, place / f"img_{numbers[frame]:04d}"))
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda job: write_picture(job[0], job[1], matting), jobs)
+        try:
+            return list(progress(results, len(jobs), "photographs"))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _densified(clouds: list[PointCloud], recipes: list[Recipe], written: list[Written], cameras: Cameras, count: int,
+               workers: int, progress: Progress) -> list[PointCloud]:
+    result = []
+    for frame, cloud in enumerate(clouds):
+        mine = [w for r, w in zip(recipes, written, strict=True) if r.view.frame == frame]
+        dense = densify(cloud, cameras, [w.image for w in mine], [w.matte for w in mine], count, workers=workers,
+                        progress=lambda jobs, steps: progress(jobs, steps, "stereo"))
+        logger.info("--densify: %d points were %d", len(dense), len(cloud))
+        result.append(dense)
+    return result
+
+
+def _settings(name: str, cameras: Cameras, clouds: list[PointCloud], mattes: list[np.ndarray | None]) -> dict[str, Any]:
+    """scene.yml's values but for those that `_dataset_settings` adds."""
+    kept = [matte for matte in mattes if matte is not None]
+    settings = scene_settings(name, cameras, mask=bool(kept))
+    found = _point_settings(clouds, cameras, kept, settings["INPUT"]["SIZE_TEST"])
+    for section, values in found.items():
+        settings[section].update(values)
+    return settings
+
+
+def _point_settings(clouds: list[PointCloud], cameras: Cameras, mattes: list[np.ndarray],
+                    size: list[int]) -> dict[str, Any]:
+    """Depths and centres from the first cloud, else the object's box, else a guess."""
+    if clouds:
+        return point_settings(clouds[0].positions, cameras, size)
+    if mattes:
+        try:
+            low, high = estimate_bounds(cameras.resized((mattes[0].shape[1], mattes[0].shape[0])), mattes)
+            grid = np.linspace(0, 1, 9)
+            box = low + (high - low) * np.stack(np.meshgrid(grid, grid, grid), -1).reshape(-1, 3)
+            return point_settings(box.astype(np.float32), cameras, size, is_cloud=False)
+        except SceneError as error:
+            logger.warning("the object's bounds could not be found from the mattes: %s", error)
+    guess = point_settings(_in_front(cameras), cameras, size, is_cloud=False)
+    return {"INPUT": guess["INPUT"]}  # where the object is in the pictures, nothing tells
+
+
+def _dataset_settings(splits: dict[str, list[Recipe]], matting: Matting | None,
+                      found: dict[str, Any]) -> dict[str, Any]:
+    """What the frames, the source's own splits and keyed mattes say about DATASETS."""
+    values: dict[str, Any] = {"FRAME_NUM": len({r.view.frame for r in splits["train"]})}
+    if matting is not None and matting.background is not None:
+        values.update(ALPHA_MODE="composited", ALPHA_BACKGROUND=list(matting.background))
+    held_out = next((name for name in ("test", "val") if splits[name]), None)
+    if held_out is not None:
+        values.update(TEST=held_out, HOLDOUT_EVERY=0)
+        if len(found.get("CENTER", [])) > 2:  # a pair per camera would not fit the held-out cameras
+            pairs = np.array(found["CENTER"]).reshape(-1, 2)
+            values["CENTER"] = [round(v) for v in pairs.mean(0).tolist()]
+    return values
+
+
+def _in_front(cameras: Cameras) -> np.ndarray:
+    """Points along each viewing direction, around the distance of the point that all of them pass nearest."""
+    poses = cameras.cam_to_world.double().numpy()
+    centers, forward = poses[:, :3, 3], poses[:, :3, 2]
+    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
+    focus = np.linalg.lstsq(across.sum(0), (across @ centers[:, :, None]).sum(0)[:, 0], rcond=None)[0]
+    reach = float(np.median(((focus - centers) * forward).sum(1)))
+    if not 0 < reach < 1e6:  # parallel or diverging cameras
+        reach = max(float(np.linalg.norm(centers - centers.mean(0), axis=1).mean()), 1.0)
+    steps = np.linspace(0.3, 1.7, 15)[:, None, None] * reach
+    return (centers + steps * forward).reshape(-1, 3).astype(np.float32)
+
+
+def _keep_apart(source: Path, destination: Path) -> None:
+    ours, theirs = destination.resolve(), source.resolve()
+    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+        raise SceneError(f"{destination}: lies within the source {source} or around it; give a folder of its own")

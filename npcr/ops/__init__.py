@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points to depth-peeled layers, and layers to feature images. The whole public interface is this page.
+
+`rasterise` finds the point that wins each pixel of each layer; `gather_features` puts the winners' feature
+vectors there. Both exist twice: as compiled kernels (`pcpr_ext`) and as a readable twin in torch
+(`npcr.ops.reference`), which gives the same numbers anywhere. Arithmetic, rounding and ties are those
+of docs/conventions.md: pixel centres lie at integer coordinates, the nearest point wins, of two at one depth
+the one with the lower index.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from npcr.ops import checks
+from npcr.ops import operators as ops
+from npcr.ops.checks import ProjectionError
+from npcr.ops.native import available as compiled_available
+from npcr.ops.native import release_scratch
+
+__all__ = [
+    "Fragments",
+    "ProjectionError",
+    "compiled_available",
+    "gather_features",
+    "rasterise",
+    "release_scratch",
+]
+
+
+class Fragments(NamedTuple):
+    """The winning point of each pixel in each layer."""
+
+    # (B, K, H, W) int32, int64 from 2**31 points on; row of the point, -1 where empty
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a pair of tensors
+    # (B, K, H, W) float32, camera-space z of that point, 0 where empty
+    depth: Tensor
+
+
+def rasterise(
+    points: Tensor,
+    cam_to_world: Tensor,
+    intrinsics: Tensor,
+    size: tuple[int, int],
+    *,
+    near: float,
+    far: float,
+    max_size: float,
+    layers: int,
+    peeling: str = "point",
+    backend: str = "auto",
+) -> Fragments:
+    """Project a point cloud into depth-peeled layers (design: "Projection").
+
+    A point covers the pixels round(u - r)..round(u + r) by round(v - r)..round(v + r), clipped to the image,
+    with r = max_size * clamp(1 - (z - near) / (far - near), 0, 1). Points at z <= 0 and points whose
+    coordinates are not finite, before or after projection, are skipped. Nothing is differentiable here.
+
+    Args:
+        points: (N, 3) float32, world coordinates.
+        cam_to_world: (B, 4, 4) float32, poses; camera axes x right, y down, z forward.
+        intrinsics: (B, 3, 3) float32, any 3x3 matrices K.
+        size: (width, height) in pixels, each 1 to 32767.
+        near: depth at which a splat has the radius max_size; does not clip.
+        far: depth at which a splat is down to one pixel, greater than near; does not clip.
+        max_size: largest radius in pixels, >= 0.
+        layers: K >= 1.
+        peeling: "point" takes every point that won a pixel out of the cloud before the next layer, "pixel"
+            gives each pixel its K nearest points.
+        backend: "compiled", "torch" (the twin), or "auto": compiled where there is a library for the device.
+
+    Raises:
+        ProjectionError: an argument has the wrong shape, dtype, device or range, or backend "compiled" was
+            asked for and is not there.
+    """
+    width, height = checks.rasterise_arguments(
+        points, cam_to_world, intrinsics, size, near, far, max_size, layers, peeling, backend
+    )
+    index, depth = ops.rasterise(
+        points.detach(),
+        cam_to_world.detach(),
+        intrinsics.detach(),
+        width,
+        height,
+        float(near),
+        float(far),
+        float(max_size),
+        layers,
+        peeling,
+        backend,
+    )
+    return Fragments(index, depth)
+
+
+def gather_features(features: Tensor, default_feature: Tensor, index: Tensor, *, backend: str = "auto") -> Tensor:
+    """Feature vectors of the winning points, as images.
+
+    Differentiable in features and default_feature; the backward pass adds up in a fixed order.
+
+    Args:
+        features: (N, C) floating point, one row per point.
+        default_feature: (C,), for empty pixels; dtype and device of features.
+        index: (B, K, H, W) int32 or int64, as from `rasterise`: below N, negative where empty.
+        backend: as in `rasterise`; the compiled one knows float32 only, "auto" takes the twin for the rest.
+
+    Returns:
+        (B, K, C, H, W), a view of memory laid out (B, K, H, W, C): channels_last once B and K are flattened.
+
+    Raises:
+        ProjectionError: an argument has the wrong shape, dtype or device.
+    """
+    checks.gather_arguments(features, default_feature, index, backend)
+    pixels: Tensor = ops.gather(features, default_feature, index, backend)
+    return torch.movedim(pixels, -1, 2)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the projection's arguments must be. Every message names the argument, the limit and what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from npcr.errors import NpcrError
+
+MAX_SIDE = 32767  # a kernel keeps a splat's rectangle in 16 bits per side
+MAX_LAYERS = 65535
+MAX_POINTS = 2**32 - 1  # depth and index share 64 bits
+PEELINGS = ("point", "pixel")
+BACKENDS = ("auto", "torch", "compiled")
+
+
+class ProjectionError(NpcrError, ValueError):
+    """An argument of the projection is wrong, or a backend is not there."""
+
+
+def rasterise_arguments(
+    points: Tensor,
+    cam_to_world: Tensor,
+    intrinsics: Tensor,
+    size: Sequence[int],
+    near: float,
+    far: float,
+    max_size: float,
+    layers: int,
+    peeling: str,
+    backend: str,
+) -> tuple[int, int]:
+    """Check `npcr.ops.rasterise`'s arguments and return (width, height)."""
+    where = "rasterise"
+    _shape(where, "points", points, ("N", 3))
+    _shape(where, "cam_to_world", cam_to_world, ("B", 4, 4))
+    _shape(where, "intrinsics", intrinsics, (cam_to_world.shape[0], 3, 3))
+    for name, tensor in (("points", points), ("cam_to_world", cam_to_world), ("intrinsics", intrinsics)):
+        if tensor.dtype != torch.float32:
+            raise ProjectionError(f"{where}: {name} must be torch.float32, got {tensor.dtype}")
+        _device(where, name, tensor, "points", points)
+    if points.shape[0] > MAX_POINTS:
+        raise ProjectionError(f"{where}: points has {points.shape[0]} rows, the limit is {MAX_POINTS}")
+    if len(size) != 2:
+        raise ProjectionError(f"{where}: size must be (width, height), got {tuple(size)}")
+    for name, side in zip(("width", "height"), size, strict=True):
+        _whole(where, f"size's {name}", side, MAX_SIDE)
+    _whole(where, "layers", layers, MAX_LAYERS)
+    for name, value in (("near", near), ("far", far), ("max_size", max_size)):
+        if not math.isfinite(value):
+            raise ProjectionError(f"{where}: {name} must be finite, got {value}")
+    if far <= near:
+        raise ProjectionError(f"{where}: far must be greater than near, got near {near} and far {far}")
+    if max_size < 0:
+        raise ProjectionError(f"{where}: max_size must be at least 0, got {max_size}")
+    _choice(where, "peeling", peeling, PEELINGS)
+    _choice(where, "backend", backend, BACKENDS)
+    return int(size[0]), int(size[1])
+
+
+def gather_arguments(features: Tensor, default_feature: Tensor, index: Tensor, backend: str) -> None:
+    """Check `npcr.ops.gather_features`'s arguments."""
+    where = "gather_features"
+    _shape(where, "features", features, ("N", "C"))
+    if features.shape[1] < 1:
+        raise ProjectionError(f"{where}: features must have at least one channel, got {_describe(features)}")
+    _shape(where, "default_feature", default_feature, (features.shape[1],))
+    _shape(where, "index", index, ("B", "K", "H", "W"))
+    if not features.dtype.is_floating_point:
+        raise ProjectionError(f"{where}: features must be floating point, got {features.dtype}")
+    if default_feature.dtype != features.dtype:
+        raise ProjectionError(
+            f"{where}: default_feature must be {features.dtype} like features, got {default_feature.dtype}"
+        )
+    if index.dtype not in (torch.int32, torch.int64):
+        raise ProjectionError(f"{where}: index must be torch.int32 or torch.int64, got {index.dtype}")
+    _device(where, "default_feature", default_feature, "features", features)
+    _device(where, "index", index, "features", features)
+    _choice(where, "backend", backend, BACKENDS)
+    if backend == "compiled" and features.dtype != torch.float32:
+        raise ProjectionError(f"{where}: backend 'compiled' takes torch.float32, features is {features.dtype}")
+
+
+def float32_range(near: float, far: float, max_size: float) -> None:
+    """Refuse a depth range or radius that collapses or overflows once rounded to float32."""
+    near32, far32, size32 = torch.tensor([near, far, max_size], dtype=torch.float32).tolist()
+    if not (far32 > near32 and math.isfinite(far32 - near32) and math.isfinite(size32)):
+        raise ProjectionError(
+            f"rasterise: near {near}, far {far}, max_size {max_size} must stay apart and finite in float32"
+        )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}"
+
+
+def _shape(where: str, name: str, tensor: Tensor, wanted: tuple[str | int, ...]) -> None:
+    fits = tensor.ndim == len(wanted) and all(
+        isinstance(size, str) or found == size for size, found in zip(wanted, tensor.shape, strict=True)
+    )
+    if not fits:
+        listed = ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "")
+        raise ProjectionError(f"{where}: {name} must have shape ({listed}), got {_describe(tensor)}")
+
+
+def _device(where: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ProjectionError(
+            f"{where}: {name} (on {tensor.device}) must be on the device of {other_name} ({other.device})"
+        )
+
+
+def _whole(where: str, name: str, value: int, limit: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 1 <= value <= limit:
+        raise ProjectionError(f"{where}: {name} must be a whole number from 1 to {limit}, got {value!r}")
+
+
+def _choice(where: str, name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ProjectionError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")

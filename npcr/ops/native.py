@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls the native libraries: torch allocates, `pcpr_ext` computes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import pcpr_ext
+from npcr.ops.memory import POOL
+from npcr.ops.reference import index_dtype
+
+_local = threading.local()
+
+
+def available(device: str | torch.device = "cpu") -> bool:
+    """Whether there is a compiled kernel that runs on `device`."""
+    return not why_missing(torch.device(device))
+
+
+def why_missing(device: torch.device) -> str:
+    """One sentence on why there is no kernel for `device` and what to do; empty where there is one."""
+    if device.type not in pcpr_ext.KINDS:
+        return f"there are no compiled kernels for {device.type} devices"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    library = pcpr_ext.library(device.type)
+    if library is None:
+        return pcpr_ext.why_missing(device.type)
+    return "" if device.type == "cpu" else _why_not_on_gpu(library, device)
+
+
+@functools.cache
+def _why_not_on_gpu(library: pcpr_ext.Library, device: torch.device) -> str:
+    with torch.cuda.device(device):
+        reason = library.why_not_ready()
+    if not reason:
+        return ""
+    name = torch.cuda.get_device_name(device)
+    return f"{library.path} on {name}: {reason}. Run 'python -m pcpr_ext.build' on this machine"
+
+
+def release_scratch() -> None:
+    """Give back the memory that this thread keeps between calls (some 16 bytes a point, on the CPU)."""
+    _local.scratch = None
+    POOL.release()
+
+
+def rasterise(
+    points: Tensor,
+    cam_to_world: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    far: float,
+    max_size: float,
+    layers: int,
+    peeling: str,
+) -> tuple[Tensor, Tensor]:
+    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterise`."""
+    points, cam_to_world, intrinsics = points.contiguous(), cam_to_world.contiguous(), intrinsics.contiguous()
+    shape = (cam_to_world.shape[0], layers, height, width)
+    index = _empty(shape, points.device, index_dtype(points.shape[0]))
+    depth = _empty(shape, points.device)
+    task = pcpr_ext.Rasterise(
+        points=points.data_ptr(),
+        cam_to_world=cam_to_world.data_ptr(),
+        intrinsics=intrinsics.data_ptr(),
+        point_count=points.shape[0],
+        cameras=shape[0],
+        width=width,
+        height=height,
+        layers=layers,
+        near_depth=near,
+        far_depth=far,
+        max_size=max_size,
+        peel_pixels=int(peeling == "pixel"),
+        index_bytes=index.element_size(),
+        index=index.data_ptr(),
+        depth=depth.data_ptr(),
+    )
+    _run(task, points.device)
+    return index, depth
+
+
+def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
+    """Rows of `features` (N, C) at index (B, K, H, W), default_feature where negative: (B, K, H, W, C)."""
+    features, default_feature, index = features.contiguous(), default_feature.contiguous(), index.contiguous()
+    shape = (*index.shape, features.shape[1])
+    output = _empty(shape, features.device)
+    task = pcpr_ext.Gather(
+        features=features.data_ptr(),
+        default_feature=default_feature.data_ptr(),
+        index=index.data_ptr(),
+        point_count=features.shape[0],
+        channels=features.shape[1],
+        fragments=index.numel(),
+        index_bytes=index.element_size(),
+        output=output.data_ptr(),
+    )
+    _run(task, features.device)
+    return output
+
+
+def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """The gradient of `gather`: (points, C) for the features and (C,) for the default feature."""
+    grad, index = grad.contiguous(), index.contiguous()
+    channels = grad.shape[-1]
+    grad_features = _empty((points, channels), grad.device).zero_()
+    grad_default = grad.new_empty(channels)
+    rows, order = index, None
+    if grad.device.type == "cuda":
+        # Brings each point's fragments together, in their order: no atomics, so the sums are repeatable.
+        rows, order = torch.sort(index.reshape(-1), stable=True)
+    task = pcpr_ext.Scatter(
+        grad_output=grad.data_ptr(),
+        index=rows.data_ptr(),
+        order=None if order is None else order.data_ptr(),
+        point_count=points,
+        channels=channels,
+        fragments=index.numel(),
+        index_bytes=index.element_size(),
+        grad_features=grad_features.data_ptr(),
+        grad_default=grad_default.data_ptr(),
+    )
+    _run(task, grad.device)
+    return grad_features, grad_default
+
+
+def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Soft splats front to back: (H, W, C + 1) values and coverage, and the mean depth (H, W).
+
+    dots (N M, 2) pixels, points (N, 3 + C), index (K, H, W), depth (K, H, W), background (C), all contiguous; the
+    twin is `npcr.renderers.splats.composite_twin`.
+    """
+    shape = (*index.shape[1:], len(background) + 1)
+    image, mean_depth = _empty(shape, dots.device), _empty(shape[:2], dots.device)
+    task = pcpr_ext.Composite(**_splats(dots, points, index, background), depth=depth.data_ptr(),
+                              image=image.data_ptr(), mean_depth=mean_depth.data_ptr())
+    _run(task, dots.device)
+    return image, mean_depth
+
+
+def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tensor,
+                   grad_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `composite` in dots, points and background, from that of the image (H, W, C + 1)."""
+    grads = (_empty(dots.shape, dots.device).zero_(), _empty(points.shape, dots.device).zero_(),
+             torch.empty_like(background))
+    order = None
+    if dots.device.type == "cuda":
+        # As in `scatter`: each point's fragments together, in their order.
+        owners = torch.div(index.reshape(-1), len(dots) // len(points), rounding_mode="floor")
+        order = torch.sort(owners, stable=True).indices
+    task = pcpr_ext.CompositeGrad(**_splats(dots, points, index, background), grad_image=grad_image.data_ptr(),
+                                  order=None if order is None else order.data_ptr(), grad_dots=grads[0].data_ptr(),
+                                  grad_points=grads[1].data_ptr(), grad_background=grads[2].data_ptr())
+    _run(task, dots.device)
+    return grads
+
+
+def _splats(dots: Tensor, points: Tensor, index: Tensor, background: Tensor) -> dict[str, int]:
+    layers, height, width = index.shape
+    return {"dots": dots.data_ptr(), "points": points.data_ptr(), "index": index.data_ptr(),
+            "background": background.data_ptr(), "dot_count": len(dots), "point_count": len(points),
+            "channels": len(background), "layers": layers, "height": height, "width": width,
+            "index_bytes": index.element_size()}
+
+
+def _empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """On a CPU from memory that is kept: fresh memory costs a page fault per 4 KiB."""
+    if device.type == "cpu":
+        return POOL.empty(*shape, dtype=dtype)
+    return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
+_Task = pcpr_ext.Rasterise | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Composite | pcpr_ext.CompositeGrad
+
+
+def _run(task: _Task, device: torch.device) -> None:
+    library = pcpr_ext.library(device.type)
+    assert library is not None, "the caller asks available() first"
+    guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if device.type == "cuda":
+        guard = torch.cuda.device(device)
+        task.stream = torch.cuda.current_stream(device).cuda_stream
+    else:
+        task.threads = torch.get_num_threads()
+    with guard:
+        if not isinstance(task, (pcpr_ext.Gather, pcpr_ext.Composite)):
+            scratch = _scratch(library.scratch_bytes(task), device)
+            task.scratch, task.scratch_bytes = scratch.data_ptr(), scratch.numel()
+        library.run(task)
+
+
+def _scratch(size: int, device: torch.device) -> Tensor:
+    # On a GPU torch's allocator reuses memory, in stream order. On a CPU each thread keeps what it last needed; the
+    # pool's memory comes in large pages, which matters where records are spread over all of it.
+    if device.type == "cuda":
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    kept: Tensor | None = getattr(_local, "scratch", None)
+    if kept is None or kept.numel() < size:
+        _local.scratch = None  # the old block goes before the new one comes
+        kept = _local.scratch = POOL.empty(size, dtype=torch.uint8)
+    return kept

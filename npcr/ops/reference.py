@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The readable twin of the compiled kernels: same numbers, any device, plain torch.
+
+`pcpr_ext/csrc/camera.h` is the other place that holds this arithmetic. Sums are written out, element by
+element, because a matrix product may fuse or reorder them; every scalar is a float32 tensor on the points'
+device, because torch may turn a division by a plain number into a product.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FRAGMENTS_AT_A_TIME = 1 << 18  # bounds the memory; small enough for the allocator to keep it
+EMPTY = torch.iinfo(torch.int64).max
+_INDEX_BITS = 32
+
+
+class Splats(NamedTuple):
+    """The visible points and the pixels x0..x1 by y0..y1 that each covers, in the order of their indices."""
+
+    key: Tensor  # (M,) int64: depth bits above, point index below; the smaller is nearer, or lower
+    x0: Tensor  # (M,) int64, like the other three
+    x1: Tensor
+    y0: Tensor
+    y1: Tensor
+
+    def select(self, rows: Tensor) -> Splats:
+        """The splats at `rows`, a mask or indices."""
+        return Splats(*(values[rows] for values in self))
+
+
+def index_dtype(points: int) -> torch.dtype:
+    """The dtype of indices into so many points."""
+    return torch.int32 if points < 2**31 else torch.int64
+
+
+def rasterise(
+    points: Tensor,
+    cam_to_world: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    far: float,
+    max_size: float,
+    layers: int,
+    peeling: str,
+) -> tuple[Tensor, Tensor]:
+    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterise`."""
+    shape = (cam_to_world.shape[0], layers, height, width)
+    index = torch.full(shape, -1, dtype=index_dtype(points.shape[0]), device=points.device)
+    depth = torch.zeros(shape, dtype=torch.float32, device=points.device)
+    for camera in range(shape[0]):
+        splats = project(points, cam_to_world[camera], intrinsics[camera], width, height, near, far, max_size)
+        peel = peel_points if peeling == "point" else peel_pixels
+        for layer, keys in enumerate(peel(splats, width, height, layers)):
+            won = keys != EMPTY
+            plane = keys.reshape(height, width)
+            index[camera, layer][won.reshape(height, width)] = _key_index(keys[won]).to(index.dtype)
+            depth[camera, layer] = torch.where(plane != EMPTY, _key_depth(plane), 0.0)
+    return index, depth
+
+
+def peel_points(splats: Splats, width: int, height: int, layers: int) -> Iterator[Tensor]:
+    """Keys of the winners, (H * W,) per layer; whatever won a pixel leaves the cloud for the next layer."""
+    index = _key_index(splats.key)
+    gone = torch.zeros(int(index[-1]) + 1 if len(index) else 0, dtype=torch.bool, device=index.device)
+    for _ in range(layers):
+        keys = nearest(splats, width, height)
+        yield keys
+        gone[_key_index(keys[keys != EMPTY])] = True
+        splats = splats.select(~gone[_key_index(splats.key)])
+
+
+def peel_pixels(splats: Splats, width: int, height: int, layers: int) -> Iterator[Tensor]:
+    """Keys of the winners, (H * W,) per layer: each pixel's nearest point, second nearest, and so on."""
+    keys = None
+    for _ in range(layers):
+        keys = nearest(splats, width, height, beyond=keys)
+        yield keys
+
+
+def nearest(splats: Splats, width: int, height: int, beyond: Tensor | None = None) -> Tensor:
+    """The smallest key that covers each pixel, (H * W,), among those above the pixel's `beyond` if given."""
+    keys = torch.full((height * width,), EMPTY, dtype=torch.int64, device=splats.key.device)
+    for rows, pixels in fragments(splats, width):
+        candidates = splats.key[rows]
+        if beyond is not None:
+            candidates = torch.where(candidates > beyond[pixels], candidates, EMPTY)
+        keys.scatter_reduce_(0, pixels, candidates, "amin")
+    return keys
+
+
+def fragments(splats: Splats, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every pixel of every splat as pairs (row of the splat, pixel), a bounded number at a time."""
+    columns = splats.x1 - splats.x0 + 1
+    areas = columns * (splats.y1 - splats.y0 + 1)
+    ends = torch.cumsum(areas, 0)
+    starts = ends - areas
+    total = int(ends[-1]) if len(ends) else 0
+    pieces = torch.arange(0, total, FRAGMENTS_AT_A_TIME, device=ends.device)
+    limits = [*torch.searchsorted(starts, pieces).tolist(), len(ends)]
+    for first, last in itertools.pairwise(limits):
+        rows = torch.arange(first, last, device=ends.device).repeat_interleave(areas[first:last])
+        within = torch.arange(len(rows), device=ends.device) + starts[first:last][:1] - starts[rows]
+        x = splats.x0[rows] + within % columns[rows]
+        y = splats.y0[rows] + within // columns[rows]
+        yield rows, y * width + x
+
+
+def project(
+    points: Tensor,
+    cam_to_world: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    far: float,
+    max_size: float,
+) -> Splats:
+    """What each visible point covers, for one camera: `project` and `make_camera` of camera.h."""
+    near_depth, far_depth, largest = points.new_tensor([near, far, max_size]).unbind()
+    world_to_cam = cam_to_world[:3, :3].T
+    translation = [-_dot(row, *cam_to_world[:3, 3]) for row in world_to_cam]
+    x, y, z = (_dot(row, *points.unbind(1)) + t for row, t in zip(world_to_cam, translation, strict=True))
+    a, b, c = (_dot(row, x, y, z) for row in intrinsics)
+    u, v = a / c, b / c
+    radius = largest * (1 - (z - near_depth) / (far_depth - near_depth)).clamp(0, 1)
+    usable = (z > 0) & torch.isfinite(z) & torch.isfinite(u) & torch.isfinite(v)
+    rows = usable.nonzero()[:, 0]
+    u, v, radius = u[rows], v[rows], radius[rows]
+    # Clamping to one pixel outside the image first keeps huge values castable and changes no visible pixel.
+    x0 = _round_half_away((u - radius).clamp(-1, width)).clamp_min(0)
+    x1 = _round_half_away((u + radius).clamp(-1, width)).clamp_max(width - 1)
+    y0 = _round_half_away((v - radius).clamp(-1, height)).clamp_min(0)
+    y1 = _round_half_away((v + radius).clamp(-1, height)).clamp_max(height - 1)
+    # Depths are positive, so their bits sort as the numbers do.
+    key = (z[rows].view(torch.int32).long() << _INDEX_BITS) | rows
+    return Splats(key, x0, x1, y0, y1).select((x0 <= x1) & (y0 <= y1))
+
+
+def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
+    """Rows of `features` (N, C) at index (B, K, H, W), default_feature where negative: (B, K, H, W, C)."""
+    if features.shape[0] == 0:
+        return default_feature.expand(*index.shape, -1).contiguous()
+    rows = features[index.clamp_min(0).long()]
+    return torch.where(index.unsqueeze(-1) >= 0, rows, default_feature)
+
+
+def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """The gradient of `gather`: (points, C) for the features and (C,) for the default feature.
+
+    Sums run in the order of the fragments on any device, in float32 at least (the default's in float64: it
+    may be the sum over millions of pixels).
+    """
+    channels = grad.shape[-1]
+    grad_rows, flat = grad.reshape(-1, channels), index.reshape(-1).long()
+    won = flat >= 0
+    grad_default = torch.where(won[:, None], 0, grad_rows).sum(0, dtype=torch.float64)
+    exact = torch.promote_types(grad.dtype, torch.float32)
+    grad_features = torch.zeros(points, channels, dtype=exact, device=grad.device)
+    added = grad_rows[won].to(exact)
+    if grad.device.type == "cuda":
+        # index_add_ would use atomics there; this sorts.
+        grad_features.index_put_((flat[won],), added, accumulate=True)
+    else:
+        grad_features.index_add_(0, flat[won], added)
+    return grad_features.to(grad.dtype), grad_default.to(grad.dtype)
+
+
+def _dot(row: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return (row[0] * x + row[1] * y) + row[2] * z
+
+
+def _round_half_away(values: Tensor) -> Tensor:
+    # torch.round takes halves to the even neighbour.
+    whole = values.trunc()
+    rest = values - whole
+    return whole.long() + (rest >= 0.5).long() - (rest <= -0.5).long()
+
+
+def _key_index(key: Tensor) -> Tensor:
+    return key & ((1 << _INDEX_BITS) - 1)
+
+
+def _key_depth(key: Tensor) -> Tensor:
+    return (key >> _INDEX_BITS).to(torch.int32).view(torch.float32)

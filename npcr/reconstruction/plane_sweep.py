@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""More points out of the photographs: a small plane-sweeping stereo.
+
+Each photograph is compared with some neighbours over planes of constant depth in front of it, between the depths
+that the sparse cloud has there. A pixel takes the plane on which a window about it correlates best (normalised
+cross-correlation, the better half of the neighbours: what is hidden in one of them is left out), refined between
+planes. What survives is what enough neighbours' own depths agree with. It finds textured, unmoving surfaces;
+blank walls, sky, and what only one photograph shows stay empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from npcr.cameras import Cameras, project
+from npcr.errors import SceneError
+from npcr.io.images import read_image, read_matte
+from npcr.io.points import PointCloud
+from npcr.reconstruction.point_filters import at_most, joined, thinned
+
+_NEIGHBOURS = 5
+_BEST_ANGLE = 8.0  # degrees between the rays of two photographs: matching and depth are both good there
+_WINDOW = 7  # pixels
+_LEAST_SCORE = 0.55  # correlation, -1 to 1
+_LEAST_CONTRAST = 2.0  # standard deviation of a window, of 255
+_AGREEMENT = 0.01  # relative depth
+_LEAST_AGREEING = 3  # neighbours
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What the sweep needs of one photograph."""
+
+    gray: Float  # (H, W)
+    color: NDArray[np.uint8]  # (H, W, 3)
+    inside: NDArray[np.bool_]  # (H, W): where the object is
+
+
+def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes: Sequence[Path | None], count: int, *,
+            longest_side: int = 480, planes: int = 96, workers: int = 4,
+            progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda jobs, _: jobs) -> PointCloud:
+    """The cloud with points found in the photographs, `count` in all at most; coloured from the photographs.
+
+    images, mattes: of each camera, undistorted. longest_side: photographs are reduced to it. progress: wraps
+    the iteration over photographs, given with their number. Raises `SceneError` with fewer than three cameras.
+    """
+    if len(cameras) < 3:
+        raise SceneError(f"--densify compares photographs; it needs at least 3, the capture has {len(cameras)}")
+    scale = min(1.0, longest_side / max(cameras.size))
+    small = cameras.resized((round(cameras.size[0] * scale), round(cameras.size[1] * scale)))
+    with ThreadPoolExecutor(workers) as pool:
+        photographs = list(pool.map(lambda files: _load(files[0], files[1], small.size),
+                                    zip(images, mattes, strict=True)))
+        near = _neighbours(small, cloud)
+        sweeps = pool.map(lambda i: _sweep(i, near[i], photographs, small, cloud, planes), range(len(small)))
+        try:
+            depths = list(progress(sweeps, len(small)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    found = [_agreed(i, near[i], depths, photographs[i], small) for i in range(len(small))]
+    positions, colors = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    if not len(positions):
+        return cloud
+    return joined(cloud, _evened(PointCloud(positions, colors), max(0, count - len(cloud))))
+
+
+def _load(image: Path, matte: Path | None, size: tuple[int, int]) -> Photograph:
+    pixels = read_image(image)
+    color = _reduced(pixels[..., :3], size)
+    alpha = pixels[..., 3] if matte == image else read_matte(matte) if matte is not None else None
+    inside = np.ones(color.shape[:2], bool)
+    if alpha is not None:
+        inside = _reduced(alpha, size) > 127
+    return Photograph(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32), color, inside)
+
+
+def _reduced(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _neighbours(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
+    """Of each camera the few whose rays to the cloud's middle meet its own at an angle good for stereo."""
+    poses = cameras.cam_to_world.double().numpy()
+    middle = np.median(cloud.positions, axis=0)
+    rays = middle - poses[:, :3, 3]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    angles = np.degrees(np.arccos(np.clip(rays @ rays.T, -1, 1)))
+    turned = np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ poses[:, :3, 2].T, -1, 1)))
+    # Off by a factor either way is equally bad; photographs from one place, or of another side, tell nothing.
+    cost = np.abs(np.log(np.maximum(angles, 1e-3) / _BEST_ANGLE)) + np.where(turned > 45, 10, 0)
+    np.fill_diagonal(cost, np.inf)
+    return [np.argsort(row)[:min(_NEIGHBOURS, len(row) - 1)].tolist() for row in cost]
+
+
+def _sweep(i: int, neighbours: list[int], photographs: list[Photograph], cameras: Cameras, cloud: PointCloud,
+           planes: int) -> Float:
+    """(H, W) depth of photograph i, 0 where nothing correlates."""
+    span = _depth_range(cloud, cameras[i])
+    if span is None:
+        return np.zeros(photographs[i].gray.shape, np.float32)
+    inverse = np.linspace(1 / span[0], 1 / span[1], planes)
+    own = _Windows(photographs[i].gray)
+    warps = [_plane_homography(cameras, i, j) for j in neighbours]
+    scores = np.empty((planes, *own.gray.shape), np.float32)
+    keep = max(1, math.ceil(len(neighbours) / 2))
+    for k, inverse_depth in enumerate(inverse):
+        seen = np.stack([own.correlation(photographs[j].gray, warp(inverse_depth))
+                         for j, warp in zip(neighbours, warps, strict=True)])
+        scores[k] = np.sort(seen, axis=0)[-keep:].mean(0)
+    which = scores.argmax(0)
+    best = np.take_along_axis(scores, which[None], 0)[0]
+    step = _parabola(scores, which)
+    depth = 1 / (inverse[0] + (which + step) * (inverse[1] - inverse[0]))
+    good = (best > _LEAST_SCORE) & (own.deviation > _LEAST_CONTRAST) & photographs[i].inside
+    good &= (which > 0) & (which < planes - 1)
+    return np.where(good, depth, 0).astype(np.float32)
+
+
+def _depth_range(cloud: PointCloud, camera: Cameras) -> tuple[float, float] | None:
+    """Nearest and farthest depth worth looking at, from the cloud's points in the picture."""
+    pixels, depth = project(torch.from_numpy(cloud.positions)[None], camera)
+    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
+    seen = depth[inside].numpy()
+    if len(seen) < 8:
+        return None
+    low, high = np.percentile(seen, [1, 98])
+    return (0.8 * float(low), 1.25 * float(high))
+
+
+def _plane_homography(cameras: Cameras, i: int, j: int) -> Callable[[float], NDArray[np.float64]]:
+    """Inverse depth of a plane parallel to picture i -> the homography from its pixels to picture j's."""
+    matrix = cameras.intrinsics.double().numpy()
+    between = np.linalg.inv(cameras.cam_to_world[j].double().numpy()) @ cameras.cam_to_world[i].double().numpy()
+    to_plane = np.linalg.inv(matrix[i])
+
+    def at(inverse_depth: float) -> NDArray[np.float64]:
+        moved = between[:3, :3].copy()
+        moved[:, 2] += between[:3, 3] * inverse_depth  # R + t n^T / d, n along the axis
+        return np.asarray(matrix[j] @ moved @ to_plane)
+
+    return at
+
+
+class _Windows:
+    """A picture's windows, ready to be correlated with another's."""
+
+    def __init__(self, gray: Float) -> None:
+        self.gray = gray
+        self.mean = _box(gray)
+        self.deviation = np.sqrt(np.maximum(_box(gray * gray) - self.mean**2, 1e-3))
+
+    def correlation(self, other: Float, homography: NDArray[np.float64]) -> Float:
+        """(H, W) normalised cross-correlation with `other` seen through the homography; -1 outside of it."""
+        size = self.gray.shape[::-1]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = np.asarray(cv2.warpPerspective(other, homography, size, flags=flags, borderValue=-1e4), np.float32)
+        outside = warped < 0
+        warped[outside] = 0
+        mean = _box(warped)
+        deviation = np.sqrt(np.maximum(_box(warped * warped) - mean**2, 1e-3))
+        score = (_box(self.gray * warped) - self.mean * mean) / (self.deviation * deviation)
+        score[outside] = -1
+        return np.asarray(score, np.float32)
+
+
+def _box(values: Float) -> Float:
+    return np.asarray(cv2.boxFilter(values, cv2.CV_32F, (_WINDOW, _WINDOW)))
+
+
+def _parabola(scores: Float, which: NDArray[np.intp]) -> Float:
+    """Where between planes the best score lies: the summit of the parabola through it and its neighbours, ±0.5."""
+    inner = np.clip(which, 1, len(scores) - 2)
+    before, at, after = (np.take_along_axis(scores, (inner + k)[None], 0)[0] for k in (-1, 0, 1))
+    bend = before - 2 * at + after
+    return np.clip(np.where(bend < -1e-6, 0.5 * (before - after) / np.minimum(bend, -1e-6), 0), -0.5, 0.5)
+
+
+def _agreed(i: int, neighbours: list[int], depths: list[Float], photograph: Photograph,
+            cameras: Cameras) -> tuple[Float, NDArray[np.uint8]]:
+    """World points (N, 3) and colours of photograph i's depths that enough neighbours' depths agree with."""
+    y, x = np.nonzero(depths[i])
+    depth = depths[i][y, x].astype(np.float64)
+    matrix, pose = cameras.intrinsics[i].double().numpy(), cameras.cam_to_world[i].double().numpy()
+    rays = np.stack([x, y, np.ones(len(x))], 1) @ np.linalg.inv(matrix).T @ pose[:3, :3].T
+    points = rays * depth[:, None] + pose[:3, 3]
+    votes = np.zeros(len(points), int)
+    world = torch.from_numpy(points.astype(np.float32))[None]
+    for j in neighbours:
+        pixels, seen_depth = (values[0].numpy() for values in project(world, cameras[j]))
+        inside = (seen_depth > 0) & (pixels > -0.5).all(1) & (pixels < np.array(cameras.size) - 0.5).all(1)
+        column, row = np.rint(np.where(inside[:, None], pixels, 0)).astype(int).T
+        there = depths[j][row, column]
+        votes += inside & (np.abs(there - seen_depth) < _AGREEMENT * seen_depth)
+    kept = votes >= min(_LEAST_AGREEING, len(neighbours))
+    return points[kept].astype(np.float32), photograph.color[y[kept], x[kept]]
+
+
+def _evened(cloud: PointCloud, count: int) -> PointCloud:
+    """About `count` points spread evenly: the finest grid that leaves no more, then a random choice."""
+    if len(cloud) <= count:
+        return cloud
+    extent = float(np.ptp(np.percentile(cloud.positions, [2, 98], axis=0), axis=0).max())
+    low, high = 1e-4 * extent, 0.2 * extent
+    for _ in range(12):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if len(thinned(cloud, middle)) > count else (low, middle)
+    return at_most(thinned(cloud, low), count)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refining a model so that it renders steadily without losing what the photographs taught it.
+
+A step draws a short window of neighbouring frames (`npcr.refine.clips`) and adds up three gradients:
+
+- steadiness: the window's frames, reprojected onto each other, should agree (`steady_loss`);
+- photometric: a training photograph, with the training loss, holds colour and sharpness;
+- anchor: the rendering should stay near the unrefined model's. It is all that holds it without photographs.
+
+Step k draws from (seed, k) alone: a run that was resumed meets what one that never stopped would.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from npcr.cameras import Cameras
+from npcr.data.samples import Sample
+from npcr.errors import TrainingError
+from npcr.refine.clips import Windows
+from npcr.refine.losses import anchor_loss, steady_loss
+from npcr.renderers.half_activations import half_activations
+from npcr.renderers.losses import RenderLoss
+from npcr.temporal.reprojection import Frame
+from npcr.training.optimizers import set_learning_rate
+
+WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are blind
+
+
+class SteadyLoss(NamedTuple):
+    """The weighted terms of one step, or their means over a pass."""
+
+    steadiness: float
+    photometric: float
+    anchor: float
+    total: float
+
+
+@dataclass(frozen=True)
+class SteadySettings:
+    """How the steady refiner works; names as the keys of the configuration's REFINE section."""
+
+    passes: int
+    steps: int  # optimiser steps of a pass
+    lr: float
+    steadiness: float
+    photometric: float
+    anchor: float
+    depth_tolerance: float  # relative
+    seed: int = 0
+    one_frame_at_a_time: bool = False  # keeps one frame's graph in memory; the step takes longer
+    half_activations: bool = False  # what gradients need of pictures is kept as float16; not with the one above
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Training photographs to mix in: `draw` gives a random sample of the refined frame, `loss` judges it."""
+
+    draw: Callable[[np.random.Generator], Sample]
+    loss: RenderLoss
+
+
+def render_frame(renderer: nn.Module, camera: Cameras, frame: int) -> Frame:
+    """One view as a `Frame` of premultiplied RGBA, whatever the model's own kind of colour is."""
+    rgb, alpha, depth, *_ = renderer(camera, frame)
+    return Frame(torch.cat([rgb * alpha if renderer.legacy else rgb, alpha], dim=1), depth, camera)
+
+
+class SteadyRefiner:
+    """Refines `renderer`, a `NeuralPointRenderer`, in the views that `windows` draws.
+
+    optimizer: of `npcr.training.optimizers.build_optimizer`. photographs may be None; the anchor alone then
+    holds the model. frame: which of the scene's clouds is shown. The model stays in eval mode: it is refined
+    as it will be rendered. Make it from the unrefined model: the anchor is a frozen copy.
+    """
+
+    def __init__(self, renderer: nn.Module, windows: Windows, optimizer: torch.optim.Optimizer,
+                 settings: SteadySettings, *, photographs: Photographs | None = None, frame: int = 0) -> None:
+        self.renderer = renderer.eval()
+        self.windows = windows
+        self.optimizer = optimizer
+        self.settings = settings
+        self.photographs = photographs
+        self.frame = frame
+        self.steps_per_pass = settings.steps
+        self.whole_passes = False
+        self._anchor = copy.deepcopy(renderer).requires_grad_(False) if settings.anchor else None
+        self._device = next(renderer.parameters()).device
+
+    def run_pass(self, number: int, first: int = 0) -> Iterator[SteadyLoss]:
+        """The steps of pass `number` (from 1), from step `first` (from 0) on; yields after each step.
+
+        Raises `TrainingError` naming step and pass where a loss is not finite; the step is then not made.
+        """
+        for step in range(first, self.settings.steps):
+            yield self._step((number - 1) * self.settings.steps + step)
+
+    def _step(self, index: int) -> SteadyLoss:
+        """Optimiser step `index`, counted from 0 over all passes."""
+        rng = np.random.default_rng([self.settings.seed, index])
+        set_learning_rate(self.optimizer, self._learning_rate(index))
+        self.optimizer.zero_grad(set_to_none=True)
+        with half_activations(self.settings.half_activations):
+            steadiness, anchor = self._window_terms(self.windows.draw(rng))
+        window = steadiness + anchor
+        self._require_finite(window, index)
+        window.backward()  # before the photograph: two graphs need not be in memory at once
+        photometric = 0.0
+        if self.photographs is not None and self.settings.photometric:
+            photometric = self._photometric_step(self.photographs, rng, index)
+        self.optimizer.step()
+        return SteadyLoss(steadiness.item(), photometric, anchor.item(), window.item() + photometric)
+
+    def _window_terms(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        frames = [self._render(cameras[i].to(self._device)) for i in range(len(cameras))]
+        steadiness = self.settings.steadiness * steady_loss(frames, self.settings.depth_tolerance)
+        anchor = steadiness.new_zeros(())
+        if self._anchor is not None:
+            which = len(frames) // 2
+            with torch.no_grad():
+                wanted = render_frame(self._anchor, frames[which].cameras, self.frame)
+            anchor = self.settings.anchor * anchor_loss(frames[which], wanted)
+        return steadiness, anchor
+
+    def _render(self, camera: Cameras) -> Frame:
+        if self.settings.one_frame_at_a_time:
+            rendered: Frame = checkpoint(render_frame, self.renderer, camera, self.frame, use_reentrant=False)
+            return rendered
+        return render_frame(self.renderer, camera, self.frame)
+
+    def _photometric_step(self, photographs: Photographs, rng: np.random.Generator, index: int) -> float:
+        sample = photographs.draw(rng)
+        with half_activations(self.settings.half_activations):
+            output = self.renderer(sample.cameras, sample.frame)
+            loss = self.settings.photometric * photographs.loss(output.rgb, output.alpha, output.depth,
+                                                                sample.target[None])["total"]
+        self._require_finite(loss, index)
+        loss.backward()
+        return float(loss.item())
+
+    def _learning_rate(self, index: int) -> float:
+        """Up over the first steps, then down a cosine to 0: what the last steps jitter about is a mean."""
+        share = index / (self.settings.passes * self.settings.steps)
+        return self.settings.lr * min(1.0, (index + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    def _require_finite(self, loss: Tensor, index: int) -> None:
+        if not bool(torch.isfinite(loss)):
+            number, step = divmod(index, self.settings.steps)
+            raise TrainingError(f"refining: the loss of step {step + 1} in pass {number + 1} is "
+                                f"{loss.item():g}; a lower REFINE.LR may help")

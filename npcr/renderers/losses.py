@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training losses (design: Losses): perceptual, squared error, gradient magnitude, SSIM."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from npcr.errors import ConfigError
+from npcr.metrics.image import ssim
+
+logger = logging.getLogger("npcr")
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Convolutions of torchvision's VGG-19 up to relu2_2: name in `features`, channels in, channels out.
+_VGG_CONVS = ((0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128))
+
+
+class VggFeatures(nn.Module):
+    """Activations relu1_2 and relu2_2 of ImageNet VGG-19, frozen (Johnson et al. 2016's perceptual loss).
+
+    checkpoint: a .safetensors or .pth file under torchvision's key names (`features.0.weight` …); empty lets
+    torchvision download its own. legacy leaves out ImageNet's mean and standard deviation. Raises
+    `ConfigError` saying what to do where the weights cannot be had.
+    """
+
+    def __init__(self, checkpoint: str = "", legacy: bool = False) -> None:
+        super().__init__()
+        weights = _read_weights(Path(checkpoint)) if checkpoint else _download_weights()
+        self.convs = nn.ModuleDict()
+        for number, channels_in, channels_out in _VGG_CONVS:
+            conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+            for name, parameter in conv.named_parameters():
+                parameter.data.copy_(_take(weights, f"features.{number}.{name}", parameter.shape, checkpoint))
+            self.convs[str(number)] = conv
+        self.legacy = legacy
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None])
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.requires_grad_(False)
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """rgb (B, 3, H, W), about [0, 1] -> (B, 64, H, W) and (B, 128, H/2, W/2)."""
+        x = rgb if self.legacy else (rgb - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)
+        relu1_2 = F.relu(self.convs["2"](F.relu(self.convs["0"](x))))
+        x = F.max_pool2d(relu1_2, 2)
+        relu2_2 = F.relu(self.convs["7"](F.relu(self.convs["5"](x))))
+        return relu1_2, relu2_2
+
+    def distance(self, image: Tensor, target: Tensor) -> Tensor:
+        """Mean over both activations of their mean squared differences; (B, 3, H, W) each."""
+        with torch.no_grad():
+            wanted = self(target)
+        return torch.stack([F.mse_loss(a, b) for a, b in zip(self(image), wanted, strict=True)]).mean()
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"PERCEPTUAL.CHECKPOINT: {file}: no such file") from None
+    except Exception as error:  # safetensors and torch raise many kinds for a damaged file
+        raise ConfigError(f"PERCEPTUAL.CHECKPOINT: {file}: not a readable .safetensors or .pth file: "
+                          f"{str(error).splitlines()[0]}") from None
+
+
+def _download_weights() -> dict[str, Tensor]:
+    from torchvision.models import VGG19_Weights
+
+    logger.info("VGG-19 for the perceptual loss: torchvision's weights, downloaded at first use (548 MB)")
+    try:
+        return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:  # urllib, socket, ssl, hash mismatch
+        raise ConfigError(
+            f"VGG-19 could not be downloaded ({error}). Offline, either name a file with its weights, "
+            "PERCEPTUAL.CHECKPOINT /path/to/vgg19.pth (fetch it elsewhere from "
+            f"{VGG19_Weights.IMAGENET1K_V1.url}), or train without it: LOSS.PERCEPTUAL 0"
+        ) from None
+
+
+def _take(weights: dict[str, Tensor], key: str, shape: torch.Size, checkpoint: str) -> Tensor:
+    found = weights.get(key) if isinstance(weights, dict) else None
+    if found is None or found.shape != shape:
+        what = "missing" if found is None else f"{tuple(found.shape)}"
+        raise ConfigError(f"PERCEPTUAL.CHECKPOINT: {checkpoint}: {key} is {what}; VGG-19's is {tuple(shape)}")
+    return found
+
+
+def gradient_magnitude(image: Tensor) -> Tensor:
+    """(B, C, H, W) magnitude of the central differences, half a pixel's unit each; zeros beyond the border."""
+    padded = F.pad(image, (1, 1, 1, 1))
+    horizontal = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    vertical = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    # The small term keeps the square root's gradient finite on flat ground.
+    return torch.sqrt(horizontal**2 + vertical**2 + 1e-12)
+
+
+class RenderLoss(nn.Module):
+    """The weighted sum of the terms between a rendered picture and its target.
+
+    Weights are those of the configuration's LOSS section. `vgg` may be None only when `perceptual` is 0.
+    everywhere: colours count in the whole region of interest, also where neither points nor matte are.
+    """
+
+    def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
+                 vgg: VggFeatures | None, l1: float = 0.0, everywhere: bool = False) -> None:
+        super().__init__()
+        if perceptual and vgg is None:
+            raise ValueError("RenderLoss: a perceptual weight needs vgg")
+        self.weights = {"perceptual": perceptual, "mse": mse, "l1": l1, "gradient": gradient, "ssim": ssim}
+        self.vgg = vgg
+        self.everywhere = everywhere
+
+    def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Scalars `total` and each term, unweighted.
+
+        rgb (B, 3, H, W), alpha (B, 1, H, W), depth (B, H, W) of layer 0 (0 where empty), and target
+        (B, 5, H, W): colour, alpha, region of interest. Colours count where the region of interest meets
+        the object (points or matte) unless `everywhere`, alpha in the whole region of interest.
+        """
+        target_rgb, target_alpha, roi = target.split([3, 1, 1], dim=1)
+        seen = roi if self.everywhere else roi * ((depth[:, None] + target_alpha) > 0)
+        rgb, target_rgb, alpha = rgb * seen, target_rgb * seen, alpha * roi
+        both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
+        terms = {"mse": F.mse_loss(both, target_both)}
+        if self.weights["l1"]:
+            terms["l1"] = F.l1_loss(both, target_both)
+        terms["gradient"] = self._if_weighted("gradient", lambda: F.mse_loss(
+            gradient_magnitude(rgb), gradient_magnitude(target_rgb)))
+        if self.vgg is not None and self.weights["perceptual"]:
+            gray, target_gray = alpha.expand(-1, 3, -1, -1), target_alpha.expand(-1, 3, -1, -1)
+            terms["perceptual"] = (self.vgg.distance(rgb, target_rgb)
+                                   + self.vgg.distance(gray, target_gray)) / 2
+        if self.weights["ssim"]:
+            terms["ssim"] = 1 - ssim(both, target_both).mean()
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        return {"total": total, **terms}
+
+    def _if_weighted(self, name: str, term: Callable[[], Tensor]) -> Tensor:
+        """`term()`, without a graph where its weight is 0 and it is only logged."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] > 0):
+            return term()

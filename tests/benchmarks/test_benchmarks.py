@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run, at sizes that say nothing about speed, and their plain forms agree with ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from benchmarks import blended, frame, options, projection, scaling, training_step
+from npcr.ops import compiled_available
+
+pytestmark = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
+
+
+def run(module: Any, folder: Path, *arguments: str) -> dict[str, Any]:
+    output = folder / "result.json"
+    assert module.main([*arguments, "--repeats", "1", "--output", str(output)]) == 0
+    result: dict[str, Any] = json.loads(output.read_text())
+    assert {"processor", "torch", "commit"} <= result["environment"].keys()
+    return result
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_frame_equals_the_plain_one(norm: str, tmp_path: Path) -> None:
+    rows = run(frame, tmp_path, "--points", "2000", "--layers", "2", "--size", "50", "46", "--norm", norm,
+               "--plain-repeats", "1")["rows"]
+    assert [row["what"] for row in rows] == ["projection", "gather", "network", "compositing", "write", "frame",
+                                             "plain frame"]
+    assert rows[-1]["error"] < 1e-3
+
+
+def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None:
+    variants = ["plain", "ours", "half", "recompute", "both"]
+    small = ["--points", "500", "--layers", "2", "--size", "32", "28", "--variants", *variants]
+    rows = run(training_step, tmp_path, *small)["rows"]
+    assert [row["variant"] for row in rows] == variants
+    for row in rows[1:]:
+        assert row["losses"][0] == pytest.approx(rows[0]["losses"][0], rel=1e-4)
+    assert [row["variant"] for row in rows if 0 < row.get("gradient_error", 0) < 0.01] == ["half", "both"]
+
+
+def test_projection_equals_the_plain_one(tmp_path: Path) -> None:
+    rows = run(projection, tmp_path, "--points", "3000", "--layers", "3", "--size", "40", "40")["rows"]
+    assert all(row["equal"] for row in rows if row["method"] in ("twin", "plain"))
+
+
+def test_the_blended_forms_kernel_equals_its_twin(tmp_path: Path) -> None:
+    rows = run(blended, tmp_path, "--points", "3000", "--layers", "4", "--size", "48", "40", "--dots", "3")["rows"]
+    assert [row["stage"] for row in rows][-2:] == ["frame", "step without optimiser"]
+    composed = [row for row in rows if row["stage"].startswith("compositing")]
+    assert len(composed) == 2
+    assert all(row["error"] < 1e-4 and row["twin_ms"] > 0 for row in composed)
+
+
+def test_scaling_draws_a_plot(tmp_path: Path) -> None:
+    rows = run(scaling, tmp_path, "--vary", "layers", "side", "--layers", "1", "2", "--sides", "24", "48")["rows"]
+    assert [row["layers"] for row in rows] == [1, 2, 2, 2]
+    plot = cv2.imread(str(tmp_path / "result.png"))
+    assert plot.shape == (320, 840, 3)
+    assert plot.min() < 100
+
+
+def test_scaling_of_the_blended_form(tmp_path: Path) -> None:
+    rows = run(scaling, tmp_path, "--form", "blended", "--vary", "points", "--points", "500", "2000")["rows"]
+    assert [row["points"] for row in rows] == [500, 2000]
+    assert all(0 < row["projection_ms"] < row["frame_ms"] for row in rows)
+
+
+def test_options_of_both_forms(tmp_path: Path) -> None:
+    rows = run(options, tmp_path, "--variants", "plain", "bfloat16", "--steps", "--points", "500", "--layers", "2",
+               "--size", "32", "28", "--norm", "batch")["rows"]
+    assert [(row["form"], row["variant"]) for row in rows] == [
+        ("layered", "plain"), ("layered", "bfloat16"), ("blended", "plain"), ("blended", "bfloat16")]
+    assert all(row["step_ms"] > 0 for row in rows)
+    errors = [row["error"] for row in rows[1::2]]
+    assert min(errors) > 0
+    assert max(errors) < 0.2
+
+
+def test_a_margin_is_the_layered_forms(tmp_path: Path) -> None:
+    few = ("--variants", "plain", "margin", "--points", "500", "--size", "48", "40", "--norm", "none", "--zoom", "0.3")
+    rows = run(options, tmp_path, "--forms", "layered", *few)["rows"]
+    assert [row["variant"] for row in rows] == ["plain", "margin"]
+    assert rows[1]["error"] is None
+    with pytest.raises(SystemExit):
+        run(options, tmp_path, *few)
+
+
+@pytest.mark.parametrize("variant", ["fast", "bfloat16+float16", "compiled+compiled", "plain+graphs"])
+def test_an_unknown_variant_is_refused(variant: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(options, tmp_path, "--variants", variant)

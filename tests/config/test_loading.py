@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from yacs.config import CfgNode
+
+from npcr.config import (
+    changed,
+    default_config,
+    dump_config,
+    explicit_keys,
+    from_dict,
+    load_config,
+    to_dict,
+)
+from npcr.config.schema import CHOICES, LENGTHS, RANGES
+from npcr.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in (ROOT / "configs").glob("*.yml")))
+def test_shipped_configurations_load(name: str) -> None:
+    assert load_config(ROOT / "configs" / name).INPUT.LAYER_NUM >= 1
+
+
+def test_published_values() -> None:
+    cfg = load_config(ROOT / "configs" / "Hair2.yml")
+    assert cfg.INPUT.NEAR_FAR_SIZE == [0.05, 0.7, 1.0]
+    assert cfg.INPUT.LAYER_NUM == 6
+    assert cfg.WEIGHTS.RENDER_WEIGHTS == [0.5, 0.12, 0.12, 0.08, 0.08, 0.08, 0.02]
+    assert (cfg.WEIGHTS.DEPTH_THR, cfg.BACKGROUND_GRAY) == (0.05, 60)
+    wolf = load_config(ROOT / "configs" / "Wolf.yml")
+    assert (wolf.INPUT.SIZE_RAW, wolf.INPUT.SIZE_TRAIN) == ([1920, 1080], [768, 432])
+
+
+def test_parity_configuration_loads_unchanged(parity: Path) -> None:
+    cfg = load_config(parity / "config.yml")
+    assert cfg.INPUT.SIZE_TRAIN == [120, 96]
+    assert Path(cfg.DATASETS.TRAIN) == parity / "scene"  # relative to the file, since not found from here
+
+
+def test_options_override_the_file_and_are_explicit(tmp_path: Path) -> None:
+    file = tmp_path / "a.yml"
+    file.write_text("SOLVER:\n  BASE_LR: 5e-5\n  MAX_EPOCHS: 3\nDATASETS:\n  TRAIN: [./data]\n")
+    cfg = load_config(file, ["SOLVER.MAX_EPOCHS", "7", "INPUT.USE_RGB", "true", "DATASETS.CENTER", "[[1, 2], (3, 4)]"])
+    assert cfg.SOLVER.BASE_LR == 5e-5  # YAML 1.1 reads 5e-5 as text
+    assert cfg.SOLVER.MAX_EPOCHS == 7
+    assert cfg.INPUT.USE_RGB is True
+    assert cfg.DATASETS.CENTER == [1, 2, 3, 4]
+    assert cfg.DATASETS.TRAIN == "./data"
+    assert explicit_keys(cfg) == {"SOLVER.BASE_LR", "SOLVER.MAX_EPOCHS", "DATASETS.TRAIN", "INPUT.USE_RGB",
+                                  "DATASETS.CENTER"}
+    assert explicit_keys(changed(cfg, LOAD_EPOCH=3)) == explicit_keys(cfg)
+
+
+def test_the_result_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        load_config().INPUT.LAYER_NUM = 3
+
+
+def test_writing_and_reading_gives_the_same(tmp_path: Path) -> None:
+    cfg = load_config(None, ["SOLVER.STEPS", "[3, 9]", "DATASETS.TRAIN", "a b", "WEIGHTS.DEPTH_THR", "0.1"])
+    dump_config(cfg, tmp_path / "config.yml")
+    assert load_config(tmp_path / "config.yml") == cfg
+    assert from_dict(to_dict(cfg), "memory") == cfg
+
+
+def test_every_rule_names_a_key_and_every_default_passes() -> None:
+    for key in (*CHOICES, *RANGES, *LENGTHS):
+        node = default_config()
+        for name in key.split("."):
+            node = node[name]
+        assert not isinstance(node, CfgNode)
+    load_config()
+
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("gif", ["gif"]), ("h264,vp9", ["h264", "vp9"]), ("[h264, gif, h264]", ["h264", "gif"]),
+    ("['prores']", ["prores"]), ("none", []), ("[]", []),
+])
+def test_lists_of_names(text: str, names: list[str], tmp_path: Path) -> None:
+    cfg = load_config(None, ["RENDER.VIDEO", text])
+    assert names == cfg.RENDER.VIDEO
+    dump_config(cfg, tmp_path / "config.yml")
+    assert load_config(tmp_path / "config.yml") == cfg
+    assert names == load_config(_yaml(tmp_path, f"RENDER: {{VIDEO: {names}}}")).RENDER.VIDEO
+
+
+def test_a_name_that_is_none_of_them() -> None:
+    with pytest.raises(ConfigError, match=r"RENDER\.VIDEO is \['h264', 'av1'\]; allowed: h264, h265, vp9"):
+        load_config(None, ["RENDER.VIDEO", "h264,av1"])
+    with pytest.raises(ConfigError, match=r"RENDER\.VIDEO is 5 \(int\); it needs a list of names"):
+        load_config(None, ["RENDER.VIDEO", "5"])
+
+
+def _yaml(folder: Path, text: str) -> Path:
+    file = folder / "written.yml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("key", sorted(RANGES))
+def test_ranges_are_enforced(key: str) -> None:
+    low, _ = RANGES[key]
+    default = default_config()
+    for name in key.split("."):
+        default = default[name]
+    value = low - 1
+    text = str([value] * max(len(default), 1)) if isinstance(default, list) else str(value)
+    with pytest.raises(ConfigError, match=f"command line|configuration: {key} is"):
+        load_config(None, [key, text])
+
+
+def test_every_key_is_read_somewhere() -> None:
+    """No option that nothing reads: each leaf's name occurs in the code outside the definitions."""
+    code = "".join(file.read_text(encoding="utf-8") for folder in ("npcr", "tools")
+                   for file in (ROOT / folder).rglob("*.py") if not file.name.startswith("config"))
+
+    def leaves(node: CfgNode, prefix: str = "") -> list[str]:
+        return [leaf for name, value in node.items() for leaf in
+                (leaves(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else [f"{prefix}{name}"])]
+
+    unread = [key for key in leaves(default_config())
+              if f".{key.split('.')[-1]}" not in code and f"solver.{key.split('.')[-1]}" not in code]
+    assert not unread

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metashape's cameras.xml: poses, transforms, camera model, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npcr.camera_paths import rotation
+from npcr.errors import SceneError
+from npcr.importers.import_capture import import_capture
+from npcr.importers.metashape import MetashapeDistortion, read_metashape
+from npcr.io.images import write_image
+from tests.captures import SIZE, dot_errors, metashape_xml, poses, write_dots, write_metashape
+
+TURN, SHIFT, SCALE = rotation((1, 2, 3), 0.7), np.array([5.0, -2, 1]), 2.5
+TRANSFORM = (f"<transform><rotation>{' '.join(repr(float(v)) for v in TURN.ravel())}</rotation>"
+             f"<translation>{' '.join(repr(float(v)) for v in SHIFT)}</translation><scale>{SCALE}</scale></transform>")
+
+
+def into_chunk(pose: np.ndarray) -> np.ndarray:
+    result = pose.copy()
+    result[:3, :3] = TURN.T @ pose[:3, :3]
+    result[:3, 3] = TURN.T @ (pose[:3, 3] - SHIFT) / SCALE
+    return result
+
+
+@pytest.mark.parametrize("where", ["nowhere", "chunk", "component"])
+def test_poses_in_world_space(tmp_path, where):
+    options = {"nowhere": {}, "chunk": {"chunk": TRANSFORM, "inner": into_chunk},
+               "component": {"component": f'<components><component id="0">{TRANSFORM}</component></components>',
+                             "inner": into_chunk}}[where]
+    capture = read_metashape(write_metashape(tmp_path, **options))
+    np.testing.assert_allclose([view.cam_to_world for view in capture.views], poses(), atol=1e-12)
+    inner = read_metashape(tmp_path / "cameras.xml", chunk_space=True)
+    expected = poses()[1] if where == "nowhere" else into_chunk(poses()[1])
+    np.testing.assert_allclose(inner.views[1].cam_to_world, expected, atol=1e-12)
+
+
+def test_the_principal_point_is_an_offset_and_b1_b2_are_affinity_and_skew(tmp_path):
+    xml = write_metashape(tmp_path, calibration="<f>50</f><cx>2</cx><cy>-1.5</cy><b1>3</b1><b2>0.5</b2>")
+    lens = read_metashape(xml).views[0].lens
+    assert (lens.focal, lens.center, lens.skew) == ((53.0, 50.0), (25.5, 16.0), 0.5)
+
+
+def test_the_distortion_is_metashapes_formula():
+    x, y = 0.3, -0.2
+    r2 = x * x + y * y
+    k1, k2, k3, k4, p1, p2 = -0.2, 0.05, 0.01, -0.02, 0.003, -0.004
+    radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3 + k4 * r2**4
+    found = MetashapeDistortion((k1, k2, k3, k4, p1, p2, 0, 0), False)(np.array([[x, y]]))
+    np.testing.assert_allclose(found, [[x * radial + p1 * (r2 + 2 * x * x) + 2 * p2 * x * y,
+                                        y * radial + p2 * (r2 + 2 * y * y) + 2 * p1 * x * y]], rtol=1e-12)
+    bent = MetashapeDistortion((0,) * 8, True)(np.array([[1.0, 0], [0, 0]]))
+    np.testing.assert_allclose(bent, [[np.pi / 4, 0], [0, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["frame", "fisheye"])
+def test_lenses_are_undistorted(tmp_path, kind):
+    """Dots where the distorted, skewed lens sees points end up where the scene's pinhole camera projects them."""
+    size, dots = (160, 120), np.random.default_rng(1).uniform(-0.7, 0.7, (12, 3))
+    coefficients = (-0.2, 0.05, 0.01, 0.0, 0.003, -0.004, 0.0, 0.0)
+    distort = MetashapeDistortion(coefficients, kind == "fisheye")
+    for i, pose in enumerate(poses()):
+        local = (dots - pose[:3, 3]) @ pose[:3, :3]
+        x, y = distort(local[:, :2] / local[:, 2:]).T
+        pixels = np.stack([80 + 1.5 + 150 * x + 2 * x + 0.8 * y, 60 - 2 + 150 * y], 1) - 0.5
+        write_dots(tmp_path / "images" / f"{i}.png", pixels, size)
+    text = "<f>150</f><cx>1.5</cx><cy>-2</cy><b1>2</b1><b2>0.8</b2>" + "".join(
+        f"<{key}>{value}</{key}>" for key, value in zip(("k1", "k2", "k3", "k4", "p1", "p2"), coefficients,
+                                                       strict=False))
+    xml = metashape_xml(calibration=text, kind=kind).replace(
+        f'width="{SIZE[0]}" height="{SIZE[1]}"', f'width="{size[0]}" height="{size[1]}"')
+    (tmp_path / "cameras.xml").write_text(xml)
+    import_capture(read_metashape(tmp_path / "cameras.xml"), tmp_path.parent / f"scene_{kind}")
+    errors = dot_errors(tmp_path.parent / f"scene_{kind}", dots)
+    assert len(errors) >= 30
+    assert np.median(errors) < 0.1
+
+
+def test_disabled_and_unaligned_cameras_are_left_out(tmp_path, caplog):
+    more = ('<camera id="8" sensor_id="0" label="x" enabled="false"><transform>1</transform></camera>'
+            '<group><camera id="9" sensor_id="0" label="y"/></group>')
+    assert len(read_metashape(write_metashape(tmp_path, cameras=more)).views) == 4
+    assert "1 cameras are disabled and 1 not aligned" in caplog.text
+
+
+def test_missing_photographs_and_masks(tmp_path):
+    xml = write_metashape(tmp_path)
+    (tmp_path / "images/1.png").unlink()
+    assert [path.name for path in read_metashape(xml).missing] == ["1"]
+    for i in (0, 2):
+        write_image(tmp_path / "mattes" / f"{i}.png", np.full((SIZE[1], SIZE[0]), 9, np.uint8))
+    with pytest.raises(SceneError, match=r"mattes: has no matte 3.png.png or 3.png"):
+        read_metashape(xml, masks=tmp_path / "mattes")
+
+
+ENTITIES = '<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><d>&b;</d>'
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda s: s[:300], "not XML"),
+    (lambda s: ENTITIES, "is no cameras.xml"),
+    (lambda s: "<document/>", "no element 'chunk'"),
+    (lambda s: s.replace("<f>50</f>", "<f>0</f>"), "sensor 0: f is 0"),
+    (lambda s: s.replace("<f>50</f>", "<f>wide</f>"), "sensor 0: f is 'wide'"),
+    (lambda s: s.replace('type="frame"', 'type="spherical"'), "type is 'spherical'"),
+    (lambda s: s.replace('width="48"', 'width="0"'), "resolution is 0x36"),
+    (lambda s: s.replace('sensor_id="0" label="2"', 'sensor_id="7" label="2"'), "2: sensor_id is '7'"),
+    (lambda s: s.replace('label="0"><transform>', 'label="0"><transform>1 '), "0: transform is .*16 finite numbers"),
+    (lambda s: s.replace("<f>", "<k1>nan</k1><f>"), "k1 is 'nan'"),
+    (lambda s: s.replace("</chunk>", "<transform><scale>-1</scale></transform></chunk>"), "scale is -1"),
+])
+def test_malformed_files_are_named(tmp_path, change, message):
+    file = write_metashape(tmp_path)
+    file.write_text(change(file.read_text()))
+    with pytest.raises(SceneError, match=message) as caught:
+        read_metashape(file)
+    assert "cameras.xml" in str(caught.value)

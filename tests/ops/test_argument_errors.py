@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+import pcpr_ext
+from npcr.errors import NpcrError
+from npcr.ops import ProjectionError, compiled_available, gather_features, rasterise
+from npcr.ops import operators as ops
+
+GOOD: dict[str, Any] = {
+    "points": torch.zeros(4, 3),
+    "cam_to_world": torch.eye(4)[None],
+    "intrinsics": torch.eye(3)[None],
+    "size": (5, 4),
+    "near": 1.0,
+    "far": 2.0,
+    "max_size": 1.0,
+    "layers": 2,
+}
+GOOD_GATHER: dict[str, Any] = {
+    "features": torch.zeros(4, 2),
+    "default_feature": torch.zeros(2),
+    "index": torch.zeros(1, 1, 3, 3, dtype=torch.int32),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": torch.zeros(4, 2)}, r"points must have shape \(N, 3\), got shape \(4, 2\)"),
+        ({"points": torch.zeros(3)}, r"points must have shape \(N, 3\), got shape \(3,\)"),
+        ({"points": torch.zeros(4, 3).double()}, r"points must be torch.float32, got torch.float64"),
+        ({"cam_to_world": torch.eye(4)}, r"cam_to_world must have shape \(B, 4, 4\), got shape \(4, 4\)"),
+        ({"cam_to_world": torch.zeros(1, 3, 4)}, r"cam_to_world must have shape .* got shape \(1, 3, 4\)"),
+        ({"intrinsics": torch.zeros(2, 3, 3)}, r"intrinsics must have shape \(1, 3, 3\), got .*\(2, 3, 3\)"),
+        ({"intrinsics": torch.eye(3).half()[None]}, r"intrinsics must be torch.float32, got torch.float16"),
+        ({"intrinsics": torch.zeros(1, 3, 3, device="meta")}, r"intrinsics \(on meta\) .* points \(cpu\)"),
+        ({"size": (5, 0)}, r"size's height must be a whole number from 1 to 32767, got 0"),
+        ({"size": (40000, 2)}, r"size's width .* 32767, got 40000"),
+        ({"size": (5.5, 2)}, r"size's width .* got 5.5"),
+        ({"size": (5, 4, 3)}, r"size must be \(width, height\), got \(5, 4, 3\)"),
+        ({"layers": 0}, r"layers must be a whole number from 1 to 65535, got 0"),
+        ({"near": float("nan")}, r"near must be finite, got nan"),
+        ({"far": 1.0}, r"far must be greater than near, got near 1.0 and far 1.0"),
+        ({"far": 1.0 + 1e-12}, r"must stay apart and finite in float32"),
+        ({"far": 1e300}, r"must stay apart and finite in float32"),
+        ({"max_size": -1.0}, r"max_size must be at least 0, got -1.0"),
+        ({"peeling": "layer"}, r"peeling must be one of point, pixel, got 'layer'"),
+        ({"backend": "gpu"}, r"backend must be one of auto, torch, compiled, got 'gpu'"),
+    ],
+)
+def test_rasterise_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProjectionError, match=message) as caught:
+        rasterise(**(GOOD | change))
+    assert isinstance(caught.value, NpcrError)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.zeros(4)}, r"features must have shape \(N, C\), got shape \(4,\)"),
+        ({"features": torch.zeros(4, 2, dtype=torch.int32)}, r"features must be floating point"),
+        (
+            {"features": torch.zeros(4, 0), "default_feature": torch.zeros(0)},
+            r"features must have at least one channel, got shape \(4, 0\)",
+        ),
+        ({"default_feature": torch.zeros(3)}, r"default_feature must have shape \(2,\), got shape \(3,\)"),
+        (
+            {"default_feature": torch.zeros(2).half()},
+            r"default_feature must be torch.float32 like features, got torch.float16",
+        ),
+        ({"default_feature": torch.zeros(2, device="meta")}, r"default_feature \(on meta\)"),
+        ({"index": torch.zeros(3, 3, dtype=torch.int32)}, r"index must have shape \(B, K, H, W\)"),
+        ({"index": torch.zeros(1, 1, 3, 3)}, r"index must be torch.int32 or torch.int64, got torch.float32"),
+        (
+            {
+                "features": torch.zeros(4, 2).double(),
+                "default_feature": torch.zeros(2).double(),
+                "backend": "compiled",
+            },
+            r"backend 'compiled' takes torch.float32",
+        ),
+    ],
+)
+def test_gather_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProjectionError, match=message):
+        gather_features(**(GOOD_GATHER | change))
+
+
+def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: None)
+    monkeypatch.setattr(pcpr_ext, "why_missing", lambda kind: "not built, run 'python -m pcpr_ext.build'")
+    ops._warn_once.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"python -m pcpr_ext\.build"):
+            rasterise(**GOOD)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # once is enough
+            rasterise(**GOOD)
+            gather_features(**GOOD_GATHER)
+        assert not compiled_available()
+        with pytest.raises(ProjectionError, match=r"backend 'compiled' on cpu: not built"):
+            rasterise(**GOOD, backend="compiled")
+    finally:
+        ops._warn_once.cache_clear()

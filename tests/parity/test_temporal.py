@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published blending and refining on the parity scene, number for number."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from npcr.factory import build_vgg
+from npcr.io.images import read_image
+from npcr.refine.published import PathRefiner, RefineSettings
+from npcr.rendering.frames import make_blender, render_path
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
+
+RENDER = Path(__file__).resolve().parents[2] / "tools" / "render.py"
+
+
+@pytest.fixture(scope="module")
+def expected(parity: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(parity / "expected.npz"))
+
+
+@pytest.fixture(scope="module")
+def inputs(shared: Path, parity: Path) -> PathInputs:
+    weights = next((shared / "weights").glob("vgg19*.safetensors"))
+    return load_path_inputs(make_path_parser("", "").parse_args([
+        "--config-file", str(parity / "config.yml"), "--checkpoint", str(parity / "nr_model_0.pth"),
+        "--cam-pose", str(parity / "CamPose_path.inf"), "--intrinsics", str(parity / "Intrinsic_path.inf"),
+        "MODEL.DEVICE", "cpu", "PERCEPTUAL.CHECKPOINT", str(weights)]))
+
+
+def test_blended_frames(inputs: PathInputs, expected: dict[str, np.ndarray]) -> None:
+    assert inputs.cfg.TEMPORAL.BLEND == "legacy"  # of itself, with a published model
+    frames = list(render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
+                              blender=make_blender(inputs.cfg)))
+    pictures = np.stack([frame.picture for frame in frames]).astype(np.float32)
+    error = np.abs(pictures - expected["render_frames_bgr"][..., ::-1]).max(axis=-1)
+    assert error.shape == (10, 96, 120)
+    assert error.max() < 0.51  # rounding; the issue asks for 1 on 99.9% of the pixels
+
+
+def test_refine_losses(inputs: PathInputs, expected: dict[str, np.ndarray]) -> None:
+    a, b, c, d = inputs.cfg.WEIGHTS.REFINE_WEIGHTS
+    settings = RefineSettings((a, b, c, d), inputs.cfg.WEIGHTS.COLOR_THR, inputs.cfg.TEMPORAL.DEPTH_TOLERANCE)
+    optimizer = torch.optim.SGD(inputs.renderer.parameters(), lr=0.0)
+    refiner = PathRefiner(inputs.renderer, inputs.cameras, optimizer, build_vgg(inputs.cfg), settings)
+    losses = np.array(list(refiner.run_pass()))
+    inputs.renderer.zero_grad(set_to_none=True)
+    np.testing.assert_allclose(losses, expected["refine_losses"], rtol=1e-4, atol=0)
+
+
+def test_the_published_walk_through(parity: Path, expected: dict[str, np.ndarray], tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuration, cameras and model into models/, then tools/render.py without arguments."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for source, name in (("config.yml", "config.yml"), ("CamPose_path.inf", "CamPose.inf"),
+                         ("Intrinsic_path.inf", "Intrinsic.inf"), ("nr_model_0.pth", "nr_model_0.pth")):
+        shutil.copyfile(parity / source, models / name)
+    shutil.copytree(parity / "scene", tmp_path / "scene", ignore=shutil.ignore_patterns("img"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(RENDER)])
+    runpy.run_path(str(RENDER), run_name="__main__")
+    for number, published in enumerate(expected["render_frames_bgr"][..., ::-1], 1):
+        picture = read_image(Path("output") / "res_0" / f"img_{number:04d}.jpg").astype(np.float32)
+        assert np.abs(picture - published).mean() < 1.0  # JPEG's share
+    assert (tmp_path / "output" / "res_0" / "video.mp4").stat().st_size > 1000

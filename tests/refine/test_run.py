@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from npcr.checkpoints.files import load_model
+from npcr.checkpoints.model import ModelCheckpoint
+from npcr.config import load_config
+from npcr.errors import CheckpointError
+from npcr.refine.clips import PathWindows
+from npcr.refine.published import PathRefiner, RefineSettings
+from npcr.refine.run import RefineRun, RunSettings, state_path
+from npcr.refine.steady import SteadyLoss, SteadyRefiner, SteadySettings
+from npcr.refine.validation import RefineGauge, RefineScores
+from npcr.training.optimizers import build_optimizer
+from tests.path_stub import orbit
+from tests.refine.shimmer import Shimmer
+
+
+class Told:
+    """A gauge that says what it is told, one after another."""
+
+    def __init__(self, *scores: tuple[float, float]) -> None:
+        self.scores = [RefineScores(*each) for each in scores]
+
+    def measure(self, renderer: torch.nn.Module) -> RefineScores:
+        return self.scores.pop(0)
+
+
+def gauge() -> RefineGauge:
+    return RefineGauge(PathWindows(orbit(6), 2), depth_tolerance=0.02, seed=0)
+
+
+def make(folder: Path, judge: Any, passes: int = 4, drop: float = 0.1, patience: int = 0,
+         published: bool = False) -> RefineRun:
+    renderer = Shimmer()
+    source = ModelCheckpoint(epoch=7, config={}, model={k: v.clone() for k, v in renderer.state_dict().items()})
+    optimizer = build_optimizer(load_config(), renderer, lr=0.01)
+    scheme: Any
+    if published:
+        settings = RefineSettings((0.5, 0.5, 0.25, 0.75), 1e9, 0.01, perceptual=0.0)
+        scheme = PathRefiner(renderer, orbit(6), optimizer, None, settings)
+    else:
+        scheme = SteadyRefiner(renderer, PathWindows(orbit(6), 2), optimizer,
+                               SteadySettings(passes, 5, 0.01, 30.0, 0.0, 1.0, 0.02))
+    return RefineRun(scheme, judge, RunSettings(passes, drop, patience, {"REFINE.STEPS": 5}), source=source,
+                     destination=folder / "nr_model_7_refined.pth", log=folder / "log")
+
+
+def shimmer(file: Path) -> float:
+    return load_model(file).model["shimmer"].item()
+
+
+def interrupt_after(run: RefineRun, steps: int, times: int = 1) -> None:
+    """Ctrl-C while step `steps` of the run is done."""
+    inner, count = run.scheme.run_pass, 0
+
+    def run_pass(number: int, first: int = 0) -> Iterator[SteadyLoss]:
+        nonlocal count
+        for loss in inner(number, first):
+            count += 1
+            if count == steps:
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
+            yield loss
+
+    run.scheme.run_pass = run_pass  # type: ignore[method-assign]
+
+
+def test_a_run_makes_the_model_steadier_and_logs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path, gauge())
+    best = run.run()
+    assert run.start is not None
+    assert best.flicker < 0.5 * run.start.flicker
+    assert math.isnan(best.psnr)
+    assert abs(shimmer(run.destination)) < 0.06
+    assert load_model(run.destination).epoch == 7
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    flickers = [event.value for event in events.Scalars("validation/flicker")]
+    assert len(flickers) == 5
+    assert flickers[0] == pytest.approx(run.start.flicker)
+    assert min(flickers) == pytest.approx(best.flicker)
+    assert len(events.Scalars("refine/steadiness")) == 4
+    assert "validation/psnr" not in events.Tags()["scalars"]
+    out = capsys.readouterr().out
+    assert out.count("pass ") == 4
+    assert "unrefined: flicker" in out
+
+
+def test_what_costs_too_much_psnr_or_is_no_steadier_is_not_kept(tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path, Told((5, 30), (3, 29.95), (1, 29.89), (4, 31), (2, 29.91)))
+    assert run.run() == RefineScores(2, 29.91)
+    assert run.progress.best_pass == 4
+    out = capsys.readouterr().out
+    assert "flicker 1.000, PSNR 29.890 dB (not kept: PSNR too low)" in out
+    assert "flicker 4.000, PSNR 31.000 dB (not kept: no steadier)" in out
+
+
+def test_the_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
+    run = make(tmp_path, Told((5, 30), (3, 30), (4, 30), (4, 30), (1, 30)), passes=9, patience=2)
+    assert run.run() == RefineScores(3, 30)
+    assert run.progress.passes == 3
+
+
+def test_a_matte_that_smears_is_not_kept() -> None:
+    start = RefineScores(5, 30, 31)
+    assert RefineScores(3, 29.95, 30.95).keeps(start, 0.1)
+    assert not RefineScores(3, 30, 30.8).keeps(start, 0.1)
+    assert not RefineScores(3, 29.8, 31).keeps(start, 0.1)
+    assert RefineScores(3, math.nan).keeps(RefineScores(5, math.nan), 0.1)
+
+
+def test_passes_whose_psnr_is_too_low_are_waited_out(tmp_path: Path) -> None:
+    told = Told((5, 30), (3, 20), (3, 20), (3, 20), (4, 30), (4, 30), (4, 30), (1, 30))
+    run = make(tmp_path, told, passes=9, patience=2)
+    assert run.run() == RefineScores(4, 30)
+    assert run.progress.best_pass == 4  # the falling learning rate brought PSNR back
+    assert run.progress.passes == 6
+
+
+def test_where_no_pass_is_worth_keeping_the_model_is_the_result_as_it_was(tmp_path: Path) -> None:
+    run = make(tmp_path, Told((5, 30), (6, 30), (1, 20)), passes=2)
+    assert run.run() == RefineScores(5, 30)
+    assert shimmer(run.destination) == pytest.approx(0.1)
+    assert run.progress.best_pass == 0
+
+
+def test_the_published_scheme_keeps_its_last_pass_whatever_it_is(tmp_path: Path) -> None:
+    run = make(tmp_path, Told((5, 30), (1, 30), (6, 20)), passes=2, drop=math.inf, published=True)
+    assert run.run() == RefineScores(6, 20)
+    assert shimmer(run.destination) == run.scheme.renderer.state_dict()["shimmer"].item()
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7, 18])
+def test_resuming_equals_not_stopping_bit_for_bit(tmp_path: Path, steps: int) -> None:
+    whole = make(tmp_path / "whole", gauge())
+    whole.run()
+    stopped = make(tmp_path / "parts", gauge())
+    interrupt_after(stopped, steps)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert stopped.progress.passes * 5 + stopped.progress.steps == steps
+    resumed = make(tmp_path / "parts", gauge())
+    assert resumed.run(resume=True) == whole.best
+    assert resumed.progress == whole.progress
+    first, second = load_model(whole.destination).model, load_model(resumed.destination).model
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_published_pass_that_was_stopped_is_walked_anew(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole", gauge(), passes=2, drop=math.inf, published=True)
+    whole.run()
+    stopped = make(tmp_path / "parts", gauge(), passes=2, drop=math.inf, published=True)
+    interrupt_after(stopped, 7)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert (stopped.progress.passes, stopped.progress.steps) == (1, 0)
+    resumed = make(tmp_path / "parts", gauge(), passes=2, drop=math.inf, published=True)
+    resumed.run(resume=True)
+    assert shimmer(resumed.destination) == shimmer(whole.destination)
+
+
+def test_ctrl_c_twice_stops_at_once_and_the_handler_goes(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run = make(tmp_path, gauge())
+    interrupt_after(run, 3, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert not run.state_file.exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_another_run_or_model_is_not_gone_on_with(tmp_path: Path) -> None:
+    make(tmp_path, gauge(), passes=1).run()
+    changed = make(tmp_path, gauge())
+    changed.settings.identity["REFINE.STEPS"] = 6
+    with pytest.raises(CheckpointError, match=r"REFINE\.STEPS differs from the run .* \(5 then, 6 now\)"):
+        changed.run(resume=True)
+    other = make(tmp_path, gauge())
+    other.source.model["default_feature"] += 1
+    with pytest.raises(CheckpointError, match="model differs from the run that wrote it; --overwrite"):
+        other.run(resume=True)
+    state_path(tmp_path / "nr_model_7_refined.pth").rename(tmp_path / "kept")
+    with pytest.raises(CheckpointError, match=r"nr_optimizer_7_refined\.pth: no such checkpoint"):
+        make(tmp_path, gauge()).run(resume=True)
+    (tmp_path / "kept").rename(tmp_path / "nr_optimizer_7_refined.pth")
+    (tmp_path / "nr_model_7_refined.pth").unlink()
+    with pytest.raises(CheckpointError, match="is gone, which held the best of the run so far"):
+        make(tmp_path, gauge()).run(resume=True)

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch.compile, reduced precision and CUDA graphs around both networks."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+from yacs.config import CfgNode
+
+from npcr.config import changed, default_config
+from npcr.factory import build_renderer
+from npcr.io.points import PointCloud
+from npcr.renderers import PointRenderer, acceleration
+from npcr.renderers.acceleration import compile_network, network_run, prepare_rendering
+from npcr.renderers.cpu import autograd as fast
+from npcr.renderers.cuda_graphs import Captured, GraphReplay
+from npcr.renderers.gated_unet import GatedUNet
+from npcr.renderers.half_activations import half_activations
+from npcr.renderers.receptive_field import Window
+from npcr.renderers.residual_unet import LightUNet
+from tests.scenes import orbit_cameras
+
+SIZE = (32, 24)
+FORMS = ["layered", "blended"]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
+                                    reason="torch.compile needs a C++ compiler")
+
+
+def config(form: str, **values: Any) -> CfgNode:
+    return changed(default_config(), MODEL__FORM=form, MODEL__FEATURE_DIM=4, MODEL__WIDTH=4, INPUT__LAYER_NUM=2,
+                   INPUT__SIZE_TEST=list(SIZE), INPUT__NEAR_FAR_SIZE=[2.0, 8.0, 1.5], **values)
+
+
+def make(cfg: CfgNode) -> PointRenderer:
+    """A renderer whose network adds something: fresh ones of the blended form add nothing."""
+    points = torch.randn(150, 3, generator=torch.Generator().manual_seed(0)) * 0.4
+    renderer = build_renderer(cfg, [PointCloud(points.numpy(), None)])
+    if isinstance(renderer.network, LightUNet):
+        nn.init.normal_(renderer.network.out.weight, std=0.1)
+    return renderer.eval()
+
+
+def network(form: str) -> GatedUNet | LightUNet:
+    return make(config(form)).network
+
+
+def picture(of: GatedUNet | LightUNet, count: int = 1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, of.in_channels, SIZE[1], SIZE[0], generator=generator)
+
+
+# torch.compile -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiling_leaves_the_names_in_checkpoints_alone(form: str) -> None:
+    plain, compiled = make(config(form)), make(config(form, MODEL__COMPILE=True))
+    assert network_run(compiled.network).compiled is not None
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in compiled.named_modules()] == [name for name, _ in plain.named_modules()]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_as_one_graph_for_all_frames(form: str) -> None:
+    """Windows move from frame to frame; that must not compile anew."""
+    net = network(form)
+    windows: list[Any] = [()] * 3
+    if form == "layered":
+        windows[1:] = [(Window(3, 2, 20, 18, SIZE[::-1]),), (Window(0, 5, 32, 24, SIZE[::-1]),)]
+    with torch.no_grad(), fast.torch_only():
+        wanted = [net(picture(net, seed=i), *window) for i, window in enumerate(windows)]
+    counter = CompileCounter()
+    compile_network(net, backend=counter)
+    with torch.no_grad():
+        found = [net(picture(net, seed=i), *window) for i, window in enumerate(windows)]
+    assert counter.frame_count == 1
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_size_that_changes_is_compiled_twice_only() -> None:
+    net = network("blended")
+    counter = CompileCounter()
+    compile_network(net, backend=counter)
+    with torch.no_grad():
+        for width in (32, 40, 48, 56, 64):
+            assert net(torch.rand(1, net.in_channels, 24, width)).shape == (1, 4, 24, width)
+    assert counter.frame_count == 2
+
+
+@needs_compiler
+def test_compiled_to_machine_code_equals_plain(caplog: pytest.LogCaptureFixture) -> None:
+    """The light network only: the gated U-Net takes a minute to compile (benchmarks/options.py compares it)."""
+    plain, compiled = make(config("blended")), make(config("blended", MODEL__COMPILE=True))
+    compiled.load_state_dict(plain.state_dict())
+    camera = orbit_cameras(1, SIZE)
+    with torch.no_grad(), caplog.at_level(logging.WARNING, "npcr"):
+        wanted, found = plain(camera), compiled(camera)
+    if network_run(compiled.network).compiled is None:
+        pytest.skip(f"torch.compile does not work here: {caplog.text}")
+    assert (found.rgb - wanted.rgb).abs().max() < 1e-4
+    assert (found.alpha - wanted.alpha).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_the_compiled_network(form: str) -> None:
+    net = network(form)
+    x = picture(net)
+    with fast.torch_only():
+        net(x).square().mean().backward()
+    wanted = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    compile_network(net, backend="aot_eager")
+    net(x).square().mean().backward()
+    found = [p.grad for p in net.parameters() if p.grad is not None]
+    assert network_run(net).compiled is not None
+    assert max(w.abs().max() for w in wanted) > 1e-4
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_compiled_network_with_half_activations(form: str) -> None:
+    """SOLVER.HALF_ACTIVATIONS finds what a compiled network keeps for its gradients, too."""
+    net = network(form)
+    x = torch.rand(1, net.in_channels, 96, 120, generator=torch.Generator().manual_seed(0))
+    compile_network(net, backend="aot_eager")
+    gradients = []
+    for half in (False, True):
+        net.zero_grad()
+        with half_activations(half) as packing:
+            net(x).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    assert network_run(net).compiled is not None
+    assert packing is not None
+    assert packing.bytes_after == packing.bytes_before / 2 > 100_000
+    assert 0 < (gradients[1] - gradients[0]).norm() < 2e-2 * gradients[0].norm()
+
+
+def test_a_deep_copy_runs_its_own_weights() -> None:
+    """Refining holds on to the unrefined model in this way."""
+    net = network("blended")
+    compile_network(net, backend="eager")
+    frozen = copy.deepcopy(net)
+    x = picture(net)
+    with torch.no_grad():
+        before = net(x)
+        nn.init.zeros_(net.out.weight)  # type: ignore[arg-type]
+        assert torch.equal(frozen(x), before)
+        assert not torch.equal(net(x), before)
+
+
+def test_where_compiling_fails_the_network_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: object) -> Callable[..., Any]:
+        raise RuntimeError("no compiler anywhere")
+
+    net = network("layered")
+    x = picture(net)
+    with torch.no_grad():
+        wanted = net(x)
+    compile_network(net, backend=broken)
+    with torch.no_grad(), caplog.at_level(logging.WARNING, "npcr"):
+        found = [net(x) for _ in range(3)]
+    assert all(torch.equal(each, wanted) for each in found)
+    assert len(caplog.records) == 1
+    assert "no compiler anywhere" in caplog.text
+    assert "C++ compiler" in caplog.text
+
+
+# Reduced precision ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_of_the_network_alone(form: str, precision: str) -> None:
+    renderer = make(config(form, MODEL__NORM="batch"))
+    camera = orbit_cameras(1, SIZE)
+    seen: list[torch.dtype] = []
+    last = renderer.network.out if isinstance(renderer.network, LightUNet) else renderer.network.alpha_out.point
+    last.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
+    with torch.no_grad(), fast.torch_only():
+        wanted = renderer(camera)
+        prepare_rendering(renderer, config(form, RENDER__PRECISION=precision))
+        found = renderer(camera)
+    assert seen == [torch.float32, acceleration.PRECISIONS[precision]]
+    assert found.rgb.dtype == found.alpha.dtype == torch.float32
+    assert torch.equal(found.depth, wanted.depth)
+    # Batch norm: instance norm over the two or three pixels of the deepest level here would enlarge differences.
+    difference = (found.rgb - wanted.rgb).abs().max()
+    assert 0 < difference < 0.05 * wanted.rgb.abs().max()
+
+
+def test_gradients_are_in_full_precision() -> None:
+    net = network("blended")
+    prepared = make(config("blended"))
+    prepared.network.load_state_dict(net.state_dict())
+    prepare_rendering(prepared, config("blended", RENDER__PRECISION="bfloat16"))
+    assert torch.equal(net(picture(net)), prepared.network(picture(net)))
+
+
+# CUDA graphs ---------------------------------------------------------------------------------------------
+
+
+class FakeCapture:
+    """Does on a CPU what a CUDA graph does on a GPU: computes from, and into, memory that stays where it is."""
+
+    def __init__(self) -> None:
+        self.captures = self.replays = 0
+
+    def __call__(self, run: Callable[[], Tensor], device: torch.device) -> Captured:
+        self.captures += 1
+        with torch.inference_mode(False):  # a graph's memory can be written to in either mode
+            output = torch.full(run().shape, torch.nan)  # capturing computes nothing
+
+        def replay() -> None:
+            self.replays += 1
+            output.copy_(run())
+
+        return output, replay
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_replayed_frames_equal_plain_ones(form: str) -> None:
+    net = network(form)
+    pictures = [picture(net, 2, seed) for seed in range(4)]
+    with torch.no_grad():
+        wanted = [net(x) for x in pictures]
+        capture = FakeCapture()
+        network_run(net).graph = GraphReplay(capture)
+        found = [net(x) for x in pictures]  # all are kept: no frame may be written over by the next
+    assert (capture.captures, capture.replays) == (1, 4)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_replay_in_and_out_of_inference_mode() -> None:
+    net = network("blended")
+    network_run(net).graph = GraphReplay(FakeCapture())
+    x = picture(net)
+    with torch.inference_mode():
+        first = net(x)
+    with torch.no_grad():
+        assert torch.equal(net(x), first)
+
+
+def test_weights_that_change_are_seen() -> None:
+    net, capture = network("blended"), FakeCapture()
+    network_run(net).graph = GraphReplay(capture)
+    x = picture(net)
+    with torch.no_grad():
+        first = net(x)
+        net.load_state_dict({name: value * 2 for name, value in net.state_dict().items()})  # in place
+        second = net(x)
+        assert capture.captures == 1
+        net.out.weight.data = torch.zeros_like(net.out.weight)  # elsewhere
+        third = net(x)
+    assert capture.captures == 2
+    assert not torch.equal(first, second)
+    assert torch.equal(third, net.out.bias[:, None, None].expand_as(third))
+
+
+def test_another_size_is_captured_anew_and_gradients_are_not_captured() -> None:
+    net, capture = network("blended"), FakeCapture()
+    network_run(net).graph = GraphReplay(capture)
+    with torch.no_grad():
+        assert [net(picture(net, count)).shape[0] for count in (1, 2, 2, 1)] == [1, 2, 2, 1]
+    assert (capture.captures, capture.replays) == (3, 4)
+    net(picture(net)).sum().backward()
+    assert capture.replays == 4
+    assert net.out.weight.grad is not None
+
+
+def test_windows_are_cut_outside_of_what_is_captured() -> None:
+    net, capture = network("layered"), FakeCapture()
+    x = picture(net)
+    windows = [Window(3, 2, 20, 18, SIZE[::-1]), Window(0, 5, 32, 24, SIZE[::-1])]
+    with torch.no_grad():
+        wanted = [net(x, window) for window in windows]
+        network_run(net).graph = GraphReplay(capture)
+        found = [net(x, window) for window in windows]
+    assert capture.captures == 1
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_without_a_gpu_graphs_are_left_out_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    renderer = make(config("blended"))
+    with caplog.at_level(logging.WARNING, "npcr"):
+        prepare_rendering(renderer, config("blended", RENDER__CUDA_GRAPHS=True))
+    assert network_run(renderer.network).graph is None
+    assert "RENDER.CUDA_GRAPHS is True, but rendering is on the cpu" in caplog.text
+
+
+class _NoHost(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot capture: values from the host, and waiting for values from the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket.__name__ not in ("lift_fresh", "_local_scalar_dense", "nonzero"), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("net", [GatedUNet(7, "instance"), GatedUNet(7, "batch"), GatedUNet(7, "none"),
+                                 LightUNet(7, 4, 4)], ids=["instance", "batch", "none", "light"])
+def test_the_networks_can_be_captured(net: nn.Module) -> None:
+    net = copy.deepcopy(net).eval().to("meta")
+    with torch.no_grad(), _NoHost():
+        assert net(torch.empty(1, 7, 24, 32, device="meta")).shape == (1, 4, 24, 32)
+
+
+@needs_gpu
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_captured_on_a_gpu(form: str, precision: str) -> None:
+    renderer = make(config(form)).cuda()
+    cameras = orbit_cameras(3, SIZE).to("cuda")
+    prepare_rendering(renderer, config(form, RENDER__PRECISION=precision))
+    with torch.inference_mode():
+        wanted = [renderer(cameras[i]).rgb for i in range(3)]
+        prepare_rendering(renderer, config(form, RENDER__PRECISION=precision, RENDER__CUDA_GRAPHS=True))
+        found = [renderer(cameras[i]).rgb for i in range(3)]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mistakes planted into a clean generated scene are found and named; clean scenes of all sorts are clean."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from npcr.camera_paths import sphere_band
+from npcr.cameras import Cameras
+from npcr.io.points import PointCloud
+from npcr.ops import rasterise
+from npcr.scene_check.check import Material, Report, check_scene, load_material
+from npcr.scene_check.hypotheses import Reading, fixed_mistakes
+from npcr.scene_check.report_text import as_text
+from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
+
+_SIDE = 24  # columns added left and right, so that width and height differ
+OPENGL = torch.diag(torch.tensor([1.0, -1, -1]))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Material:
+    folder = tmp_path_factory.mktemp("scene") / "animal"
+    make_fuzzy_scene(folder, FuzzyOptions(views=12, size=72, strands=2500, points=4000, path_views=2, seed=1))
+    square = load_material(folder)
+    assert square.mattes is not None
+    size = (72 + 2 * _SIDE, 72)
+    pad = ((0, 0), (_SIDE, _SIDE))
+    intrinsics = square.cameras.intrinsics.clone()
+    intrinsics[:, 0, 2] += _SIDE
+    return replace(square, cameras=Cameras(square.cameras.cam_to_world, intrinsics, size),
+                   photographs=[np.pad(p, (*pad, (0, 0))) for p in square.photographs],
+                   mattes=[np.pad(m, pad) for m in square.mattes])
+
+
+def names(report: Report) -> list[str]:
+    return [problem.name for problem in report.problems]
+
+
+def with_poses(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Material], Material]:
+    return lambda m: replace(m, cameras=Cameras(change(m.cameras.cam_to_world.clone()), m.cameras.intrinsics,
+                                                m.cameras.size))
+
+
+def with_intrinsics(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Material], Material]:
+    return lambda m: replace(m, cameras=Cameras(m.cameras.cam_to_world, change(m.cameras.intrinsics.clone()),
+                                                m.cameras.size))
+
+
+def with_points(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Material], Material]:
+    def apply(material: Material) -> Material:
+        points, colors = np.ascontiguousarray(change(material.cloud.positions), np.float32), material.cloud.colors
+        return replace(material, cloud=PointCloud(points, colors if len(points) == len(material.cloud) else None))
+    return apply
+
+
+def rotations(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def apply(poses: torch.Tensor) -> torch.Tensor:
+        poses[:, :3, :3] = change(poses[:, :3, :3].clone())
+        return poses
+    return apply
+
+
+def rolled(material: Material, cameras: int = 0, mattes: int = 0) -> Material:
+    order = torch.arange(len(material.cameras)).roll(cameras)
+    assert material.mattes is not None
+    return replace(material, cameras=material.cameras[order], mattes=material.mattes[-mattes:]
+                   + material.mattes[:-mattes] if mattes else material.mattes, own_files=bool(mattes))
+
+
+def alphabetical(material: Material) -> Material:
+    order = sorted(range(len(material.cameras)), key=lambda i: str(i + 1))
+    return replace(material, cameras=material.cameras[order])
+
+
+PLANTED = {
+    "opengl-axes": with_poses(rotations(lambda r: r @ OPENGL)),
+    "transposed-rotation": with_poses(rotations(lambda r: r.transpose(1, 2))),
+    "world-to-camera": with_poses(torch.linalg.inv),
+    "world-to-camera+opengl-axes": with_poses(lambda p: torch.linalg.inv(rotations(lambda r: r @ OPENGL)(p))),
+    "column-order": with_poses(rotations(lambda r: r[:, :, [1, 2, 0]])),
+    "intrinsics-resolution": with_intrinsics(lambda k: torch.diag(torch.tensor([2.0, 2, 1])) @ k),
+    "swapped-width-height": with_intrinsics(lambda k: k[:, [1, 0, 2]][:, :, [1, 0, 2]]),
+    "turned-pictures": with_intrinsics(lambda k: torch.tensor([[0.0, 1, 0], [-1, 0, 119], [0, 0, 1]]) @ k),
+    "shifted-photographs": lambda m: rolled(m, cameras=1),
+    "shifted-mattes": lambda m: rolled(m, mattes=1),
+    "alphabetical-order": alphabetical,
+    "cloud-axes": with_points(lambda p: p[:, [0, 2, 1]] * [1, 1, -1]),
+    "cloud-units": with_points(lambda p: 1000 * p),
+    "inverted-mattes": lambda m: replace(m, mattes=[255 - matte for matte in m.mattes or []]),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_mistakes_are_named_and_their_fix_is_said(clean, name):
+    report = check_scene(PLANTED[name](clean))
+    assert [n for n in names(report) if n not in ("nothing-seen", "blind-cameras")] == [name]
+    fix = {"intrinsics-resolution": r"0.50", "cloud-units": "0.00", "cloud-axes": "(x, -z, y)",
+           "shifted-photographs": "rows of CamPose.inf by 1"}.get(name, "")
+    assert fix in report.problems[-1].fix
+    assert len(report.problems[-1].fix) > 20
+    assert f"PROBLEM: {name}: " in as_text(report)
+
+
+@pytest.mark.parametrize("factor", [0.93])
+def test_the_factor_of_a_scale_is_said(clean, factor):
+    report = check_scene(with_intrinsics(lambda k: torch.diag(torch.tensor([factor, factor, 1])) @ k)(clean))
+    assert names(report) == ["intrinsics-resolution"]
+    stated = float(report.problems[0].fix.split(" by ")[1].split(",")[0])
+    assert stated == pytest.approx(1 / factor, rel=0.025)
+
+
+def partial(material: Material) -> Material:
+    keep = material.cloud.positions[:, 0] > 0.2
+    return with_points(lambda p: p[keep])(material)
+
+
+def with_surroundings(material: Material) -> Material:
+    floor = np.random.default_rng(0).uniform(-4, 4, (3000, 3)) * [1, 1, 0] - [0, 0, 1.6]
+    return with_points(lambda p: np.concatenate([p, floor]))(material)
+
+
+def fewer(material: Material, rows: list[int]) -> Material:
+    assert material.mattes is not None
+    return replace(material, cameras=material.cameras[rows], images=[material.images[i] for i in rows],
+                   photographs=[material.photographs[i] for i in rows], mattes=[material.mattes[i] for i in rows])
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: m, partial, with_surroundings, lambda m: partial(fewer(m, [0, 1, 4])),
+    with_points(lambda p: p[::20])], ids=["whole", "partial", "surroundings", "partial of three", "sparse"])
+def test_no_false_alarm(clean, change):
+    report = check_scene(change(clean))
+    assert names(report) == []
+    assert "nothing wrong was found" in as_text(report)
+
+
+def test_surroundings_are_remarked(clean):
+    remarks = {remark.name for remark in check_scene(with_surroundings(clean)).remarks}
+    assert "surroundings" in remarks
+
+
+def test_measures(clean):
+    measures = check_scene(clean, near_far_size=(3.5, 10.0, 1.0), size_test=(120, 72)).measures
+    assert measures["covered"] > 0.98
+    assert measures["spilled"] < 0.02
+    assert measures["points_outside_all_mattes"] == 0
+    assert measures["views_per_point"] == 12
+    assert 3.4 < measures["depths"][0] < 5 < measures["depths"][2] < 6.6
+    assert measures["matte_opaque"] + measures["matte_partial"] + measures["matte_empty"] == pytest.approx(1, abs=1e-3)
+    assert 1 < measures["splat_pixels"] < 3
+
+
+def test_depths_configured_wrongly(clean):
+    assert names(check_scene(clean, near_far_size=(20.0, 30.0, 1.0))) == ["near-far"]
+
+
+def test_size_raw_swapped_and_wrong(clean):
+    assert names(check_scene(clean, size_raw=(72, 120))) == ["swapped-width-height"]
+    assert names(check_scene(clean, size_raw=(800, 800))) == ["size-raw"]
+
+
+def test_one_wrong_camera_and_one_blank_matte(clean):
+    poses = clean.cameras.cam_to_world.clone()
+    poses[4, :3, 3] += 1.5 * poses[4, :3, 0]
+    odd = check_scene(replace(clean, cameras=Cameras(poses, clean.cameras.intrinsics, clean.cameras.size)))
+    assert names(odd) == ["odd-cameras"]
+    assert "5" in odd.problems[0].text
+    assert clean.mattes is not None
+    blank = replace(clean, mattes=[*clean.mattes[:3], np.zeros_like(clean.mattes[0]), *clean.mattes[4:]])
+    assert "blank-mattes" in names(check_scene(blank))
+
+
+def test_duplicates(clean):
+    report = check_scene(with_points(lambda p: np.concatenate([p, p]))(clean))
+    assert report.measures["duplicates"] == 4000
+    assert "duplicates" in [remark.name for remark in report.remarks]
+
+
+def textured(colors: bool) -> Material:
+    """Without mattes: a ball of smooth colours before grey."""
+    rng = np.random.default_rng(0)
+    poses = torch.from_numpy(sphere_band(10, 2.0)).float()
+    points, dense = (0.8 * torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(count, 3))).float(), dim=1)
+                     for count in (6000, 60000))
+    waves = torch.from_numpy(rng.normal(size=(6, 3))).float() * 4
+    shades, dense_shades = (torch.sin(p @ waves.T).unflatten(1, (2, 3)).sum(1) * 0.25 + 0.5 for p in (points, dense))
+    matrix = torch.tensor([[100.0, 0, 63.5], [0, 100, 47.5], [0, 0, 1]]).expand(10, 3, 3)
+    cameras = Cameras(poses, matrix, (128, 96))
+    pictures = []
+    index = rasterise(dense, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=1.0, far=9.0, max_size=0.0,
+                      layers=1).index[:, 0].long()
+    for row in index:
+        picture = torch.where((row >= 0)[..., None], dense_shades[row.clamp_min(0)], torch.full((3,), 0.4))
+        pictures.append((255 * picture.clamp(0, 1)).byte().numpy())
+    cloud = PointCloud(points.numpy(), (255 * shades.clamp(0, 1)).byte().numpy() if colors else None)
+    return Material(folder=__file__, cameras=cameras, images=[], photographs=pictures,  # type: ignore[arg-type]
+                    mattes=None, own_files=False, cloud=cloud)
+
+
+@pytest.mark.parametrize(("name", "colors"), [("clean", True), ("clean", False), ("opengl-axes", False),
+                                              ("shifted-photographs", True), ("intrinsics-resolution", False)])
+def test_colours_stand_in_for_mattes(name, colors):
+    material = textured(colors)
+    changed = {"clean": lambda m: m, "shifted-photographs": lambda m: replace(
+        m, cameras=m.cameras[torch.arange(10).roll(1)])}.get(name, PLANTED.get(name))
+    assert changed is not None
+    report = check_scene(changed(material))
+    expected = [] if name == "clean" else [name]
+    assert [n for n in names(report) if n not in ("nothing-seen", "blind-cameras")] == expected
+    assert report.measures["evidence"] == "colours"
+    if name == "clean":
+        assert report.remarks == []
+
+
+def test_without_mattes_and_texture_it_says_that_it_cannot_tell(clean):
+    grey = [np.full_like(p, 128) for p in clean.photographs]
+    report = check_scene(replace(clean, mattes=None, photographs=grey))
+    assert names(report) == []
+    assert [remark.name for remark in report.remarks] == ["cannot-tell"]
+
+
+def test_every_mistake_mends_to_another_reading(clean):
+    reading = Reading(clean.cameras, torch.from_numpy(clean.cloud.positions), torch.arange(12))
+    seen = set()
+    for mistake in fixed_mistakes(reading):
+        if mistake.name == "swapped-width-height":  # with square pixels it is the same to swap fx with fy, or not
+            continue
+        mended = mistake.mend(reading)
+        arrays = (mended.cameras.cam_to_world, mended.cameras.intrinsics, mended.points[:9], mended.pictures)
+        key = tuple(np.round(a.double().numpy(), 3).tobytes() for a in arrays)
+        assert key not in seen, mistake.name
+        seen.add(key)
