@@ -54,11 +54,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--elevation-wave", type=_wave, default=(0.0, 1.0), metavar="DEGREES[,CYCLES]",
                         help="let the camera rise and sink by DEGREES, CYCLES times over the path (default: 0,1)")
     parser.add_argument("--dolly", type=float, default=1.0, metavar="FACTOR",
-                        help="half way the distance to the centre is multiplied by this, smoothly (default: 1)")
+                        help="half way the distance to the center is multiplied by this, smoothly (default: 1)")
     parser.add_argument("--look-at-center", action="store_true",
-                        help="turn the first camera to look at the centre, with the axis upwards in the picture")
+                        help="turn the first camera to look at the center, with the axis upwards in the picture")
     parser.add_argument("--random", type=int, metavar="N",
-                        help="N random rotations about the centre instead of an orbit")
+                        help="N random rotations about the center instead of an orbit")
     parser.add_argument("--seed", type=int, default=0, help="of --random (default: 0)")
     parser.add_argument("--preview", type=Path, metavar="FILE",
                         help="picture of the cameras (default: beside the output, ending in .png)")

@@ -5,7 +5,7 @@
     python benchmarks/blended.py --size 600 600 --points 1e6 --layers 8 32 --repeats 5
 
 Points lie on strands of a ball, as tests and demo have them: `--dots` soft dots a point. "error" is the largest
-difference between the kernel's picture and its twin's.
+difference between the kernel's picture and its reference's.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
-from npcr.renderers import BlendedPointRenderer  # noqa: E402
+from npcr.renderers import BlendedRenderer  # noqa: E402
 from npcr.renderers.cpu import autograd as fast  # noqa: E402
 
 COLUMNS = ("layers", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_twin", "error")
 SPLAT = (3.0, 7.0, 0.45)
 
 
-def make(options: argparse.Namespace, layers: int, device: torch.device) -> tuple[BlendedPointRenderer, Cameras]:
+def make(options: argparse.Namespace, layers: int, device: torch.device) -> tuple[BlendedRenderer, Cameras]:
     """A ball of strands before a camera."""
     generator = torch.Generator().manual_seed(0)
     count = int(options.points)
     middle = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     strands = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     spacing = (12.57 / count) ** 0.5
-    renderer = BlendedPointRenderer([middle], [torch.rand(count, 3, generator=generator)], layers=layers, splat=SPLAT,
+    renderer = BlendedRenderer([middle], [torch.rand(count, 3, generator=generator)], layers=layers, splat=SPLAT,
                                     dots=options.dots, spacing=[spacing], strands=[strands], width=options.width)
     pose = torch.eye(4)[None].clone()
     pose[:, 2, 3] = -4.0
@@ -51,7 +51,7 @@ def make(options: argparse.Namespace, layers: int, device: torch.device) -> tupl
     return renderer.to(device), Cameras(pose, intrinsics, (width, height)).to(device)
 
 
-def stages(renderer: BlendedPointRenderer, camera: Cameras) -> dict[str, Callable[[], Any]]:
+def stages(renderer: BlendedRenderer, camera: Cameras) -> dict[str, Callable[[], Any]]:
     """What is timed, by name."""
     fragments = renderer._project(camera, 0)
     values, alpha, _ = renderer._compose(camera, fragments, 0)
@@ -76,7 +76,7 @@ def stages(renderer: BlendedPointRenderer, camera: Cameras) -> dict[str, Callabl
         "network": no_grad(lambda: renderer.network(picture)),
         "network, with gradients": lambda: renderer.network(picture).square().mean().backward(),
         "frame": no_grad(lambda: renderer(camera)),
-        "step without optimiser": step,
+        "step without optimizer": step,
     }
 
 

@@ -35,7 +35,7 @@ class Timing(NamedTuple):
 def measure(
     run: Callable[[], object], *, repeats: int, device: torch.device, warm_up: int = 2, limit_s: float = 30.0
 ) -> Timing:
-    """Time `run` after warming up, the device synchronised before and after each run.
+    """Time `run` after warming up, the device synchronized before and after each run.
 
     Stops after limit_s seconds, but not before three runs: slow rows need not be repeated as often.
     """
@@ -44,10 +44,10 @@ def measure(
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < repeats and (len(times) < 3 or time.perf_counter() - begun < limit_s):
-        _synchronise(device)
+        _synchronize(device)
         start = time.perf_counter()
         run()
-        _synchronise(device)
+        _synchronize(device)
         times.append((time.perf_counter() - start) * 1e3)
     low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     return Timing(median, low, high, min(times), len(times))
@@ -106,7 +106,7 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -7,7 +7,7 @@
 
 "plain" projects the whole cloud once per layer, and runs each layer by itself through the network of
 benchmarks/plain_network.py, two convolutions for a gated one. Its picture is compared with ours (column "error",
-largest difference of colour and alpha). Both render the ball of benchmarks/projection.py; weights are random.
+largest difference of color and alpha). Both render the ball of benchmarks/projection.py; weights are random.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from benchmarks.common import environment, measure, print_table, write_json  # n
 from benchmarks.plain_network import plain_twin  # noqa: E402
 from benchmarks.projection import SETTINGS, cloud, plain  # noqa: E402
 from npcr.cameras import Cameras, view_directions  # noqa: E402
-from npcr.ops import gather_features, rasterise  # noqa: E402
-from npcr.renderers import NeuralPointRenderer, composite  # noqa: E402
+from npcr.ops import gather_features, rasterize  # noqa: E402
+from npcr.renderers import LayeredRenderer, composite  # noqa: E402
 from npcr.rendering.frames import FrameWriter, RenderedFrame, render_path  # noqa: E402
 
 COLUMNS = ("what", "median_ms", "low_ms", "high_ms", "runs", "share", "error")
 
 
-def make(options: argparse.Namespace, device: torch.device) -> tuple[NeuralPointRenderer, Cameras]:
+def make(options: argparse.Namespace, device: torch.device) -> tuple[LayeredRenderer, Cameras]:
     """A renderer with random weights for the ball, and the camera that sees it."""
     points, pose, intrinsics = cloud(options.points, tuple(options.size), device)
     torch.manual_seed(0)
     splat = (SETTINGS["near"], SETTINGS["far"], SETTINGS["max_size"])
-    renderer = NeuralPointRenderer([points], layers=options.layers, splat=splat, norm=options.norm)
+    renderer = LayeredRenderer([points], layers=options.layers, splat=splat, norm=options.norm)
     return renderer.eval().to(device), Cameras(pose, intrinsics, tuple(options.size))
 
 
-def plain_frame(renderer: NeuralPointRenderer, network: torch.nn.Module, cameras: Cameras) -> tuple[Tensor, Tensor]:
+def plain_frame(renderer: LayeredRenderer, network: torch.nn.Module, cameras: Cameras) -> tuple[Tensor, Tensor]:
     """The frame, layer by layer, with nothing shared between layers."""
     fragments = plain(renderer.points(0), cameras.cam_to_world, cameras.intrinsics, cameras.size, renderer.layers)
     index = fragments.index[0].long()
@@ -62,14 +62,14 @@ def plain_frame(renderer: NeuralPointRenderer, network: torch.nn.Module, cameras
     return composite(torch.stack(layers)[None], fragments.depth, 0.0, legacy=False)
 
 
-def stages(renderer: NeuralPointRenderer, cameras: Cameras, folder: Path) -> dict[str, Callable[[], Any]]:
+def stages(renderer: LayeredRenderer, cameras: Cameras, folder: Path) -> dict[str, Callable[[], Any]]:
     """Each stage by itself, on the inputs that it has in a frame."""
     near, far, max_size = renderer.splat
     images, fragments = renderer.feature_images(cameras)
     layer_rgba = renderer.network(images.flatten(0, 1)).unflatten(0, images.shape[:2])
     picture = next(iter(render_path(renderer, cameras, gray=1.0, blender=None)))
     return {
-        "projection": lambda: rasterise(renderer.points(0), cameras.cam_to_world, cameras.intrinsics, cameras.size,
+        "projection": lambda: rasterize(renderer.points(0), cameras.cam_to_world, cameras.intrinsics, cameras.size,
                                         near=near, far=far, max_size=max_size, layers=renderer.layers),
         "gather": lambda: gather_features(renderer.features[0], renderer.default_feature, fragments.index),
         "network": lambda: renderer.network(images.flatten(0, 1)),
@@ -88,14 +88,14 @@ def _write(folder: Path, picture: RenderedFrame) -> None:
 def measured_rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """A row per stage, the whole frame, and the plain form."""
     renderer, cameras = make(options, device)
-    twin = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
+    reference = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
     rows = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         runs = stages(renderer, cameras, Path(folder))
         ours = renderer(cameras)
-        rgb, alpha = plain_frame(renderer, twin, cameras)
+        rgb, alpha = plain_frame(renderer, reference, cameras)
         error = max((ours.rgb - rgb).abs().max().item(), (ours.alpha - alpha).abs().max().item())
-        runs["plain frame"] = lambda: plain_frame(renderer, twin, cameras)
+        runs["plain frame"] = lambda: plain_frame(renderer, reference, cameras)
         for what, run in runs.items():
             repeats = options.plain_repeats if what.startswith("plain") else options.repeats
             timing = measure(run, repeats=repeats, device=device, warm_up=0 if what.startswith("plain") else 2)

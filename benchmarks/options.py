@@ -8,7 +8,7 @@
 
 A variant is "plain" or options joined by "+": compiled, bfloat16, float16, graphs (on a GPU), margin (RENDER.MARGIN
 16; the layered form, on a CPU, with --norm none or batch). "first_s" is the first frame with it, in which the network
-is compiled or captured; "error" the largest difference of colour and alpha from the first variant's frame, where the
+is compiled or captured; "error" the largest difference of color and alpha from the first variant's frame, where the
 variant has no margin, beyond which nothing is drawn; "step_ms", with --steps, a frame with its gradients, which of
 these only compiled changes. The ball of points fills 0.85 --zoom of the picture's side. Weights are random.
 """
@@ -35,7 +35,7 @@ from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.config import changed, default_config  # noqa: E402
-from npcr.renderers import PointRenderer  # noqa: E402
+from npcr.renderers import Renderer  # noqa: E402
 from npcr.renderers.acceleration import compile_network, network_run, prepare_rendering  # noqa: E402
 
 OPTIONS = ("compiled", "bfloat16", "float16", "graphs", "margin")
@@ -43,9 +43,9 @@ MARGIN = 16
 COLUMNS = ("form", "variant", "frame_ms", "low_ms", "high_ms", "runs", "of_first", "first_s", "step_ms", "error")
 
 
-def make(options: argparse.Namespace, form: str, device: torch.device) -> tuple[PointRenderer, Cameras]:
+def make(options: argparse.Namespace, form: str, device: torch.device) -> tuple[Renderer, Cameras]:
     """The form's renderer and camera, with the same weights at each call."""
-    renderer: PointRenderer
+    renderer: Renderer
     if form == "layered":
         renderer, camera = frame.make(options, device)
     else:
@@ -57,7 +57,7 @@ def make(options: argparse.Namespace, form: str, device: torch.device) -> tuple[
     return renderer.eval(), camera
 
 
-def vary(renderer: PointRenderer, variant: str) -> None:
+def vary(renderer: Renderer, variant: str) -> None:
     """Switch the options on that the variant's name joins."""
     names = [] if variant == "plain" else variant.split("+")
     if "margin" in names:

@@ -103,6 +103,6 @@ class PlainUNet(nn.Module):
 
 def plain_twin(network: nn.Module, in_channels: int, norm: str) -> PlainUNet:
     """The plain form with the weights of `network`."""
-    twin = PlainUNet(in_channels, norm)
-    twin.load_state_dict({name: value.detach().contiguous() for name, value in network.state_dict().items()})
-    return twin.train(network.training).to(next(network.parameters()).device)
+    reference = PlainUNet(in_channels, norm)
+    reference.load_state_dict({name: value.detach().contiguous() for name, value in network.state_dict().items()})
+    return reference.train(network.training).to(next(network.parameters()).device)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the projection takes: compiled kernel, torch twin, the plain algorithm, and a memory copy.
+"""How long the projection takes: compiled kernel, torch reference, the plain algorithm, and a memory copy.
 
     python benchmarks/projection.py
     python benchmarks/projection.py --points 1e6 --layers 1 6 --methods kernel plain
     python benchmarks/projection.py --device cuda --points 1e6 1e8 --methods kernel copy
 
 Methods:
-    kernel  npcr.ops.rasterise, compiled
-    twin    the same in torch (npcr.ops.reference)
+    kernel  npcr.ops.rasterize, compiled
+    reference    the same in torch (npcr.ops.reference)
     plain   the design's text as it stands, in torch: for every layer project the whole cloud, fill a
             z-buffer, take the winners out (point peeling only)
     copy    copying as many bytes as any method must read (the points) and write (index and depth)
@@ -34,10 +34,10 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
-from npcr.ops import Fragments, compiled_available, rasterise  # noqa: E402
+from npcr.ops import Fragments, compiled_available, rasterize  # noqa: E402
 from npcr.ops.reference import EMPTY, project  # noqa: E402
 
-METHODS = ("kernel", "twin", "plain", "copy")
+METHODS = ("kernel", "reference", "plain", "copy")
 SETTINGS: dict[str, Any] = {"near": 3.0, "far": 5.0, "max_size": 1.0}
 COLUMNS = (
     "points",
@@ -119,17 +119,17 @@ def _rows_of_one(
     points = len(scene[0])
 
     def through(backend: str) -> Callable[[], Fragments]:
-        return lambda: rasterise(*scene, size, **SETTINGS, layers=layers, peeling=peeling, backend=backend)
+        return lambda: rasterize(*scene, size, **SETTINGS, layers=layers, peeling=peeling, backend=backend)
 
     runs: dict[str, Callable[[], object]] = {
         "kernel": through("compiled"),
-        "twin": through("torch"),
+        "reference": through("torch"),
         "plain": lambda: plain(*scene, size, layers),
         "copy": copy(points, layers, size, device),
     }
     result = []
     for method in options.methods:
-        slow = method in ("twin", "plain")
+        slow = method in ("reference", "plain")
         if (method == "plain" and peeling == "pixel") or (slow and points > options.slow_up_to):
             continue
         equal = None
@@ -178,7 +178,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--limit", type=float, default=20.0, help="seconds a row may take")
     parser.add_argument("--slow-up-to", type=lambda text: int(float(text)), default=10**6, metavar="POINTS",
-                        help="leave twin and plain out above this many points")  # fmt: skip
+                        help="leave reference and plain out above this many points")  # fmt: skip
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "projection.json")
     return parser.parse_args(arguments)

@@ -7,8 +7,8 @@
     python benchmarks/scaling.py --device cuda --points 1e5 1e6 1e7 1e8 --sides 300 600 1200 --layers 1 2 4 8
 
 One of the three is varied at a time, the others stay at 1e5 points, 300x300 pixels and 2 layers. Each row times the
-projection and the whole frame: of the layered form rasterise and gather, of the ball of benchmarks/projection.py; of
-the blended form rasterise and compositing, of the ball of strands of benchmarks/blended.py, which has 5 dots a point.
+projection and the whole frame: of the layered form rasterize and gather, of the ball of benchmarks/projection.py; of
+the blended form rasterize and compositing, of the ball of strands of benchmarks/blended.py, which has 5 dots a point.
 """
 
 from __future__ import annotations

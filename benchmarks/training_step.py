@@ -14,7 +14,7 @@ Variants:
     half       ours with SOLVER.HALF_ACTIVATIONS: what gradients need of pictures is kept as float16
     recompute  ours with SOLVER.RECOMPUTE_LAYERS: a layer's activations are made again for its gradients
     both       ours with both
-    twin       ours in plain torch (fused gates, channels_last), as on a GPU
+    reference       ours in plain torch (fused gates, channels_last), as on a GPU
 
 Column "gradient_error": after the steps, how far the gradient of all parameters together lies from the one with whole
 activations, as a share of its length.
@@ -45,7 +45,7 @@ from benchmarks.plain_network import plain_twin  # noqa: E402
 from npcr.renderers.cpu import autograd as fast  # noqa: E402
 from npcr.renderers.half_activations import half_activations  # noqa: E402
 
-VARIANTS = ("plain", "ours", "half", "recompute", "both", "twin")
+VARIANTS = ("plain", "ours", "half", "recompute", "both", "reference")
 COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio",
            "gradient_error")
 
@@ -75,7 +75,7 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
 
     def differentiate(half: bool) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with fast.torch_only(options.variant == "twin"), half_activations(half):
+        with fast.torch_only(options.variant == "reference"), half_activations(half):
             output = renderer(cameras)
             loss = torch.nn.functional.mse_loss(torch.cat([output.rgb, output.alpha], 1)[0], target)
         loss.backward()

@@ -2,7 +2,7 @@
 """Camera paths made from one pose: orbits, waves of elevation, dollies, random rotations.
 
 Poses are camera-to-world, 4x4, float64, with OpenCV's axes (x right, y down, z forward). A path moves the
-camera rigidly about a centre, so whatever the first camera frames stays framed.
+camera rigidly about a center, so whatever the first camera frames stays framed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def orbit(pose: np.ndarray, count: int, *, axis: ArrayLike = AXES["z"], center: 
 
     degrees: turn of the whole path, negative for the other way round. Whole turns close on the first
         camera without repeating it; on any other arc the last camera stands at `degrees`.
-    elevation_wave: (degrees, cycles): the camera rises and sinks about the centre on a sine of that height.
-    dolly: half way along the path the distance to the centre is this many times the first one; it changes
+    elevation_wave: (degrees, cycles): the camera rises and sinks about the center on a sine of that height.
+    dolly: half way along the path the distance to the center is this many times the first one; it changes
         smoothly and comes back, so that a looped video does not jump.
 
     Raises `NpcrError` for a pose, count, axis or dolly that no path can be made of.
@@ -66,9 +66,9 @@ def random_views(pose: np.ndarray, count: int, *, center: ArrayLike = (0.0, 0.0,
 
 def sphere_band(count: int, radius: float, *, elevation: tuple[float, float] = (-20.0, 45.0),
                 center: ArrayLike = (0.0, 0.0, 0.0)) -> np.ndarray:
-    """(count, 4, 4): cameras spread evenly over a band of a sphere about +z, all looking at its centre.
+    """(count, 4, 4): cameras spread evenly over a band of a sphere about +z, all looking at its center.
 
-    elevation: lowest and highest angle above the horizon, degrees. Neighbours in the list lie a golden
+    elevation: lowest and highest angle above the horizon, degrees. Neighbors in the list lie a golden
     angle apart, so that every subsequence is spread evenly as well.
     """
     low, high = (math.sin(math.radians(angle)) for angle in elevation)

@@ -2,7 +2,7 @@
 """Pinhole cameras: resizing, projecting, unprojecting, view directions.
 
 Axes are OpenCV's (x right, y down, z forward); poses are camera-to-world; integer pixel coordinates lie at
-pixel centres (docs/conventions.md).
+pixel centers (docs/conventions.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Cameras:
     def resized(self, size: tuple[int, int], legacy: bool = False) -> Cameras:
         """The same cameras for pictures resized to `size` (width, height).
 
-        Default: the pixel-centre rule, c' = (c + 0.5) s - 0.5 and f' = f s. Legacy: K's first two rows times s.
+        Default: the pixel-center rule, c' = (c + 0.5) s - 0.5 and f' = f s. Legacy: K's first two rows times s.
         """
         scale = [size[0] / self.size[0], size[1] / self.size[1]]
         intrinsics = self.intrinsics.clone()
@@ -76,7 +76,7 @@ def concatenate(cameras: list[Cameras]) -> Cameras:
 
 
 def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """(H, W, 2) float32 pixel coordinates (x, y); pixel centres are whole numbers."""
+    """(H, W, 2) float32 pixel coordinates (x, y); pixel centers are whole numbers."""
     width, height = size
     y, x = torch.meshgrid(torch.arange(height, device=device, dtype=torch.float32),
                           torch.arange(width, device=device, dtype=torch.float32), indexing="ij")
@@ -95,7 +95,7 @@ def camera_rays(cameras: Cameras) -> Tensor:
 def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
     """(B, 3, H, W) unit vectors from the camera through each pixel, in world axes.
 
-    Legacy adds the camera centre before normalising, as the published implementation does.
+    Legacy adds the camera center before normalizing, as the published implementation does.
     """
     rays = camera_rays(cameras)
     if legacy:
@@ -104,7 +104,7 @@ def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
 
 
 def unproject(depth: Tensor, cameras: Cameras) -> Tensor:
-    """World points (B, 3, H, W) of pixels at camera-space `depth` (B, H, W); the camera centre at depth 0."""
+    """World points (B, 3, H, W) of pixels at camera-space `depth` (B, H, W); the camera center at depth 0."""
     rays = camera_rays(cameras) * depth[..., None]
     return (rays + cameras.cam_to_world[:, None, None, :3, 3]).permute(0, 3, 1, 2)
 

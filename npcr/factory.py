@@ -18,7 +18,7 @@ from npcr.data.scene import load_clouds
 from npcr.data.scene_config import point_spacing
 from npcr.errors import CheckpointError, SceneError
 from npcr.io.points import PointCloud
-from npcr.renderers import BlendedPointRenderer, NeuralPointRenderer, PointRenderer
+from npcr.renderers import BlendedRenderer, LayeredRenderer, Renderer
 from npcr.renderers.acceleration import compile_network
 from npcr.renderers.losses import RenderLoss, VggFeatures
 
@@ -32,7 +32,7 @@ _HABITS = ("MODEL.LEGACY", "INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION
 
 
 def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud],
-                   strands: Sequence[np.ndarray] | None = None) -> PointRenderer:
+                   strands: Sequence[np.ndarray] | None = None) -> Renderer:
     """A renderer with fresh parameters for these clouds; seeds torch with SOLVER.SEED.
 
     strands: of each cloud (N, 3), directions of length 0 to 1 that the blended form's strands start from.
@@ -46,12 +46,12 @@ def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud],
 
 
 def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud],
-                   strands: Sequence[np.ndarray] | None) -> BlendedPointRenderer:
+                   strands: Sequence[np.ndarray] | None) -> BlendedRenderer:
     colors = None
     if all(cloud.colors is not None for cloud in clouds):
         colors = _unit_colors(clouds)
     near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
-    return BlendedPointRenderer(
+    return BlendedRenderer(
         [torch.from_numpy(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
         layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size), peeling=cfg.PROJECTION.PEELING,
         degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH, dots=cfg.MODEL.DOTS,
@@ -60,16 +60,16 @@ def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud],
         backend=cfg.PROJECTION.BACKEND)
 
 
-def _build_layered(cfg: CfgNode, clouds: Sequence[PointCloud]) -> NeuralPointRenderer:
+def _build_layered(cfg: CfgNode, clouds: Sequence[PointCloud]) -> LayeredRenderer:
     colors = None
     if cfg.INPUT.USE_RGB:
         missing = [frame for frame, cloud in enumerate(clouds) if cloud.colors is None]
         if missing:
-            raise SceneError(f"INPUT.USE_RGB True needs colours in every point cloud; frame {missing[0] + 1}'s "
+            raise SceneError(f"INPUT.USE_RGB True needs colors in every point cloud; frame {missing[0] + 1}'s "
                              "has none (rows are x y z r g b)")
         colors = _unit_colors(clouds)
     near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
-    return NeuralPointRenderer(
+    return LayeredRenderer(
         [torch.from_numpy(cloud.positions) for cloud in clouds], colors,
         feature_dim=cfg.MODEL.FEATURE_DIM, layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size),
         peeling=cfg.PROJECTION.PEELING, norm=cfg.MODEL.NORM, legacy=cfg.MODEL.LEGACY,
@@ -95,7 +95,7 @@ def build_vgg(cfg: CfgNode) -> VggFeatures | None:
 
 
 def load_renderer(cfg: CfgNode, checkpoint_path: Path,
-                  device: torch.device) -> tuple[PointRenderer, CfgNode, int]:
+                  device: torch.device) -> tuple[Renderer, CfgNode, int]:
     """The trained renderer in eval mode on `device`, the configuration with the checkpoint's, its epoch.
 
     Points come from the checkpoint; a published one holds none, then they come from DATASETS.TRAIN. Raises
@@ -148,7 +148,7 @@ def checkpoint_clouds(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> 
     return load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM)
 
 
-def load_parameters(renderer: PointRenderer, checkpoint: ModelCheckpoint, path: Path) -> None:
+def load_parameters(renderer: Renderer, checkpoint: ModelCheckpoint, path: Path) -> None:
     """Copy the checkpoint's parameters into `renderer`; every one must be there and fit."""
     wanted = renderer.state_dict()
     for name in sorted(wanted.keys() | checkpoint.model.keys()):
@@ -162,7 +162,7 @@ def load_parameters(renderer: PointRenderer, checkpoint: ModelCheckpoint, path: 
     renderer.load_state_dict(checkpoint.model)
 
 
-def make_checkpoint(renderer: PointRenderer, clouds: Sequence[PointCloud], cfg: CfgNode,
+def make_checkpoint(renderer: Renderer, clouds: Sequence[PointCloud], cfg: CfgNode,
                     epoch: int) -> ModelCheckpoint:
     """Everything that rendering needs: parameters, points, configuration, epoch."""
     colors = [torch.from_numpy(np.asarray(c.colors)) for c in clouds if c.colors is not None]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 # No -march: a wheel runs on any processor of its kind; the sources choose instructions when loaded.
-# The last three change no result: they allow comparisons and divisions to be vectorised.
+# The last three change no result: they allow comparisons and divisions to be vectorized.
 CPU_FLAGS = [
     "-std=c++17",
     "-O3",

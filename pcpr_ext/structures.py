@@ -7,8 +7,8 @@ import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
 
-class Rasterise(ctypes.Structure):
-    """`struct NpcrRasterise`."""
+class Rasterize(ctypes.Structure):
+    """`struct NpcrRasterize`."""
 
     _fields_ = (
         ("points", c_void_p),
@@ -152,8 +152,8 @@ class Gate(ctypes.Structure):
     )
 
 
-class Normalise(ctypes.Structure):
-    """`struct NpcrNormalise`."""
+class Normalize(ctypes.Structure):
+    """`struct NpcrNormalize`."""
 
     _fields_ = (
         ("values", c_void_p),
@@ -237,8 +237,8 @@ class CompositeGrad(ctypes.Structure):
 
 # Functions that take a structure: its name, the structure, the result. The network's are the CPU library's alone.
 PROJECTION = (
-    ("npcr_rasterise_scratch", Rasterise, c_int64),
-    ("npcr_rasterise", Rasterise, c_int32),
+    ("npcr_rasterize_scratch", Rasterize, c_int64),
+    ("npcr_rasterize", Rasterize, c_int32),
     ("npcr_gather", Gather, c_int32),
     ("npcr_scatter_scratch", Scatter, c_int64),
     ("npcr_scatter", Scatter, c_int32),
@@ -255,7 +255,7 @@ NETWORK = (
     ("npcr_convolve_grad", ConvolveGrad, c_int32),
     ("npcr_gate_sums", Gate, c_int32),
     ("npcr_gate_grad", Gate, c_int32),
-    ("npcr_normalise", Normalise, c_int32),
+    ("npcr_normalize", Normalize, c_int32),
     ("npcr_halve", Resample, c_int32),
     ("npcr_halve_grad", Resample, c_int32),
     ("npcr_double", Resample, c_int32),

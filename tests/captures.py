@@ -28,7 +28,7 @@ def points(count: int = 40) -> np.ndarray:
 
 
 def write_photographs(folder: Path, count: int = 4, size: tuple[int, int] = SIZE) -> list[str]:
-    """Smooth colour pictures 0.png, ...; their names."""
+    """Smooth color pictures 0.png, ...; their names."""
     y, x = np.mgrid[:size[1], :size[0]]
     for i in range(count):
         picture = np.stack([128 + 100 * np.sin(x / (4 + i)), 128 + 100 * np.cos(y / 5), (x + y) % 200], -1)

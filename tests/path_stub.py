@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A renderer of a known picture: a plane of constant colour and depth, of one learned brightness."""
+"""A renderer of a known picture: a plane of constant color and depth, of one learned brightness."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def write_blocks(path: Path, matrices: np.ndarray, first: int = 0) -> None:
 
 
 def photograph(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """(H, W, 4) uint8: smooth colours, and a matte that is a soft disc in the middle."""
+    """(H, W, 4) uint8: smooth colors, and a matte that is a soft disc in the middle."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 5 + seed + shift) * np.cos(y / 4 - shift) for shift in (0, 1, 2)]

@@ -130,9 +130,9 @@ MODELS: dict[str, tuple[Make, str]] = {
         saved(content(points=[torch.zeros(5, 3), torch.zeros(7, 3)])),
         "FILE: the weight features.1 is missing; the frame's points need (7, 4)",
     ),
-    "colours of other points": (
+    "colors of other points": (
         saved(content(colors=[torch.zeros(4, 3, dtype=torch.uint8)])),
-        "FILE: the colours ((4, 3) uint8) do not match the points ((5, 3) float32)",
+        "FILE: the colors ((4, 3) uint8) do not match the points ((5, 3) float32)",
     ),
     "a call of the system": (
         saved(content(config={"key": _Call()})),

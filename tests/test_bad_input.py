@@ -23,7 +23,7 @@ from tests.scenes import SIZE, write_tiny_scene
 Change = Callable[[Path], Any]
 
 POSE_ROW = "0 0 1 1 0 0 0 1 0 {} 8 9\n"  # a good row but for its tenth number
-ORDER = "the order is z axis, x axis, y axis, centre"
+ORDER = "the order is z axis, x axis, y axis, center"
 BLOCK = "0\n{}\n0 24 7.5\n0 0 1\n\n"
 
 
@@ -172,14 +172,14 @@ SCENES: list[tuple[str, Change, str]] = [
     ("empty-cloud", _write(XYZ, ""), "SCENE/pointclouds/frame1.xyz: has no points"),
     ("two-coordinates", _line(XYZ, 7, "1 2"),
      "SCENE/pointclouds/frame1.xyz, line 7: has 2 numbers; a point is x y z, or x y z r g b"),
-    ("colour-from-line-5", _line(XYZ, 5, "1 2 3 4 5 6"),
+    ("color-from-line-5", _line(XYZ, 5, "1 2 3 4 5 6"),
      "SCENE/pointclouds/frame1.xyz, line 5: has 6 numbers; the lines before have 3"),
     ("header-in-cloud", _line(XYZ, 1, "x y z"), "SCENE/pointclouds/frame1.xyz, line 1: 'x' is not a number"),
     ("commas", _line(XYZ, 2, "1, 2, 3"), "SCENE/pointclouds/frame1.xyz, line 2: '1,' is not a number"),
     ("nan-points", _write(XYZ, "# made by hand\n1 2 3\n4 nan 6\n7 8 9\ninf 0 0\n"),
      "SCENE/pointclouds/frame1.xyz, line 3: coordinates 4 nan 6 are not finite; 2 of 4 points are so"),
-    ("colour-out-of-range", _write(XYZ, "1 2 3 0 0 0\n1 2 3 0 256 0\n"),
-     "SCENE/pointclouds/frame1.xyz, line 2: colour 0 256 0 is out of 0-255; 1 of 2 points are so"),
+    ("color-out-of-range", _write(XYZ, "1 2 3 0 0 0\n1 2 3 0 256 0\n"),
+     "SCENE/pointclouds/frame1.xyz, line 2: color 0 256 0 is out of 0-255; 1 of 2 points are so"),
     ("binary-cloud", _write(XYZ, b"\xff\xfe\x00\x01"), "SCENE/pointclouds/frame1.xyz, line 1: ..."),
     ("ply-not-ply", _cloud(".ply", "hello\n"),
      "SCENE/pointclouds/frame1.ply: is not a readable PLY file: ..."),
@@ -208,10 +208,10 @@ OPTIONS: list[tuple[str, dict[str, Any], str]] = [
      "SCENE/pointclouds: has no point cloud frame2 (.xzy, .xyz, .txt, .ply, .obj, .npy); DATASETS.FRAME_NUM "
      "2 needs 1 to 2"),
     ("size-raw", {"size_raw": [800, 600]}, "SCENE/img/0/img_0001.png: is 24x16; INPUT.SIZE_RAW is 800x600"),
-    ("odd-centre", {"center": [8, 12, 8]}, "DATASETS.CENTER has 3 numbers; it needs pairs of [y, x]"),
-    ("more-centres-than-cameras", {"center": [8, 12] * 5},
+    ("odd-center", {"center": [8, 12, 8]}, "DATASETS.CENTER has 3 numbers; it needs pairs of [y, x]"),
+    ("more-centers-than-cameras", {"center": [8, 12] * 5},
      "DATASETS.CENTER has 5 pairs of [y, x] for 4 cameras"),
-    ("centre-swapped", {"center": [20, 8]},
+    ("center-swapped", {"center": [20, 8]},
      "DATASETS.CENTER [20, 8] lies outside the picture of 24x16; the order is [y, x]"),
 ]
 
@@ -298,7 +298,7 @@ CONFIGS: list[tuple[str, str | bytes, list[str], str]] = [
     ("device", "MODEL:\n  DEVICE: gpu\n", [], "FILE: MODEL.DEVICE is 'gpu'; allowed: cuda, cpu, cuda:N"),
     ("near-beyond-far", "INPUT:\n  NEAR_FAR_SIZE: [9, 3, 1]\n", [],
      "FILE: INPUT.NEAR_FAR_SIZE has near 9 not below far 3"),
-    ("odd-centre", "DATASETS:\n  CENTER: [400]\n", [],
+    ("odd-center", "DATASETS:\n  CENTER: [400]\n", [],
      "FILE: DATASETS.CENTER has 1 numbers; it needs pairs of [y, x]"),
     ("all-held-out", "DATASETS:\n  HOLDOUT_EVERY: 1\n", [],
      "FILE: DATASETS.HOLDOUT_EVERY 1 leaves no camera to train on; use 0 or at least 2"),

@@ -75,7 +75,7 @@ def test_elevation_wave_rises_and_sinks():
     elevation = np.degrees(np.arcsin(path[:, 2, 3] / np.linalg.norm(path[:, :3, 3], axis=1)))
     expected = 20 * np.sin(4 * math.pi * np.arange(400) / 400)
     np.testing.assert_allclose(elevation, expected, atol=1e-9)
-    np.testing.assert_allclose(path[:, :3, 2], -path[:, :3, 3] / 2, atol=1e-12)  # still looks at the centre
+    np.testing.assert_allclose(path[:, :3, 2], -path[:, :3, 3] / 2, atol=1e-12)  # still looks at the center
 
 
 def test_dolly_reaches_its_factor_half_way_and_comes_back():
@@ -95,7 +95,7 @@ def test_random_views_are_seeded_rotations_about_the_center():
     assert not np.allclose(first, other)
     offset = first[:, :3, 3] - center
     np.testing.assert_allclose(np.linalg.norm(offset, axis=1), np.linalg.norm(POSE[:3, 3] - center))
-    assert np.linalg.norm(offset.mean(0)) < 0.1 * np.linalg.norm(offset[0])  # no side is favoured
+    assert np.linalg.norm(offset.mean(0)) < 0.1 * np.linalg.norm(offset[0])  # no side is favored
 
 
 def test_sphere_band_covers_its_band_evenly():

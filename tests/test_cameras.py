@@ -36,10 +36,10 @@ def test_axes_are_right_down_forward() -> None:
 
 
 def test_resizing_keeps_rays() -> None:
-    """The corner of the picture lies half a pixel outside the first pixel's centre, at every size."""
+    """The corner of the picture lies half a pixel outside the first pixel's center, at every size."""
     camera = random_cameras(1)
     small = camera.resized((15, 10))
-    # A pixel of the small picture covers 2 × 2 of the large one; their centres average to its own.
+    # A pixel of the small picture covers 2 × 2 of the large one; their centers average to its own.
     rays = camera_rays(camera).reshape(1, 10, 2, 15, 2, 3).mean((2, 4))
     torch.testing.assert_close(camera_rays(small), rays, rtol=1e-5, atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_legacy_resizing_scales_the_first_two_rows() -> None:
     assert torch.equal(camera.resized((15, 5), legacy=True).intrinsics, expected)
 
 
-def test_directions_are_unit_rays_and_legacy_adds_the_centre() -> None:
+def test_directions_are_unit_rays_and_legacy_adds_the_center() -> None:
     cameras = random_cameras()
     rays = camera_rays(cameras)
     directions = view_directions(cameras).permute(0, 2, 3, 1)

@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
                         help="close holes within a matte that are smaller than this share of its area, often "
                              "shadows taken for background (default: 0.01; 0 keeps all)")
     parser.add_argument("--colors", action=argparse.BooleanOptionalAction, default=True,
-                        help="colour each point from the photograph that sees it best (default: yes)")
+                        help="color each point from the photograph that sees it best (default: yes)")
     parser.add_argument("--frame", type=int, default=1, metavar="N", help="frame of the scene, from 1 (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     parser.add_argument("--preview", type=Path, metavar="FILE",
@@ -89,7 +89,7 @@ def main() -> None:
     target = _target(args.scene, args.frame, args.overwrite)
     silhouettes = load_silhouettes(args.scene, args.frame, 4 * args.resolution)
     cloud, normals = _carved(silhouettes, args)
-    colors = color_points(cloud, normals, silhouettes, progress=_bar("colours")) if args.colors else None
+    colors = color_points(cloud, normals, silhouettes, progress=_bar("colors")) if args.colors else None
     write_points(target, PointCloud(cloud, colors))
     covered, spilled = coverage(cloud, silhouettes.matte_cameras, silhouettes.mattes, threshold=args.threshold)
     print(f"points:  {len(cloud)} in {target}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compare renderings with each other or with the truth: a labelled video, side by side, wiped, subtracted."""
+"""Compare renderings with each other or with the truth: a labeled video, side by side, wiped, subtracted."""
 
 import sys
 from pathlib import Path

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("destination", type=Path, metavar="DESTINATION",
                         help="file to write, or a folder for it")
     parser.add_argument("--norm", choices=("instance", "batch"), default="instance",
-                        help="instance: each picture normalised by itself, as published; "
+                        help="instance: each picture normalized by itself, as published; "
                              "batch: by the running statistics of training (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION where it exists")
     args = parser.parse_args(arguments)

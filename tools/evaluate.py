@@ -27,10 +27,10 @@ from yacs.config import CfgNode
 from npcr.checkpoints.files import find_epoch, load_model, model_path
 from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
-from npcr.data.samples import SceneViews
+from npcr.data.samples import SceneDataset
 from npcr.evaluation import views as evaluator
 from npcr.evaluation.contact_sheet import Pixels, contact_sheet, sheet_row
-from npcr.evaluation.video_report import BLENDS, VideoChoice, judge_video
+from npcr.evaluation.video_report import BLENDS, PathSelection, evaluate_paths
 from npcr.factory import load_renderer
 from npcr.io.files import atomic_write
 from npcr.renderers.acceleration import prepare_rendering
@@ -40,7 +40,7 @@ logger = logging.getLogger("npcr")
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_ROWS = 12  # of the contact sheet, spread evenly over the views
-HOW = ("PSNR and SSIM (Wang et al. 2004) of colour over black, in the whole frame, in [0, 1]; alpha MAE; "
+HOW = ("PSNR and SSIM (Wang et al. 2004) of color over black, in the whole frame, in [0, 1]; alpha MAE; "
        "alpha SAD in thousands")
 EXAMPLES = """\
   python tools/evaluate.py --config-file output/config.yml
@@ -103,9 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
              "versions": versions(), "device": str(device)}
     if args.video:
         output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
-        choice = VideoChoice(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
+        choice = PathSelection(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
                              tuple(args.blend or BLENDS))
-        judge_video(renderer, cfg, choice, output, facts)
+        evaluate_paths(renderer, cfg, choice, output, facts)
         return
     views, which, kind = choose_views(cfg, device, args.all)
     if kind == "held out":
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def choose_views(cfg: CfgNode, device: torch.device,
-                 everything: bool) -> tuple[SceneViews, list[tuple[int, int]], str]:
+                 everything: bool) -> tuple[SceneDataset, list[tuple[int, int]], str]:
     """Views to evaluate as (frame, camera), and what they are to training, in words."""
     scene = open_scene(cfg, cfg.DATASETS.TRAIN)
     if not everything:

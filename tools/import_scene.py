@@ -79,7 +79,7 @@ def parse() -> argparse.Namespace:
                                                     undo_applied=args.undo_applied_transform))
     transforms.add_argument("--pixel-origin", choices=("corner", "center"), default="corner",
                             help="what cx and cy count from: the outer corner of the first pixel, as nerfstudio and "
-                                 "COLMAP do (default), or its centre, as OpenCV's calibration does")
+                                 "COLMAP do (default), or its center, as OpenCV's calibration does")
     transforms.add_argument("--undo-applied-transform", action="store_true",
                             help="take the cameras back to before nerfstudio's applied_transform, to fit a cloud "
                                  "(--points) that was not moved with them, such as COLMAP's fused.ply")
@@ -141,12 +141,12 @@ def _kind(kinds: Any, name: str, summary: str, description: str,
                         help="keep mattes (an error where a photograph has none), or leave them out "
                              "(default: keep them where every photograph has one)")
     mattes.add_argument("--background", type=_color, metavar="R,G,B",
-                        help="no mattes, but this colour behind the object: key it out")
+                        help="no mattes, but this color behind the object: key it out")
     mattes.add_argument("--tolerance", type=float, nargs=2, default=(20.0, 60.0), metavar=("LOW", "HIGH"),
-                        help="distances from that colour (of 255) up to which a pixel is background, and from which it "
+                        help="distances from that color (of 255) up to which a pixel is background, and from which it "
                              "is object (default: 20 60)")
     mattes.add_argument("--trimap", type=Path, metavar="FOLDER",
-                        help="no mattes, but trimaps x.png: black background, white object, grey to be solved for "
+                        help="no mattes, but trimaps x.png: black background, white object, gray to be solved for "
                              "(needs pip install 'npcr[matting]')")
     cloud = parser.add_argument_group("point cloud")
     cloud.add_argument("--points", type=Path, metavar="FILE",
@@ -154,7 +154,7 @@ def _kind(kinds: Any, name: str, summary: str, description: str,
     cloud.add_argument("--crop", type=float, nargs=6, metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"),
                        help="keep the points in this box")
     cloud.add_argument("--outliers", type=float, metavar="S",
-                       help="leave out points whose neighbours are farther away than average by S standard deviations; "
+                       help="leave out points whose neighbors are farther away than average by S standard deviations; "
                             "2 is a good start")
     cloud.add_argument("--voxel", type=float, metavar="SIDE", help="keep one point for each cube of this side")
     cloud.add_argument("--max-points", type=int, metavar="N", help="keep at most N points, drawn at random")

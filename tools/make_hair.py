@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("destination", type=Path, help="folder of the scene")
     parser.add_argument("--preset", choices=tuple(PRESETS), default=defaults.preset,
-                        help="the groom; with --hair only its colour and thickness (default: %(default)s)")
+                        help="the groom; with --hair only its color and thickness (default: %(default)s)")
     parser.add_argument("--hair", metavar="FILE", help="strands from a .hair file (Cem Yuksel's format)")
     parser.add_argument("--surface", metavar="NAME", help="head, animal, none, or a mesh file (.obj, .ply …) "
                         "(default: the preset's; none with --hair)")
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), metavar="N",
                             help=f"{text} (default: {_shown(getattr(defaults, name))})")
     parser.add_argument("--cloud-colors", choices=("renders", "none"), default=defaults.cloud_colors,
-                        help="colour each point as the training photographs see it (default: %(default)s)")
+                        help="color each point as the training photographs see it (default: %(default)s)")
     parser.add_argument("--format", choices=("png", "jpg"), default=defaults.format,
                         help="photographs as straight RGBA .png, or as premultiplied .jpg with a matte beside it, a "
                              "third of the size (default: %(default)s)")

@@ -25,7 +25,7 @@ EXAMPLES = """\
   python tools/refine.py --resume
       go on after Ctrl-C
   python tools/refine.py REFINE.SCHEME published REFINE.PATH given REFINE.PASSES 20
-      as published: one optimiser step for each walk over the path
+      as published: one optimizer step for each walk over the path
   python tools/refine.py LOSS.PERCEPTUAL 0 MODEL.DEVICE cpu
       without VGG-19, on the CPU
 

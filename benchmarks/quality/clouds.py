@@ -67,7 +67,7 @@ def picture_size(cfg: CfgNode, longest_side: int) -> list[int]:
 
 
 def changed_cloud(cloud: PointCloud, change: CloudChange, seed: int) -> PointCloud:
-    """`cloud` with another number of points and noise, drawn by `seed`; points keep their colours."""
+    """`cloud` with another number of points and noise, drawn by `seed`; points keep their colors."""
     if change == CloudChange():
         return cloud
     rng = np.random.default_rng([seed, 4])

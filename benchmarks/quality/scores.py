@@ -45,7 +45,7 @@ def score_held_out(cfg: CfgNode, checkpoint: Path, device: torch.device, vgg: Vg
                    label: str, row: Path) -> list[dict[str, Any]]:
     """Scores of each held-out view: its name, and METRICS; `perceptual` is None without `vgg`.
 
-    Colours are compared over black. Writes `row`, a picture of the middle one of the views, under `label`.
+    Colors are compared over black. Writes `row`, a picture of the middle one of the views, under `label`.
     """
     renderer, cfg, _ = load_renderer(cfg, checkpoint, device)
     held_out = held_out_views(cfg, open_scene(cfg, cfg.DATASETS.TRAIN), device)
@@ -78,7 +78,7 @@ def mean_of(scores: list[dict[str, Any]]) -> dict[str, float | None]:
 
 @torch.no_grad()
 def _distance(vgg: VggFeatures | None, pictures: ViewPictures) -> float | None:
-    """The training loss's perceptual distance between the colours, on VGG-19's relu1_2 and relu2_2."""
+    """The training loss's perceptual distance between the colors, on VGG-19's relu1_2 and relu2_2."""
     if vgg is None:
         return None
     return vgg.distance(pictures.rendered[None], pictures.target[None]).item()

@@ -52,7 +52,7 @@ BASE = Variant("recommended")
 # The keys' own defaults are the published settings (configs/Hair.yml).
 PUBLISHED = {key: default_config()[key.split(".")[0]][key.split(".")[1]] for key in RECOMMENDED_KEYS} | {
     "MODEL.LEGACY": True}
-# The published form with what else won: learning rates, loss, points' colours.
+# The published form with what else won: learning rates, loss, points' colors.
 LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": True, "PROJECTION.PEELING": "point",
            "INPUT.LAYER_NUM": 1}
 
@@ -88,12 +88,12 @@ def questions() -> tuple[Question, ...]:
             ("instance: per image, as published", one),
             ("batch: running statistics", _layered("1-batch", MODEL__NORM="batch")),
             ("none", _layered("1-none", MODEL__NORM="none")))),
-        Question("decay", "Decay of the colour's change with direction", _each("decay", "SOLVER.HARMONICS_DECAY",
+        Question("decay", "Decay of the color's change with direction", _each("decay", "SOLVER.HARMONICS_DECAY",
                                                                                (0, 0.3, 4))),
         Question("dots", "Soft dots along a point's strand", _each("dots", "MODEL.DOTS", (1, 3, 7))),
         Question("features", "Learned numbers per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16, 32))),
         Question("width", "Channels of the light network", _each("width", "MODEL.WIDTH", (8, 16, 32))),
-        Question("harmonics", "Colour that follows the view direction", _each("harmonics", "MODEL.HARMONICS",
+        Question("harmonics", "Color that follows the view direction", _each("harmonics", "MODEL.HARMONICS",
                                                                               (0, 1, 2, 3), "degree ")),
         Question("loss", "Loss terms", (
             ("recommended", BASE),

@@ -17,7 +17,7 @@ class ModelCheckpoint:
 
     epoch: int
     config: dict[str, Any]  # nested, of known keys; a part of them suffices
-    model: dict[str, Tensor]  # the state dict of a `PointRenderer`
+    model: dict[str, Tensor]  # the state dict of a `Renderer`
     points: list[Tensor] = field(default_factory=list)  # a frame each: (N, 3) float32
     colors: list[Tensor] = field(default_factory=list)  # a frame each: (N, 3) uint8; or none at all
 
@@ -39,7 +39,7 @@ def check_model(checkpoint: ModelCheckpoint, source: str) -> None:
                                   f"need ({len(cloud)}, {channels})")
     if checkpoint.colors and [c.shape for c in checkpoint.colors] != [p.shape for p in checkpoint.points]:
         colors, points = (", ".join(map(_shape, list_)) for list_ in (checkpoint.colors, checkpoint.points))
-        raise CheckpointError(f"{source}: the colours ({colors}) do not match the points ({points})")
+        raise CheckpointError(f"{source}: the colors ({colors}) do not match the points ({points})")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from npcr.checkpoints.model import ModelCheckpoint, check_model
-from npcr.checkpoints.restricted_unpickler import StandIn, StorageRef, TensorRef, named_modules, read_pickle
+from npcr.checkpoints.restricted_unpickler import PickledObject, StorageRef, TensorRef, named_modules, read_pickle
 from npcr.errors import CheckpointError
 
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # torch.save before 1.6 begins with this number, pickled
@@ -93,7 +93,7 @@ def _open_zip(archive: zipfile.ZipFile, source: str) -> tuple[Any, Reader]:
     name = _pickle_name(archive, source)
     folder = name.removesuffix("data.pkl")
     with archive.open(name) as stream:
-        root = read_pickle(stream, source, _stands_in).value
+        root = read_pickle(stream, source, _may_be_described).value
     order = f"{folder}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise CheckpointError(f"{source}: written on a big-endian machine; only little-endian files are read")
@@ -123,7 +123,7 @@ def _open_stream(stream: IO[bytes], source: str) -> tuple[Any, Reader]:
     if stream.read(len(STREAM_START)) != STREAM_START:
         raise CheckpointError(f"{source}: not a file that torch.save wrote")
     stream.seek(0)
-    _, _, system, root, keys = (read_pickle(stream, source, _stands_in) for _ in range(5))
+    _, _, system, root, keys = (read_pickle(stream, source, _may_be_described) for _ in range(5))
     if not isinstance(system.value, dict) or not system.value.get("little_endian"):
         raise CheckpointError(f"{source}: written on a big-endian machine; only little-endian files are read")
     if not isinstance(keys.value, list) or set(map(str, keys.value)) != set(root.storages):
@@ -157,7 +157,7 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def _stands_in(module: str) -> bool:
+def _may_be_described(module: str) -> bool:
     return _within(module, OWN_MODULES + TORCH_MODULES)
 
 
@@ -166,7 +166,7 @@ def _stands_in(module: str) -> bool:
 
 def _convert(root: Any, read: Reader, path: Path, norm: str) -> ModelCheckpoint:
     source = str(path)
-    if not isinstance(root, StandIn) or not _within(root.kind.module, OWN_MODULES):
+    if not isinstance(root, PickledObject) or not _within(root.kind.module, OWN_MODULES):
         raise CheckpointError(f"{source}: holds no model of the published implementation")
     found = _flatten(root, source)
     frames = sum(name.startswith("pcpr_parameters.p_parameters.") for name in found)
@@ -182,7 +182,7 @@ def _convert(root: Any, read: Reader, path: Path, norm: str) -> ModelCheckpoint:
     return checkpoint
 
 
-def _flatten(root: StandIn, source: str) -> dict[str, TensorRef]:
+def _flatten(root: PickledObject, source: str) -> dict[str, TensorRef]:
     """Parameters and buffers of a module by their dotted names, as `state_dict` has them."""
     found: dict[str, TensorRef] = {}
     pending, seen = [("", root)], {root}
@@ -194,13 +194,13 @@ def _flatten(root: StandIn, source: str) -> dict[str, TensorRef]:
             if isinstance(value, TensorRef):
                 found[f"{prefix}{name}"] = value
         for name, child in _entries(module, "_modules"):
-            if isinstance(child, StandIn) and child not in seen:
+            if isinstance(child, PickledObject) and child not in seen:
                 seen.add(child)
                 pending.append((f"{prefix}{name}.", child))
     return found
 
 
-def _entries(module: StandIn, part: str) -> list[tuple[str, Any]]:
+def _entries(module: PickledObject, part: str) -> list[tuple[str, Any]]:
     values = module.state.get(part)
     return [(str(name), value) for name, value in values.items()] if isinstance(values, dict) else []
 
@@ -246,10 +246,10 @@ def _epoch(path: Path) -> int:
     return int(named[1]) if named else 0
 
 
-def _config(root: StandIn, norm: str, weights: dict[str, Tensor]) -> dict[str, Any]:
+def _config(root: PickledObject, norm: str, weights: dict[str, Tensor]) -> dict[str, Any]:
     """The configuration keys that the published module tells."""
     render = dict(_entries(root, "_modules")).get("render")
-    attributes = render.state if isinstance(render, StandIn) else {}
+    attributes = render.state if isinstance(render, PickledObject) else {}
     layers, gap = attributes.get("layer_num"), attributes.get("depth_thr")
     size = [attributes.get("tar_width"), attributes.get("tar_height")]
     config: dict[str, Any] = {

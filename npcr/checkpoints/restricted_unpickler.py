@@ -3,7 +3,7 @@
 
 Python's own unpickler calls whatever a file names. This one walks the opcodes that `torch.save` writes
 (`pickletools` lists them all) and builds plain values only: numbers, text, containers, descriptions of
-tensors (`TensorRef`), and for an object of a permitted class a `StandIn` that holds its recorded state. No
+tensors (`TensorRef`), and for an object of a permitted class a `PickledObject` that holds its recorded state. No
 class is imported and no function of the file's choosing is called; everything else is refused by name.
 Nothing is copied or hashed that could make a small file need much memory or time.
 """
@@ -44,7 +44,7 @@ class Global:
 
 
 @dataclass(eq=False)
-class StandIn:
+class PickledObject:
     """Takes the place of an object of a permitted class: what it was, and the state it was given."""
 
     kind: Global
@@ -99,7 +99,7 @@ class PickleContent(NamedTuple):
 def read_pickle(stream: IO[bytes], source: str, stands_in: Callable[[str], bool]) -> PickleContent:
     """The content of the pickle at `stream`'s position, which is left behind it.
 
-    `stands_in(module)` says whether classes of that module may be represented by a `StandIn`. Raises
+    `stands_in(module)` says whether classes of that module may be represented by a `PickledObject`. Raises
     `CheckpointError`, beginning with `source`, for anything else the file names or does.
     """
     reader = _Reader(source, stands_in)
@@ -234,17 +234,17 @@ class _Reader:
                                   "no tensor, container, or part of the published network; nothing was run")
         return named
 
-    def _stand_in(self, kind: Any) -> StandIn:
+    def _stand_in(self, kind: Any) -> PickledObject:
         if not isinstance(kind, Global) or not self.stands_in(kind.module):
             raise ValueError("an object whose class is not part of the network")
-        return StandIn(kind)
+        return PickledObject(kind)
 
     def _reduce(self, function: Any, arguments: Any) -> Any:
-        """What calling `function` would give, for the few whose meaning is known; else a `StandIn`."""
+        """What calling `function` would give, for the few whose meaning is known; else a `PickledObject`."""
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
         if self.stands_in(function.module):
-            return StandIn(function)
+            return PickledObject(function)
         if function.name == "_rebuild_tensor_v2":
             return _tensor(*arguments[:4])
         if function.name == "_rebuild_parameter":
@@ -275,7 +275,7 @@ class _Reader:
         target = self._top()
         if isinstance(target, OrderedDict):
             return
-        if not isinstance(target, StandIn) or not isinstance(state, dict):
+        if not isinstance(target, PickledObject) or not isinstance(state, dict):
             raise ValueError(f"state of type {type(state).__name__} for a {type(target).__name__}")
         target.state = state
 

@@ -19,10 +19,10 @@ from npcr.io.images import read_image, read_matte
 ALPHA_MODES = ("straight", "premultiplied", "composited")
 
 
-class PhotographCache:
-    """Photographs as (h, w, 4) uint8 pictures of colour and alpha, resized once and kept, newest first.
+class ImageCache:
+    """Photographs as (h, w, 4) uint8 pictures of color and alpha, resized once and kept, newest first.
 
-    `alpha_mode` says what the photographs' colours are: straight, premultiplied, or composited over
+    `alpha_mode` says what the photographs' colors are: straight, premultiplied, or composited over
     `alpha_background` (0-255). They come out premultiplied, except in legacy mode, which leaves them as they
     are. At most `cache_bytes` of pixels are kept; a single picture beyond that is not kept at all.
     Threads may share it.
@@ -31,9 +31,9 @@ class PhotographCache:
     def __init__(self, scene: Scene, alpha_mode: str, alpha_background: Sequence[float], legacy: bool,
                  cache_bytes: int) -> None:
         if alpha_mode not in ALPHA_MODES:
-            raise ValueError(f"PhotographCache: alpha_mode {alpha_mode!r}; allowed: {', '.join(ALPHA_MODES)}")
+            raise ValueError(f"ImageCache: alpha_mode {alpha_mode!r}; allowed: {', '.join(ALPHA_MODES)}")
         self._scene = scene
-        self._alpha_mode = "premultiplied" if legacy else alpha_mode  # both mean: leave the colours alone
+        self._alpha_mode = "premultiplied" if legacy else alpha_mode  # both mean: leave the colors alone
         self._background = alpha_background
         self._cache_bytes = cache_bytes
         self._kept: OrderedDict[tuple[int, int, tuple[int, int]], NDArray[np.uint8]] = OrderedDict()
@@ -77,7 +77,7 @@ class PhotographCache:
 
 def premultiply(color: NDArray[np.uint8], alpha: NDArray[np.uint8], alpha_mode: str,
                 background: Sequence[float] = (0, 0, 0)) -> NDArray[np.uint8]:
-    """Bring colour (H, W, 3) with alpha (H, W) to premultiplied colour, all on a scale of 0-255.
+    """Bring color (H, W, 3) with alpha (H, W) to premultiplied color, all on a scale of 0-255.
 
     straight: rgb * a. composited over a background B: rgb - (1 - a) B, clamped to 0..a. premultiplied: as is.
     """

@@ -24,13 +24,13 @@ logger = logging.getLogger("npcr")
 
 
 class Geometry(NamedTuple):
-    """What the ray through each pixel's centre meets first."""
+    """What the ray through each pixel's center meets first."""
 
     position: Tensor  # (1, H, W, 3) world space, NaN where nothing is
     depth: Tensor  # (1, H, W) camera-space z, 0 where nothing is
 
 
-class PathTruth:
+class PathGroundTruth:
     """Reads truth for a path of `count` cameras of `size` (width, height) from `folder`, frame by frame.
 
     Pictures are resized to `size`; geometry, which cannot be, counts only where it has that size, with a

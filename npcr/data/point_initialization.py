@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What photographs say about the points that they see: colours, and the directions in which strands run."""
+"""What photographs say about the points that they see: colors, and the directions in which strands run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from npcr.cameras import Cameras, project
 from npcr.data.scene_config import near_far_size, point_spacing
-from npcr.ops import rasterise
+from npcr.ops import rasterize
 
 _SPACINGS = 4  # of the cloud: how far a point may lie behind the nearest one and still count as seen
 _BLUR = 1.5  # pixels: over which the direction of a photograph's texture is averaged
 
 
-class Sight(NamedTuple):
+class PointVisibility(NamedTuple):
     """Where one photograph sees the points."""
 
     x: Tensor  # (N,) int64 pixel, 0 where the point is outside
@@ -29,15 +29,15 @@ class Sight(NamedTuple):
 
 
 def mean_colors(points: NDArray[np.float32], cameras: Cameras, photographs: Iterable[Tensor]) -> NDArray[np.uint8]:
-    """(N, 3) uint8: each point's mean colour over the photographs that see it.
+    """(N, 3) uint8: each point's mean color over the photographs that see it.
 
     points (N, 3). photographs: of each of the cameras, (4, H, W) premultiplied RGBA in [0, 1] at the cameras' size.
     A photograph sees a point where no other lies in front of it by more than four spacings of the cloud; it counts
-    by its alpha there. Points that none sees get the mean colour of the others. Raises `SceneError` where no camera
+    by its alpha there. Points that none sees get the mean color of the others. Raises `SceneError` where no camera
     sees a point.
     """
     total = torch.zeros(len(points), 4)
-    for sight, photograph in zip(_sights(points, cameras), photographs, strict=True):
+    for sight, photograph in zip(_point_visibilities(points, cameras), photographs, strict=True):
         total += sight.visible[:, None] * photograph[:, sight.y, sight.x].T
     known = total[:, 3] > 0
     colors = total[:, :3] / total[:, 3:].clamp_min(1e-9)
@@ -50,13 +50,13 @@ def strand_directions(points: NDArray[np.float32], cameras: Cameras,
                       photographs: Iterable[Tensor]) -> NDArray[np.float32]:
     """(N, 3): the direction of the strand at each point, up to its sign; its length, 0 to 1, says how sure it is.
 
-    In each photograph the texture's direction (the structure tensor's) at a point's pixel and the camera's centre
+    In each photograph the texture's direction (the structure tensor's) at a point's pixel and the camera's center
     span a plane that the strand lies in; the direction that fits the planes of all photographs that see the point
     best is their normals' least common one (Paris et al. 2004, "Capture of Hair Geometry from Multiple Images").
     Arguments and errors as of `mean_colors`; a point that fewer than two see has length 0.
     """
     sums = torch.zeros(len(points), 3, 3)
-    for i, (sight, photograph) in enumerate(zip(_sights(points, cameras), photographs, strict=True)):
+    for i, (sight, photograph) in enumerate(zip(_point_visibilities(points, cameras), photographs, strict=True)):
         direction, strength = texture_directions(photograph.numpy())
         along = torch.from_numpy(direction)[sight.y, sight.x]  # (N, 2)
         weight = torch.from_numpy(strength)[sight.y, sight.x] * photograph[3, sight.y, sight.x] * sight.visible
@@ -81,16 +81,16 @@ def texture_directions(photograph: NDArray[np.float32]) -> tuple[NDArray[np.floa
     return np.stack([-np.sin(across), np.cos(across)], axis=-1), clear
 
 
-def _sights(points: NDArray[np.float32], cameras: Cameras) -> Iterator[Sight]:
+def _point_visibilities(points: NDArray[np.float32], cameras: Cameras) -> Iterator[PointVisibility]:
     """Camera by camera, where it sees the points."""
     cloud = torch.from_numpy(np.asarray(points, np.float32))
     near, far, radius = near_far_size(points, cameras)
     tolerance = _SPACINGS * point_spacing(points)
     limit = torch.tensor(cameras.size) - 0.5
     for i in range(len(cameras)):
-        front = rasterise(cloud, cameras.cam_to_world[i:i + 1], cameras.intrinsics[i:i + 1], cameras.size, near=near,
+        front = rasterize(cloud, cameras.cam_to_world[i:i + 1], cameras.intrinsics[i:i + 1], cameras.size, near=near,
                           far=far, max_size=radius, layers=1).depth[0, 0]
         pixels, depth = (result[0] for result in project(cloud[None], cameras[i]))
         inside = (depth > 0) & (pixels > -0.5).all(1) & (pixels < limit).all(1)
         x, y = torch.where(inside[:, None], pixels, torch.zeros(())).round().long().T
-        yield Sight(x, y, inside & (depth <= front[y, x] + tolerance))
+        yield PointVisibility(x, y, inside & (depth <= front[y, x] + tolerance))

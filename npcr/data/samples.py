@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from npcr.cameras import Cameras
-from npcr.data.image_cache import PhotographCache
+from npcr.data.image_cache import ImageCache
 from npcr.data.prefetch import run_ahead
 from npcr.data.scene import Scene
 
@@ -35,10 +35,10 @@ class Sample:
     target: Tensor  # (5, H, W) float32 0..1: RGB, alpha, region of interest (1 where the photograph reaches)
 
 
-class SceneViews:
+class SceneDataset:
     """Gives samples of a scene's photographs at `size` (width, height) on `device`.
 
-    The target's RGB is premultiplied by its alpha (see `PhotographCache` for `alpha_mode` and
+    The target's RGB is premultiplied by its alpha (see `ImageCache` for `alpha_mode` and
     `alpha_background`). In legacy mode it is left as the photograph has it, and K follows the published
     rule for resizing, which knows no half pixels. `max_zoom` is the largest that `augmented` will be asked
     for: photographs are kept in memory just large enough for it, in at most `cache_bytes`.
@@ -55,7 +55,7 @@ class SceneViews:
         self._raw_size = scene.cameras.size
         self._kept_size = (min(self._raw_size[0], math.ceil(self.size[0] * (1 + max_zoom))),
                            min(self._raw_size[1], math.ceil(self.size[1] * (1 + max_zoom))))
-        self._photographs = PhotographCache(scene, alpha_mode, alpha_background, legacy, cache_bytes)
+        self._photographs = ImageCache(scene, alpha_mode, alpha_background, legacy, cache_bytes)
 
     def plain(self, frame: int, camera: int) -> Sample:
         """The whole picture, resized. Raises `SceneError` where the photograph cannot be decoded."""
@@ -65,7 +65,7 @@ class SceneViews:
 
     def augmented(self, frame: int, camera: int, rng: np.random.Generator, *, shift: float, max_zoom: float,
                   rotation: float) -> Sample:
-        """A random crop around the object's centre.
+        """A random crop around the object's center.
 
         `shift`: it moves by up to this many output pixels along x and along y; `max_zoom`: it is magnified by
         1 to 1 + max_zoom; `rotation`: it turns about the principal point by up to half of this many degrees
@@ -103,7 +103,7 @@ class SceneViews:
         roll = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0],
                          [0, 0, 1]])
         turn = intrinsics @ roll @ np.linalg.inv(intrinsics)  # pixels before to pixels after the roll
-        # Positions here are continuous: the picture spans 0..width, and pixel 0's centre is at 0.5.
+        # Positions here are continuous: the picture spans 0..width, and pixel 0's center is at 0.5.
         y, x = self.scene.centers[camera].tolist()
         center = _shifted(0.5) @ turn @ _shifted(-0.5) @ [x, y, 1]  # of the object, after the roll
         scale = [zoom * self.size[axis] / self._raw_size[axis] for axis in (0, 1)]

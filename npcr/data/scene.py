@@ -64,7 +64,7 @@ def load_scene(folder: str | Path, *, size_raw: Sequence[int], frame_num: int, m
 
     `size_raw` is the photographs' [width, height]; `frame_num` the number of frames to use; `mask` whether
     mattes are wanted; `center` [y, x, y, x, ...] of the object, the cameras split evenly over the pairs
-    (empty: the picture's centre). Raises `SceneError`.
+    (empty: the picture's center). Raises `SceneError`.
     """
     folder = _existing(folder)
     size = (int(size_raw[0]), int(size_raw[1]))

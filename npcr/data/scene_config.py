@@ -18,7 +18,7 @@ from npcr.io.files import atomic_write
 
 FILE_NAME = "scene.yml"
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
-_NEIGHBOUR = 6
+_NEIGHBOR = 6
 # What a new scene is trained with (docs/blended-form.md). The keys' own defaults are the published ones.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
@@ -108,15 +108,15 @@ def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
 
 def point_spacing(points: np.ndarray) -> float:
     """Side of the square that a point of a cloud (N, 3) on a surface has to itself, median over the cloud."""
-    if len(points) <= _NEIGHBOUR:
+    if len(points) <= _NEIGHBOR:
         return 0.0
     cloud = torch.from_numpy(_subset(points, 100000)).float()
     probes = cloud[torch.linspace(0, len(cloud) - 1, min(len(cloud), 512)).long()]
     # By differences: cdist's fast path loses nearby points in rounding.
     nearest = [torch.cdist(chunk, cloud, compute_mode="donot_use_mm_for_euclid_dist")
-               .topk(_NEIGHBOUR + 1, largest=False).values[:, -1] for chunk in probes.split(64)]
-    # The disc out to the k-th neighbour holds k points besides its own; a subset lies sparser than the cloud.
-    spacing = float(torch.cat(nearest).median()) * np.sqrt(np.pi / _NEIGHBOUR)
+               .topk(_NEIGHBOR + 1, largest=False).values[:, -1] for chunk in probes.split(64)]
+    # The disc out to the k-th neighbor holds k points besides its own; a subset lies sparser than the cloud.
+    spacing = float(torch.cat(nearest).median()) * np.sqrt(np.pi / _NEIGHBOR)
     return float(spacing * np.sqrt(len(cloud) / len(points)))
 
 

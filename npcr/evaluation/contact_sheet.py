@@ -16,7 +16,7 @@ from npcr.io.images import write_image
 
 Pixels = NDArray[np.uint8]
 
-LARGEST_ERROR = 0.25  # of full scale: the colour map's upper end
+LARGEST_ERROR = 0.25  # of full scale: the color map's upper end
 COLUMNS = ("target", "rendered", "target matte", "matte", f"|error|, 0 to {LARGEST_ERROR:g}")
 WIDTH = 320  # pixels, of a picture on the sheet at most
 BAR = 22  # pixels, height of a line of text
@@ -48,7 +48,7 @@ def contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
 
 
 def _pixels(image: Tensor) -> Pixels:
-    """(1 or 3, H, W) in 0..1 to (H, W, 3) uint8; grey is repeated."""
+    """(1 or 3, H, W) in 0..1 to (H, W, 3) uint8; gray is repeated."""
     array = (image.clamp(0, 1) * 255).round().byte().expand(3, -1, -1)
     return array.permute(1, 2, 0).contiguous().numpy()
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from npcr.cameras import Cameras, unproject
-from npcr.data.path_ground_truth import Geometry, PathTruth
+from npcr.data.path_ground_truth import Geometry, PathGroundTruth
 from npcr.metrics.image import psnr, ssim
 from npcr.metrics.video import (
     Correspondence,
@@ -81,7 +81,7 @@ class _Step:
 
 
 def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str, Blender | None], *, gray: float,
-                   truth: PathTruth | None = None, frame: int = 0, keep_pictures: bool = True,
+                   truth: PathGroundTruth | None = None, frame: int = 0, keep_pictures: bool = True,
                    description: str = "path", progress: bool = True) -> VideoScores:
     """Render `cameras` in order and score what each of `blenders` makes of them.
 
@@ -147,7 +147,8 @@ def _next(name: str, pictures: Iterator[tuple[Tensor, Tensor]], single: Frame, s
     return picture
 
 
-def _with_truth(single: Frame, shown: dict[str, Tensor], gray: float, truth: PathTruth | None, index: int) -> _Step:
+def _with_truth(single: Frame, shown: dict[str, Tensor], gray: float, truth: PathGroundTruth | None,
+                index: int) -> _Step:
     device = single.depth.device
     mask = geometry = None
     if truth is not None and truth.has_pictures:

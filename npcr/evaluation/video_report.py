@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole judgement of a model's video: the path with its truth, a fine orbit, a still camera, and a report."""
+"""The whole judgment of a model's video: the path with its truth, a fine orbit, a still camera, and a report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from yacs.config import CfgNode
 from npcr.camera_paths import orbit
 from npcr.cameras import Cameras
 from npcr.config import changed, dump_config
-from npcr.data.path_ground_truth import PathTruth
+from npcr.data.path_ground_truth import PathGroundTruth
 from npcr.errors import ConfigError, MissingExtraError
 from npcr.evaluation.video import TRUTH, VideoScores, evaluate_video
 from npcr.evaluation.video_plots import plot_scores, write_slices
 from npcr.io.camera_files import read_cameras
 from npcr.io.files import atomic_write
 from npcr.metrics.video import color_video_vdp
-from npcr.renderers import PointRenderer
+from npcr.renderers import Renderer
 from npcr.rendering.frames import make_blender
 from npcr.temporal.reprojection import Blender
 
@@ -35,7 +35,7 @@ FINE_FRAMES, FINE_STEP = 24, 0.25  # of the fine orbit: frames, and degrees from
 STILL_FRAMES = 8
 
 
-class VideoChoice(NamedTuple):
+class PathSelection(NamedTuple):
     """Which path to judge, and where to cut it."""
 
     cam_pose: Path | None = None  # default: the scene's path
@@ -45,7 +45,7 @@ class VideoChoice(NamedTuple):
     blends: tuple[str, ...] = BLENDS  # what to judge, of these
 
 
-def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, output: Path,
+def evaluate_paths(renderer: Renderer, cfg: CfgNode, choice: PathSelection, output: Path,
                 facts: Mapping[str, Any]) -> dict[str, Any]:
     """Judge, write video.json (with `facts`), curves.png, slices.png and config.yml to `output`, print a table.
 
@@ -60,7 +60,7 @@ def judge_video(renderer: PointRenderer, cfg: CfgNode, choice: VideoChoice, outp
         raise ConfigError(f"{cam_pose}: {len(cameras)} cameras; to judge a video takes at least 3")
     if choice.row is not None and not 0 <= choice.row < cameras.size[1]:
         raise ConfigError(f"command line: --row is {choice.row}; pictures have rows 0 to {cameras.size[1] - 1}")
-    truth = PathTruth(cam_pose.parent, len(cameras), cameras.size)
+    truth = PathGroundTruth(cam_pose.parent, len(cameras), cameras.size)
     center = renderer.points(choice.frame - 1).mean(dim=0).cpu().numpy()
     paths = {"path": (cameras, truth), "fine orbit": (fine_orbit(cameras[0], center), None),
              "still camera": (cameras[[0] * STILL_FRAMES], None)}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renders views that were photographed and says how far from the photographs they are.
 
-Colour is compared over black: `C` for premultiplied colour, `C A` in legacy, against the photograph's
-premultiplied colour, both clipped to [0, 1], over the whole frame. Background counts, as it does for whoever
+Color is compared over black: `C` for premultiplied color, `C A` in legacy, against the photograph's
+premultiplied color, both clipped to [0, 1], over the whole frame. Background counts, as it does for whoever
 looks at the picture; PSNR is therefore higher than within the matte alone.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from npcr.cameras import concatenate
-from npcr.data.samples import Sample, SceneViews
+from npcr.data.samples import Sample, SceneDataset
 from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
-from npcr.renderers import PointRenderer, over_background
+from npcr.renderers import Renderer, over_background
 
 METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
 
@@ -32,15 +32,15 @@ class ViewScore:
     name: str  # "frame/photograph", such as 0/img_0001.jpg
     frame: int
     camera: int
-    psnr: float  # dB, of colour over black; infinite where nothing differs
-    ssim: float  # of colour over black
+    psnr: float  # dB, of color over black; infinite where nothing differs
+    ssim: float  # of color over black
     alpha_mae: float
     alpha_sad: float  # thousands
 
 
 @dataclass(frozen=True)
 class ViewPictures:
-    """What was compared: (3, H, W) colour over black and (1, H, W) mattes, in [0, 1], on the CPU."""
+    """What was compared: (3, H, W) color over black and (1, H, W) mattes, in [0, 1], on the CPU."""
 
     target: Tensor
     rendered: Tensor
@@ -48,7 +48,7 @@ class ViewPictures:
     alpha: Tensor
 
 
-def evaluate(renderer: PointRenderer, views: SceneViews, which: Sequence[tuple[int, int]], *,
+def evaluate(renderer: Renderer, views: SceneDataset, which: Sequence[tuple[int, int]], *,
              batch: int = 1, device: torch.device | str = "cpu", progress: bool = True,
              on_view: Callable[[ViewScore, ViewPictures], None] | None = None) -> list[ViewScore]:
     """Render the (frame, camera) pairs in `which` and score them, in that order.
@@ -104,7 +104,7 @@ def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
         yield group
 
 
-def _score(renderer: PointRenderer, group: list[Sample],
+def _score(renderer: Renderer, group: list[Sample],
            device: torch.device) -> Iterator[tuple[ViewScore, ViewPictures]]:
     cameras = concatenate([sample.cameras for sample in group]).to(device)
     output = renderer(cameras, group[0].frame)

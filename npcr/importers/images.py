@@ -37,7 +37,7 @@ class Recipe:
 
     @property
     def intrinsics(self) -> np.ndarray:
-        """(3, 3) K of the result, by the pixel-centre rule."""
+        """(3, 3) K of the result, by the pixel-center rule."""
         result = self.rectified.matrix
         for axis in range(2):
             scale = self.size[axis] / self.rectified.size[axis]
@@ -109,7 +109,7 @@ def write_picture(recipe: Recipe, stem: Path, matting: Matting | None = None) ->
 
 
 def _keeps_pixels(recipe: Recipe) -> bool:
-    """Whether the scene's picture has the very pixels of an unchanged photograph: not new colours, nor less alpha."""
+    """Whether the scene's picture has the very pixels of an unchanged photograph: not new colors, nor less alpha."""
     if recipe.matte == "trimap":
         return False
     return recipe.matte == "alpha" or not inspect_image(recipe.view.image)[1]
@@ -197,9 +197,9 @@ def _with_matte(recipe: Recipe, matting: Matting | None) -> np.ndarray:
 
 
 def _transformed(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Undistorted and resized uint8 pixels; averaged premultiplied, so that no colour bleeds out of the matte.
+    """Undistorted and resized uint8 pixels; averaged premultiplied, so that no color bleeds out of the matte.
 
-    Colours that still hold the background (keyed, or to be solved) are averaged as they are.
+    Colors that still hold the background (keyed, or to be solved) are averaged as they are.
     """
     values: np.ndarray = pixels.astype(np.float32)
     premultiply = recipe.matte in ("alpha", "mask")

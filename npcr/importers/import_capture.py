@@ -146,7 +146,7 @@ def _settings(name: str, cameras: Cameras, clouds: list[PointCloud], mattes: lis
 
 def _point_settings(clouds: list[PointCloud], cameras: Cameras, mattes: list[np.ndarray],
                     size: list[int]) -> dict[str, Any]:
-    """Depths and centres from the first cloud, else the object's box, else a guess."""
+    """Depths and centers from the first cloud, else the object's box, else a guess."""
     if clouds:
         return point_settings(clouds[0].positions, cameras, size)
     if mattes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mattes for photographs without: keying out a known background colour, or solving for alpha within a trimap."""
+"""Mattes for photographs without: keying out a known background color, or solving for alpha within a trimap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Matting:
 
     background: tuple[int, int, int] | None = None  # RGB behind the object
     tolerance: tuple[float, float] = (20.0, 60.0)  # RGB distance up to which it is background, from which object
-    trimaps: Path | None = None  # folder: black background, white object, grey unknown
+    trimaps: Path | None = None  # folder: black background, white object, gray unknown
 
     def __post_init__(self) -> None:
         low, high = self.tolerance
@@ -35,14 +35,14 @@ class Matting:
 
 
 def keyed_matte(pixels: NDArray[np.uint8], matting: Matting) -> NDArray[np.uint8]:
-    """(H, W) matte of RGB pixels (H, W, 3): a ramp of the distance from the background's colour."""
+    """(H, W) matte of RGB pixels (H, W, 3): a ramp of the distance from the background's color."""
     distance = np.linalg.norm(pixels.astype(np.float32) - np.array(matting.background, np.float32), axis=2)
     low, high = matting.tolerance
     return np.rint(np.clip((distance - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def solved_matte(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
-    """(H, W, 4): the object's own colour and alpha, by pymatting's closed form, from RGB pixels and a trimap.
+    """(H, W, 4): the object's own color and alpha, by pymatting's closed form, from RGB pixels and a trimap.
 
     trimap: (H, W), 0 background, 255 object, else unknown. Raises `SceneError` naming the trimap where it has
     no certain pixel of either kind, `MissingExtraError` without pymatting.

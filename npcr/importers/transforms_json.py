@@ -2,9 +2,9 @@
 """transforms.json of nerfstudio, instant-ngp and NeRF-synthetic: cameras, photographs, mattes, cloud.
 
 Camera axes there are OpenGL's (x right, y up, z back); here they become OpenCV's. The principal point there
-counts from the outer corner of the first pixel (as in nerfstudio and COLMAP); here pixel centres are whole
+counts from the outer corner of the first pixel (as in nerfstudio and COLMAP); here pixel centers are whole
 numbers, so half a pixel is subtracted. `pixel_origin="center"` leaves it as it is, for files whose numbers
-came from a calibration that already counts from pixel centres (OpenCV's, Bouguet's toolbox).
+came from a calibration that already counts from pixel centers (OpenCV's, Bouguet's toolbox).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """CamPose.inf and Intrinsic.inf.
 
 CamPose.inf has one row of 12 numbers per camera: column 3 (z axis), column 1 (x), column 2 (y) of the
-camera-to-world rotation, then the camera's centre. Intrinsic.inf has one block per camera, or one for all:
+camera-to-world rotation, then the camera's center. Intrinsic.inf has one block per camera, or one for all:
 a line with its index (from 0 or 1), three lines with the rows of K, a blank line.
 """
 
@@ -132,10 +132,10 @@ def _check_rotation(rotation: NDArray[np.float64], path: Path, line: int) -> Non
         what = (f"the {'xyz'[row]} axis has squared length {value + 1:.6g}" if row == column else
                 f"axes {'xyz'[row]} and {'xyz'[column]} have dot product {value:.6g}")
         raise SceneError(f"{path}, line {line}: rotation is not orthonormal: {what} "
-                         f"(tolerance {ROTATION_TOLERANCE:g}); the order is z axis, x axis, y axis, centre")
+                         f"(tolerance {ROTATION_TOLERANCE:g}); the order is z axis, x axis, y axis, center")
     if np.linalg.det(rotation) < 0:
         raise SceneError(f"{path}, line {line}: rotation is left-handed (determinant "
-                         f"{np.linalg.det(rotation):.6g}); the order is z axis, x axis, y axis, centre")
+                         f"{np.linalg.det(rotation):.6g}); the order is z axis, x axis, y axis, center")
 
 
 def _check_intrinsics(matrix: NDArray[np.float64], path: Path, lines: list[int]) -> None:

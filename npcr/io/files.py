@@ -46,7 +46,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _flush_to_disk(target.parent)
 
 
-def naming(path: Path, save: Callable[[], object]) -> None:
+def reraise_with_path(path: Path, save: Callable[[], object]) -> None:
     """Run `save`; a failing disk raises an `NpcrError` that names `path`."""
     try:
         save()

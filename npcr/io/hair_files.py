@@ -3,7 +3,7 @@
 
 A header of 128 bytes, little-endian: "HAIR"; the number of strands; the number of points; a field of bits for
 the arrays that follow (1: segments of each strand, uint16; 2: points; 4: thickness of each point; 8: its
-transparency; 16: its colour); defaults for segments, thickness, transparency and colour; 88 bytes of text.
+transparency; 16: its color); defaults for segments, thickness, transparency and color; 88 bytes of text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SEGMENTS, _POINTS, _THICKNESS, _TRANSPARENCY, _COLORS = 1, 2, 4, 8, 16
 def read_hair(path: str | Path) -> tuple[Strands, bool]:
     """The strands, and whether the file gives a thickness for each point.
 
-    Radii are half the file's thickness, in the file's units; pigment is zero, for the file knows colours only,
+    Radii are half the file's thickness, in the file's units; pigment is zero, for the file knows colors only,
     which are passed over as transparency is. Strands without a segment are left out. Raises `SceneError` naming
     what is wrong where the file is cut short, contradicts itself, or holds numbers that are not finite; nothing
     is allocated beyond what the file's own size bears out.
@@ -43,7 +43,7 @@ def read_hair(path: str | Path) -> tuple[Strands, bool]:
     sizes = {"segments": 2 * n_strands if arrays & _SEGMENTS else 0, "points": 12 * n_points,
              "thickness": 4 * n_points if arrays & _THICKNESS else 0,
              "transparency": 4 * n_points if arrays & _TRANSPARENCY else 0,
-             "colours": 12 * n_points if arrays & _COLORS else 0}
+             "colors": 12 * n_points if arrays & _COLORS else 0}
     if len(data) != _HEADER.size + sum(sizes.values()):
         raise SceneError(f"{path}: has {len(data)} bytes; its header announces {n_strands} strands and {n_points} "
                          f"points, which take {_HEADER.size + sum(sizes.values())}")

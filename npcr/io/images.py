@@ -33,7 +33,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def read_matte(path: str | Path) -> NDArray[np.uint8]:
-    """(H, W) alpha of a matte file: its grey value, or its alpha channel where that is not 255 throughout.
+    """(H, W) alpha of a matte file: its gray value, or its alpha channel where that is not 255 throughout.
 
     Raises `SceneError`; warns on a matte of zeros and ones, which is all but transparent on a 0-255 scale.
     """
@@ -62,9 +62,9 @@ def inspect_image(path: str | Path) -> tuple[tuple[int, int], bool]:
 
 
 def write_image(path: str | Path, pixels: NDArray[Any], quality: int = 100) -> None:
-    """Write grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) pixels, atomically; the suffix gives the format.
+    """Write gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4) pixels, atomically; the suffix gives the format.
 
-    `pixels` are uint8, or floating point in 0..1 (clipped, rounded). JPEG (no alpha) keeps full colour
+    `pixels` are uint8, or floating point in 0..1 (clipped, rounded). JPEG (no alpha) keeps full color
     resolution, at `quality`. Raises `ValueError` on another shape, type or suffix, `OSError` on a full disk.
     """
     path = Path(path)
@@ -107,7 +107,7 @@ def _load(path: Path) -> Image.Image:
             image.load()
         except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError on broken PNG chunks
             raise SceneError(f"{path}: cannot be decoded, it may be cut short: {error}") from None
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip instead of scaling
+        if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip instead of scaling
             return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
         return image
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of 8-bit RGB or straight RGBA: over a background, resized, with colour behind the matte."""
+"""Pictures of 8-bit RGB or straight RGBA: over a background, resized, with color behind the matte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Pixels = NDArray[np.uint8]
 
 
 def over(pixels: Pixels, background: float | Pixels) -> Pixels:
-    """(H, W, 3): RGBA (H, W, 4) over a grey or an RGB picture, 0-255; RGB comes back as it is."""
+    """(H, W, 3): RGBA (H, W, 4) over a gray or an RGB picture, 0-255; RGB comes back as it is."""
     if pixels.shape[2] == 3:
         return pixels
     alpha = pixels[..., 3:].astype(np.float32) / 255
@@ -19,14 +19,14 @@ def over(pixels: Pixels, background: float | Pixels) -> Pixels:
 
 
 def checkerboard(size: tuple[int, int], square: int = 12) -> Pixels:
-    """(H, W, 3) squares of two light greys; size: (width, height)."""
+    """(H, W, 3) squares of two light grays; size: (width, height)."""
     rows, columns = np.indices((size[1], size[0])) // square
-    grey = np.where((rows + columns) % 2, 255, 204).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = np.where((rows + columns) % 2, 255, 204).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """RGB or RGBA at `size` (width, height); averaged premultiplied, so that hidden colours stay hidden."""
+    """RGB or RGBA at `size` (width, height); averaged premultiplied, so that hidden colors stay hidden."""
     height, width = pixels.shape[:2]
     if (width, height) == tuple(size):
         return pixels
@@ -45,9 +45,9 @@ def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def fill_hidden(rgba: Pixels) -> Pixels:
-    """(H, W, 4) straight RGBA with the colours of invisible pixels taken, smoothly, from visible ones around.
+    """(H, W, 4) straight RGBA with the colors of invisible pixels taken, smoothly, from visible ones around.
 
-    An encoder and a player's scaling mix neighbouring colours without regard to alpha; black there would
+    An encoder and a player's scaling mix neighboring colors without regard to alpha; black there would
     darken the rim of the hair, and its edge costs bits.
     """
     hidden = rgba[..., 3] == 0
@@ -59,7 +59,7 @@ def fill_hidden(rgba: Pixels) -> Pixels:
 
 
 def _spread(premultiplied: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W, 3) colour everywhere: a pixel's own where alpha is above 0, else from ever coarser averages."""
+    """(H, W, 3) color everywhere: a pixel's own where alpha is above 0, else from ever coarser averages."""
     alpha = premultiplied[..., 3:]
     color = np.asarray(premultiplied[..., :3] / np.maximum(alpha, 1e-20), np.float32)
     if (alpha > 0).all():
@@ -71,7 +71,7 @@ def _spread(premultiplied: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _premultiplied(rgba: Pixels) -> NDArray[np.float32]:
-    """Colour 0-255 times alpha 0-1, and that alpha."""
+    """Color 0-255 times alpha 0-1, and that alpha."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     return np.concatenate([rgba[..., :3] * alpha, alpha], axis=2)
 

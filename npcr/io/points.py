@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colours; .las and .laz to read.
+"""Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colors; .las and .laz to read.
 
-Text rows are "x y z [r g b]", in this order whatever the suffix says. Colours are 0-255; where all are in
+Text rows are "x y z [r g b]", in this order whatever the suffix says. Colors are 0-255; where all are in
 0..1 and the format or a fraction shows that they are floating point, 0..1 is their range.
 """
 
@@ -36,7 +36,7 @@ _MOST_COMPRESSED = 10_000  # points in a byte of .laz: far more than real clouds
 
 @dataclass
 class PointCloud:
-    """N points in world space, optionally coloured."""
+    """N points in world space, optionally colored."""
 
     positions: NDArray[np.float32]  # (N, 3)
     colors: NDArray[np.uint8] | None = None  # (N, 3) RGB
@@ -104,10 +104,10 @@ def _check_finite(positions: NDArray[np.float32], path: Path) -> None:
 
 
 def _as_colors(values: NDArray[Any], fractions: bool | None, path: Path) -> NDArray[np.uint8]:
-    """uint8 colours; `fractions` says whether values up to 1 mean 0..1 (None: where any has a fraction)."""
+    """uint8 colors; `fractions` says whether values up to 1 mean 0..1 (None: where any has a fraction)."""
     bad = np.flatnonzero(~((values >= 0) & (values <= 255)).all(axis=1))  # also true for NaN
     if len(bad):
-        raise _point_error(path, bad, values, "colour", "is out of 0-255")
+        raise _point_error(path, bad, values, "color", "is out of 0-255")
     if fractions is None:
         fractions = bool((values != np.rint(values)).any())
     scale = 255 if fractions and values.max() <= 1 else 1
@@ -290,7 +290,7 @@ def _read_las(path: Path) -> tuple[NDArray[Any], bool | None]:
             MemoryError, UnicodeDecodeError) as error:
         raise SceneError(f"{path}: is not a readable LAS file: {error}") from None
     if not len(colors) or not colors.any():
-        return values, None  # the format has room for colours, the scanner had none
+        return values, None  # the format has room for colors, the scanner had none
     # 16 bits a channel by the standard; many writers put 8-bit values there.
     return np.hstack([values, colors // 256 if colors.max() > 255 else colors]), False
 

@@ -34,7 +34,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     """Writes frames of one size to a video file, which appears, whole, when the block ends without an error.
 
     `video_format` is a name of `video_formats.FORMATS`, by default what the path's suffix means. Frames with
-    straight alpha make a video with alpha, in formats that have it. Where a format halves the colour's
+    straight alpha make a video with alpha, in formats that have it. Where a format halves the color's
     resolution, an odd width or height grows by one repeated column or row. `plays`: how often a GIF or WebP
     is shown, 0: for ever. Without frames no file is written.
     Raises `NpcrError` at once where the suffix is another format's or the encoder missing, `OSError` where it fails.
@@ -61,7 +61,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         if self._write is not None and pixels.shape != self._shape:
             raise ValueError(f"VideoWriter.write: frame is {pixels.shape}, the first one was {self._shape}")
         shape = self._shape = pixels.shape
-        if self.format.halves_colour:
+        if self.format.halves_color:
             pixels = np.pad(pixels, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
         if self.format.fills_hidden and shape[2] == 4:
             pixels = fill_hidden(pixels)
@@ -116,7 +116,7 @@ def _video(program: str, arguments: list[str], path: Path) -> Iterator[Write]:
 
 @contextmanager
 def _gif(program: str, source: list[str], path: Path, fps: float, plays: int) -> Iterator[Write]:
-    """A GIF of one palette for all frames, so that colours hold still.
+    """A GIF of one palette for all frames, so that colors hold still.
 
     The palette is known after the last frame: until then frames wait, losslessly, in a file beside `path`,
     and memory does not grow with them. Faint ordered dithering: error diffusion crawls from frame to frame, and a

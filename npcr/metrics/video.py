@@ -61,9 +61,9 @@ def correspond(positions: Tensor, other_depth: Tensor, other: Cameras, tolerance
 
 
 def sample(image: Tensor, pixels: Tensor) -> Tensor:
-    """`image` (B, C, h, w) at `pixels` (B, H, W, 2), whole at pixel centres: (B, C, H, W), by Catmull-Rom's cubic.
+    """`image` (B, C, h, w) at `pixels` (B, H, W, 2), whole at pixel centers: (B, C, H, W), by Catmull-Rom's cubic.
 
-    That is exact where colour changes like a square along x and y. The blur of a bilinear sample would read as
+    That is exact where color changes like a square along x and y. The blur of a bilinear sample would read as
     flicker, and the more the sharper the video is.
     """
     height, width = image.shape[2:]
@@ -89,7 +89,7 @@ def _catmull_rom(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def warp_error(current: Tensor, other: Tensor, where: Correspondence) -> Tensor:
-    """(B,): mean absolute difference between a point's colour now and in the other frame, where both show it.
+    """(B,): mean absolute difference between a point's color now and in the other frame, where both show it.
 
     0 where no point is seen in both.
     """
@@ -98,9 +98,9 @@ def warp_error(current: Tensor, other: Tensor, where: Correspondence) -> Tensor:
 
 def flicker(previous: Tensor, current: Tensor, following: Tensor, to_previous: Correspondence,
             to_following: Correspondence) -> Tensor:
-    """(B,): how far a point's colour is from the mean of its colours one frame before and after.
+    """(B,): how far a point's color is from the mean of its colors one frame before and after.
 
-    Needs no truth. Steady change (a highlight that wanders in) counts nothing, and a colour that jumps
+    Needs no truth. Steady change (a highlight that wanders in) counts nothing, and a color that jumps
     between two values v apart reads v. Where a point is not seen in all three frames it does not count.
     """
     around = (sample(previous, to_previous.pixels) + sample(following, to_following.pixels)) / 2
@@ -123,7 +123,7 @@ def second_difference_error(rendered: Sequence[Tensor], truth: Sequence[Tensor],
 def flow_error(rendered: Sequence[Tensor], truth: Sequence[Tensor], mask: Tensor) -> Tensor:
     """(B,): mean distance, in pixels, between the optical flows from the first frame to the second, in `mask`.
 
-    The temporal distance of Chu et al. (TecoGAN, 2020): Farnebäck's flow of the grey pictures.
+    The temporal distance of Chu et al. (TecoGAN, 2020): Farnebäck's flow of the gray pictures.
     """
     difference = np.stack([_flow(a, b) - _flow(c, d) for a, b, c, d in zip(*rendered, *truth, strict=True)])
     distance = torch.from_numpy(np.linalg.norm(difference, axis=-1)).to(mask.device)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points to depth-peeled layers, and layers to feature images. The whole public interface is this page.
 
-`rasterise` finds the point that wins each pixel of each layer; `gather_features` puts the winners' feature
-vectors there. Both exist twice: as compiled kernels (`pcpr_ext`) and as a readable twin in torch
+`rasterize` finds the point that wins each pixel of each layer; `gather_features` puts the winners' feature
+vectors there. Both exist twice: as compiled kernels (`pcpr_ext`) and as a readable reference in torch
 (`npcr.ops.reference`), which gives the same numbers anywhere. Arithmetic, rounding and ties are those
-of docs/conventions.md: pixel centres lie at integer coordinates, the nearest point wins, of two at one depth
+of docs/conventions.md: pixel centers lie at integer coordinates, the nearest point wins, of two at one depth
 the one with the lower index.
 """
 
@@ -26,7 +26,7 @@ __all__ = [
     "ProjectionError",
     "compiled_available",
     "gather_features",
-    "rasterise",
+    "rasterize",
     "release_scratch",
 ]
 
@@ -40,7 +40,7 @@ class Fragments(NamedTuple):
     depth: Tensor
 
 
-def rasterise(
+def rasterize(
     points: Tensor,
     cam_to_world: Tensor,
     intrinsics: Tensor,
@@ -70,16 +70,16 @@ def rasterise(
         layers: K >= 1.
         peeling: "point" takes every point that won a pixel out of the cloud before the next layer, "pixel"
             gives each pixel its K nearest points.
-        backend: "compiled", "torch" (the twin), or "auto": compiled where there is a library for the device.
+        backend: "compiled", "torch" (the reference), or "auto": compiled where there is a library for the device.
 
     Raises:
         ProjectionError: an argument has the wrong shape, dtype, device or range, or backend "compiled" was
             asked for and is not there.
     """
-    width, height = checks.rasterise_arguments(
+    width, height = checks.rasterize_arguments(
         points, cam_to_world, intrinsics, size, near, far, max_size, layers, peeling, backend
     )
-    index, depth = ops.rasterise(
+    index, depth = ops.rasterize(
         points.detach(),
         cam_to_world.detach(),
         intrinsics.detach(),
@@ -103,8 +103,8 @@ def gather_features(features: Tensor, default_feature: Tensor, index: Tensor, *,
     Args:
         features: (N, C) floating point, one row per point.
         default_feature: (C,), for empty pixels; dtype and device of features.
-        index: (B, K, H, W) int32 or int64, as from `rasterise`: below N, negative where empty.
-        backend: as in `rasterise`; the compiled one knows float32 only, "auto" takes the twin for the rest.
+        index: (B, K, H, W) int32 or int64, as from `rasterize`: below N, negative where empty.
+        backend: as in `rasterize`; the compiled one knows float32 only, "auto" takes the reference for the rest.
 
     Returns:
         (B, K, C, H, W), a view of memory laid out (B, K, H, W, C): channels_last once B and K are flattened.

@@ -22,7 +22,7 @@ class ProjectionError(NpcrError, ValueError):
     """An argument of the projection is wrong, or a backend is not there."""
 
 
-def rasterise_arguments(
+def rasterize_arguments(
     points: Tensor,
     cam_to_world: Tensor,
     intrinsics: Tensor,
@@ -34,8 +34,8 @@ def rasterise_arguments(
     peeling: str,
     backend: str,
 ) -> tuple[int, int]:
-    """Check `npcr.ops.rasterise`'s arguments and return (width, height)."""
-    where = "rasterise"
+    """Check `npcr.ops.rasterize`'s arguments and return (width, height)."""
+    where = "rasterize"
     _shape(where, "points", points, ("N", 3))
     _shape(where, "cam_to_world", cam_to_world, ("B", 4, 4))
     _shape(where, "intrinsics", intrinsics, (cam_to_world.shape[0], 3, 3))
@@ -90,7 +90,7 @@ def float32_range(near: float, far: float, max_size: float) -> None:
     near32, far32, size32 = torch.tensor([near, far, max_size], dtype=torch.float32).tolist()
     if not (far32 > near32 and math.isfinite(far32 - near32) and math.isfinite(size32)):
         raise ProjectionError(
-            f"rasterise: near {near}, far {far}, max_size {max_size} must stay apart and finite in float32"
+            f"rasterize: near {near}, far {far}, max_size {max_size} must stay apart and finite in float32"
         )
 
 

@@ -44,7 +44,7 @@ class MemoryPool:
         self.bytes_in_use = self.bytes_free = self._most = 0
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """An uninitialised tensor."""
+        """An uninitialized tensor."""
         count = math.prod(shape)
         needed = count * dtype.itemsize
         if needed < _SMALL:

@@ -51,7 +51,7 @@ def release_scratch() -> None:
     POOL.release()
 
 
-def rasterise(
+def rasterize(
     points: Tensor,
     cam_to_world: Tensor,
     intrinsics: Tensor,
@@ -63,12 +63,12 @@ def rasterise(
     layers: int,
     peeling: str,
 ) -> tuple[Tensor, Tensor]:
-    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterise`."""
+    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterize`."""
     points, cam_to_world, intrinsics = points.contiguous(), cam_to_world.contiguous(), intrinsics.contiguous()
     shape = (cam_to_world.shape[0], layers, height, width)
     index = _empty(shape, points.device, index_dtype(points.shape[0]))
     depth = _empty(shape, points.device)
-    task = pcpr_ext.Rasterise(
+    task = pcpr_ext.Rasterize(
         points=points.data_ptr(),
         cam_to_world=cam_to_world.data_ptr(),
         intrinsics=intrinsics.data_ptr(),
@@ -137,7 +137,7 @@ def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, backgr
     """Soft splats front to back: (H, W, C + 1) values and coverage, and the mean depth (H, W).
 
     dots (N M, 2) pixels, points (N, 3 + C), index (K, H, W), depth (K, H, W), background (C), all contiguous; the
-    twin is `npcr.renderers.splats.composite_twin`.
+    reference is `npcr.renderers.splats.composite_reference`.
     """
     shape = (*index.shape[1:], len(background) + 1)
     image, mean_depth = _empty(shape, dots.device), _empty(shape[:2], dots.device)
@@ -179,7 +179,7 @@ def _empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torc
     return torch.empty(tuple(shape), dtype=dtype, device=device)
 
 
-_Task = pcpr_ext.Rasterise | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Composite | pcpr_ext.CompositeGrad
+_Task = pcpr_ext.Rasterize | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Composite | pcpr_ext.CompositeGrad
 
 
 def _run(task: _Task, device: torch.device) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators npcr::rasterise and npcr::gather_features, so that autograd and torch.compile see them.
+"""The operators npcr::rasterize and npcr::gather_features, so that autograd and torch.compile see them.
 
-Each goes to the compiled kernels or to the twin. Schemas are written out: torch then infers nothing.
+Each goes to the compiled kernels or to the reference. Schemas are written out: torch then infers nothing.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def _features_implementation(backend: str, features: Tensor) -> ModuleType:
 
 
 @torch.library.custom_op(
-    "npcr::rasterise",
+    "npcr::rasterize",
     mutates_args=(),
     schema="(Tensor points, Tensor cam_to_world, Tensor intrinsics, int width, int height, float near, "
     "float far, float max_size, int layers, str peeling, str backend) -> (Tensor, Tensor)",
 )
-def rasterise(
+def rasterize(
     points: Tensor,
     cam_to_world: Tensor,
     intrinsics: Tensor,
@@ -62,16 +62,16 @@ def rasterise(
     peeling: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """(index, depth), (B, K, H, W) each: `npcr.ops.rasterise` without its checks of shapes."""
+    """(index, depth), (B, K, H, W) each: `npcr.ops.rasterize` without its checks of shapes."""
     checks.float32_range(near, far, max_size)
     module = _implementation(backend, points.device)
-    result: tuple[Tensor, Tensor] = module.rasterise(
+    result: tuple[Tensor, Tensor] = module.rasterize(
         points, cam_to_world, intrinsics, width, height, near, far, max_size, layers, peeling
     )
     return result
 
 
-@rasterise.register_fake
+@rasterize.register_fake
 def _(
     points: Tensor,
     cam_to_world: Tensor,

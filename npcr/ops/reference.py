@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readable twin of the compiled kernels: same numbers, any device, plain torch.
+"""The readable reference of the compiled kernels: same numbers, any device, plain torch.
 
 `pcpr_ext/csrc/camera.h` is the other place that holds this arithmetic. Sums are written out, element by
 element, because a matrix product may fuse or reorder them; every scalar is a float32 tensor on the points'
@@ -39,7 +39,7 @@ def index_dtype(points: int) -> torch.dtype:
     return torch.int32 if points < 2**31 else torch.int64
 
 
-def rasterise(
+def rasterize(
     points: Tensor,
     cam_to_world: Tensor,
     intrinsics: Tensor,
@@ -51,7 +51,7 @@ def rasterise(
     layers: int,
     peeling: str,
 ) -> tuple[Tensor, Tensor]:
-    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterise`."""
+    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterize`."""
     shape = (cam_to_world.shape[0], layers, height, width)
     index = torch.full(shape, -1, dtype=index_dtype(points.shape[0]), device=points.device)
     depth = torch.zeros(shape, dtype=torch.float32, device=points.device)
@@ -178,7 +178,7 @@ def _dot(row: Tensor, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 def _round_half_away(values: Tensor) -> Tensor:
-    # torch.round takes halves to the even neighbour.
+    # torch.round takes halves to the even neighbor.
     whole = values.trunc()
     rest = values - whole
     return whole.long() + (rest >= 0.5).long() - (rest <= -0.5).long()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """More points out of the photographs: a small plane-sweeping stereo.
 
-Each photograph is compared with some neighbours over planes of constant depth in front of it, between the depths
-that the sparse cloud has there. A pixel takes the plane on which a window about it correlates best (normalised
-cross-correlation, the better half of the neighbours: what is hidden in one of them is left out), refined between
-planes. What survives is what enough neighbours' own depths agree with. It finds textured, unmoving surfaces;
+Each photograph is compared with some neighbors over planes of constant depth in front of it, between the depths
+that the sparse cloud has there. A pixel takes the plane on which a window about it correlates best (normalized
+cross-correlation, the better half of the neighbors: what is hidden in one of them is left out), refined between
+planes. What survives is what enough neighbors' own depths agree with. It finds textured, unmoving surfaces;
 blank walls, sky, and what only one photograph shows stay empty.
 """
 
@@ -28,13 +28,13 @@ from npcr.io.images import read_image, read_matte
 from npcr.io.points import PointCloud
 from npcr.reconstruction.point_filters import at_most, joined, thinned
 
-_NEIGHBOURS = 5
+_NEIGHBORS = 5
 _BEST_ANGLE = 8.0  # degrees between the rays of two photographs: matching and depth are both good there
 _WINDOW = 7  # pixels
 _LEAST_SCORE = 0.55  # correlation, -1 to 1
 _LEAST_CONTRAST = 2.0  # standard deviation of a window, of 255
 _AGREEMENT = 0.01  # relative depth
-_LEAST_AGREEING = 3  # neighbours
+_LEAST_AGREEING = 3  # neighbors
 
 Float = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ class Photograph:
 def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes: Sequence[Path | None], count: int, *,
             longest_side: int = 480, planes: int = 96, workers: int = 4,
             progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda jobs, _: jobs) -> PointCloud:
-    """The cloud with points found in the photographs, `count` in all at most; coloured from the photographs.
+    """The cloud with points found in the photographs, `count` in all at most; colored from the photographs.
 
     images, mattes: of each camera, undistorted. longest_side: photographs are reduced to it. progress: wraps
     the iteration over photographs, given with their number. Raises `SceneError` with fewer than three cameras.
@@ -63,7 +63,7 @@ def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes:
     with ThreadPoolExecutor(workers) as pool:
         photographs = list(pool.map(lambda files: _load(files[0], files[1], small.size),
                                     zip(images, mattes, strict=True)))
-        near = _neighbours(small, cloud)
+        near = _neighbors(small, cloud)
         sweeps = pool.map(lambda i: _sweep(i, near[i], photographs, small, cloud, planes), range(len(small)))
         try:
             depths = list(progress(sweeps, len(small)))
@@ -91,7 +91,7 @@ def _reduced(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _neighbours(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
+def _neighbors(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
     """Of each camera the few whose rays to the cloud's middle meet its own at an angle good for stereo."""
     poses = cameras.cam_to_world.double().numpy()
     middle = np.median(cloud.positions, axis=0)
@@ -102,10 +102,10 @@ def _neighbours(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
     # Off by a factor either way is equally bad; photographs from one place, or of another side, tell nothing.
     cost = np.abs(np.log(np.maximum(angles, 1e-3) / _BEST_ANGLE)) + np.where(turned > 45, 10, 0)
     np.fill_diagonal(cost, np.inf)
-    return [np.argsort(row)[:min(_NEIGHBOURS, len(row) - 1)].tolist() for row in cost]
+    return [np.argsort(row)[:min(_NEIGHBORS, len(row) - 1)].tolist() for row in cost]
 
 
-def _sweep(i: int, neighbours: list[int], photographs: list[Photograph], cameras: Cameras, cloud: PointCloud,
+def _sweep(i: int, neighbors: list[int], photographs: list[Photograph], cameras: Cameras, cloud: PointCloud,
            planes: int) -> Float:
     """(H, W) depth of photograph i, 0 where nothing correlates."""
     span = _depth_range(cloud, cameras[i])
@@ -113,12 +113,12 @@ def _sweep(i: int, neighbours: list[int], photographs: list[Photograph], cameras
         return np.zeros(photographs[i].gray.shape, np.float32)
     inverse = np.linspace(1 / span[0], 1 / span[1], planes)
     own = _Windows(photographs[i].gray)
-    warps = [_plane_homography(cameras, i, j) for j in neighbours]
+    warps = [_plane_homography(cameras, i, j) for j in neighbors]
     scores = np.empty((planes, *own.gray.shape), np.float32)
-    keep = max(1, math.ceil(len(neighbours) / 2))
+    keep = max(1, math.ceil(len(neighbors) / 2))
     for k, inverse_depth in enumerate(inverse):
         seen = np.stack([own.correlation(photographs[j].gray, warp(inverse_depth))
-                         for j, warp in zip(neighbours, warps, strict=True)])
+                         for j, warp in zip(neighbors, warps, strict=True)])
         scores[k] = np.sort(seen, axis=0)[-keep:].mean(0)
     which = scores.argmax(0)
     best = np.take_along_axis(scores, which[None], 0)[0]
@@ -163,7 +163,7 @@ class _Windows:
         self.deviation = np.sqrt(np.maximum(_box(gray * gray) - self.mean**2, 1e-3))
 
     def correlation(self, other: Float, homography: NDArray[np.float64]) -> Float:
-        """(H, W) normalised cross-correlation with `other` seen through the homography; -1 outside of it."""
+        """(H, W) normalized cross-correlation with `other` seen through the homography; -1 outside of it."""
         size = self.gray.shape[::-1]
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped = np.asarray(cv2.warpPerspective(other, homography, size, flags=flags, borderValue=-1e4), np.float32)
@@ -181,16 +181,16 @@ def _box(values: Float) -> Float:
 
 
 def _parabola(scores: Float, which: NDArray[np.intp]) -> Float:
-    """Where between planes the best score lies: the summit of the parabola through it and its neighbours, ±0.5."""
+    """Where between planes the best score lies: the summit of the parabola through it and its neighbors, ±0.5."""
     inner = np.clip(which, 1, len(scores) - 2)
     before, at, after = (np.take_along_axis(scores, (inner + k)[None], 0)[0] for k in (-1, 0, 1))
     bend = before - 2 * at + after
     return np.clip(np.where(bend < -1e-6, 0.5 * (before - after) / np.minimum(bend, -1e-6), 0), -0.5, 0.5)
 
 
-def _agreed(i: int, neighbours: list[int], depths: list[Float], photograph: Photograph,
+def _agreed(i: int, neighbors: list[int], depths: list[Float], photograph: Photograph,
             cameras: Cameras) -> tuple[Float, NDArray[np.uint8]]:
-    """World points (N, 3) and colours of photograph i's depths that enough neighbours' depths agree with."""
+    """World points (N, 3) and colors of photograph i's depths that enough neighbors' depths agree with."""
     y, x = np.nonzero(depths[i])
     depth = depths[i][y, x].astype(np.float64)
     matrix, pose = cameras.intrinsics[i].double().numpy(), cameras.cam_to_world[i].double().numpy()
@@ -198,13 +198,13 @@ def _agreed(i: int, neighbours: list[int], depths: list[Float], photograph: Phot
     points = rays * depth[:, None] + pose[:3, 3]
     votes = np.zeros(len(points), int)
     world = torch.from_numpy(points.astype(np.float32))[None]
-    for j in neighbours:
+    for j in neighbors:
         pixels, seen_depth = (values[0].numpy() for values in project(world, cameras[j]))
         inside = (seen_depth > 0) & (pixels > -0.5).all(1) & (pixels < np.array(cameras.size) - 0.5).all(1)
         column, row = np.rint(np.where(inside[:, None], pixels, 0)).astype(int).T
         there = depths[j][row, column]
         votes += inside & (np.abs(there - seen_depth) < _AGREEMENT * seen_depth)
-    kept = votes >= min(_LEAST_AGREEING, len(neighbours))
+    kept = votes >= min(_LEAST_AGREEING, len(neighbors))
     return points[kept].astype(np.float32), photograph.color[y[kept], x[kept]]
 
 

@@ -15,7 +15,7 @@ from npcr.io.points import PointCloud
 
 logger = logging.getLogger("npcr")
 
-OUTLIER_NEIGHBOURS = 16
+OUTLIER_NEIGHBORS = 16
 _FINEST = 2**62  # cells along an axis that an integer can number
 
 
@@ -59,7 +59,7 @@ def chosen(cloud: PointCloud, which: NDArray[np.bool_] | NDArray[np.intp]) -> Po
 
 
 def joined(one: PointCloud, other: PointCloud) -> PointCloud:
-    """Both clouds as one; colours are kept where both have them."""
+    """Both clouds as one; colors are kept where both have them."""
     colors = None
     if one.colors is not None and other.colors is not None:
         colors = np.concatenate([one.colors, other.colors])
@@ -73,20 +73,20 @@ def cropped(cloud: PointCloud, box: tuple[float, ...] | None) -> PointCloud:
 
 
 def without_outliers(cloud: PointCloud, deviations: float | None) -> PointCloud:
-    """Leaves out points whose mean distance to their nearest neighbours is above the cloud's average of it by more
+    """Leaves out points whose mean distance to their nearest neighbors is above the cloud's average of it by more
     than `deviations` standard deviations (statistical outlier removal, as in the Point Cloud Library)."""
     from scipy.spatial import cKDTree
 
-    if len(cloud) <= OUTLIER_NEIGHBOURS:
+    if len(cloud) <= OUTLIER_NEIGHBORS:
         return cloud
-    distances, _ = cKDTree(cloud.positions).query(cloud.positions, OUTLIER_NEIGHBOURS + 1, workers=-1)
+    distances, _ = cKDTree(cloud.positions).query(cloud.positions, OUTLIER_NEIGHBORS + 1, workers=-1)
     mean = distances[:, 1:].mean(1)
     kept = np.asarray(mean <= mean.mean() + (deviations or 0) * mean.std())
     return chosen(cloud, kept)
 
 
 def thinned(cloud: PointCloud, side: float | None) -> PointCloud:
-    """One point for each occupied cell of a grid: the mean of its points (and colours), in the order of the first."""
+    """One point for each occupied cell of a grid: the mean of its points (and colors), in the order of the first."""
     cells = np.floor(cloud.positions.astype(np.float64) / (side or 1))
     if np.abs(cells).max() > _FINEST:
         raise SceneError(f"--voxel {side:g} is too fine for coordinates up to {np.abs(cloud.positions).max():g}")

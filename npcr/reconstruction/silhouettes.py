@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What carving needs of a scene that has no point cloud yet: cameras, photographs, reduced mattes; colours."""
+"""What carving needs of a scene that has no point cloud yet: cameras, photographs, reduced mattes; colors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from npcr.data.scene_config import near_far_size, point_spacing
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import inspect_image, read_image, read_matte
-from npcr.ops import rasterise
+from npcr.ops import rasterize
 from npcr.reconstruction.visual_hull import Progress
 
 
@@ -59,10 +59,10 @@ def load_silhouettes(folder: str | Path, frame: int, longest_side: int) -> Silho
 
 def color_points(points: np.ndarray, normals: np.ndarray, silhouettes: Silhouettes, *,
                  progress: Progress = lambda jobs, count: jobs) -> np.ndarray:
-    """(N, 3) uint8: each point's colour in the photograph that sees it at the best angle.
+    """(N, 3) uint8: each point's color in the photograph that sees it at the best angle.
 
     A photograph sees a point (N, 3) where no other point of the cloud lies in front of it; of those that do,
-    the one counts that looks most along the outward normal (N, 3). Points that none sees get the mean colour.
+    the one counts that looks most along the outward normal (N, 3). Points that none sees get the mean color.
     """
     cloud, outward = torch.from_numpy(points).float(), torch.from_numpy(normals).float()
     cameras = silhouettes.cameras
@@ -75,7 +75,7 @@ def color_points(points: np.ndarray, normals: np.ndarray, silhouettes: Silhouett
     with ThreadPoolExecutor(2) as pool:
         photographs = pool.map(read_image, silhouettes.images)
         for i, photograph in enumerate(progress(photographs, len(cameras))):
-            front = rasterise(cloud, small.cam_to_world[i:i + 1], small.intrinsics[i:i + 1], small.size, near=near,
+            front = rasterize(cloud, small.cam_to_world[i:i + 1], small.intrinsics[i:i + 1], small.size, near=near,
                               far=far, max_size=max(1.0, radius), layers=1).depth[0, 0]
             pixels, depth = (result[0] for result in project(cloud[None], small[i]))
             inside = (depth > 0) & (pixels > -0.5).all(1) & (pixels < torch.tensor(small.size) - 0.5).all(1)
@@ -101,7 +101,7 @@ def _reduced(image: Path, matte_path: Path | None, longest_side: int) -> np.ndar
 
 
 def _bilinear(photograph: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(N, 3) float32 colours at pixels (N, 2); weighted by alpha, so that no background shines in."""
+    """(N, 3) float32 colors at pixels (N, 2); weighted by alpha, so that no background shines in."""
     values = photograph.astype(np.float32)
     if values.shape[2] == 4:
         values[..., :3] *= values[..., 3:] / 255

@@ -31,7 +31,7 @@ _UNSEEN = 1e6  # pixels: the distance where no view has a say
 _CHUNK = 1 << 18  # points looked up at once
 _NEWTON_STEPS = 3
 _ON_SURFACE = 0.3  # pixels
-_INSET = 0.5  # pixels: a point is drawn at least a pixel wide, so its centre stays half a pixel within the matte
+_INSET = 0.5  # pixels: a point is drawn at least a pixel wide, so its center stays half a pixel within the matte
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SilhouetteField:
 
 def carve(field: SilhouetteField, bounds: tuple[np.ndarray, np.ndarray], resolution: int, *,
           progress: Progress = lambda jobs, count: jobs) -> tuple[Tensor, float]:
-    """Centres (M, 3) and side of the finest cells that the hull's surface may pass through.
+    """Centers (M, 3) and side of the finest cells that the hull's surface may pass through.
 
     bounds: (lowest, highest) corner. resolution: cells along the longest side, rounded up to 8 times a power
     of two. Raises `SceneError` where nothing is left.
@@ -262,7 +262,7 @@ def signed_distance(matte: np.ndarray, threshold: float) -> np.ndarray:
     if not inside.any() or inside.all():
         return np.full(matte.shape, _UNSEEN / 10 if inside.any() else -_UNSEEN / 10, np.float32)
     distance = (cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5))
-    distance -= np.sign(distance) * 0.5  # the border runs between pixel centres
+    distance -= np.sign(distance) * 0.5  # the border runs between pixel centers
     return cv2.GaussianBlur(distance, (0, 0), 0.8)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the steady refiner looks: short windows of neighbouring cameras, of a given path or anywhere.
+"""Where the steady refiner looks: short windows of neighboring cameras, of a given path or anywhere.
 
 Poses are camera-to-world; what is drawn depends on the generator alone.
 """
@@ -18,7 +18,7 @@ from npcr.cameras import Cameras
 from npcr.errors import TrainingError
 
 # A random view lies between a camera and one of so many that look from nearest by.
-NEIGHBOURS = 3
+NEIGHBORS = 3
 # The smallest turn from frame to frame, as a share of the largest: slow moves flicker too.
 SLOWEST = 0.15
 
@@ -27,13 +27,13 @@ class Windows(Protocol):
     """A source of windows."""
 
     def draw(self, rng: np.random.Generator) -> Cameras:
-        """The cameras of a few neighbouring frames, on the CPU."""
+        """The cameras of a few neighboring frames, on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
-class PathWindows:
-    """Neighbouring frames of a given path."""
+class PathClips:
+    """Neighboring frames of a given path."""
 
     cameras: Cameras
     length: int  # frames of a window; a path that is shorter is one window
@@ -49,8 +49,8 @@ class PathWindows:
 
 
 @dataclass(frozen=True)
-class SphereArcs:
-    """Fine arcs about the object, in any direction, begun anywhere between neighbouring `cameras`.
+class ArcClips:
+    """Fine arcs about the object, in any direction, begun anywhere between neighboring `cameras`.
 
     Cameras turn rigidly about `pivot` (3,), so that what a camera frames stays framed. The turn from frame to
     frame is at most `degrees`, and small turns are drawn as often as large ones (uniform in its logarithm).
@@ -77,7 +77,7 @@ class SphereArcs:
         distances = np.linalg.norm(towards, axis=1)
         directions = towards / distances[:, None]
         angles = np.arccos(np.clip(directions @ directions[which], -1, 1))
-        nearest = np.argsort(angles, kind="stable")[1:NEIGHBOURS + 1]
+        nearest = np.argsort(angles, kind="stable")[1:NEIGHBORS + 1]
         choice, share = rng.random(2)  # always two draws
         if not len(nearest):
             return poses[which]

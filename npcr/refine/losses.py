@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the steady refiner minimises between neighbouring frames: how far they are from saying the same.
+"""What the steady refiner minimizes between neighboring frames: how far they are from saying the same.
 
 A point that two frames see should look the same in both. Frames are premultiplied RGBA. Where a frame sees a
 point is asked of the renderer's own depth, which is noisy on hair: agreement is weighted softly.
@@ -32,7 +32,7 @@ def look_up(current: Frame, other: Frame, depth_tolerance: float) -> tuple[Tenso
 
 
 def steady_loss(frames: Sequence[Frame], depth_tolerance: float) -> Tensor:
-    """How far neighbouring frames disagree; a scalar, with gradients to every picture.
+    """How far neighboring frames disagree; a scalar, with gradients to every picture.
 
     Each frame is looked up in the next and in the one before. Squared differences are averaged over what both
     saw, at full and at half resolution: the half sees past the single pixel's noise of a hair's depth. They count by
@@ -68,7 +68,7 @@ def covered(frame: Frame) -> Tensor:
 
 @torch.no_grad()
 def flicker(frames: Sequence[Frame], depth_tolerance: float) -> float:
-    """Mean absolute colour difference (0-255) between each frame and the one before, reprojected.
+    """Mean absolute color difference (0-255) between each frame and the one before, reprojected.
 
     Over pixels whose point the earlier frame saw (trust of at least half) inside the matte (alpha above half);
     0 where there are none.

@@ -3,11 +3,11 @@
 
 For frame i of the path (design, "Temporal"; weights [a, b, c, d] of WEIGHTS.REFINE_WEIGHTS):
 `target = a warp(previous blended) + b warp(previous raw)`, `blended = c raw + d target`, and the raw picture
-is drawn towards the target, which is held fixed. Gradients add up over the path, then the optimiser makes
+is drawn towards the target, which is held fixed. Gradients add up over the path, then the optimizer makes
 one step: a pass.
 
 Default: pictures are premultiplied RGBA, warped by `npcr.temporal.reprojection.reproject`. A legacy model is refined as
-published: its colour sum (0-1, no background) with `reproject_legacy`.
+published: its color sum (0-1, no background) with `reproject_legacy`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RefineSettings:
 
 
 class PathRefiner:
-    """Refines `renderer`, a `NeuralPointRenderer`, on the path of `cameras`.
+    """Refines `renderer`, a `LayeredRenderer`, on the path of `cameras`.
 
     vgg may be None where `settings.perceptual` is 0. frame: which of the scene's clouds is shown. The model
     stays in eval mode: it is refined as it will be rendered. Memory is that of one frame's graph.
@@ -64,7 +64,7 @@ class PathRefiner:
         self.vgg = vgg
         self.settings = settings
         self.frame = frame
-        self.steps_per_pass = len(cameras) - 1  # frames walked; the optimiser steps once
+        self.steps_per_pass = len(cameras) - 1  # frames walked; the optimizer steps once
         self.whole_passes = True
         self._legacy = bool(renderer.legacy)
         self._device = next(renderer.parameters()).device

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from npcr.checkpoints import files
 from npcr.checkpoints.model import ModelCheckpoint
 from npcr.errors import CheckpointError
-from npcr.refine.validation import RefineGauge, RefineScores
+from npcr.refine.validation import RefineValidator, ValidationScores
 
 logger = logging.getLogger("npcr")
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("npcr")
 class Scheme(Protocol):
     """A way to refine: `PathRefiner`, as published, or `SteadyRefiner`."""
 
-    renderer: Any  # a NeuralPointRenderer
+    renderer: Any  # a LayeredRenderer
     optimizer: torch.optim.Optimizer
     steps_per_pass: int
     whole_passes: bool  # a pass that was stopped has changed nothing, and is begun anew
@@ -67,7 +67,7 @@ class RefineRun:
     model's file; the state goes beside it. log: TensorBoard's folder.
     """
 
-    def __init__(self, scheme: Scheme, gauge: RefineGauge, settings: RunSettings, *, source: ModelCheckpoint,
+    def __init__(self, scheme: Scheme, gauge: RefineValidator, settings: RunSettings, *, source: ModelCheckpoint,
                  destination: Path, log: Path) -> None:
         self.scheme = scheme
         self.gauge = gauge
@@ -77,12 +77,12 @@ class RefineRun:
         self.state_file = state_path(destination)
         self.log = log
         self.progress = Progress()
-        self.start: RefineScores | None = None
-        self.best: RefineScores | None = None
+        self.start: ValidationScores | None = None
+        self.best: ValidationScores | None = None
         self.stop_asked = False
         self.has_result = False  # whether `destination` holds what this run made
 
-    def run(self, resume: bool = False) -> RefineScores:
+    def run(self, resume: bool = False) -> ValidationScores:
         """Refine to the last pass, or until nothing gets better; gives the result's scores.
 
         Where no pass was worth keeping the result is the unrefined model.
@@ -150,7 +150,7 @@ class RefineRun:
             self.progress = self.progress._replace(best_pass=number)
             self._save_model(self.scheme.renderer.state_dict())
 
-    def _report(self, board: SummaryWriter, scores: RefineScores, what: str, note: str = "") -> None:
+    def _report(self, board: SummaryWriter, scores: ValidationScores, what: str, note: str = "") -> None:
         tqdm.write(f"{what}: {scores}{note}")
         for name, value in asdict(scores).items():
             if value == value:  # not NaN
@@ -206,7 +206,7 @@ class RefineRun:
             raise CheckpointError(f"{self.destination}: is gone, which held the best of the run so far (pass "
                                   f"{self.progress.best_pass}); --overwrite begins anew")
         self.has_result = self.progress.best_pass > 0
-        self.start, self.best = RefineScores(**state["start"]), RefineScores(**state["best"])
+        self.start, self.best = ValidationScores(**state["start"]), ValidationScores(**state["best"])
         self.scheme.renderer.load_state_dict(state["model"])
         self.scheme.optimizer.load_state_dict(state["optimizer"])
         logger.info("going on from %s: %d of %d passes done", self.state_file, self.progress.passes,

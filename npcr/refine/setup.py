@@ -12,15 +12,15 @@ import torch
 from yacs.config import CfgNode
 
 from npcr.checkpoints.files import load_model
-from npcr.data.samples import Sample, SceneViews
+from npcr.data.samples import Sample, SceneDataset
 from npcr.data.scene import Scene, split_holdout
 from npcr.errors import ConfigError, SceneError
 from npcr.factory import build_loss, build_vgg
-from npcr.refine.clips import PathWindows, SphereArcs, Windows
+from npcr.refine.clips import ArcClips, PathClips, Windows
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.refine.run import RefineRun, RunSettings, Scheme
 from npcr.refine.steady import Photographs, SteadyRefiner, SteadySettings
-from npcr.refine.validation import RefineGauge
+from npcr.refine.validation import RefineValidator
 from npcr.rendering.path_inputs import PathInputs
 from npcr.training.optimizers import build_optimizer
 from npcr.training.trainer import held_out_views, make_views, open_scene
@@ -39,12 +39,12 @@ def make_run(inputs: PathInputs, destination: Path) -> RefineRun:
         raise ConfigError(f"REFINE.PATH random needs REFINE.SCHEME steady; this run's is {cfg.REFINE.SCHEME} (legacy "
                           "models take it by themselves)")
     scene = find_scene(cfg)
-    windows = make_windows(inputs)
+    windows = make_clips(inputs)
     scheme: Scheme = make_steady(inputs, windows, scene) if steady else make_published(inputs)
     settings = RunSettings(cfg.REFINE.PASSES, cfg.REFINE.PSNR_DROP if steady else math.inf,
                            cfg.REFINE.PATIENCE if steady else 0, identity(inputs))
     log = Path(cfg.OUTPUT_DIR) / f"refine_{inputs.epoch}"
-    return RefineRun(scheme, make_gauge(inputs, windows, scene), settings, source=load_model(inputs.checkpoint),
+    return RefineRun(scheme, make_validator(inputs, windows, scene), settings, source=load_model(inputs.checkpoint),
                      destination=destination, log=log)
 
 
@@ -64,13 +64,13 @@ def find_scene(cfg: CfgNode) -> Scene | None:
     return None
 
 
-def make_windows(inputs: PathInputs) -> Windows:
+def make_clips(inputs: PathInputs) -> Windows:
     refine = inputs.cfg.REFINE
     if refine.SCHEME == "steady" and refine.PATH == "random":
         points = inputs.renderer.points(inputs.frame)
         pivot = points.median(dim=0).values.double().cpu().numpy()
-        return SphereArcs(inputs.cameras, refine.WINDOW, refine.ARC_DEGREES, pivot)
-    return PathWindows(inputs.cameras, refine.WINDOW)
+        return ArcClips(inputs.cameras, refine.WINDOW, refine.ARC_DEGREES, pivot)
+    return PathClips(inputs.cameras, refine.WINDOW)
 
 
 def make_published(inputs: PathInputs) -> PathRefiner:
@@ -117,14 +117,14 @@ def make_photographs(inputs: PathInputs, scene: Scene) -> Photographs:
     return Photographs(draw, build_loss(cfg).to(_device(inputs)))
 
 
-def make_gauge(inputs: PathInputs, windows: Windows, scene: Scene | None) -> RefineGauge:
+def make_validator(inputs: PathInputs, windows: Windows, scene: Scene | None) -> RefineValidator:
     cfg = inputs.cfg
-    views, jobs = (None, []) if scene is None else judged_views(inputs, scene)
-    return RefineGauge(windows, depth_tolerance=cfg.REFINE.DEPTH_TOLERANCE, seed=cfg.SOLVER.SEED,
+    views, jobs = (None, []) if scene is None else validation_views(inputs, scene)
+    return RefineValidator(windows, depth_tolerance=cfg.REFINE.DEPTH_TOLERANCE, seed=cfg.SOLVER.SEED,
                        frame=inputs.frame, views=views, jobs=jobs, batch=cfg.TEST.IMS_PER_BATCH)
 
 
-def judged_views(inputs: PathInputs, scene: Scene) -> tuple[SceneViews, list[tuple[int, int]]]:
+def validation_views(inputs: PathInputs, scene: Scene) -> tuple[SceneDataset, list[tuple[int, int]]]:
     """The photographs that PSNR is measured on: held-out ones of the refined frame, else some of training's."""
     cfg, device = inputs.cfg, _device(inputs)
     held_out = held_out_views(cfg, scene, device)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refining a model so that it renders steadily without losing what the photographs taught it.
 
-A step draws a short window of neighbouring frames (`npcr.refine.clips`) and adds up three gradients:
+A step draws a short window of neighboring frames (`npcr.refine.clips`) and adds up three gradients:
 
 - steadiness: the window's frames, reprojected onto each other, should agree (`steady_loss`);
-- photometric: a training photograph, with the training loss, holds colour and sharpness;
+- photometric: a training photograph, with the training loss, holds color and sharpness;
 - anchor: the rendering should stay near the unrefined model's. It is all that holds it without photographs.
 
 Step k draws from (seed, k) alone: a run that was resumed meets what one that never stopped would.
@@ -50,7 +50,7 @@ class SteadySettings:
     """How the steady refiner works; names as the keys of the configuration's REFINE section."""
 
     passes: int
-    steps: int  # optimiser steps of a pass
+    steps: int  # optimizer steps of a pass
     lr: float
     steadiness: float
     photometric: float
@@ -70,13 +70,13 @@ class Photographs:
 
 
 def render_frame(renderer: nn.Module, camera: Cameras, frame: int) -> Frame:
-    """One view as a `Frame` of premultiplied RGBA, whatever the model's own kind of colour is."""
+    """One view as a `Frame` of premultiplied RGBA, whatever the model's own kind of color is."""
     rgb, alpha, depth, *_ = renderer(camera, frame)
     return Frame(torch.cat([rgb * alpha if renderer.legacy else rgb, alpha], dim=1), depth, camera)
 
 
 class SteadyRefiner:
-    """Refines `renderer`, a `NeuralPointRenderer`, in the views that `windows` draws.
+    """Refines `renderer`, a `LayeredRenderer`, in the views that `windows` draws.
 
     optimizer: of `npcr.training.optimizers.build_optimizer`. photographs may be None; the anchor alone then
     holds the model. frame: which of the scene's clouds is shown. The model stays in eval mode: it is refined
@@ -105,7 +105,7 @@ class SteadyRefiner:
             yield self._step((number - 1) * self.settings.steps + step)
 
     def _step(self, index: int) -> SteadyLoss:
-        """Optimiser step `index`, counted from 0 over all passes."""
+        """Optimizer step `index`, counted from 0 over all passes."""
         rng = np.random.default_rng([self.settings.seed, index])
         set_learning_rate(self.optimizer, self._learning_rate(index))
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,19 +12,19 @@ import torch
 from tqdm import tqdm
 
 from npcr.cameras import Cameras
-from npcr.data.samples import SceneViews
+from npcr.data.samples import SceneDataset
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate, mean_scores
 from npcr.metrics.image import psnr
 from npcr.refine.clips import Windows
 from npcr.refine.losses import flicker
 from npcr.refine.steady import render_frame
-from npcr.renderers import PointRenderer
+from npcr.renderers import Renderer
 
 WINDOWS = 8  # windows in which flicker is measured
 
 
 @dataclass(frozen=True)
-class RefineScores:
+class ValidationScores:
     """The model at one point of refining."""
 
     flicker: float  # mean absolute difference to the reprojected earlier frame, 0-255
@@ -36,21 +36,21 @@ class RefineScores:
         text += "" if math.isnan(self.psnr) else f", PSNR {self.psnr:.3f} dB"
         return text + ("" if math.isnan(self.psnr_white) else f" ({self.psnr_white:.3f} over white)")
 
-    def keeps(self, start: RefineScores, drop: float) -> bool:
+    def keeps(self, start: ValidationScores, drop: float) -> bool:
         """Whether no PSNR is more than `drop` dB below that of `start`; true without photographs."""
         pairs = ((self.psnr, start.psnr), (self.psnr_white, start.psnr_white))
         return not any(now < before - drop for now, before in pairs)  # no comparison with NaN holds
 
 
-class RefineGauge:
-    """Measures `RefineScores`, always in the same windows and views.
+class RefineValidator:
+    """Measures `ValidationScores`, always in the same windows and views.
 
     views and jobs, (frame, camera) pairs: the photographs to compare with, or None. seed: of the windows,
     which no step draws.
     """
 
     def __init__(self, windows: Windows, *, depth_tolerance: float, seed: int, frame: int = 0,
-                 views: SceneViews | None = None, jobs: Sequence[tuple[int, int]] = (), batch: int = 1) -> None:
+                 views: SceneDataset | None = None, jobs: Sequence[tuple[int, int]] = (), batch: int = 1) -> None:
         rng = np.random.default_rng([seed, 2**32 - 1])
         self._windows: list[Cameras] = [windows.draw(rng) for _ in range(WINDOWS)]
         self._tolerance = depth_tolerance
@@ -59,7 +59,7 @@ class RefineGauge:
         self._jobs = list(jobs)
         self._batch = batch
 
-    def measure(self, renderer: PointRenderer) -> RefineScores:
+    def measure(self, renderer: Renderer) -> ValidationScores:
         """Render and compare; shows a progress bar that does not stay."""
         device = next(renderer.parameters()).device
         steadiness = []
@@ -67,9 +67,9 @@ class RefineGauge:
             with torch.no_grad():
                 frames = [render_frame(renderer, cameras[i].to(device), self._frame) for i in range(len(cameras))]
             steadiness.append(flicker(frames, self._tolerance))
-        return RefineScores(sum(steadiness) / len(steadiness), *self._compare(renderer, device))
+        return ValidationScores(sum(steadiness) / len(steadiness), *self._compare(renderer, device))
 
-    def _compare(self, renderer: PointRenderer, device: torch.device) -> tuple[float, float]:
+    def _compare(self, renderer: Renderer, device: torch.device) -> tuple[float, float]:
         """PSNR over black and over white; NaN without photographs."""
         if self._views is None or not self._jobs:
             return math.nan, math.nan

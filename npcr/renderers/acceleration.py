@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from npcr.renderers import PointRenderer
+from npcr.renderers import Renderer
 from npcr.renderers.cuda_graphs import GraphReplay
-from npcr.renderers.receptive_field import Window, only_inside
+from npcr.renderers.receptive_field import Window, zero_outside
 
 logger = logging.getLogger("npcr")
 
@@ -37,7 +37,7 @@ class NetworkRun:
     def __call__(self, x: Tensor, window: Window | None = None) -> Tensor:
         """As the network's own `forward`."""
         if window is not None and (self.compiled is not None or self.graph is not None):
-            return only_inside(self(x), window)  # what is compiled or captured keeps its size from frame to frame
+            return zero_outside(self(x), window)  # what is compiled or captured keeps its size from frame to frame
         if self.graph is None or torch.is_grad_enabled():
             return self._in_precision(x, window)
         return self.graph(self._in_precision, x, [*self.network.parameters(), *self.network.buffers()])
@@ -84,7 +84,7 @@ def compile_network(network: nn.Module, backend: str | Callable[..., Any] = "ind
     logger.info("MODEL.COMPILE: compiling takes a minute or more, the first time that the network runs")
 
 
-def prepare_rendering(renderer: PointRenderer, cfg: CfgNode) -> None:
+def prepare_rendering(renderer: Renderer, cfg: CfgNode) -> None:
     """Let RENDER.PRECISION and RENDER.CUDA_GRAPHS take effect; with gradients the network runs without them."""
     run = network_run(renderer.network)
     run.precision = PRECISIONS[cfg.RENDER.PRECISION]

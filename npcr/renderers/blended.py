@@ -10,26 +10,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from npcr.cameras import Cameras, view_directions
-from npcr.ops import Fragments, rasterise
+from npcr.ops import Fragments, rasterize
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.layered import RenderOutput
-from npcr.renderers.residual_unet import LightUNet
-from npcr.renderers.splats import MAX_DEGREE, Splats, composite_splats, dots_along, harmonics, soft_splat
+from npcr.renderers.residual_unet import ResidualUNet
+from npcr.renderers.splats import MAX_DEGREE, Splats, composite_splats, dots_along, soft_splat, spherical_harmonics
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
 _CONSTANT = 0.28209479  # the first spherical harmonic
 
 
-class BlendedPointRenderer(nn.Module):
-    """A point cloud per frame; per point a colour by direction, a feature vector, opacity and width; one network.
+class BlendedRenderer(nn.Module):
+    """A point cloud per frame; per point a color by direction, a feature vector, opacity and width; one network.
 
-    clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], what the points' colours start from, or
-    None: grey. splat is (near, far, max_size) as the configuration's; a splat reaches one pixel further than
-    there, for it is soft. degree: of the spherical harmonics that make a point's colour depend on the direction
+    clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], what the points' colors start from, or
+    None: gray. splat is (near, far, max_size) as the configuration's; a splat reaches one pixel further than
+    there, for it is soft. degree: of the spherical harmonics that make a point's color depend on the direction
     it is seen from. width: channels of the network at full resolution. dots: how many soft dots draw a point.
     spacing: of each cloud, world units, by which places and strands are measured; without, they cannot move.
     strands: of each cloud (N, 3), the strands' directions, of length 0 to 1 by how sure they are.
-    The picture is the composited colour and coverage plus what the network adds to both, in float32.
+    The picture is the composited color and coverage plus what the network adds to both, in float32.
     """
 
     legacy = False
@@ -40,9 +40,9 @@ class BlendedPointRenderer(nn.Module):
                  strands: Sequence[Tensor] | None = None, backend: str = "auto") -> None:
         super().__init__()
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
-            raise ValueError("BlendedPointRenderer: colors must have a row for every point of every cloud")
+            raise ValueError("BlendedRenderer: colors must have a row for every point of every cloud")
         if not 0 <= degree <= MAX_DEGREE:
-            raise ValueError(f"BlendedPointRenderer: degree is {degree}; it must be from 0 to {MAX_DEGREE}")
+            raise ValueError(f"BlendedRenderer: degree is {degree}; it must be from 0 to {MAX_DEGREE}")
         self.frames = len(clouds)
         self.layers = layers
         self.splat = splat
@@ -54,7 +54,7 @@ class BlendedPointRenderer(nn.Module):
         if colors is None:
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
         self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
-        # Coefficients of the colour by direction: the constant one, and the others, which learn at their own rate.
+        # Coefficients of the color by direction: the constant one, and the others, which learn at their own rate.
         self.colors = nn.ParameterList([(color / _CONSTANT)[:, None] for color in colors])
         if degree:
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
@@ -67,7 +67,7 @@ class BlendedPointRenderer(nn.Module):
         self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.default_feature = nn.Parameter(torch.zeros(feature_dim))
-        self.network = LightUNet(feature_dim + 7, 4, width)
+        self.network = ResidualUNet(feature_dim + 7, 4, width)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def points(self, frame: int) -> Tensor:
@@ -89,7 +89,7 @@ class BlendedPointRenderer(nn.Module):
     def _project(self, cameras: Cameras, frame: int) -> Fragments:
         near, far, max_size = soft_splat(self.splat)
         dots = dots_along(*self.middles_and_strands(frame), self.dots)
-        return rasterise(dots, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near, far=far,
+        return rasterize(dots, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near, far=far,
                          max_size=max_size, layers=self.layers, peeling=self.peeling, backend=self.backend)
 
     def middles_and_strands(self, frame: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ class BlendedPointRenderer(nn.Module):
         directions = F.normalize(points.detach() - camera.cam_to_world[0, :3, 3], dim=-1)
         coefficients = torch.cat([self.colors[frame], self.shades[frame]], 1) if self.degree else self.colors[frame]
         # Not an einsum: it would be a matrix product for each point.
-        color = (harmonics(directions, self.degree)[:, :, None] * coefficients).sum(1)
+        color = (spherical_harmonics(directions, self.degree)[:, :, None] * coefficients).sum(1)
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
         splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)

@@ -47,8 +47,8 @@ def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
               legacy: bool) -> tuple[Tensor, Tensor]:
     """Front-to-back compositing: `w_k = a_k prod_{j<k}(1 - a_j)`, `C = sum w_k c_k`, `A = sum w_k`.
 
-    layer_rgba (B, K, 4, H, W), layer_depth (B, K, H, W) with 0 where empty -> colour (B, 3, H, W) and alpha
-    (B, 1, H, W). Colour is premultiplied. In legacy a single layer passes as it is.
+    layer_rgba (B, K, 4, H, W), layer_depth (B, K, H, W) with 0 where empty -> color (B, 3, H, W) and alpha
+    (B, 1, H, W). Color is premultiplied. In legacy a single layer passes as it is.
     """
     if legacy and layer_rgba.shape[1] == 1:
         return layer_rgba[:, 0, :3], layer_rgba[:, 0, 3:]
@@ -61,5 +61,5 @@ def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
 
 
 def over_background(rgb: Tensor, alpha: Tensor, gray: float, legacy: bool) -> Tensor:
-    """The picture (..., 3, H, W) over a grey in [0, 1]: `C + (1 - A) B`; legacy `C A + (1 - A) B`."""
+    """The picture (..., 3, H, W) over a gray in [0, 1]: `C + (1 - A) B`; legacy `C A + (1 - A) B`."""
     return (rgb * alpha if legacy else rgb) + (1 - alpha) * gray

@@ -38,7 +38,7 @@ class GraphReplay:
     """`replay(run, x, weights)` equals `run(x)`; `run` itself is called only when there is something new to capture.
 
     That is when x has another size, type or device than before, or a weight another address. Weights that changed
-    where they are, as by an optimiser's step or by loading a checkpoint, are seen without. The latest capture is
+    where they are, as by an optimizer's step or by loading a checkpoint, are seen without. The latest capture is
     kept, no other: a path has one size. Without gradients only.
     """
 

@@ -59,7 +59,7 @@ class DoubleConv(nn.Module):
     def forward(self, *sources: Tensor, window: Window | None = None) -> Tensor:
         """Several sources (B, a_i, H, W) count as concatenated along the channels.
 
-        window: the pixels that are wanted, where `fast.takes_windows`; the others then hold anything.
+        window: the pixels that are wanted, where `fast.supports_regions`; the others then hold anything.
         """
         if fast.serves(*sources):
             layers = ((self.conv1, self.norm1), (self.conv2, self.norm2))

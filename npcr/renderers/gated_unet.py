@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gated U-Net: a layer's feature image to colour and alpha (NPCR; 13.0 M parameters at 35 channels)."""
+"""The gated U-Net: a layer's feature image to color and alpha (NPCR; 13.0 M parameters at 35 channels)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.gated_blocks import DoubleConv, Down, Out, Up
-from npcr.renderers.receptive_field import Window, only_inside, windows_of_blocks
+from npcr.renderers.receptive_field import Window, block_regions, zero_outside
 
 SMALLEST_PICTURE = 24  # pixels; four halvings must leave something for the last border to reflect
 
 
 class GatedUNet(nn.Module):
-    """(B, in_channels, H, W) to (B, 4, H, W): colour, then alpha, neither bounded. H and W at least 24.
+    """(B, in_channels, H, W) to (B, 4, H, W): color, then alpha, neither bounded. H and W at least 24.
 
-    Alpha is a second, shallower U-Net that also sees the colour and the colour net's encoder.
+    Alpha is a second, shallower U-Net that also sees the color and the color net's encoder.
     `norm` is instance, batch or none (`npcr.renderers.gated_blocks.make_norm`).
     """
 
@@ -53,8 +53,8 @@ class GatedUNet(nn.Module):
             return torch.cat([GatedUNet.forward(self, one, window) for one in x.split(1)])
         if window is None:
             return self._through(x, {})
-        whole = self._through(x, windows_of_blocks(window) if fast.takes_windows(self, x) else {})
-        return only_inside(whole, window)
+        whole = self._through(x, block_regions(window) if fast.supports_regions(self, x) else {})
+        return zero_outside(whole, window)
 
     def _through(self, x: Tensor, windows: dict[str, Window]) -> Tensor:
         """`windows`: the pixels that a block must compute, by its name; a block that is not there, all."""

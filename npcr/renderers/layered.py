@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from npcr.cameras import Cameras, view_directions
-from npcr.ops import Fragments, gather_features, rasterise
+from npcr.ops import Fragments, gather_features, rasterize
 from npcr.ops.memory import POOL
 from npcr.renderers.compositing import composite
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.gated_unet import GatedUNet
 from npcr.renderers.half_activations import half_activations, halved, whole
-from npcr.renderers.receptive_field import bounding_window
+from npcr.renderers.receptive_field import bounding_region
 
 
 class RenderOutput(NamedTuple):
     """What one call renders for B cameras with K layers."""
 
-    rgb: Tensor  # (B, 3, H, W) weighted sum of the layers' colours; premultiplied unless legacy
+    rgb: Tensor  # (B, 3, H, W) weighted sum of the layers' colors; premultiplied unless legacy
     alpha: Tensor  # (B, 1, H, W)
     depth: Tensor  # (B, H, W) camera-space z of layer 0, 0 where empty
     layer_rgba: Tensor  # (B, K, 4, H, W) the U-Net's output, before the depth-gap rule
@@ -31,7 +31,7 @@ class RenderOutput(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B, K, H, W) winning points, -1 where empty
 
 
-class NeuralPointRenderer(nn.Module):
+class LayeredRenderer(nn.Module):
     """A point cloud per frame, a feature vector per point, and one network for all layers.
 
     clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], or None, then not fed to the
@@ -49,9 +49,9 @@ class NeuralPointRenderer(nn.Module):
                  backend: str = "auto", recompute_layers: bool = False, margin: int = -1) -> None:
         super().__init__()
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
-            raise ValueError("NeuralPointRenderer: colors must have a row for every point of every cloud")
+            raise ValueError("LayeredRenderer: colors must have a row for every point of every cloud")
         if recompute_layers and norm == "batch":
-            raise ValueError("NeuralPointRenderer: recompute_layers takes layers apart, norm batch does not allow that")
+            raise ValueError("LayeredRenderer: recompute_layers takes layers apart, norm batch does not allow that")
         self.frames = len(clouds)
         self.layers = layers
         self.splat = splat
@@ -76,7 +76,7 @@ class NeuralPointRenderer(nn.Module):
         return self.get_buffer(f"points_{frame}")
 
     def colors(self, frame: int) -> Tensor:
-        """(N, 3) float32 colours in [0, 1] of a frame's points; only with `use_rgb`."""
+        """(N, 3) float32 colors in [0, 1] of a frame's points; only with `use_rgb`."""
         return self.get_buffer(f"colors_{frame}")
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
@@ -94,19 +94,19 @@ class NeuralPointRenderer(nn.Module):
         if self.training or self.margin < 0:
             result: Tensor = self.network(images)
             return result
-        windows = [bounding_window(layer >= 0, self.margin) for layer in index]
+        windows = [bounding_region(layer >= 0, self.margin) for layer in index]
         return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if window is None else self.network(one, window)
                           for one, window in zip(images.split(1), windows, strict=True)])
 
     def feature_images(self, cameras: Cameras, frame: int = 0) -> tuple[Tensor, Fragments]:
         """What the network sees, (B, K, C, H, W), and the points it comes from.
 
-        C: the winner's features, the view direction, and with `use_rgb` the winner's colour. Memory is laid
+        C: the winner's features, the view direction, and with `use_rgb` the winner's color. Memory is laid
         out (B, K, H, W, C), so that the network's input is channels_last without a copy.
         """
         near, far, max_size = self.splat
         with torch.no_grad():
-            fragments = rasterise(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size,
+            fragments = rasterize(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size,
                                   near=near, far=far, max_size=max_size, layers=self.layers,
                                   peeling=self.peeling, backend=self.backend)
         index = fragments.index

@@ -112,7 +112,7 @@ class RenderLoss(nn.Module):
     """The weighted sum of the terms between a rendered picture and its target.
 
     Weights are those of the configuration's LOSS section. `vgg` may be None only when `perceptual` is 0.
-    everywhere: colours count in the whole region of interest, also where neither points nor matte are.
+    everywhere: colors count in the whole region of interest, also where neither points nor matte are.
     """
 
     def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
@@ -128,7 +128,7 @@ class RenderLoss(nn.Module):
         """Scalars `total` and each term, unweighted.
 
         rgb (B, 3, H, W), alpha (B, 1, H, W), depth (B, H, W) of layer 0 (0 where empty), and target
-        (B, 5, H, W): colour, alpha, region of interest. Colours count where the region of interest meets
+        (B, 5, H, W): color, alpha, region of interest. Colors count where the region of interest meets
         the object (points or matte) unless `everywhere`, alpha in the whole region of interest.
         """
         target_rgb, target_alpha, roi = target.split([3, 1, 1], dim=1)

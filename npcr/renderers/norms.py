@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ImageNorm(nn.Module):
-    """Normalises each channel of each picture by its own mean and variance, then scales and shifts.
+    """Normalizes each channel of each picture by its own mean and variance, then scales and shifts.
 
     Equals `nn.InstanceNorm2d(affine=True)`, and batch norm in training mode on a batch of one, which is how
     the published method both trains and renders. Written out because torch's instance norm leaves

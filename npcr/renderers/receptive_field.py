@@ -44,7 +44,7 @@ class Window(NamedTuple):
                       max(self.bottom, other.bottom), self.size)
 
 
-def only_inside(picture: Tensor, window: Window) -> Tensor:
+def zero_outside(picture: Tensor, window: Window) -> Tensor:
     """(B, C, H, W) with 0 outside the window."""
     result = torch.zeros_like(picture)
     left, top, right, bottom = window.box
@@ -52,7 +52,7 @@ def only_inside(picture: Tensor, window: Window) -> Tensor:
     return result
 
 
-def bounding_window(mask: Tensor, margin: int) -> Window | None:
+def bounding_region(mask: Tensor, margin: int) -> Window | None:
     """The rectangle around the True pixels of mask (H, W), `margin` wider on each side; None where there are none."""
     rows, columns = (torch.nonzero(mask.any(dim=axis)).flatten() for axis in (1, 0))
     if len(rows) == 0:
@@ -61,7 +61,7 @@ def bounding_window(mask: Tensor, margin: int) -> Window | None:
     return box.grown(margin)
 
 
-def windows_of_blocks(wanted: Window) -> dict[str, Window]:
+def block_regions(wanted: Window) -> dict[str, Window]:
     """For each block of `GatedUNet`, by its name, the pixels of its result that `wanted` of the network's needs.
 
     From the result backwards: a double convolution reads two pixels around its window, the last one reads one.

@@ -13,7 +13,7 @@ LEVELS = 3  # halvings
 WIDEST = 8  # times the width at full resolution
 
 
-class LightUNet(nn.Module):
+class ResidualUNet(nn.Module):
     """(B, in_channels, H, W) to (B, out_channels, H, W), 0 everywhere before training; H and W at least 24.
 
     Plain 3x3 convolutions with ReLU, `width` channels at full resolution and twice as many after each halving;

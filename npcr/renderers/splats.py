@@ -55,7 +55,7 @@ def start_width(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
 
 
 def soft_splat(splat: tuple[float, float, float]) -> tuple[float, float, float]:
-    """(near, far, max_size) with which soft splats are rasterised, where hard ones have `splat`: one pixel more at
+    """(near, far, max_size) with which soft splats are rasterized, where hard ones have `splat`: one pixel more at
     near and at far, and on the line between them.
     """
     near, far, max_size = splat
@@ -63,7 +63,7 @@ def soft_splat(splat: tuple[float, float, float]) -> tuple[float, float, float]:
 
 
 def reach(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
-    """Pixels from a dot at camera-space `depth` to the border of the square that is rasterised for it."""
+    """Pixels from a dot at camera-space `depth` to the border of the square that is rasterized for it."""
     near, far, max_size = soft_splat(splat)
     return 0.5 + max_size * (1 - (depth - near) / (far - near)).clamp(0, 1)
 
@@ -81,8 +81,8 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     """Composite the points of each pixel: `w_k = a_k prod_{j<k}(1 - a_j)`,
     `a = sigmoid(o) exp(-d² / 2 s²) (1 - d² / R²)`.
 
-    d is the distance in pixels from the pixel's centre to the projected point, s = start_width exp(log_width), and R
-    how far it was rasterised: a dot must have faded where it ends, or moving pictures flicker.
+    d is the distance in pixels from the pixel's center to the projected point, s = start_width exp(log_width), and R
+    how far it was rasterized: a dot must have faded where it ends, or moving pictures flicker.
     camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first; those of one point follow each other.
     splat: (near, far, max_size). Differentiable in all of `splats`; the choice of the dots, `start_width` and
     `reach` are held fixed.
@@ -97,11 +97,11 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     fade = reach(depth, splat).square().reciprocal()
     points = torch.cat([torch.sigmoid(splats.opacity), sharpness, fade, splats.values], dim=1)
     arguments = (pixels, points, fragments.index[0], fragments.depth[0], splats.background)
-    image, depth = _Composite.apply(*arguments) if _kernel_serves(pixels) else composite_twin(*arguments)
+    image, depth = _Composite.apply(*arguments) if _kernel_serves(pixels) else composite_reference(*arguments)
     return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], depth)
 
 
-def composite_twin(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,
+def composite_reference(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,
                    background: Tensor) -> tuple[Tensor, Tensor]:
     """Values and coverage (H, W, C + 1) and the mean depth (H, W), in torch: what the kernel npcr_composite does.
 
@@ -130,7 +130,7 @@ def _kernel_serves(x: Tensor) -> bool:
 
 
 class _Composite(torch.autograd.Function):
-    """`composite_twin` on the compiled kernels."""
+    """`composite_reference` on the compiled kernels."""
 
     @staticmethod
     def forward(ctx: Any, dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,  # type: ignore[override]
@@ -160,7 +160,7 @@ def front_to_back(coverage: Tensor) -> Tensor:
     return coverage * torch.cat([torch.ones_like(passing[:1]), passing[:-1]])
 
 
-def harmonics(directions: Tensor, degree: int) -> Tensor:
+def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
     """(N, 3) unit vectors to the real spherical harmonics up to `degree` (0 to 3), (N, (degree + 1)²)."""
     x, y, z = directions.unbind(-1)
     values = [torch.full_like(x, 0.28209479)]

@@ -24,8 +24,8 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
                         help="every Nth frame; the speed stays (default: 1)")
     parser.add_argument("--fps", type=_frame_rate, metavar="X", help="frames a second (default: as the video or the "
                         "rendering's config.yml has it, divided by --step; else 30)")
-    parser.add_argument("--background", type=_background, metavar="GREY",
-                        help="behind pictures with alpha: a grey 0-255, or checker (default: the rendering's "
+    parser.add_argument("--background", type=_background, metavar="GRAY",
+                        help="behind pictures with alpha: a gray 0-255, or checker (default: the rendering's "
                              "BACKGROUND_GRAY; else 255)")
 
 
@@ -54,7 +54,7 @@ def _frame_rate(text: str) -> float:
 def _background(text: str) -> float | str:
     if text == "checker":
         return text
-    grey = float(text)
-    if not 0 <= grey <= 255:
+    gray = float(text)
+    if not 0 <= gray <= 255:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 255")
-    return grey
+    return gray

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering a camera path: frames one at a time, blended with their neighbours, written as pictures and video."""
+"""Rendering a camera path: frames one at a time, blended with their neighbors, written as pictures and video."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras
-from npcr.io.files import atomic_write, naming
+from npcr.io.files import atomic_write, reraise_with_path
 from npcr.io.images import write_image
 from npcr.renderers.compositing import over_background
 from npcr.renderers.layered import RenderOutput
@@ -35,7 +35,7 @@ WRITE_AHEAD = 4
 class RenderedFrame(NamedTuple):
     """One frame of a path, in the computer's memory. Raw: as composited, neither blended nor clamped."""
 
-    rgb: NDArray[np.float32]  # (H, W, 3) raw colour sum; premultiplied, in legacy not
+    rgb: NDArray[np.float32]  # (H, W, 3) raw color sum; premultiplied, in legacy not
     alpha: NDArray[np.float32]  # (H, W) raw
     depth: NDArray[np.float32]  # (H, W) camera-space z of layer 0, 0 where empty
     picture: NDArray[np.uint8]  # (H, W, 3) blended, over the background
@@ -55,7 +55,7 @@ def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: 
                 frame: int = 0) -> Iterator[RenderedFrame]:
     """Render `cameras` one after another, in constant memory.
 
-    renderer: a `NeuralPointRenderer`; it is put into eval mode. gray: the background, 0-1. frame: which of
+    renderer: a `LayeredRenderer`; it is put into eval mode. gray: the background, 0-1. frame: which of
     the scene's frames (clouds) to show.
     """
     renderer.eval()
@@ -76,14 +76,14 @@ def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: 
 
 
 def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> Frame:
-    """A renderer's output as a frame of premultiplied RGBA, which a legacy renderer's colour is not."""
-    # Where a legacy picture is C A + (1 - A) B, it is from here on one of premultiplied colour C A.
+    """A renderer's output as a frame of premultiplied RGBA, which a legacy renderer's color is not."""
+    # Where a legacy picture is C A + (1 - A) B, it is from here on one of premultiplied color C A.
     rgb = output.rgb * output.alpha if legacy else output.rgb
     return Frame(torch.cat([rgb, output.alpha], dim=1), output.depth, camera)
 
 
 def show(frames: Iterable[Frame], gray: float, blender: Blender | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """A path's frames as they are shown: each (B, 3, H, W) over a grey in [0, 1] and RGBA (B, 4, H, W).
+    """A path's frames as they are shown: each (B, 3, H, W) over a gray in [0, 1] and RGBA (B, 4, H, W).
 
     frames: premultiplied RGBA, single. Both results are blended, RGBA premultiplied; a `LegacyBlender` blends
     opaque pictures and leaves RGBA as it was rendered.
@@ -169,11 +169,11 @@ class FrameWriter:
 
     def _save(self, frame: RenderedFrame, name: str) -> None:
         picture, matte = self.folder / f"{name}.jpg", self.folder / "rgba" / f"{name}.png"
-        naming(picture, lambda: write_image(picture, frame.picture))
-        naming(matte, lambda: write_image(matte, frame.rgba))
+        reraise_with_path(picture, lambda: write_image(picture, frame.picture))
+        reraise_with_path(matte, lambda: write_image(matte, frame.rgba))
         if self._raw:
             raw = self.folder / "raw" / f"{name}.npz"
-            naming(raw, lambda: _write_raw(raw, frame))
+            reraise_with_path(raw, lambda: _write_raw(raw, frame))
         self.videos.write(frame.picture, frame.rgba)
 
 

@@ -16,7 +16,7 @@ from npcr.config import changed, explicit_keys
 from npcr.errors import ConfigError
 from npcr.factory import load_renderer
 from npcr.io.camera_files import read_cameras
-from npcr.renderers import PointRenderer
+from npcr.renderers import Renderer
 
 # Where the published instructions put the configuration, the cameras and the model.
 MODELS = Path("models")
@@ -27,7 +27,7 @@ class PathInputs:
     """A model and a path to walk with it."""
 
     cfg: CfgNode  # completed by the checkpoint
-    renderer: PointRenderer  # in eval mode, on its device
+    renderer: Renderer  # in eval mode, on its device
     checkpoint: Path
     epoch: int
     cameras: Cameras  # at INPUT.SIZE_TEST

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import NpcrError
-from npcr.io.files import naming
+from npcr.io.files import reraise_with_path
 from npcr.io.pixels import fitting, resized
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
@@ -53,7 +53,7 @@ class PathVideos:
         reasons = []
         for writer in self._writers:
             try:
-                naming(writer.path, lambda writer=writer: self._close(writer))  # type: ignore[misc]
+                reraise_with_path(writer.path, lambda writer=writer: self._close(writer))  # type: ignore[misc]
             except NpcrError as reason:
                 reasons.append(reason)
         return reasons

@@ -26,7 +26,7 @@ from npcr.io.images import inspect_image, read_image, read_matte
 from npcr.io.points import PointCloud, read_points
 from npcr.reconstruction.visual_hull import Progress, coverage
 from npcr.scene_check.consistency import SOLID, TRACE, reduced
-from npcr.scene_check.diagnosis import Diagnosis, diagnose_colours, diagnose_silhouettes
+from npcr.scene_check.diagnosis import Diagnosis, diagnose_colors, diagnose_silhouettes
 from npcr.scene_check.hypotheses import Mistake, Reading
 
 _LONGEST = 640  # pixels: to this photographs and mattes are averaged down for all measurements
@@ -103,7 +103,7 @@ def check_scene(material: Material, *, size_raw: Sequence[int] | None = None,
     """Measure a scene and judge it. The options are a configuration's values of these names, where there is one."""
     report = Report({"scene": str(material.folder), "cameras": len(material.cameras),
                      "picture": list(material.cameras.size), "points": len(material.cloud),
-                     "point_colours": material.cloud.colors is not None, "mattes": material.mattes is not None})
+                     "point_colors": material.cloud.colors is not None, "mattes": material.mattes is not None})
     if size_raw is not None and list(size_raw) != list(material.cameras.size):
         _check_size(report, size_raw, material.cameras.size)
     _measure_geometry(report, material)
@@ -231,8 +231,8 @@ def _diagnose(report: Report, material: Material, progress: Progress) -> None:
     reading = Reading(material.cameras, torch.from_numpy(material.cloud.positions),
                       torch.arange(len(material.cameras)))
     if material.mattes is None:
-        diagnosis = diagnose_colours(reading, material.photographs, material.cloud.colors, progress=progress)
-        report.measures |= {"evidence": "colours", "colour_correlation": _rounded(diagnosis.as_read.consistent)}
+        diagnosis = diagnose_colors(reading, material.photographs, material.cloud.colors, progress=progress)
+        report.measures |= {"evidence": "colors", "color_correlation": _rounded(diagnosis.as_read.consistent)}
         _conclude(report, diagnosis)
         return
     _measure_fit(report, material)
@@ -249,12 +249,12 @@ def _diagnose(report: Report, material: Material, progress: Progress) -> None:
     if order and material.own_files:
         diagnosis = _mattes_or_photographs(diagnosis, reading, material)
     elif not diagnosis.mistakes and (material.own_files or not diagnosis.decided):
-        # Photographs may be out of order although their mattes are not; colours also decide where mattes do not.
-        by_colour = diagnose_colours(reading, material.photographs, material.cloud.colors, progress=progress,
+        # Photographs may be out of order although their mattes are not; colors also decide where mattes do not.
+        by_color = diagnose_colors(reading, material.photographs, material.cloud.colors, progress=progress,
                                      order_only=diagnosis.decided)
-        if by_colour.mistakes or (by_colour.decided and not diagnosis.decided):
-            diagnosis = by_colour
-            report.measures["evidence"] = "colours"
+        if by_color.mistakes or (by_color.decided and not diagnosis.decided):
+            diagnosis = by_color
+            report.measures["evidence"] = "colors"
     _conclude(report, diagnosis)
     if not diagnosis.mistakes:
         _find_odd_cameras(report, material)
@@ -265,7 +265,7 @@ _ORDER = ("shifted-photographs", "reversed-order", "alphabetical-order")
 
 def _mattes_or_photographs(diagnosis: Diagnosis, reading: Reading, material: Material) -> Diagnosis:
     """The mattes are out of order: alone, where the photographs agree with the cameras as they are."""
-    photographs = diagnose_colours(reading, material.photographs, material.cloud.colors, order_only=True)
+    photographs = diagnose_colors(reading, material.photographs, material.cloud.colors, order_only=True)
     if photographs.mistakes or not photographs.decided:
         return diagnosis
     old = diagnosis.mistakes[0]
@@ -293,7 +293,7 @@ def _conclude(report: Report, diagnosis: Diagnosis) -> None:
     elif not diagnosis.decided:
         report.remarks.append(Finding(
             "cannot-tell", "whether cameras and cloud fit the photographs cannot be told: there are no mattes"
-            f" to go by, and colours agree by only {diagnosis.as_read.consistent:.2f}",
+            f" to go by, and colors agree by only {diagnosis.as_read.consistent:.2f}",
             "Look at the pictures: do the points lie on the things they belong to?"))
 
 
@@ -347,7 +347,7 @@ def _places(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _read_reduced(image: Path, matte: Path | None) -> np.ndarray:
-    """(h, w, 3 or 4) uint8, colours averaged as they are."""
+    """(h, w, 3 or 4) uint8, colors averaged as they are."""
     pixels = read_image(image)
     if matte is None:
         return reduced(pixels[..., :3], _LONGEST)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a point cloud and pictures agree in one reading of a scene: by silhouettes, or by colours.
+"""How well a point cloud and pictures agree in one reading of a scene: by silhouettes, or by colors.
 
-Silhouettes: points fall inside the mattes, and the mattes are full of points. Colours: where a point falls in
-a photograph, it has the point's own colour, or the colour it has in the other photographs. Both are batched over
+Silhouettes: points fall inside the mattes, and the mattes are full of points. Colors: where a point falls in
+a photograph, it has the point's own color, or the color it has in the other photographs. Both are batched over
 cameras and coarse, since hundreds of readings are compared (`npcr.scene_check.diagnosis`).
 """
 
@@ -33,8 +33,8 @@ class Agreement:
     """What cloud and pictures say of a reading; `each` is what readings are compared by."""
 
     each: Tensor  # (B,) agreement of each camera, higher is better, NaN where the picture is not known
-    consistent: float  # silhouettes: share of the points that lie within (nearly) all mattes; colours: correlation
-    covered: float  # silhouettes: share of the mattes that those points cover; colours: share of points seen
+    consistent: float  # silhouettes: share of the points that lie within (nearly) all mattes; colors: correlation
+    covered: float  # silhouettes: share of the mattes that those points cover; colors: share of points seen
 
     @property
     def mean(self) -> float:
@@ -104,8 +104,8 @@ class Silhouettes:
         return torch.where(total > 0, (grown & solid).sum((1, 2)) / total.clamp_min(1), torch.nan)
 
 
-class Colours:
-    """Photographs (n, h, w, 3) as evidence, with the points' own colours or without."""
+class Colors:
+    """Photographs (n, h, w, 3) as evidence, with the points' own colors or without."""
 
     def __init__(self, photographs: Sequence[np.ndarray], longest_side: int, colors: Tensor | None) -> None:
         """photographs: (H, W, 3) uint8, all of one size; colors: (N, 3) uint8 of the points that are judged."""
@@ -157,7 +157,7 @@ def reduced(pixels: np.ndarray, longest_side: int) -> np.ndarray:
 
 
 def _correlation(a: Tensor, b: Tensor, seen: Tensor) -> Tensor:
-    """(B,) of colours (B, N, 3) where seen (B, N), channels taken together; 0 where nothing varies."""
+    """(B,) of colors (B, N, 3) where seen (B, N), channels taken together; 0 where nothing varies."""
     weight = seen[..., None].float()
     total = weight.sum(1, keepdim=True).clamp_min(1)
     a, b = ((x - (x * weight).sum(1, keepdim=True) / total) * weight for x in (a, b))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which known mistake, if any, explains that cloud and pictures do not agree.
 
-Every known mistake is mended in turn (`npcr.scene_check.hypotheses`) and the result judged (`npcr.scene_check.consistency`),
+Every known mistake is mended in turn (`hypotheses`) and the result judged (`consistency`),
 coarsely first; the best are judged again with more points and pixels. A mistake is named where mending it makes
 nearly all cameras agree clearly better, by more than chance among so many tries.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from npcr.cameras import project
 from npcr.reconstruction.visual_hull import Progress
-from npcr.scene_check.consistency import TRACE, Agreement, Colours, Evidence, Silhouettes, reduced
+from npcr.scene_check.consistency import TRACE, Agreement, Colors, Evidence, Silhouettes, reduced
 from npcr.scene_check.hypotheses import (
     Mistake,
     Reading,
@@ -83,7 +83,7 @@ def diagnose_silhouettes(reading: Reading, mattes: list[np.ndarray], *,
     return _outcome(named, as_read, looks_right, background)
 
 
-def diagnose_colours(reading: Reading, photographs: list[np.ndarray], colors: np.ndarray | None, *,
+def diagnose_colors(reading: Reading, photographs: list[np.ndarray], colors: np.ndarray | None, *,
                      order_only: bool = False, progress: Progress = lambda jobs, count: jobs) -> Diagnosis:
     """By photographs (H, W, 3 or 4) uint8, one for each camera, all of one size.
 
@@ -94,7 +94,7 @@ def diagnose_colours(reading: Reading, photographs: list[np.ndarray], colors: np
     for (side, count), most in ((_COARSE, _COARSE_CAMERAS), (_FINE, _FINE_CAMERAS)):
         thin, chosen = _thinned(reading, count)
         own = None if colors is None else torch.from_numpy(colors[chosen.numpy()])
-        stages.append(_Stage(Colours(photographs, side, own), thin, _spread(len(reading.cameras), most)))
+        stages.append(_Stage(Colors(photographs, side, own), thin, _spread(len(reading.cameras), most)))
     ranked = _search(stages, progress, order_only)
     as_read = stages[1].judge(None)
     named = [(m, a) for m, a in ranked if not _slight(m) and a.consistent >= 0.25 and a.mean > 1.3 * as_read.mean

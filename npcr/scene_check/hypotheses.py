@@ -18,10 +18,10 @@ from torch import Tensor
 
 from npcr.cameras import Cameras
 
-_UNITS = {0.001: "millimetres for metres", 0.01: "centimetres for metres", 0.1: "decimetres for metres",
-          1000.0: "metres for millimetres", 100.0: "metres for centimetres", 10.0: "centimetres for millimetres",
-          0.3048: "feet for metres", 0.0254: "inches for metres", 2.54: "inches for centimetres",
-          25.4: "inches for millimetres", 12.0: "feet for inches"}
+_UNITS = {0.001: "millimeters for meters", 0.01: "centimeters for meters", 0.1: "decimeters for meters",
+          1000.0: "meters for millimeters", 100.0: "meters for centimeters", 10.0: "centimeters for millimeters",
+          0.3048: "feet for meters", 0.0254: "inches for meters", 2.54: "inches for centimeters",
+          25.4: "inches for millimeters", 12.0: "feet for inches"}
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,17 @@ def pose_mistakes() -> list[Mistake]:
             parts = []
             if ordered:
                 parts.append(("column-order", "CamPose.inf holds the rotation in another order",
-                              "Write the rotation's columns in the order z, x, y, before the centre."))
+                              "Write the rotation's columns in the order z, x, y, before the center."))
             if transposed and inverse:
                 parts.append(("world-to-camera", "the poses are world-to-camera",
                               "Invert the 4x4 matrices: poses are camera-to-world."))
             elif transposed:
-                parts.append(("transposed-rotation", "the rotations are transposed, the centres are right",
+                parts.append(("transposed-rotation", "the rotations are transposed, the centers are right",
                               "Transpose the rotations (columns for rows)."))
             elif inverse:
                 parts.append(("world-to-camera-translation",
-                              "the fourth column is the world-to-camera translation, not the camera's centre",
-                              "Write the centre -R t, with R the camera-to-world rotation."))
+                              "the fourth column is the world-to-camera translation, not the camera's center",
+                              "Write the center -R t, with R the camera-to-world rotation."))
             unnamed = False
             if (turn == opengl).all():
                 parts.append(("opengl-axes", "the camera axes are OpenGL's or Blender's (y up, z backwards)",
@@ -89,9 +89,9 @@ def pose_mistakes() -> list[Mistake]:
                                              f"forward are {_axes_words(turn)} of the file's",
                               f"Make the rotation's columns x, y, z the file's {_axes_words(turn)}."))
             # Columns in another order are a turn of the axes too; they go by their own name.
-            twin = not (ordered or transposed or inverse) and any(np.array_equal(turn, in_order @ other)
+            reference = not (ordered or transposed or inverse) and any(np.array_equal(turn, in_order @ other)
                                                                   for other in (np.eye(3), opengl))
-            if parts and not twin:
+            if parts and not reference:
                 mistakes.append(_pose_mistake(parts, ordered, transposed, inverse, in_order, turn,
                                               len(parts) + 0.5 * unnamed))
     return mistakes
@@ -254,12 +254,12 @@ def cloud_axes_mistakes() -> list[Mistake]:
 
 
 def scaled_cloud(scale: float, size: tuple[int, int]) -> Mistake:
-    """The cloud is in other units than the cameras' centres: mended by multiplying it by `scale`."""
+    """The cloud is in other units than the cameras' centers: mended by multiplying it by `scale`."""
     del size
     unit = next((words for value, words in _UNITS.items() if abs(scale / value - 1) < 0.03), None)
     return Mistake("cloud-units", f"the point cloud is {_times(1 / scale)} of its size in the cameras' units"
                                   + (f" ({unit}?)" if unit else ""),
-                   f"Multiply the cloud's coordinates by {scale:.4g}, or the cameras' centres by {1 / scale:.4g}.",
+                   f"Multiply the cloud's coordinates by {scale:.4g}, or the cameras' centers by {1 / scale:.4g}.",
                    _with_points(scale * torch.eye(3)), 1.1, scale)
 
 

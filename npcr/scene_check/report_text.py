@@ -30,7 +30,7 @@ def _measures(m: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("scene", m["scene"]),
         ("cameras", f"{m['cameras']}, pictures of {size}, {'with' if m['mattes'] else 'without'} mattes"),
-        ("cloud", f"{m['points']} points {'with' if m['point_colours'] else 'without'} colours, "
+        ("cloud", f"{m['points']} points {'with' if m['point_colors'] else 'without'} colors, "
                   f"{m['duplicates']} duplicates, spaced {m['point_spacing']:g}"),
         ("extent", f"{_triple(m['cloud_low'])} to {_triple(m['cloud_high'])} (without the outermost hundredth), "
                    f"longest side {m['cloud_size']:g}"),
@@ -52,8 +52,8 @@ def _measures(m: dict[str, Any]) -> list[tuple[str, str]]:
     if "points_within_all_mattes" in m:
         lines.append(("agreement", f"{m['points_within_all_mattes']:.1%} of the points lie within (nearly) all mattes "
                                    f"and cover {m['covered_by_them']:.1%} of them"))
-    if "colour_correlation" in m:
-        lines.append(("agreement", f"colours where points fall correlate by {m['colour_correlation']:.2f}"))
+    if "color_correlation" in m:
+        lines.append(("agreement", f"colors where points fall correlate by {m['color_correlation']:.2f}"))
     return lines
 
 

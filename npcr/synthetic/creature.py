@@ -2,7 +2,7 @@
 """A generated animal: ellipsoids with skin, and strands of fur that grow on them.
 
 z is up, the animal looks along -y, and it fits into the sphere that `fuzzy_scene` frames.
-Colours are linear RGB.
+Colors are linear RGB.
 """
 
 from __future__ import annotations
@@ -251,8 +251,8 @@ def _ramp(value: np.ndarray, softness: float) -> np.ndarray:
 
 
 def _fur_colors(roots: np.ndarray, part: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(strands, steps, 3): the coat's colour, varied from strand to strand, darker at the root, lighter at the tip."""
-    place = roots + 0.025 * rng.normal(size=roots.shape)  # borders between colours interlock
+    """(strands, steps, 3): the coat's color, varied from strand to strand, darker at the root, lighter at the tip."""
+    place = roots + 0.025 * rng.normal(size=roots.shape)  # borders between colors interlock
     color = _coat(place, part) * np.exp(0.16 * rng.normal(size=(len(roots), 1)))
     color *= np.exp(0.05 * rng.normal(size=color.shape))
     along = (0.55 + 0.5 * share + 0.15 * share**4).astype(np.float32)

@@ -24,7 +24,7 @@ from npcr.errors import NpcrError
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.images import write_image
 from npcr.io.points import PointCloud, write_points
-from npcr.ops import rasterise
+from npcr.ops import rasterize
 from npcr.synthetic.creature import Surface, cover_skin, grow_fur
 from npcr.synthetic.tone_mapping import to_srgb
 
@@ -136,7 +136,7 @@ def render_view(fur: _Model, skin: _Model, camera: Cameras) -> np.ndarray:
 
 
 def sample_cloud(fur: _Model, skin: _Model, count: int, rng: np.random.Generator) -> PointCloud:
-    """A coloured cloud of `count` points: a tenth from the skin, the rest from the strands."""
+    """A colored cloud of `count` points: a tenth from the skin, the rest from the strands."""
     positions, colors = [], []
     for model, wanted in ((skin, count // 10), (fur, count - count // 10)):
         chosen = torch.from_numpy(rng.choice(len(model.positions), min(wanted, len(model.positions)), replace=False))
@@ -151,7 +151,7 @@ def _lit(surface: Surface, key: Tensor, rim: Tensor) -> _Model:
 
 def _nearest(points: Tensor, camera: Cameras, radius: float) -> tuple[Tensor, Tensor]:
     """(H, W) index and depth of the nearest point; splats of `radius` pixels at every depth met here."""
-    result = rasterise(points, camera.cam_to_world, camera.intrinsics, camera.size, near=100.0, far=101.0,
+    result = rasterize(points, camera.cam_to_world, camera.intrinsics, camera.size, near=100.0, far=101.0,
                        max_size=radius, layers=1)
     return result.index[0, 0], result.depth[0, 0]
 
@@ -160,7 +160,7 @@ def _light_reaching(points: Tensor, direction: tuple[float, float, float], resol
     """(N,) share of a distant light from `direction` that reaches each point.
 
     A coat swallows light by depth: a point `d` behind what the light meets first gets exp(-d / reach). The
-    first depth is averaged over a neighbourhood, which softens the shadows' borders.
+    first depth is averaged over a neighborhood, which softens the shadows' borders.
     """
     far = 12 * RADIUS
     pose = look_at(MIDDLE + far * np.array(direction) / np.linalg.norm(direction), MIDDLE)
@@ -210,7 +210,7 @@ def _shade(model: _Model, index: Tensor, eye: Tensor) -> Tensor:
         cosine = ((1 - t_light**2).clamp_min(0) * (1 - t_view**2).clamp_min(0)).sqrt() - t_light * t_view
         facing = (0.35 + 0.65 * (normal @ toward)).clamp_min(0)
         strength = hair * facing * reaching[index] * (0.055 * cosine.clamp_min(0) ** 48)
-        # The second lobe went through the strand and took on its colour.
+        # The second lobe went through the strand and took on its color.
         tinted = (hair * facing * reaching[index] * 0.22 * cosine.clamp_min(0) ** 12)[:, None] * model.albedo[index]
         half = torch.nn.functional.normalize(view + toward, dim=1)
         wet = model.gloss[index] * ((normal * half).sum(1).clamp_min(0) ** 90) * 0.9

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steady video: neighbouring frames of a camera path, reprojected onto the current one and blended with it.
+"""Steady video: neighboring frames of a camera path, reprojected onto the current one and blended with it.
 
 A pixel with depth is unprojected with its own camera and projected into another frame's camera; the
-colour found there is that frame's opinion on the pixel. Two behaviours (docs/temporal.md):
+color found there is that frame's opinion on the pixel. Two behaviors (docs/temporal.md):
 
-- `reproject` and `DefaultBlender`: pixel centres are whole numbers, premultiplied RGBA is sampled smoothly,
+- `reproject` and `DefaultBlender`: pixel centers are whole numbers, premultiplied RGBA is sampled smoothly,
   and an opinion weighs as much as it can be trusted.
 - `reproject_legacy` and `LegacyBlender`: the published implementation's numbers.
 
@@ -97,17 +97,17 @@ def surface_depth(depth: Tensor, window: Window | None = None) -> Tensor:
         return surface
     rows, columns = window
     near = depth[..., rows, columns]
-    nearest = _over_neighbours(torch.where(near > 0, near, math.inf), torch.minimum)
+    nearest = _over_neighbors(torch.where(near > 0, near, math.inf), torch.minimum)
     there = torch.isfinite(nearest)
     nearest = nearest.masked_fill(~there, 0.0)
-    count = _over_neighbours(there.to(nearest.dtype), torch.add)
-    even = _over_neighbours(nearest, torch.add) / count.clamp_min(1)
+    count = _over_neighbors(there.to(nearest.dtype), torch.add)
+    even = _over_neighbors(nearest, torch.add) / count.clamp_min(1)
     step = (even - nearest).abs() > STEP * nearest
     surface[..., rows, columns] = torch.where(step, nearest, even).masked_fill(~there, 0.0)
     return surface
 
 
-def _over_neighbours(image: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _over_neighbors(image: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """`combine` over each pixel's 3x3 window within `image` (B, H, W): cheaper than pooling one channel is."""
     for axis in (-2, -1):
         size, result = image.shape[axis], image.clone()
@@ -118,7 +118,7 @@ def _over_neighbours(image: Tensor, combine: Callable[[Tensor, Tensor], Tensor])
     return image
 
 
-def _mean_over_neighbours(image: Tensor) -> Tensor:
+def _mean_over_neighbors(image: Tensor) -> Tensor:
     """The mean over each pixel's 5x5 window within `image` (B, C, H, W), 0 around it: cheaper than pooling."""
     for axis in (-2, -1):
         result = image.clone()
@@ -201,7 +201,7 @@ def color_trust(change: Tensor, color_threshold: float) -> Tensor:
     """(B, H, W) in [0, 1], 1/e where the squares of a change of images sum to `color_threshold` over the channels.
 
     That is on a 0-255 scale; `change` (B, C, H, W) is of images of 0-1. With alpha among the channels, a silhouette
-    that has moved on is told from hair of the background's colour.
+    that has moved on is told from hair of the background's color.
     """
     distance = change.square().sum(dim=1)
     return torch.exp(distance * (-(255**2) / max(color_threshold, 1e-6)))
@@ -214,7 +214,7 @@ def sample_smoothly(image: Tensor, grid: Tensor) -> Tensor:
 
 def reproject_legacy(current: Frame, earlier: Frame, images: Sequence[Tensor], *,
                      color_threshold: float) -> list[Tensor]:
-    """The published warp, on the images' own scale: half a pixel off, nearest neighbour, no visibility.
+    """The published warp, on the images' own scale: half a pixel off, nearest neighbor, no visibility.
 
     The sample is `grid_sample` at (2u/W - 1, 2v/H - 1), nearest, align_corners=False, zeros outside. Pixels
     whose summed squared difference exceeds `color_threshold` (in the images' units), and after that every
@@ -273,10 +273,10 @@ class _Seen(NamedTuple):
 
 
 class DefaultBlender(Blender):
-    """Each frame's detail becomes the mean of what neighbouring frames show there. Images are premultiplied RGBA, 0-1.
+    """Each frame's detail becomes the mean of what neighboring frames show there. Images are premultiplied RGBA, 0-1.
 
     Of `history` frames, the current one in their middle, each has a say; where that is no odd number, the two
-    outermost have what is left of it: 2 are the current frame and half of either neighbour, 1 does nothing. An
+    outermost have what is left of it: 2 are the current frame and half of either neighbor, 1 does nothing. An
     opinion's share falls with what it can be trusted: by `find_warp`, and by how far it lies from the current frame
     in the mean over 5x5 pixels (to 1/e at `color_tolerance` levels of 255). That mean itself stays the current
     frame's: what flickers is detail, and what moves across the surface, such as gloss and silhouettes, is more than
@@ -322,7 +322,7 @@ class DefaultBlender(Blender):
         image = frame.image[..., rows, columns]
         change = sample_smoothly(torch.cat([one.frame.image for one in others]), warp.grid)
         change.sub_(image.repeat(many, 1, 1, 1)).mul_((warp.trust > 0)[:, None])
-        mean = _mean_over_neighbours(change)
+        mean = _mean_over_neighbors(change)
         trust = (warp.trust * color_trust(mean, self.color_tolerance**2)).unflatten(0, (many, -1))
         trust = trust * trust.new_tensor(list(shares.values()))[:, None, None, None]
         detail = change.sub_(mean).unflatten(0, (many, -1))

@@ -15,8 +15,8 @@ from npcr.data.samples import Sample
 from npcr.renderers import RenderOutput, over_background
 
 
-class TrainLog:
-    """The bar counts optimiser steps over the whole run, or its seconds where SOLVER.MAX_MINUTES ends it, so that
+class TrainingLog:
+    """The bar counts optimizer steps over the whole run, or its seconds where SOLVER.MAX_MINUTES ends it, so that
     its time left is the run's."""
 
     def __init__(self, cfg: CfgNode, done: int, steps_per_epoch: int, seconds: float = 0.0) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimiser and its schedules, as functions of the configuration and the training's progress."""
+"""The optimizer and its schedules, as functions of the configuration and the training's progress."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _POINT_KINDS = ("splat", "shade", "opacity", "position", "width")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-    """Groups: network weights, biases (BIAS_LR_FACTOR, own decay), features and colours (FEATURE_LR_FACTOR), and in
-    the blended form the colours' change with direction, opacities, places and widths, each with its factor.
+    """Groups: network weights, biases (BIAS_LR_FACTOR, own decay), features and colors (FEATURE_LR_FACTOR), and in
+    the blended form the colors' change with direction, opacities, places and widths, each with its factor.
 
     Each group keeps its rate relative to `lr` (default SOLVER.BASE_LR) as `factor` for `set_learning_rate`.
     """

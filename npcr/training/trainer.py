@@ -25,14 +25,14 @@ from npcr.cameras import concatenate
 from npcr.checkpoints import files
 from npcr.config import dump_config
 from npcr.data.point_initialization import mean_colors, strand_directions
-from npcr.data.samples import Sample, SceneViews
+from npcr.data.samples import Sample, SceneDataset
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.errors import CheckpointError, ConfigError, TrainingError
 from npcr.evaluation.views import evaluate, mean_scores
 from npcr.factory import build_loss, build_renderer, load_parameters, make_checkpoint
 from npcr.io.points import PointCloud
 from npcr.renderers.half_activations import half_activations
-from npcr.training.log import TrainLog
+from npcr.training.log import TrainingLog
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
 
 logger = logging.getLogger("npcr")
@@ -49,15 +49,15 @@ def open_scene(cfg: CfgNode, folder: str) -> Scene:
                       mask=cfg.DATASETS.MASK, center=cfg.DATASETS.CENTER)
 
 
-def make_views(cfg: CfgNode, scene: Scene, size: list[int], device: torch.device) -> SceneViews:
+def make_views(cfg: CfgNode, scene: Scene, size: list[int], device: torch.device) -> SceneDataset:
     """The photographs of `scene` as samples of `size` on `device`."""
-    return SceneViews(scene, size=tuple(size), alpha_mode=cfg.DATASETS.ALPHA_MODE,
+    return SceneDataset(scene, size=tuple(size), alpha_mode=cfg.DATASETS.ALPHA_MODE,
                       alpha_background=cfg.DATASETS.ALPHA_BACKGROUND, legacy=cfg.MODEL.LEGACY,
                       max_zoom=cfg.DATASETS.MAXRATION, cache_bytes=int(cfg.DATASETS.CACHE_MB) * 2**20,
                       device=device, workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def held_out_views(cfg: CfgNode, scene: Scene, device: torch.device) -> tuple[SceneViews, list[Job]] | None:
+def held_out_views(cfg: CfgNode, scene: Scene, device: torch.device) -> tuple[SceneDataset, list[Job]] | None:
     """Views to evaluate: the TEST scene's, else the held-out cameras; None where there are none."""
     if cfg.DATASETS.TEST:
         scene = open_scene(cfg, cfg.DATASETS.TEST)
@@ -93,13 +93,13 @@ class Trainer:
         self.amp_type = half if device.type == "cuda" and cfg.SOLVER.AMP else None
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp_type == torch.float16)
         self.steps_per_epoch = math.ceil(len(self.jobs) / cfg.SOLVER.IMS_PER_BATCH)
-        self.iteration = 0  # optimiser steps done
+        self.iteration = 0  # optimizer steps done
         self.seconds = 0.0  # that they took
         self.stop_asked = False
         self.result: dict[str, Any] = {}  # the last step's mean losses, and its last sample with its pictures
 
     def _seen_by_photographs(self, cameras: list[int]) -> tuple[list[PointCloud], list[np.ndarray]]:
-        """What the blended form starts from: clouds with colours, their own or those of (some of) the training
+        """What the blended form starts from: clouds with colors, their own or those of (some of) the training
         photographs, and the directions of the strands in these."""
         some = cameras[::math.ceil(len(cameras) / _SOME_VIEWS)]
         clouds, strands = [], []
@@ -109,7 +109,7 @@ class Trainer:
                     [sample.target[:4].cpu() for sample in samples])
             strands.append(strand_directions(*seen))
             if cloud.colors is None:
-                logger.info("frame %d: the cloud has no colours; %d photographs gave them", frame + 1, len(some))
+                logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(some))
                 cloud = PointCloud(cloud.positions, mean_colors(*seen))
             clouds.append(cloud)
         return clouds, strands
@@ -144,7 +144,7 @@ class Trainer:
     # One step ---------------------------------------------------------------------------------------------
 
     def step(self, batch: list[Sample]) -> None:
-        """One optimiser step over `batch`; `self.result` is what it gave."""
+        """One optimizer step over `batch`; `self.result` is what it gave."""
         self.renderer.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
@@ -182,7 +182,7 @@ class Trainer:
             logger.info("training is complete: %d of %d epochs done", self.iteration // self.steps_per_epoch,
                         self.cfg.SOLVER.MAX_EPOCHS)
             return
-        log = TrainLog(self.cfg, self.iteration, self.steps_per_epoch, self.seconds)
+        log = TrainingLog(self.cfg, self.iteration, self.steps_per_epoch, self.seconds)
         engine = self._engine(log)
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # its tracebacks would bury our errors
         engine.logger.setLevel(logging.CRITICAL)
@@ -199,7 +199,7 @@ class Trainer:
         if self.stop_asked:
             raise KeyboardInterrupt
 
-    def _engine(self, log: TrainLog) -> Engine:
+    def _engine(self, log: TrainingLog) -> Engine:
         engine = Engine(lambda _, batch: self.step(batch))
 
         limit = self.cfg.SOLVER.MAX_MINUTES * 60
@@ -237,7 +237,7 @@ class Trainer:
 
         return engine
 
-    def _finish_early(self, log: TrainLog, epoch: int) -> None:
+    def _finish_early(self, log: TrainingLog, epoch: int) -> None:
         """What the last epoch would end with, where SOLVER.MAX_MINUTES are over."""
         log.pictures(self.iteration, self.result["output"], self.result["sample"])
         self.save(epoch)
@@ -252,7 +252,7 @@ class Trainer:
         self.stop_asked = True
         logger.info("\nstopping after this step and writing a checkpoint (Ctrl-C again: at once, without)")
 
-    def _evaluate(self, log: TrainLog, epoch: int) -> None:
+    def _evaluate(self, log: TrainingLog, epoch: int) -> None:
         if self.held_out is None:
             return
         views, jobs = self.held_out

@@ -35,7 +35,7 @@ class Comparison:
     zoom: tuple[int, int, int, int] | None = None  # x, y, width, height of the part to magnify, in pixels
 
     def panels(self, pictures: Sequence[Pixels], divider: float) -> list[Pixels]:
-        """Labelled panels of one size, for `pictures` (H, W, 3), one of each input; divider: share of the width."""
+        """Labeled panels of one size, for `pictures` (H, W, 3), one of each input; divider: share of the width."""
         width = pictures[0].shape[1]
         *others, reference = zip(pictures, self.labels, strict=True)
         panels: list[tuple[Pixels, list[tuple[int, str]]]] = []
@@ -149,7 +149,7 @@ def check_alike(sources: Sequence[FrameSource], fit: bool, trim: bool) -> list[F
 
 
 def pictures_of(sources: Sequence[FrameSource], background: float | str) -> Iterator[list[Pixels]]:
-    """Of each frame the sources' pictures (H, W, 3), of the first's size, over a grey (0-255) or a `checker`."""
+    """Of each frame the sources' pictures (H, W, 3), of the first's size, over a gray (0-255) or a `checker`."""
     size = sources[0].size
     behind = checkerboard(size) if isinstance(background, str) else background
     for frames in zip(*sources, strict=True):

@@ -28,7 +28,7 @@ def draw_cameras(cam_to_world: np.ndarray, *, field_of_view: float | Sequence[fl
     """(H, W, 3) uint8 RGB: cameras (B, 4, 4) as frusta around `points` (N, 3) with world axes and a ground grid.
 
     Frusta run from blue (first) to red (last) with the upward side of the picture marked by a tick; the first
-    is drawn bold and labelled. Of many cameras `max_frusta` evenly chosen ones are drawn, the path runs
+    is drawn bold and labeled. Of many cameras `max_frusta` evenly chosen ones are drawn, the path runs
     through all of them. colors: (N, 3) uint8 of the points. field_of_view: width's angle in degrees, one for
     all cameras or one each. size: (width, height). direction: from the middle to the eye, by default the upper
     front.
@@ -58,7 +58,7 @@ def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarra
                     caption: str = "") -> np.ndarray:
     """(H, W, 3) uint8: `photograph` (h, w, 3 or 4) uint8, paled, with the projected points over it as dots.
 
-    pixels: (N, 2) x and y, pixel centres at whole numbers; those outside are left out. depth: (N,), colours
+    pixels: (N, 2) x and y, pixel centers at whole numbers; those outside are left out. depth: (N,), colors
     the dots from near (red) to far (blue). size: (width, height) of the result, to which `pixels` refer;
     default the photograph's. matte: (h, w) uint8, its outline is drawn in green. caption: written at the top.
     """

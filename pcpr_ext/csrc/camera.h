@@ -72,7 +72,7 @@ NPCR_HD int round_half_away(float value) {
 
 NPCR_HD bool is_finite(float value) { return (value <= kLargestFloat) & (value >= -kLargestFloat); }
 
-// Without branches, so that a loop over points can be vectorised.
+// Without branches, so that a loop over points can be vectorized.
 NPCR_HD Splat project(const Camera& camera, float px, float py, float pz) {
     const float x = dot3(camera.rotation, px, py, pz) + camera.translation[0];
     const float y = dot3(camera.rotation + 3, px, py, pz) + camera.translation[1];

@@ -74,7 +74,7 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
     }
 }
 
-NPCR_CLONES void normalise_pixels(const NpcrNormalise& task, int64_t image, int64_t first, int64_t last) {
+NPCR_CLONES void normalize_pixels(const NpcrNormalize& task, int64_t image, int64_t first, int64_t last) {
     const int64_t channels = task.channels;
     const float* __restrict scale = task.scale + image * channels;
     const float* __restrict shift = task.shift + image * channels;
@@ -141,11 +141,11 @@ int32_t npcr_gate_sums(const NpcrGate* task) { return npcr::sum_up(*task, npcr::
 
 int32_t npcr_gate_grad(const NpcrGate* task) { return npcr::sum_up(*task, npcr::grad_of_pixels); }
 
-int32_t npcr_normalise(const NpcrNormalise* task) {
+int32_t npcr_normalize(const NpcrNormalize* task) {
     using namespace npcr;
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
     over_groups(*task, Groups(*task), [&](int64_t image, int64_t first, int64_t last, int64_t) {
-        normalise_pixels(*task, image, first, last);
+        normalize_pixels(*task, image, first, last);
     });
     return NPCR_OK;
 }

@@ -43,7 +43,7 @@ struct Scratch {
     uint32_t* survivors;         // (buckets) records left after the hidden ones are dropped
     int64_t bytes;
 
-    Scratch(void* base, const NpcrRasterise& task, int threads) {
+    Scratch(void* base, const NpcrRasterize& task, int threads) {
         // Addresses as integers: the size is asked for with a null base.
         const uintptr_t origin = (reinterpret_cast<uintptr_t>(base) + 63) / 64 * 64;
         uintptr_t at = origin;
@@ -64,9 +64,9 @@ struct Scratch {
 };
 
 template <class Count>
-class Rasteriser {
+class Rasterizer {
 public:
-    Rasteriser(const NpcrRasterise& task, int threads)
+    Rasterizer(const NpcrRasterize& task, int threads)
         : task_(task),
           width_(task.width),
           pixels_(task.width * task.height),
@@ -289,7 +289,7 @@ private:
         }
     }
 
-    const NpcrRasterise& task_;
+    const NpcrRasterize& task_;
     const int64_t width_, pixels_;
     const unsigned layers_;
     const int threads_, parts_;
@@ -305,7 +305,7 @@ private:
 };
 
 // A thread is worth starting for some ten thousand points or pixels.
-int team_size(const NpcrRasterise& task) {
+int team_size(const NpcrRasterize& task) {
     const int64_t useful = 1 + (task.point_count + task.width * task.height * task.layers) / 16384;
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, useful, 256})));
 }
@@ -313,7 +313,7 @@ int team_size(const NpcrRasterise& task) {
 }  // namespace
 }  // namespace npcr
 
-int64_t npcr_rasterise_scratch(const NpcrRasterise* task) {
+int64_t npcr_rasterize_scratch(const NpcrRasterize* task) {
     using namespace npcr;
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
     const int threads = team_size(*task);
@@ -321,15 +321,15 @@ int64_t npcr_rasterise_scratch(const NpcrRasterise* task) {
                                : Scratch<uint16_t>(nullptr, *task, threads).bytes;
 }
 
-int32_t npcr_rasterise(const NpcrRasterise* task) {
+int32_t npcr_rasterize(const NpcrRasterize* task) {
     using namespace npcr;
-    const int64_t needed = npcr_rasterise_scratch(task);
+    const int64_t needed = npcr_rasterize_scratch(task);
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
     const int threads = team_size(*task);
     try {
-        return task->layers <= 255 ? Rasteriser<uint8_t>(*task, threads).run()
-                                   : Rasteriser<uint16_t>(*task, threads).run();
+        return task->layers <= 255 ? Rasterizer<uint8_t>(*task, threads).run()
+                                   : Rasterizer<uint16_t>(*task, threads).run();
     } catch (const std::bad_alloc&) {
         return NPCR_OUT_OF_MEMORY;
     }

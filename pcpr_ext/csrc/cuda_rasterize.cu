@@ -88,7 +88,7 @@ __device__ void fill(const Target& target, Rectangle rectangle, Key key) {
 // the layers to come unless `rectangles` is null.
 template <bool by_pixel>
 __global__ void __launch_bounds__(kThreads)
-    project_points(NpcrRasterise task, int64_t camera_index, Target target, Rectangle* rectangles,
+    project_points(NpcrRasterize task, int64_t camera_index, Target target, Rectangle* rectangles,
                    uint32_t* depths) {
     __shared__ Camera camera;
     if (threadIdx.x == 0) {
@@ -172,7 +172,7 @@ struct Scratch {
     uint32_t* depths;
     int64_t key_bytes, bytes;
 
-    explicit Scratch(const NpcrRasterise& task) {
+    explicit Scratch(const NpcrRasterize& task) {
         const int64_t pixels = task.width * task.height;
         const int64_t kept = task.peel_pixels || task.layers == 1 ? 0 : task.point_count;
         key_bytes = pixels * (task.peel_pixels ? task.layers : 1) * static_cast<int64_t>(sizeof(Key));
@@ -189,7 +189,7 @@ struct Scratch {
 };
 
 template <class Index>
-int32_t rasterise_by_point(const NpcrRasterise& task, const Scratch& scratch, int64_t camera) {
+int32_t rasterize_by_point(const NpcrRasterize& task, const Scratch& scratch, int64_t camera) {
     cudaStream_t stream = static_cast<cudaStream_t>(task.stream);
     const int64_t pixels = task.width * task.height;
     const Target target{scratch.keys, static_cast<int>(task.width), 1};
@@ -214,7 +214,7 @@ int32_t rasterise_by_point(const NpcrRasterise& task, const Scratch& scratch, in
 }
 
 template <class Index>
-int32_t rasterise_by_pixel(const NpcrRasterise& task, const Scratch& scratch, int64_t camera) {
+int32_t rasterize_by_pixel(const NpcrRasterize& task, const Scratch& scratch, int64_t camera) {
     cudaStream_t stream = static_cast<cudaStream_t>(task.stream);
     const int64_t pixels = task.width * task.height;
     const Target target{scratch.keys, static_cast<int>(task.width), static_cast<int>(task.layers)};
@@ -229,13 +229,13 @@ int32_t rasterise_by_pixel(const NpcrRasterise& task, const Scratch& scratch, in
 }
 
 template <class Index>
-int32_t rasterise(const NpcrRasterise& task) {
+int32_t rasterize(const NpcrRasterize& task) {
     const Scratch scratch(task);
     for (int64_t camera = 0; camera < task.cameras; ++camera) {
         NPCR_CHECK(cudaMemsetAsync(scratch.keys, 0xff, static_cast<size_t>(scratch.key_bytes),
                                    static_cast<cudaStream_t>(task.stream)));
-        const int32_t status = task.peel_pixels ? rasterise_by_pixel<Index>(task, scratch, camera)
-                                                : rasterise_by_point<Index>(task, scratch, camera);
+        const int32_t status = task.peel_pixels ? rasterize_by_pixel<Index>(task, scratch, camera)
+                                                : rasterize_by_point<Index>(task, scratch, camera);
         if (status != NPCR_OK) return status;
     }
     return NPCR_OK;
@@ -244,16 +244,16 @@ int32_t rasterise(const NpcrRasterise& task) {
 }  // namespace
 }  // namespace npcr
 
-int64_t npcr_rasterise_scratch(const NpcrRasterise* task) {
+int64_t npcr_rasterize_scratch(const NpcrRasterize* task) {
     if (!npcr::valid(*task)) return NPCR_BAD_ARGUMENT;
     return npcr::Scratch(*task).bytes;
 }
 
-int32_t npcr_rasterise(const NpcrRasterise* task) {
-    const int64_t needed = npcr_rasterise_scratch(task);
+int32_t npcr_rasterize(const NpcrRasterize* task) {
+    const int64_t needed = npcr_rasterize_scratch(task);
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
-    return task->index_bytes == 4 ? npcr::rasterise<int32_t>(*task) : npcr::rasterise<int64_t>(*task);
+    return task->index_bytes == 4 ? npcr::rasterize<int32_t>(*task) : npcr::rasterize<int64_t>(*task);
 }
 
 int32_t npcr_abi_version() { return NPCR_ABI_VERSION; }

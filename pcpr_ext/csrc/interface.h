@@ -21,7 +21,7 @@ enum NpcrStatus {
     NPCR_BAD_INDEX = -4,  // CPU only; on a GPU such an index counts as empty, since nothing waits to see it
 };
 
-struct NpcrRasterise {
+struct NpcrRasterize {
     const float* points;        // (point_count, 3)
     const float* cam_to_world;  // (cameras, 4, 4)
     const float* intrinsics;    // (cameras, 3, 3)
@@ -131,7 +131,7 @@ struct NpcrGate {
 };
 
 // output = ReLU(scale values + shift); both may be the same.
-struct NpcrNormalise {
+struct NpcrNormalize {
     const float* values;  // (images, pixels, channels)
     const float* scale;   // (images, channels) each
     const float* shift;
@@ -193,8 +193,8 @@ NPCR_API int32_t npcr_ready();
 // What a returned status means.
 NPCR_API const char* npcr_message(int32_t status);
 // Scratch memory in bytes that the call below needs for these sizes and threads; pointers are not read.
-NPCR_API int64_t npcr_rasterise_scratch(const NpcrRasterise* task);
-NPCR_API int32_t npcr_rasterise(const NpcrRasterise* task);
+NPCR_API int64_t npcr_rasterize_scratch(const NpcrRasterize* task);
+NPCR_API int32_t npcr_rasterize(const NpcrRasterize* task);
 NPCR_API int32_t npcr_gather(const NpcrGather* task);
 NPCR_API int64_t npcr_scatter_scratch(const NpcrScatter* task);
 NPCR_API int32_t npcr_scatter(const NpcrScatter* task);
@@ -206,7 +206,7 @@ NPCR_API int64_t npcr_convolve_grad_scratch(const NpcrConvolveGrad* task);
 NPCR_API int32_t npcr_convolve_grad(const NpcrConvolveGrad* task);
 NPCR_API int32_t npcr_gate_sums(const NpcrGate* task);
 NPCR_API int32_t npcr_gate_grad(const NpcrGate* task);
-NPCR_API int32_t npcr_normalise(const NpcrNormalise* task);
+NPCR_API int32_t npcr_normalize(const NpcrNormalize* task);
 NPCR_API int32_t npcr_halve(const NpcrResample* task);
 NPCR_API int32_t npcr_halve_grad(const NpcrResample* task);
 NPCR_API int32_t npcr_double(const NpcrResample* task);
@@ -222,7 +222,7 @@ constexpr int64_t kMaxSide = 32767;          // a splat's rectangle is kept in 1
 constexpr int64_t kMaxPoints = 0xffffffffLL;  // depth and index share 64 bits
 constexpr int64_t kMaxLayers = 65535;
 
-inline bool valid(const NpcrRasterise& task) {
+inline bool valid(const NpcrRasterize& task) {
     return task.point_count >= 0 && task.point_count <= kMaxPoints && task.cameras >= 0 && task.width >= 1 &&
            task.width <= kMaxSide && task.height >= 1 && task.height <= kMaxSide && task.layers >= 1 &&
            task.layers <= kMaxLayers && (task.index_bytes == 4 || task.index_bytes == 8) &&

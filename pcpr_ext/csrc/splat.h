@@ -22,7 +22,7 @@ constexpr int kSplatHead = 3;      // of a point's numbers, before its values: o
 constexpr int kSplatParts = 5;     // of a fragment's gradient: opacity, sharpness, x, y; and the weight of its values
 
 struct Cover {
-    float dx, dy;    // from the pixel's centre to the dot
+    float dx, dy;    // from the pixel's center to the dot
     float fall;      // exp(-sharpness d²)
     float within;    // 1 - fade d², 0 out of the dot's reach
     float share;     // of the pixel, at most kOpaque

@@ -45,12 +45,12 @@ def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None
 
 def test_projection_equals_the_plain_one(tmp_path: Path) -> None:
     rows = run(projection, tmp_path, "--points", "3000", "--layers", "3", "--size", "40", "40")["rows"]
-    assert all(row["equal"] for row in rows if row["method"] in ("twin", "plain"))
+    assert all(row["equal"] for row in rows if row["method"] in ("reference", "plain"))
 
 
 def test_the_blended_forms_kernel_equals_its_twin(tmp_path: Path) -> None:
     rows = run(blended, tmp_path, "--points", "3000", "--layers", "4", "--size", "48", "40", "--dots", "3")["rows"]
-    assert [row["stage"] for row in rows][-2:] == ["frame", "step without optimiser"]
+    assert [row["stage"] for row in rows][-2:] == ["frame", "step without optimizer"]
     composed = [row for row in rows if row["stage"].startswith("compositing")]
     assert len(composed) == 2
     assert all(row["error"] < 1e-4 and row["twin_ms"] > 0 for row in composed)

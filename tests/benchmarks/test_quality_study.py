@@ -52,7 +52,7 @@ def test_every_variant_is_a_valid_configuration(tmp_path: Path) -> None:
         cfg = Job(made, variant, 1).config()
         for key, value in variant.overrides.items():
             section, leaf = key.split(".")
-            if key not in ("SOLVER.MAX_EPOCHS", "INPUT.USE_RGB"):  # time ends it; this cloud has no colours
+            if key not in ("SOLVER.MAX_EPOCHS", "INPUT.USE_RGB"):  # time ends it; this cloud has no colors
                 assert cfg[section][leaf] == value, (variant.name, key)
         assert (cfg.SOLVER.SEED, cfg.SOLVER.MAX_MINUTES, cfg.TEST.PERIOD) == (1, 0.002, 0)
 
@@ -84,7 +84,7 @@ def test_questions_hold_the_recommended_value_once() -> None:
 
 
 def plane(side: int = 40) -> PointCloud:
-    """A square grid of spacing 1, coloured by place."""
+    """A square grid of spacing 1, colored by place."""
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     positions = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3).astype(np.float32)
     return PointCloud(positions, positions.astype(np.uint8))

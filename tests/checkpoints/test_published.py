@@ -23,9 +23,9 @@ from torch import nn
 
 from npcr.checkpoints.files import load_model, save_model
 from npcr.checkpoints.published import is_published, read_published
-from npcr.checkpoints.restricted_unpickler import Global, StandIn, StorageRef, TensorRef, read_pickle
+from npcr.checkpoints.restricted_unpickler import Global, PickledObject, StorageRef, TensorRef, read_pickle
 from npcr.errors import CheckpointError
-from npcr.renderers import GatedUNet, NeuralPointRenderer
+from npcr.renderers import GatedUNet, LayeredRenderer
 
 # --- a small model built like the published one, from classes in modules of the published names
 
@@ -141,7 +141,7 @@ def test_every_weight_arrives_in_its_place(
         "INPUT": {"USE_RGB": False, "LAYER_NUM": 3, "SIZE_TRAIN": [60, 48]},
         "WEIGHTS": {"DEPTH_THR": 0.25},
     }
-    renderer = NeuralPointRenderer([torch.zeros(n, 3) for n in POINTS], feature_dim=FEATURES, norm=norm)
+    renderer = LayeredRenderer([torch.zeros(n, 3) for n in POINTS], feature_dim=FEATURES, norm=norm)
     renderer.load_state_dict(checkpoint.model, strict=True)
 
     theirs = published.state_dict()
@@ -350,11 +350,11 @@ def test_a_call_within_a_published_model_is_refused(published: nn.Module, tmp_pa
 def test_calling_a_stand_in_is_inert(trap: Path) -> None:
     data = b"\x80\x02cmodeling.evil\nrun\n(X\x01\x00\x00\x00xtR."
     value = read_pickle(io.BytesIO(data), "m", lambda module: module.startswith("modeling")).value
-    assert isinstance(value, StandIn)
+    assert isinstance(value, PickledObject)
     assert (value.kind, value.state) == (Global("modeling.evil", "run"), {})
     dotted = b"\x80\x02cmodeling.x\nos.system\n(X\x01\x00\x00\x00xtR."
     assert isinstance(
-        read_pickle(io.BytesIO(dotted), "m", lambda module: module.startswith("modeling")).value, StandIn
+        read_pickle(io.BytesIO(dotted), "m", lambda module: module.startswith("modeling")).value, PickledObject
     )
 
 
@@ -426,7 +426,7 @@ DAMAGED = {
     "odd number of items": (b"}(K\x01u", "shorter"),
     "state for a tensor": (tensor(1, 0, (1,), (1,)) + b"}b", "state of type dict for a TensorRef"),
     "state for a class": (b"cmodeling.x\ny\n}b", "state of type dict for a Global"),
-    "state of another kind": (b"cmodeling.x\ny\n)\x81]b", "state of type list for a StandIn"),
+    "state of another kind": (b"cmodeling.x\ny\n)\x81]b", "state of type list for a PickledObject"),
     "call of a tensor": (tensor(1, 0, (1,), (1,)) + b")R", "no function"),
     "set of a set": (b"c__builtin__\nset\n(c__builtin__\nset\n)RtR", "container made of something else"),
     "parameter of a text": (

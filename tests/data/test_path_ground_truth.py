@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.data.path_ground_truth import PathTruth
+from npcr.data.path_ground_truth import PathGroundTruth
 from npcr.errors import SceneError
 from npcr.io.images import write_image
 
@@ -27,7 +27,7 @@ def write_truth(folder: Path, count: int) -> None:
 
 def test_pictures_come_premultiplied_and_geometry_as_it_is(tmp_path: Path) -> None:
     write_truth(tmp_path, 3)
-    truth = PathTruth(tmp_path, 3, SIZE)
+    truth = PathGroundTruth(tmp_path, 3, SIZE)
     assert truth.has_pictures
     assert truth.has_geometry
     picture = truth.picture(1)
@@ -41,7 +41,7 @@ def test_pictures_come_premultiplied_and_geometry_as_it_is(tmp_path: Path) -> No
 
 
 def test_a_folder_without_truth_has_none(tmp_path: Path) -> None:
-    truth = PathTruth(tmp_path, 3, SIZE)
+    truth = PathGroundTruth(tmp_path, 3, SIZE)
     assert not truth.has_pictures
     assert not truth.has_geometry
 
@@ -50,7 +50,7 @@ def test_another_size_resizes_pictures_and_leaves_geometry_out(tmp_path: Path,
                                                                caplog: pytest.LogCaptureFixture) -> None:
     write_truth(tmp_path, 1)
     with caplog.at_level(logging.WARNING, "npcr"):
-        truth = PathTruth(tmp_path, 1, (4, 3))
+        truth = PathGroundTruth(tmp_path, 1, (4, 3))
     assert tuple(truth.picture(0).shape) == (1, 4, 3, 4)
     assert not truth.has_geometry
     assert "geometry is of 8x6, INPUT.SIZE_TEST is 4x3: left out" in caplog.text
@@ -60,11 +60,11 @@ def test_what_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     write_truth(tmp_path, 3)
     (tmp_path / "img_0002.png").unlink()
     with pytest.raises(SceneError, match=r"img_0002\.png: missing; the path has 3 cameras"):
-        PathTruth(tmp_path, 3, SIZE)
+        PathGroundTruth(tmp_path, 3, SIZE)
     write_truth(tmp_path, 3)
     (tmp_path / "geometry_0002.npz").write_bytes(b"nonsense")
     with pytest.raises(SceneError, match=r"geometry_0002\.npz: is not a geometry file"):
-        PathTruth(tmp_path, 3, SIZE).geometry(1)
+        PathGroundTruth(tmp_path, 3, SIZE).geometry(1)
     np.savez(tmp_path / "geometry_0002.npz", position=np.zeros((6, 8)), depth=np.zeros((6, 8)))
     with pytest.raises(SceneError, match=r"position must be \(H, W, 3\)"):
-        PathTruth(tmp_path, 3, SIZE).geometry(1)
+        PathGroundTruth(tmp_path, 3, SIZE).geometry(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What photographs say about points: colours and strands' directions, on a scene where both are known."""
+"""What photographs say about points: colors and strands' directions, on a scene where both are known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = (96, 96)
 
 
 def hair_sheet() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points of parallel strands on a square plate, their colours (each strand its own), and the strands' direction."""
+    """Points of parallel strands on a square plate, their colors (each strand its own), and the strands' direction."""
     rng = np.random.default_rng(0)
     direction = np.array([0.6, 0.0, 0.8])
     across = np.array([0.8, 0.0, -0.6])
@@ -30,7 +30,7 @@ def hair_sheet() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def photograph(points: np.ndarray, colors: np.ndarray, camera: Cameras) -> Tensor:
-    """(4, H, W) of a two-sided plate: every pixel takes the nearest point's colour, where there is one nearby."""
+    """(4, H, W) of a two-sided plate: every pixel takes the nearest point's color, where there is one nearby."""
     pixels = project(torch.from_numpy(points)[None], camera)[0][0]
     grid = torch.stack(torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="xy"), dim=-1).float()
     distance, nearest = torch.cdist(grid.reshape(-1, 2), pixels).min(1)

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from npcr.cameras import Cameras, project
-from npcr.data.image_cache import PhotographCache, premultiply, resize
+from npcr.data.image_cache import ImageCache, premultiply, resize
 from npcr.data.prefetch import run_ahead
-from npcr.data.samples import SceneViews
+from npcr.data.samples import SceneDataset
 from npcr.data.scene import Frame, Scene, load_scene
 from tests.scenes import SIZE, orbit_poses, photograph, write_tiny_scene
 
@@ -31,7 +31,7 @@ def _tiny(tmp_path: Path, **options: Any) -> Scene:
 
 def test_plain_is_the_published_training_sample(parity: Path) -> None:
     scene = load_scene(parity / "scene", size_raw=[160, 128], frame_num=1, mask=True, center=[64, 80])
-    views = SceneViews(scene, size=(120, 96), legacy=True)
+    views = SceneDataset(scene, size=(120, 96), legacy=True)
     with np.load(parity / "expected.npz") as expected:
         for camera in (0, 1):
             sample = views.plain(0, camera)
@@ -43,7 +43,7 @@ def test_plain_is_the_published_training_sample(parity: Path) -> None:
 # ---- plain ----
 
 def test_plain_at_full_size_is_the_photograph_premultiplied(tmp_path: Path) -> None:
-    sample = SceneViews(_tiny(tmp_path), size=SIZE).plain(0, 2)
+    sample = SceneDataset(_tiny(tmp_path), size=SIZE).plain(0, 2)
     pixels = torch.from_numpy(photograph(2)).permute(2, 0, 1).float() / 255
     assert sample.name == "0/img_0003.png"
     assert (sample.frame, sample.camera) == (0, 2)
@@ -54,9 +54,9 @@ def test_plain_at_full_size_is_the_photograph_premultiplied(tmp_path: Path) -> N
     assert (sample.target[4] == 1).all()
 
 
-def test_legacy_leaves_colours_and_half_pixels_alone(tmp_path: Path) -> None:
+def test_legacy_leaves_colors_and_half_pixels_alone(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    legacy, default = (SceneViews(scene, size=(12, 8), legacy=legacy) for legacy in (True, False))
+    legacy, default = (SceneDataset(scene, size=(12, 8), legacy=legacy) for legacy in (True, False))
     assert legacy.plain(0, 0).target[:3, 0, 0].min() > 0  # alpha is 0 in the corner
     assert default.plain(0, 0).target[:3, 0, 0].max() == 0
     raw = scene.cameras.intrinsics[0]
@@ -67,8 +67,8 @@ def test_legacy_leaves_colours_and_half_pixels_alone(tmp_path: Path) -> None:
 def test_own_alpha_and_no_alpha(tmp_path: Path) -> None:
     write_tiny_scene(tmp_path / "s", mattes="rgba")
     load = partial(load_scene, tmp_path / "s", size_raw=SIZE, frame_num=1, center=[])
-    own = SceneViews(load(mask=True), size=SIZE).plain(0, 1).target
-    none = SceneViews(load(mask=False), size=SIZE).plain(0, 1).target
+    own = SceneDataset(load(mask=True), size=SIZE).plain(0, 1).target
+    none = SceneDataset(load(mask=False), size=SIZE).plain(0, 1).target
     pixels = torch.from_numpy(photograph(1)).permute(2, 0, 1).float() / 255
     assert torch.equal(own[3], pixels[3])
     assert torch.equal(none[:3], pixels[:3])
@@ -76,7 +76,7 @@ def test_own_alpha_and_no_alpha(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255), (10, 200, 90)])
-def test_all_alpha_modes_come_to_the_same_premultiplied_colour(background: tuple[int, int, int]) -> None:
+def test_all_alpha_modes_come_to_the_same_premultiplied_color(background: tuple[int, int, int]) -> None:
     color, alpha = photograph(3)[..., :3], photograph(3)[..., 3]
     opacity = alpha[..., None] / 255
     expected = color * opacity
@@ -88,7 +88,7 @@ def test_all_alpha_modes_come_to_the_same_premultiplied_colour(background: tuple
         assert np.abs(result - expected).max() <= 1.001, mode
 
 
-def test_colour_taken_out_of_a_background_stays_within_alpha() -> None:
+def test_color_taken_out_of_a_background_stays_within_alpha() -> None:
     alpha = np.array([[0, 0, 51, 51]], np.uint8)
     color = np.array([[[255] * 3, [0] * 3, [255] * 3, [0] * 3]], np.uint8)
     result = premultiply(color, alpha, "composited", (100, 100, 100))
@@ -97,7 +97,7 @@ def test_colour_taken_out_of_a_background_stays_within_alpha() -> None:
 
 def test_channels_are_resized_each_for_itself() -> None:
     pixels = np.zeros((8, 8, 4), np.uint8)
-    pixels[..., 0] = 200  # colour where alpha is 0 must not vanish
+    pixels[..., 0] = 200  # color where alpha is 0 must not vanish
     pixels[:, 4:, 3] = 255
     half = resize(pixels, (4, 4))
     assert (half[..., 0] == 200).all()
@@ -125,7 +125,7 @@ def _centroid(image: torch.Tensor) -> np.ndarray:
     return np.array([float((weights * x).sum()), float((weights * y).sum())]) / float(weights.sum())
 
 
-@pytest.mark.parametrize("center", [[75.0, 100.0], [70.0, 110.0]], ids=["middle", "off-centre"])
+@pytest.mark.parametrize("center", [[75.0, 100.0], [70.0, 110.0]], ids=["middle", "off-center"])
 @pytest.mark.parametrize(("size", "focal"), [((100, 75), (210, 210)), ((90, 90), (210, 210)),
                                              ((100, 75), (230, 190)), ((260, 200), (200, 260))],
                          ids=["same-shape", "other-shape", "fx-not-fy", "enlarged"])
@@ -134,7 +134,7 @@ def test_the_picture_moves_as_its_camera_says(tmp_path: Path, size: tuple[int, i
     point = np.array([[0.1, -0.15, 0.08]])
     intrinsics = [[focal[0], 3, 103.2], [0, focal[1], 71.7], [0, 0, 1.0]]
     scene = _dot_scene(tmp_path, (200, 150), intrinsics, point, center)
-    views = SceneViews(scene, size=size, max_zoom=0.5)
+    views = SceneDataset(scene, size=size, max_zoom=0.5)
     rng = np.random.default_rng(0)
     samples = [views.plain(0, 0)]
     samples += [views.augmented(0, 0, rng, shift=10, max_zoom=0.5, rotation=60) for _ in range(12)]
@@ -149,7 +149,7 @@ def test_the_picture_moves_as_its_camera_says(tmp_path: Path, size: tuple[int, i
 def test_no_augmentation_is_plain(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     for legacy in (False, True):
-        views = SceneViews(scene, size=(15, 12), legacy=legacy)
+        views = SceneDataset(scene, size=(15, 12), legacy=legacy)
         plain = views.plain(0, 1)
         same = views.augmented(0, 1, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
         torch.testing.assert_close(same.target, plain.target, atol=1e-5, rtol=0)
@@ -159,7 +159,7 @@ def test_no_augmentation_is_plain(tmp_path: Path) -> None:
 
 def test_legacy_and_default_crops_differ_by_the_half_pixels_only(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    samples = [SceneViews(scene, size=(15, 12), legacy=legacy).augmented(
+    samples = [SceneDataset(scene, size=(15, 12), legacy=legacy).augmented(
         0, 1, np.random.default_rng(3), shift=3, max_zoom=0.5, rotation=0) for legacy in (False, True)]
     default, legacy = (sample.cameras.intrinsics[0] for sample in samples)
     assert torch.equal(samples[0].target[3:], samples[1].target[3:])
@@ -169,7 +169,7 @@ def test_legacy_and_default_crops_differ_by_the_half_pixels_only(tmp_path: Path)
 
 def test_the_draws_stay_within_their_bounds(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    views = SceneViews(scene, size=SIZE, max_zoom=1.0)
+    views = SceneDataset(scene, size=SIZE, max_zoom=1.0)
     rng = np.random.default_rng(0)
     samples = [views.augmented(0, 0, rng, shift=4, max_zoom=1.0, rotation=30).cameras for _ in range(200)]
     zooms = np.array([float(one.intrinsics[0, 0, 0]) for one in samples]) / SIZE[0]
@@ -188,16 +188,16 @@ def test_the_draws_stay_within_their_bounds(tmp_path: Path) -> None:
 def test_the_region_of_interest_is_where_the_photograph_reaches(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     scene.centers[:] = torch.tensor([8.0, 2.0])  # crops reach 10 pixels beyond the left border
-    sample = SceneViews(scene, size=SIZE).augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0,
+    sample = SceneDataset(scene, size=SIZE).augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0,
                                                     rotation=0)
     assert (sample.target[:, :, :10] == 0).all()
     assert (sample.target[4, :, 10:] == 1).all()
-    plain = SceneViews(scene, size=SIZE).plain(0, 0)
+    plain = SceneDataset(scene, size=SIZE).plain(0, 0)
     torch.testing.assert_close(sample.target[:4, :, 10:], plain.target[:4, :, :14], atol=1e-5, rtol=0)
 
 
 def test_samples_depend_on_their_generator_alone(tmp_path: Path) -> None:
-    views = SceneViews(_tiny(tmp_path), size=(12, 8), max_zoom=0.5)
+    views = SceneDataset(_tiny(tmp_path), size=(12, 8), max_zoom=0.5)
     augmented = partial(views.augmented, 0, 0, shift=2, max_zoom=0.5, rotation=9)
     first, again, other = (augmented(rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.target, again.target)
@@ -208,7 +208,7 @@ def test_samples_depend_on_their_generator_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_samples_on_a_gpu(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    cpu, gpu = (SceneViews(scene, size=(15, 12), max_zoom=0.5, device=device).augmented(
+    cpu, gpu = (SceneDataset(scene, size=(15, 12), max_zoom=0.5, device=device).augmented(
         0, 1, np.random.default_rng(3), shift=3, max_zoom=0.5, rotation=20) for device in ("cpu", "cuda"))
     assert gpu.target.is_cuda
     assert gpu.cameras.intrinsics.is_cuda
@@ -217,7 +217,7 @@ def test_samples_on_a_gpu(tmp_path: Path) -> None:
 
 # ---- cache ----
 
-class _CountingCache(PhotographCache):
+class _CountingCache(ImageCache):
     decoded = 0
 
     def _decode(self, frame: int, camera: int) -> np.ndarray:
@@ -251,10 +251,10 @@ def test_a_picture_beyond_the_bound_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_photographs_are_kept_no_larger_than_needed(tmp_path: Path) -> None:
-    views = SceneViews(_tiny(tmp_path), size=(8, 8), max_zoom=0.5, cache_bytes=10**6)
+    views = SceneDataset(_tiny(tmp_path), size=(8, 8), max_zoom=0.5, cache_bytes=10**6)
     views.augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
     assert views._photographs.bytes_kept == 12 * 12 * 4
-    full = SceneViews(views.scene, size=(20, 8), max_zoom=0.5, cache_bytes=10**6)
+    full = SceneDataset(views.scene, size=(20, 8), max_zoom=0.5, cache_bytes=10**6)
     full.augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
     assert full._photographs.bytes_kept == 24 * 12 * 4
 
@@ -264,10 +264,10 @@ def test_photographs_are_kept_no_larger_than_needed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_ahead_gives_the_same_samples_in_order(tmp_path: Path, workers: int) -> None:
     scene = _tiny(tmp_path, cameras=6)
-    views = SceneViews(scene, size=(12, 8), max_zoom=0.5, cache_bytes=2000, workers=workers)
-    reference = SceneViews(scene, size=(12, 8), max_zoom=0.5)
+    views = SceneDataset(scene, size=(12, 8), max_zoom=0.5, cache_bytes=2000, workers=workers)
+    reference = SceneDataset(scene, size=(12, 8), max_zoom=0.5)
 
-    def jobs(source: SceneViews) -> Iterator[Callable[[], Any]]:
+    def jobs(source: SceneDataset) -> Iterator[Callable[[], Any]]:
         for camera in [0, 3, 1, 5, 2, 4] * 3:
             yield partial(source.augmented, 0, camera, np.random.default_rng(camera), shift=2, max_zoom=0.5,
                           rotation=10)

@@ -65,7 +65,7 @@ def test_clouds_need_nothing_else_of_the_scene(tmp_path: Path) -> None:
     assert [len(cloud) for cloud in load_clouds(tmp_path / "s", 2)] == [20, 20]
 
 
-def test_centres_are_spread_evenly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_centers_are_spread_evenly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_tiny_scene(tmp_path / "s", cameras=6)
     assert _load(tmp_path / "s").centers.tolist() == [[8, 12]] * 6
     assert _load(tmp_path / "s", center=[3, 4]).centers.tolist() == [[3, 4]] * 6

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from npcr.cameras import Cameras, unproject
-from npcr.data.path_ground_truth import PathTruth
+from npcr.data.path_ground_truth import PathGroundTruth
 from npcr.evaluation.video import TRUTH, evaluate_video, fan_out
 from npcr.evaluation.video_plots import plot_scores, write_slices
 from npcr.evaluation.video_report import fine_orbit, format_report
@@ -32,7 +32,7 @@ def blenders() -> dict[str, DefaultBlender | None]:
     return {"off": None, "default": DefaultBlender(3, 22, 0.02, 20)}
 
 
-def write_truth(folder: Path, count: int, step: float) -> PathTruth:
+def write_truth(folder: Path, count: int, step: float) -> PathGroundTruth:
     """What the renderer shows when it does not flicker, in files."""
     folder.mkdir()
     for index in range(count):
@@ -44,7 +44,7 @@ def write_truth(folder: Path, count: int, step: float) -> PathTruth:
         position = unproject(frame.depth, camera)[0].permute(1, 2, 0).numpy().copy()
         position[frame.depth[0].numpy() == 0] = np.nan
         np.savez(folder / f"geometry_{index + 1:04d}.npz", position=position, depth=frame.depth[0].numpy())
-    return PathTruth(folder, count, SIZE)
+    return PathGroundTruth(folder, count, SIZE)
 
 
 def test_without_truth_only_steadiness_is_measured() -> None:
@@ -126,7 +126,7 @@ def test_report_pictures(tmp_path: Path) -> None:
     plot_scores(tmp_path / "curves.png", scores)
     curves = read_image(tmp_path / "curves.png")
     assert curves.shape[1] == 640
-    key = (curves == (230, 120, 60)).all(axis=-1)  # the first blending's colour
+    key = (curves == (230, 120, 60)).all(axis=-1)  # the first blending's color
     assert key[:22].sum() == 11 * 7  # in the legend
     assert np.abs(curves[22:].astype(int) - (230, 120, 60)).max(axis=-1).min() < 40  # and, thinner, as a curve
     row = write_slices(tmp_path / "slices.png", scores.pictures)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from npcr.cameras import Cameras
 from npcr.config import load_config
-from npcr.data.samples import SceneViews
+from npcr.data.samples import SceneDataset
 from npcr.data.scene import load_scene
 from npcr.evaluation.contact_sheet import BAR, GAP, contact_sheet, sheet_row
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate, format_scores, mean_scores
@@ -28,7 +28,7 @@ ALL = [(frame, camera) for frame in range(FRAMES) for camera in range(CAMERAS)]
 class Photographer(nn.Module):
     """Renders exactly what the photographs show, changed by `change`; remembers how it was called."""
 
-    def __init__(self, views: SceneViews, legacy: bool = False) -> None:
+    def __init__(self, views: SceneDataset, legacy: bool = False) -> None:
         super().__init__()
         self.views, self.legacy = views, legacy
         self.weight = nn.Parameter(torch.zeros(()))
@@ -53,13 +53,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_scene(tmp_path_factory.mktemp("scene") / "s", cameras=CAMERAS, frames=FRAMES)
 
 
-def open_views(folder: Path, legacy: bool = False, workers: int = 0) -> SceneViews:
+def open_views(folder: Path, legacy: bool = False, workers: int = 0) -> SceneDataset:
     scene = load_scene(folder, size_raw=SIZE, frame_num=FRAMES, mask=True, center=[])
-    return SceneViews(scene, size=SIZE, legacy=legacy, workers=workers)
+    return SceneDataset(scene, size=SIZE, legacy=legacy, workers=workers)
 
 
 def run(
-    renderer: nn.Module, views: SceneViews, which: list[tuple[int, int]] = ALL, **options: object
+    renderer: nn.Module, views: SceneDataset, which: list[tuple[int, int]] = ALL, **options: object
 ) -> list[ViewScore]:
     return evaluate(renderer, views, which, progress=False, **options)  # type: ignore[arg-type]
 
@@ -76,7 +76,7 @@ def test_the_photographs_themselves_score_perfectly(folder: Path, legacy: bool) 
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_colour_is_compared_premultiplied_over_black(folder: Path, legacy: bool) -> None:
+def test_color_is_compared_premultiplied_over_black(folder: Path, legacy: bool) -> None:
     views = open_views(folder, legacy)
     renderer = Photographer(views, legacy)
     renderer.change = lambda rgb, alpha: (rgb * 0.5, alpha)  # type: ignore[method-assign]
@@ -86,7 +86,7 @@ def test_colour_is_compared_premultiplied_over_black(folder: Path, legacy: bool)
         error = np.square(target / 2).mean()
         assert score.psnr == pytest.approx(
             -10 * math.log10(error), abs=0.05
-        )  # the views' colour is 8 bits deep
+        )  # the views' color is 8 bits deep
         assert score.alpha_mae == 0
 
 
@@ -217,7 +217,7 @@ def test_parity(parity: Path) -> None:
     scene = load_scene(
         parity / "scene", size_raw=(160, 128), frame_num=1, mask=True, center=cfg.DATASETS.CENTER
     )
-    views = SceneViews(scene, size=(120, 96), legacy=True)
+    views = SceneDataset(scene, size=(120, 96), legacy=True)
     scores = run(renderer, views, [(0, 0), (0, 1)], batch=2)
     for camera, score in enumerate(scores):
         frame, target = stored["frames_rgba"][camera], stored[f"step{camera}_target"]

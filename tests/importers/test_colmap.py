@@ -41,7 +41,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_cameras_points_and_colours(tmp_path, binary):
+def test_cameras_points_and_colors(tmp_path, binary):
     write_colmap(tmp_path / "ws", binary=binary)
     capture = read_colmap(tmp_path / "ws")
     assert [view.image.name for view in capture.views] == ["0.png", "1.png", "2.png", "3.png"]

@@ -58,7 +58,7 @@ def _trimaps(folder: Path) -> np.ndarray:
 
 
 @pytest.mark.skipif("NPCR_SLOW" not in os.environ, reason="pymatting's first import compiles for a minute: NPCR_SLOW=1")
-def test_a_trimap_is_solved_for_alpha_and_colour(tmp_path):
+def test_a_trimap_is_solved_for_alpha_and_color(tmp_path):
     pytest.importorskip("pymatting", reason="pymatting (npcr[matting]) is not installed")
     folder = write_transforms(tmp_path / "capture")
     for i in range(4):

@@ -106,7 +106,7 @@ def test_downscale_keeps_the_projection(capture, tmp_path):
                                [[40, 0, 15.5], [0, 40, 11.5], [0, 0, 1]])
     agree = (picture[..., 3] > 127) == (expected[..., 3] > 127)
     assert agree.mean() > 0.98
-    # Averaged premultiplied: where the matte is partly clear no black of the background darkens the colour.
+    # Averaged premultiplied: where the matte is partly clear no black of the background darkens the color.
     soft = (picture[..., 3] > 20) & (picture[..., 3] < 250)
     assert soft.any()
     assert (picture[soft][:, :3].max(1) > 150).all()

@@ -21,7 +21,7 @@ from tests.scenes import default_intrinsics, orbit_poses, write_blocks, write_po
 
 
 def test_the_order_of_the_numbers(tmp_path: Path) -> None:
-    # x axis = world y, y axis = world z, z axis = world x; centre 7 8 9.
+    # x axis = world y, y axis = world z, z axis = world x; center 7 8 9.
     (tmp_path / "p").write_text("1 0 0  0 1 0  0 0 1  7 8 9\n")
     expected = [[0, 0, 1, 7], [1, 0, 0, 8], [0, 1, 0, 9], [0, 0, 0, 1]]
     np.testing.assert_array_equal(read_cam_poses(tmp_path / "p"), [expected])

@@ -22,7 +22,7 @@ def test_over_a_background() -> None:
     assert np.array_equal(over(pixels[..., :3], 50), pixels[..., :3])
 
 
-def test_resizing_keeps_hidden_colours_hidden() -> None:
+def test_resizing_keeps_hidden_colors_hidden() -> None:
     small = resized(half_red(6, 6), (1, 1))  # half of it is red
     assert small[0, 0, :3].tolist() == [200, 20, 10]
     assert abs(int(small[0, 0, 3]) - 128) <= 1
@@ -39,9 +39,9 @@ def test_fitting() -> None:
     assert fitting((10000, 2), 100) == (100, 1)
 
 
-def test_hidden_pixels_take_their_neighbours_colour() -> None:
+def test_hidden_pixels_take_their_neighbors_color() -> None:
     pixels = half_red(9, 13)
-    pixels[0, 0] = (0, 0, 255, 3)  # barely visible, and yet its own colour
+    pixels[0, 0] = (0, 0, 255, 3)  # barely visible, and yet its own color
     filled = fill_hidden(pixels)
     assert np.array_equal(filled[..., 3], pixels[..., 3])
     assert np.array_equal(filled[pixels[..., 3] > 0], pixels[pixels[..., 3] > 0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point clouds in every format, with and without colours."""
+"""Point clouds in every format, with and without colors."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_one_point(tmp_path: Path) -> None:
     ("0 0 0 1 0 1\n", [1, 0, 1]),  # whole numbers are on the scale of 0-255
     ("0 0 0 1.0 0.5 0.0\n", [255, 128, 0]),
 ])
-def test_the_scale_of_colours_in_text(tmp_path: Path, text: str, expected: list[int]) -> None:
+def test_the_scale_of_colors_in_text(tmp_path: Path, text: str, expected: list[int]) -> None:
     (tmp_path / "c.txt").write_text(text)
     colors = read_points(tmp_path / "c.txt").colors
     assert colors is not None
     assert colors.tolist() == [expected]
 
 
-def test_obj_reads_vertices_only_with_weights_and_colours(tmp_path: Path) -> None:
+def test_obj_reads_vertices_only_with_weights_and_colors(tmp_path: Path) -> None:
     (tmp_path / "c.obj").write_text("# x\nmtllib a\nv 1 2 3\nvn 0 0 1\nv 4 5 6\nf 1 2 1\n")
     assert read_points(tmp_path / "c.obj").positions.tolist() == [[1, 2, 3], [4, 5, 6]]
     (tmp_path / "w.obj").write_text("v 1 2 3 1.0 0 1 0.2\n")
@@ -76,7 +76,7 @@ def test_obj_reads_vertices_only_with_weights_and_colours(tmp_path: Path) -> Non
     assert cloud.colors.tolist() == [[0, 255, 51]]
 
 
-def test_ascii_ply_with_float_colours_and_faces(tmp_path: Path) -> None:
+def test_ascii_ply_with_float_colors_and_faces(tmp_path: Path) -> None:
     (tmp_path / "c.ply").write_text(
         "ply\nformat ascii 1.0\nelement vertex 2\nproperty double x\nproperty double y\nproperty double z\n"
         "property float nx\nproperty float red\nproperty float green\nproperty float blue\n"

@@ -18,7 +18,7 @@ from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
 
 ALPHA = [name for name, each in FORMATS.items() if each.alpha]
-# Largest mean error of a decoded picture, 0-255. GIF has 256 colours, the others fine ones.
+# Largest mean error of a decoded picture, 0-255. GIF has 256 colors, the others fine ones.
 TOLERANCE = {"gif": 3.0}
 # Largest error of a decoded matte, 0-255.
 MATTE_TOLERANCE = {"vp9": 32, "prores": 1, "webp": 0}
@@ -36,7 +36,7 @@ def _encoder_present(request: pytest.FixtureRequest) -> None:
 
 
 def ramp(index: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
-    """(H, W, 4) a soft-edged disc that moves to the right, with bright colours; hidden pixels are black."""
+    """(H, W, 4) a soft-edged disc that moves to the right, with bright colors; hidden pixels are black."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(x - width / 3 - 2 * index, y - height / 2)
@@ -73,7 +73,7 @@ def test_opaque_frames_come_back(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ALPHA)
 def test_alpha_comes_back_straight(name: str, tmp_path: Path) -> None:
-    """Not premultiplied: colours of the half-transparent rim are as bright as within, over any background."""
+    """Not premultiplied: colors of the half-transparent rim are as bright as within, over any background."""
     frames = [ramp(index) for index in range(3)]
     read = written(tmp_path / f"v{FORMATS[name].suffix}", name, frames)
     for frame, back in zip(frames, read, strict=True):
@@ -98,7 +98,7 @@ def test_alpha_is_refused_where_there_is_none(name: str, tmp_path: Path) -> None
 def test_odd_sizes(name: str, tmp_path: Path) -> None:
     frames = [over(ramp(index, (33, 21)), 0) for index in range(2)]
     back = written(tmp_path / f"v{FORMATS[name].suffix}", name, frames)[1]
-    grown = 1 if FORMATS[name].halves_colour else 0
+    grown = 1 if FORMATS[name].halves_color else 0
     assert back.shape[:2] == (21 + grown, 33 + grown)
 
 

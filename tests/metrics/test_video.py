@@ -34,7 +34,7 @@ def camera(x: float = 0.0) -> Cameras:
 
 
 def plane(cameras: Cameras, z: float = 4.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Picture, positions and depth of a plane whose colour is linear along x and y, which samples are exact on."""
+    """Picture, positions and depth of a plane whose color is linear along x and y, which samples are exact on."""
     depth = z / camera_rays(cameras)[..., 2]
     points = unproject(depth, cameras)
     image = 0.5 + 0.1 * points[:, :1] + 0.05 * points[:, 1:2]
@@ -47,7 +47,7 @@ def test_a_warp_with_known_geometry_is_exact() -> None:
     where = correspond(positions, depth, camera(0.0))
     assert where.seen.float().mean() == pytest.approx(36 / 40)  # 0.35 * 40 / 4 is 3.5 pixels to the right
     assert (where.pixels[..., 0] - torch.arange(40.0)).numpy() == pytest.approx(3.5, abs=1e-4)
-    assert warp_error(now, before, where).item() < 5e-5  # the samples at the border, whose neighbours are missing
+    assert warp_error(now, before, where).item() < 5e-5  # the samples at the border, whose neighbors are missing
     assert warp_error(now + 0.1, before, where).item() == pytest.approx(0.1, abs=5e-5)
     still = correspond(plane(camera())[1], depth, camera())
     assert warp_error(now, before, still).item() == pytest.approx(0.1 * 0.35, abs=1e-5)  # without the motion
@@ -110,7 +110,7 @@ def test_flow_error_is_the_distance_of_motions() -> None:
     assert flow_error((waves(0.0), waves(1.0)), true, mask).item() == pytest.approx(1, abs=0.2)
 
 
-def test_sampling_is_whole_at_pixel_centres() -> None:
+def test_sampling_is_whole_at_pixel_centers() -> None:
     image = torch.rand(1, 2, 5, 7)
     grid = torch.stack(torch.meshgrid(torch.arange(7.0), torch.arange(5.0), indexing="xy"), dim=-1)[None]
     assert torch.allclose(sample(image, grid), image, atol=1e-6)

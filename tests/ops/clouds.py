@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def random_case(seed: int) -> tuple[tuple[Tensor, Tensor, Tensor, tuple[int, int]], dict[str, Any]]:
-    """Positional and keyword arguments for `rasterise`: sizes, cameras and settings drawn from the seed."""
+    """Positional and keyword arguments for `rasterize`: sizes, cameras and settings drawn from the seed."""
     generator = torch.Generator().manual_seed(seed)
 
     def pick(low: int, high: int) -> int:

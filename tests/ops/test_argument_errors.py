@@ -9,7 +9,7 @@ import torch
 
 import pcpr_ext
 from npcr.errors import NpcrError
-from npcr.ops import ProjectionError, compiled_available, gather_features, rasterise
+from npcr.ops import ProjectionError, compiled_available, gather_features, rasterize
 from npcr.ops import operators as ops
 
 GOOD: dict[str, Any] = {
@@ -54,9 +54,9 @@ GOOD_GATHER: dict[str, Any] = {
         ({"backend": "gpu"}, r"backend must be one of auto, torch, compiled, got 'gpu'"),
     ],
 )
-def test_rasterise_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+def test_rasterize_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ProjectionError, match=message) as caught:
-        rasterise(**(GOOD | change))
+        rasterize(**(GOOD | change))
     assert isinstance(caught.value, NpcrError)
 
 
@@ -98,13 +98,13 @@ def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.Monke
     ops._warn_once.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match=r"python -m pcpr_ext\.build"):
-            rasterise(**GOOD)
+            rasterize(**GOOD)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # once is enough
-            rasterise(**GOOD)
+            rasterize(**GOOD)
             gather_features(**GOOD_GATHER)
         assert not compiled_available()
         with pytest.raises(ProjectionError, match=r"backend 'compiled' on cpu: not built"):
-            rasterise(**GOOD, backend="compiled")
+            rasterize(**GOOD, backend="compiled")
     finally:
         ops._warn_once.cache_clear()

@@ -69,10 +69,10 @@ def test_by_hand(backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_kernel_equals_twin(points: int, channels: int, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     case = random_case(points + channels, points, channels, shape, dtype)
-    twin, kernel = run(case, "torch"), run(case, "compiled")
-    assert torch.equal(twin[0], kernel[0])
-    assert torch.equal(twin[1], kernel[1])  # the same sums in the same order
-    torch.testing.assert_close(twin[2], kernel[2], rtol=1e-6, atol=1e-6)
+    reference, kernel = run(case, "torch"), run(case, "compiled")
+    assert torch.equal(reference[0], kernel[0])
+    assert torch.equal(reference[1], kernel[1])  # the same sums in the same order
+    torch.testing.assert_close(reference[2], kernel[2], rtol=1e-6, atol=1e-6)
 
 
 @needs_kernel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from npcr.ops import compiled_available, gather_features, rasterise
+from npcr.ops import compiled_available, gather_features, rasterize
 from tests.ops.clouds import random_case
 
 if not torch.cuda.is_available():
@@ -22,11 +22,11 @@ BACKENDS = ["torch", pytest.param("compiled", marks=needs_kernel)]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("peeling", ["point", "pixel"])
 @pytest.mark.parametrize("seed", range(30))
-def test_rasterise_equals_the_cpu(seed: int, peeling: str, backend: str) -> None:
+def test_rasterize_equals_the_cpu(seed: int, peeling: str, backend: str) -> None:
     (*tensors, size), settings = random_case(seed)
-    expected = rasterise(*tensors, size, **settings, peeling=peeling, backend="torch")
+    expected = rasterize(*tensors, size, **settings, peeling=peeling, backend="torch")
     on_gpu = [tensor.cuda() for tensor in tensors]
-    found = rasterise(*on_gpu, size, **settings, peeling=peeling, backend=backend)
+    found = rasterize(*on_gpu, size, **settings, peeling=peeling, backend=backend)
     assert torch.equal(found.index.cpu(), expected.index)
     assert torch.equal(found.depth.cpu(), expected.depth)
 
@@ -40,8 +40,8 @@ def test_parity_scene(parity: Path, backend: str) -> None:
         pose = torch.tensor(arrays["step0_T"], device="cuda")[None]
         intrinsics = torch.tensor(arrays["step0_K"], device="cuda")[None]
     settings = {"near": 3.0, "far": 6.0, "max_size": 1.5, "layers": 4}
-    found = rasterise(points, pose, intrinsics, (120, 96), **settings, backend=backend)
-    expected = rasterise(points.cpu(), pose.cpu(), intrinsics.cpu(), (120, 96), **settings)
+    found = rasterize(points, pose, intrinsics, (120, 96), **settings, backend=backend)
+    expected = rasterize(points.cpu(), pose.cpu(), intrinsics.cpu(), (120, 96), **settings)
     assert torch.equal(found.index.cpu(), expected.index)
     assert torch.equal(found.depth.cpu(), expected.depth)
 
@@ -75,7 +75,7 @@ def test_kernels_run_in_a_cuda_graph() -> None:
     features, default = torch.randn(len(points), 8, device="cuda"), torch.randn(8, device="cuda")
 
     def frame() -> torch.Tensor:
-        index = rasterise(points, poses, intrinsics, size, **settings, backend="compiled").index
+        index = rasterize(points, poses, intrinsics, size, **settings, backend="compiled").index
         return gather_features(features, default, index, backend="compiled")
 
     expected = frame()  # also warms up

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from npcr.ops import compiled_available, gather_features, rasterise
+from npcr.ops import compiled_available, gather_features, rasterize
 from tests.ops.clouds import random_case
 
 needs_kernel = pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
@@ -18,10 +18,10 @@ def test_opcheck(backend: str) -> None:
     (points, poses, intrinsics, size), settings = random_case(13)
     settings["layers"] = 2
     torch.library.opcheck(
-        torch.ops.npcr.rasterise.default,
+        torch.ops.npcr.rasterize.default,
         (points, poses, intrinsics, *size, 1.0, 4.0, 1.0, 2, "point", backend),
     )
-    index = rasterise(points, poses, intrinsics, size, **settings, backend=backend).index
+    index = rasterize(points, poses, intrinsics, size, **settings, backend=backend).index
     features = torch.randn(len(points), 3, requires_grad=True)
     default = torch.randn(3, requires_grad=True)
     torch.library.opcheck(torch.ops.npcr.gather_features.default, (features, default, index, backend))
@@ -34,7 +34,7 @@ def test_compiles_into_one_graph(backend: str) -> None:
     (points, poses, intrinsics, size), settings = random_case(13)
 
     def frame(features: torch.Tensor, default: torch.Tensor) -> torch.Tensor:
-        index = rasterise(points, poses, intrinsics, size, **settings, backend=backend).index
+        index = rasterize(points, poses, intrinsics, size, **settings, backend=backend).index
         return gather_features(features, default, index, backend=backend).square().mean()
 
     features = torch.randn(len(points), 3, requires_grad=True)

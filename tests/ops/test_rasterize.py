@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from npcr.ops import Fragments, compiled_available, rasterise, reference, release_scratch
+from npcr.ops import Fragments, compiled_available, rasterize, reference, release_scratch
 from tests.ops.clouds import random_case
 
 needs_kernel = pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
@@ -60,7 +60,7 @@ EXPECTED = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("peeling", PEELINGS)
 def test_five_by_five_by_hand(peeling: str, backend: str) -> None:
-    index, depth = rasterise(
+    index, depth = rasterize(
         SMALL, *camera(), (5, 5), near=1, far=3, max_size=1, layers=3, peeling=peeling, backend=backend
     )
     expected = torch.tensor(EXPECTED[peeling], dtype=torch.int32)[None]
@@ -73,10 +73,10 @@ def test_five_by_five_by_hand(peeling: str, backend: str) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_kernel_equals_twin(seed: int, peeling: str) -> None:
     arguments, settings = random_case(seed)
-    twin, kernel = (
-        rasterise(*arguments, **settings, peeling=peeling, backend=backend) for backend in ("torch", "compiled")
+    reference, kernel = (
+        rasterize(*arguments, **settings, peeling=peeling, backend=backend) for backend in ("torch", "compiled")
     )
-    assert_equal(twin, kernel)
+    assert_equal(reference, kernel)
 
 
 @needs_kernel
@@ -89,7 +89,7 @@ def test_kernel_does_not_depend_on_the_number_of_threads(peeling: str, threads: 
     for count in (1, 2, 5):
         torch.set_num_threads(count)
         results.append(
-            rasterise(
+            rasterize(
                 points, pose, intrinsics, (120, 100), near=3, far=7, max_size=1.5, layers=5, peeling=peeling,
                 backend="compiled",
             )
@@ -105,7 +105,7 @@ def test_more_layers_than_a_byte_counts(peeling: str) -> None:
     points = torch.tensor([[0.0, 0.0, 1.0]]).repeat(400, 1)
     points[:, 2] += torch.arange(400).flip(0) / 1000
     for backend in ("torch", "compiled"):
-        index, _ = rasterise(
+        index, _ = rasterize(
             points, *camera(), (5, 5), near=1, far=3, max_size=0, layers=300, peeling=peeling, backend=backend
         )
         assert torch.equal(index[0, :, 2, 2], torch.arange(399, 99, -1, dtype=torch.int32))
@@ -116,7 +116,7 @@ def test_more_layers_than_a_byte_counts(peeling: str) -> None:
 @pytest.mark.parametrize("points", [torch.zeros(0, 3), torch.tensor([[0.0, 0.0, -1.0], [1.0, 2.0, 0.0]])])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3)])
 def test_nothing_to_see(points: Tensor, size: tuple[int, int], peeling: str, backend: str) -> None:
-    index, depth = rasterise(
+    index, depth = rasterize(
         points, *camera(), size, near=1, far=2, max_size=3, layers=2, peeling=peeling, backend=backend
     )
     assert index.shape == depth.shape == (1, 2, size[1], size[0])
@@ -128,7 +128,7 @@ def test_nothing_to_see(points: Tensor, size: tuple[int, int], peeling: str, bac
 @pytest.mark.parametrize("peeling", PEELINGS)
 def test_one_splat_over_the_whole_picture(peeling: str, backend: str) -> None:
     points = torch.tensor([[0.0, 0, 2], [0, 0, 1.5], [0, 0, 1]])
-    index, _ = rasterise(
+    index, _ = rasterize(
         points, *camera(), (4, 6), near=3, far=9, max_size=1000, layers=4, peeling=peeling, backend=backend
     )
     for layer, winner in enumerate((2, 1, 0, -1)):
@@ -142,10 +142,10 @@ def test_cameras_of_a_batch_do_not_mix(backend: str) -> None:
     poses[1, :3, 3] += 0.1
     poses[2, :3, 3] -= 0.2
     intrinsics = intrinsics[:1].repeat(3, 1, 1)
-    together = rasterise(points, poses, intrinsics, size, **settings, backend=backend)
+    together = rasterize(points, poses, intrinsics, size, **settings, backend=backend)
     assert not torch.equal(together.index[0], together.index[1])
     for i in range(3):
-        alone = rasterise(points, poses[i : i + 1], intrinsics[i : i + 1], size, **settings, backend=backend)
+        alone = rasterize(points, poses[i : i + 1], intrinsics[i : i + 1], size, **settings, backend=backend)
         assert_equal(alone, Fragments(together.index[i : i + 1], together.depth[i : i + 1]))
 
 
@@ -154,28 +154,28 @@ def test_layout_in_memory_does_not_matter(backend: str) -> None:
     (points, poses, intrinsics, size), settings = random_case(3)
     scattered = points.T.contiguous().T, poses.mT.contiguous().mT, intrinsics.mT.contiguous().mT
     assert_equal(
-        rasterise(points, poses, intrinsics, size, **settings, backend=backend),
-        rasterise(*scattered, size, **settings, backend=backend),
+        rasterize(points, poses, intrinsics, size, **settings, backend=backend),
+        rasterize(*scattered, size, **settings, backend=backend),
     )
 
 
 @needs_kernel
 def test_scratch_memory_can_be_given_back() -> None:
     arguments, settings = random_case(3)
-    before = rasterise(*arguments, **settings, backend="compiled")
+    before = rasterize(*arguments, **settings, backend="compiled")
     release_scratch()
-    assert_equal(before, rasterise(*arguments, **settings, backend="compiled"))
+    assert_equal(before, rasterize(*arguments, **settings, backend="compiled"))
 
 
 def test_twin_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, settings = random_case(13)
     settings["max_size"] = 9.0
     whole: dict[str, Any] = {
-        peeling: rasterise(*arguments, **settings, peeling=peeling, backend="torch") for peeling in PEELINGS
+        peeling: rasterize(*arguments, **settings, peeling=peeling, backend="torch") for peeling in PEELINGS
     }
     monkeypatch.setattr(reference, "FRAGMENTS_AT_A_TIME", 7)
     for peeling in PEELINGS:
-        assert_equal(whole[peeling], rasterise(*arguments, **settings, peeling=peeling, backend="torch"))
+        assert_equal(whole[peeling], rasterize(*arguments, **settings, peeling=peeling, backend="torch"))
 
 
 def test_index_dtype_grows_with_the_cloud() -> None:
@@ -184,7 +184,7 @@ def test_index_dtype_grows_with_the_cloud() -> None:
     # Through the operator, without the memory.
     cloud = torch.empty(2**31, 3, device="meta")
     cameras = torch.empty(1, 4, 4, device="meta"), torch.empty(1, 3, 3, device="meta")
-    index, depth = rasterise(cloud, *cameras, (4, 3), near=1, far=2, max_size=1, layers=2)
+    index, depth = rasterize(cloud, *cameras, (4, 3), near=1, far=2, max_size=1, layers=2)
     assert index.dtype == torch.int64
     assert depth.shape == (1, 2, 3, 4)
 
@@ -193,16 +193,16 @@ def test_index_dtype_grows_with_the_cloud() -> None:
 @pytest.mark.parametrize("peeling", PEELINGS)
 def test_kernel_writes_int64_indices(peeling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, settings = random_case(13)
-    narrow = rasterise(*arguments, **settings, peeling=peeling, backend="compiled")
+    narrow = rasterize(*arguments, **settings, peeling=peeling, backend="compiled")
     monkeypatch.setattr("npcr.ops.native.index_dtype", lambda points: torch.int64)
-    wide = rasterise(*arguments, **settings, peeling=peeling, backend="compiled")
+    wide = rasterize(*arguments, **settings, peeling=peeling, backend="compiled")
     assert wide.index.dtype == torch.int64
     assert torch.equal(wide.index, narrow.index.long())
 
 
 def test_nothing_is_differentiated() -> None:
     (points, poses, intrinsics, size), settings = random_case(13)
-    result = rasterise(points.requires_grad_(), poses, intrinsics.requires_grad_(), size, **settings)
+    result = rasterize(points.requires_grad_(), poses, intrinsics.requires_grad_(), size, **settings)
     assert not result.depth.requires_grad
 
 

@@ -14,7 +14,7 @@ from npcr.cameras import Cameras, unproject
 from npcr.config import changed, load_config
 from npcr.factory import build_loss, load_renderer
 from npcr.io.camera_files import read_cameras
-from npcr.renderers import NeuralPointRenderer
+from npcr.renderers import LayeredRenderer
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def expected(parity: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def loaded(parity: Path) -> tuple[NeuralPointRenderer, CfgNode]:
+def loaded(parity: Path) -> tuple[LayeredRenderer, CfgNode]:
     renderer, cfg, epoch = load_renderer(load_config(parity / "config.yml"), parity / "nr_model_0.pth", CPU)
     assert epoch == 0
     assert renderer.legacy

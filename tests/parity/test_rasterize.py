@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from npcr.ops import Fragments, compiled_available, rasterise
+from npcr.ops import Fragments, compiled_available, rasterize
 
 CAMERAS, LAYERS, SIZE = 3, 4, (120, 96)
 needs_kernel = pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
@@ -37,7 +37,7 @@ def project(parity: Path, backend: str) -> Fragments:
     intrinsics = torch.tensor([[130.56, 0, 80], [0, 130.56, 64], [0, 0, 1]])  # Intrinsic.inf, all alike
     intrinsics[:2] *= 0.75
     poses = read_poses(scene / "CamPose.inf")[:CAMERAS]
-    return rasterise(
+    return rasterize(
         points, poses, intrinsics.repeat(CAMERAS, 1, 1), SIZE, near=3, far=6, max_size=1.5, layers=LAYERS,
         backend=backend,
     )  # fmt: skip

@@ -39,7 +39,7 @@ float hostile() {
 
 struct Case {
     std::vector<float> points, poses, intrinsics;
-    NpcrRasterise task{};
+    NpcrRasterize task{};
 };
 
 Case random_case() {
@@ -59,7 +59,7 @@ Case random_case() {
         if (wild && pick(0, 3) == 0) made.poses[16 * camera + pick(0, 15)] = hostile();
         if (wild && pick(0, 3) == 0) made.intrinsics[9 * camera + pick(0, 8)] = hostile();
     }
-    NpcrRasterise& task = made.task;
+    NpcrRasterize& task = made.task;
     task.points = made.points.data();
     task.cam_to_world = made.poses.data();
     task.intrinsics = made.intrinsics.data();
@@ -84,30 +84,30 @@ struct Result {
 };
 
 template <class Index>
-Result run_as(NpcrRasterise task) {
+Result run_as(NpcrRasterize task) {
     const int64_t count = task.cameras * task.layers * task.width * task.height;
     std::vector<Index> index(count, Index(-7));
     Result result{{}, std::vector<float>(count, -7.0f)};
-    task.scratch_bytes = npcr_rasterise_scratch(&task);
+    task.scratch_bytes = npcr_rasterize_scratch(&task);
     REQUIRE(task.scratch_bytes >= 0);
     std::vector<char> scratch(task.scratch_bytes + 1, 'x');  // an odd address, and nothing is zero
     task.scratch = scratch.data() + pick(0, 1);
     task.index = index.data();
     task.depth = result.depth.data();
-    REQUIRE(npcr_rasterise(&task) == NPCR_OK);
+    REQUIRE(npcr_rasterize(&task) == NPCR_OK);
     task.scratch_bytes -= 1;
-    REQUIRE(npcr_rasterise(&task) == NPCR_SCRATCH_TOO_SMALL);
+    REQUIRE(npcr_rasterize(&task) == NPCR_SCRATCH_TOO_SMALL);
     result.index.assign(index.begin(), index.end());
     return result;
 }
 
-Result run(NpcrRasterise task, int threads) {
+Result run(NpcrRasterize task, int threads) {
     task.threads = threads;
     return task.index_bytes == 4 ? run_as<int32_t>(task) : run_as<int64_t>(task);
 }
 
 // Layer by layer over all points, as the design has it.
-Result plain(const NpcrRasterise& task) {
+Result plain(const NpcrRasterize& task) {
     const int64_t pixels = task.width * task.height;
     Result result;
     for (int64_t camera_index = 0; camera_index < task.cameras; ++camera_index) {
@@ -152,7 +152,7 @@ bool same(const Result& a, const Result& b) {
            (a.depth.empty() || memcmp(a.depth.data(), b.depth.data(), 4 * a.depth.size()) == 0);
 }
 
-void rasterise_round() {
+void rasterize_round() {
     const Case made = random_case();
     const Result alone = run(made.task, 1);
     REQUIRE(same(alone, run(made.task, pick(2, 4))));
@@ -231,30 +231,30 @@ void indices_near_2_to_31() {
 }
 
 void refused() {
-    NpcrRasterise task{};
+    NpcrRasterize task{};
     task.width = task.height = task.layers = 1;
     task.far_depth = 1.0f;
     task.index_bytes = 4;
-    REQUIRE(npcr_rasterise_scratch(&task) > 0);
+    REQUIRE(npcr_rasterize_scratch(&task) > 0);
     const auto bad = [&](auto change) {
-        NpcrRasterise changed = task;
+        NpcrRasterize changed = task;
         change(changed);
-        return npcr_rasterise(&changed) == NPCR_BAD_ARGUMENT;
+        return npcr_rasterize(&changed) == NPCR_BAD_ARGUMENT;
     };
-    REQUIRE(bad([](NpcrRasterise& t) { t.width = 0; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.height = npcr::kMaxSide + 1; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.layers = 0; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.layers = npcr::kMaxLayers + 1; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.point_count = -1; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.point_count = 1ll << 31; }));  // needs index_bytes 8
-    REQUIRE(bad([](NpcrRasterise& t) { t.index_bytes = 2; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.near_depth = 1.0f; }));
-    REQUIRE(bad([](NpcrRasterise& t) { t.near_depth = NAN; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.width = 0; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.height = npcr::kMaxSide + 1; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.layers = 0; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.layers = npcr::kMaxLayers + 1; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.point_count = -1; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.point_count = 1ll << 31; }));  // needs index_bytes 8
+    REQUIRE(bad([](NpcrRasterize& t) { t.index_bytes = 2; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.near_depth = 1.0f; }));
+    REQUIRE(bad([](NpcrRasterize& t) { t.near_depth = NAN; }));
     task.index_bytes = 8;
     task.point_count = npcr::kMaxPoints;
-    REQUIRE(npcr_rasterise_scratch(&task) > 16 * task.point_count);
+    REQUIRE(npcr_rasterize_scratch(&task) > 16 * task.point_count);
     task.point_count += 1;
-    REQUIRE(npcr_rasterise_scratch(&task) == NPCR_BAD_ARGUMENT);
+    REQUIRE(npcr_rasterize_scratch(&task) == NPCR_BAD_ARGUMENT);
 }
 
 #include "fuzz_network.h"
@@ -266,7 +266,7 @@ int main(int, char** arguments) {
     network_refused();
     indices_near_2_to_31();
     for (round_ = 1; round_ <= atoi(arguments[1]); ++round_) {
-        rasterise_round();
+        rasterize_round();
         features_round<int32_t>();
         features_round<int64_t>();
         network_round();

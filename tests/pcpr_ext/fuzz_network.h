@@ -222,10 +222,10 @@ void gate_round(bool wild) {
                   shift.data(), images, pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
     REQUIRE(npcr_gate_sums(&task) == NPCR_OK);
     REQUIRE(npcr_gate_grad(&task) == NPCR_OK);
-    NpcrNormalise norm{values.data(), scale.data(), shift.data(), images, pixels, channels, pick(1, 4), output.data()};
-    REQUIRE(npcr_normalise(&norm) == NPCR_OK);
+    NpcrNormalize norm{values.data(), scale.data(), shift.data(), images, pixels, channels, pick(1, 4), output.data()};
+    REQUIRE(npcr_normalize(&norm) == NPCR_OK);
     norm.values = output.data();  // in place
-    REQUIRE(npcr_normalise(&norm) == NPCR_OK);
+    REQUIRE(npcr_normalize(&norm) == NPCR_OK);
 }
 
 // Gradients in values and background against the image itself, which is linear in them.

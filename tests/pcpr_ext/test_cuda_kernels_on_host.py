@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels' logic without a GPU: their sources built for the host, beside the twin."""
+"""The CUDA kernels' logic without a GPU: their sources built for the host, beside the reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import pcpr_ext
 from npcr.ops import native as compiled
 from npcr.ops import reference
-from npcr.renderers.splats import composite_twin
+from npcr.renderers.splats import composite_reference
 from pcpr_ext.build import SOURCES, cpu_compiler
 from tests.ops.clouds import random_case
 
@@ -42,12 +42,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> pcpr_ext.Library:
 
 @pytest.mark.parametrize("peeling", ["point", "pixel"])
 @pytest.mark.parametrize("seed", [1, 2, 3, 6, 7, 8, 12, 13, 17, 27])
-def test_rasterise(seed: int, peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rasterize(seed: int, peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     (points, poses, intrinsics, size), settings = random_case(seed)
     arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
-    expected = reference.rasterise(*arguments)
+    expected = reference.rasterize(*arguments)
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    for found, wanted in zip(compiled.rasterise(*arguments), expected, strict=True):
+    for found, wanted in zip(compiled.rasterize(*arguments), expected, strict=True):
         assert torch.equal(found, wanted)
 
 
@@ -58,21 +58,21 @@ def test_large_splats_are_filled_by_a_whole_warp(
     (points, poses, intrinsics, size), settings = random_case(13)
     settings["max_size"] = 9.0
     arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
-    expected = reference.rasterise(*arguments)
+    expected = reference.rasterize(*arguments)
     assert len(torch.unique(expected[0])) > 20
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    for found, wanted in zip(compiled.rasterise(*arguments), expected, strict=True):
+    for found, wanted in zip(compiled.rasterize(*arguments), expected, strict=True):
         assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("peeling", ["point", "pixel"])
-def test_rasterise_with_int64_indices(peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rasterize_with_int64_indices(peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     (points, poses, intrinsics, size), settings = random_case(12)
     arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
-    expected, _ = reference.rasterise(*arguments)
+    expected, _ = reference.rasterize(*arguments)
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
     monkeypatch.setattr(compiled, "index_dtype", lambda points: torch.int64)
-    assert torch.equal(compiled.rasterise(*arguments)[0], expected.long())
+    assert torch.equal(compiled.rasterize(*arguments)[0], expected.long())
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
@@ -130,11 +130,11 @@ def test_composite(points: int, dots: int, channels: int, layers: int, dtype: to
     places = 24 * torch.rand(points * dots, 2, generator=generator)
     table = torch.rand(points, 3 + channels, generator=generator)
     table[:, 1:3] /= 300  # dots that reach the pixels, with no more order than that
-    table[::5, 0] = 1.0  # clamped where a dot lies close to the pixel's centre
+    table[::5, 0] = 1.0  # clamped where a dot lies close to the pixel's center
     index = torch.randint(-1, points * dots, (layers, 24, 29), generator=generator).to(dtype)
     depth, background = torch.rand(index.shape, generator=generator), torch.rand(channels, generator=generator)
     leaves = [leaf.clone().requires_grad_() for leaf in (places, table, background)]
-    image, mean_depth = composite_twin(leaves[0], leaves[1], index, depth, leaves[2])
+    image, mean_depth = composite_reference(leaves[0], leaves[1], index, depth, leaves[2])
     grad = torch.randn(image.shape, generator=generator)
     expected = torch.autograd.grad(image, leaves, grad)
 

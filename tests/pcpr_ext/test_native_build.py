@@ -13,8 +13,8 @@ EXPORTS = (
     "npcr_abi_version",
     "npcr_ready",
     "npcr_message",
-    "npcr_rasterise_scratch",
-    "npcr_rasterise",
+    "npcr_rasterize_scratch",
+    "npcr_rasterize",
     "npcr_gather",
     "npcr_scatter_scratch",
     "npcr_scatter",
@@ -128,7 +128,7 @@ def test_native_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_structures_match_the_header() -> None:
     header = (build.SOURCES / "interface.h").read_text()
-    for structure in (pcpr_ext.Rasterise, pcpr_ext.Gather, pcpr_ext.Scatter):
+    for structure in (pcpr_ext.Rasterize, pcpr_ext.Gather, pcpr_ext.Scatter):
         body = header.split(f"struct Npcr{structure.__name__} {{")[1].split("};")[0]
         declared = []
         for line in body.splitlines():
@@ -142,8 +142,8 @@ def test_structures_match_the_header() -> None:
 
 def test_kernels_report_what_they_refuse(built: Path) -> None:
     library = pcpr_ext.Library(built)
-    with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterise_scratch: a size is out of range"):
-        library.scratch_bytes(pcpr_ext.Rasterise(width=0))
-    task = pcpr_ext.Rasterise(width=1, height=1, layers=1, far_depth=1.0, index_bytes=4)
-    with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterise: the scratch memory is too small"):
+    with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterize_scratch: a size is out of range"):
+        library.scratch_bytes(pcpr_ext.Rasterize(width=0))
+    task = pcpr_ext.Rasterize(width=1, height=1, layers=1, far_depth=1.0, index_bytes=4)
+    with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterize: the scratch memory is too small"):
         library.run(task)

@@ -43,7 +43,7 @@ def test_points_are_found_on_the_surface(tmp_path):
     assert 1500 < len(dense) <= 3000
     assert np.median(np.abs(found[:, 2])) < 0.02
     assert (np.abs(found[:, 2]) < 0.1).mean() > 0.97
-    # Coloured as painted: the photographs vary, and so do the points.
+    # Colored as painted: the photographs vary, and so do the points.
     assert dense.colors[30:].std() > 20
 
 

@@ -46,7 +46,7 @@ def test_at_most_is_the_same_choice_every_time():
     assert at_most(whole, 1000) is whole
 
 
-def test_joining_keeps_colours_where_both_have_them():
+def test_joining_keeps_colors_where_both_have_them():
     assert joined(cloud((0, 0, 0)), cloud((1, 1, 1))).colors.tolist() == [[0, 1, 2], [0, 1, 2]]
     assert joined(cloud((0, 0, 0)), cloud((1, 1, 1), colors=False)).colors is None
 

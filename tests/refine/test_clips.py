@@ -7,7 +7,7 @@ import torch
 
 from npcr.cameras import Cameras, project
 from npcr.errors import TrainingError
-from npcr.refine.clips import SLOWEST, PathWindows, SphereArcs
+from npcr.refine.clips import SLOWEST, ArcClips, PathClips
 from tests.path_stub import orbit
 from tests.scenes import orbit_cameras
 
@@ -24,11 +24,11 @@ def turns(cameras: Cameras) -> np.ndarray:
     return np.degrees(np.arccos(np.clip((directions[1:] * directions[:-1]).sum(axis=1), -1, 1)))
 
 
-def test_windows_of_a_path_are_neighbours_in_it() -> None:
+def test_windows_of_a_path_are_neighbors_in_it() -> None:
     path = orbit(7)
     starts = set()
     for seed in range(40):
-        window = PathWindows(path, 3).draw(np.random.default_rng(seed))
+        window = PathClips(path, 3).draw(np.random.default_rng(seed))
         start = round(window.cam_to_world[0, 0, 3].item() / 0.05)
         assert torch.equal(window.cam_to_world, path.cam_to_world[start:start + 3])
         starts.add(start)
@@ -36,14 +36,14 @@ def test_windows_of_a_path_are_neighbours_in_it() -> None:
 
 
 def test_a_path_shorter_than_the_window_is_one_window_but_one_camera_is_no_path() -> None:
-    assert len(PathWindows(orbit(2), 4).draw(np.random.default_rng(0))) == 2
+    assert len(PathClips(orbit(2), 4).draw(np.random.default_rng(0))) == 2
     with pytest.raises(TrainingError, match="at least 2 cameras; this one has 1"):
-        PathWindows(orbit(1), 2)
+        PathClips(orbit(1), 2)
 
 
 def test_arcs_are_fine_keep_their_distance_and_frame_what_cameras_framed() -> None:
     cameras = orbit_cameras(12)
-    arcs = SphereArcs(cameras, 4, 1.5, PIVOT)
+    arcs = ArcClips(cameras, 4, 1.5, PIVOT)
     radii = np.linalg.norm(centers(cameras), axis=1)
     pivot = torch.from_numpy(PIVOT).float()
     drawn = []
@@ -66,10 +66,10 @@ def test_arcs_are_fine_keep_their_distance_and_frame_what_cameras_framed() -> No
 
 def test_arcs_begin_between_cameras_as_well_and_depend_on_the_generator_alone() -> None:
     cameras = orbit_cameras(6)
-    arcs = SphereArcs(cameras, 2, 1.0, PIVOT)
+    arcs = ArcClips(cameras, 2, 1.0, PIVOT)
     first, again = (arcs.draw(np.random.default_rng(3)) for _ in range(2))
     assert torch.equal(first.cam_to_world, again.cam_to_world)
     begins = np.stack([centers(arcs.draw(np.random.default_rng(seed)))[0] for seed in range(30)])
     nearest = np.linalg.norm(begins[:, None] - centers(cameras)[None], axis=-1).min(axis=1)
     assert nearest.max() > 0.5  # the cameras stand 4 apart
-    SphereArcs(cameras[0], 2, 1.0, PIVOT).draw(np.random.default_rng(0))  # one camera has no neighbour
+    ArcClips(cameras[0], 2, 1.0, PIVOT).draw(np.random.default_rng(0))  # one camera has no neighbor

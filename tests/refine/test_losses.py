@@ -13,7 +13,7 @@ DEPTH = torch.full((1, SIZE[1], SIZE[0]), 2.0)
 
 
 def plane(camera: Cameras, offset: float = 0.0) -> Frame:
-    """A plane at depth 2 whose colour is linear in the world, so that samples are nearly exact."""
+    """A plane at depth 2 whose color is linear in the world, so that samples are nearly exact."""
     points = unproject(DEPTH, camera)
     color = 0.5 + 0.1 * points + offset
     return Frame(torch.cat([color, torch.ones_like(color[:, :1])], dim=1), DEPTH, camera)

@@ -48,9 +48,9 @@ def losses_written_out(renderer: PlaneRenderer, count: int) -> list[Tensor]:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pass_adds_up_gradients_and_steps_once(legacy: bool) -> None:
     expected = losses_written_out(PlaneRenderer(legacy, flicker=0.05), 4)
-    twin = PlaneRenderer(legacy, flicker=0.05)
-    torch.stack(losses_written_out(twin, 4)).sum().backward()
-    assert twin.brightness.grad is not None
+    reference = PlaneRenderer(legacy, flicker=0.05)
+    torch.stack(losses_written_out(reference, 4)).sum().backward()
+    assert reference.brightness.grad is not None
 
     renderer = PlaneRenderer(legacy, flicker=0.05)
     losses = []
@@ -58,8 +58,8 @@ def test_a_pass_adds_up_gradients_and_steps_once(legacy: bool) -> None:
         losses.append(loss)
         assert renderer.brightness.item() == 1.0
     assert [loss.mse for loss in losses] == pytest.approx([loss.item() for loss in expected], rel=1e-5)
-    assert renderer.brightness.item() == pytest.approx(1.0 - 0.1 * twin.brightness.grad.item(), rel=1e-6)
-    assert abs(twin.brightness.grad.item()) > 1e-4
+    assert renderer.brightness.item() == pytest.approx(1.0 - 0.1 * reference.brightness.grad.item(), rel=1e-6)
+    assert abs(reference.brightness.grad.item()) > 1e-4
 
 
 def test_gradients_of_one_pass_do_not_reach_the_next() -> None:

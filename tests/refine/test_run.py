@@ -16,11 +16,11 @@ from npcr.checkpoints.files import load_model
 from npcr.checkpoints.model import ModelCheckpoint
 from npcr.config import load_config
 from npcr.errors import CheckpointError
-from npcr.refine.clips import PathWindows
+from npcr.refine.clips import PathClips
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.refine.run import RefineRun, RunSettings, state_path
 from npcr.refine.steady import SteadyLoss, SteadyRefiner, SteadySettings
-from npcr.refine.validation import RefineGauge, RefineScores
+from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.training.optimizers import build_optimizer
 from tests.path_stub import orbit
 from tests.refine.shimmer import Shimmer
@@ -30,14 +30,14 @@ class Told:
     """A gauge that says what it is told, one after another."""
 
     def __init__(self, *scores: tuple[float, float]) -> None:
-        self.scores = [RefineScores(*each) for each in scores]
+        self.scores = [ValidationScores(*each) for each in scores]
 
-    def measure(self, renderer: torch.nn.Module) -> RefineScores:
+    def measure(self, renderer: torch.nn.Module) -> ValidationScores:
         return self.scores.pop(0)
 
 
-def gauge() -> RefineGauge:
-    return RefineGauge(PathWindows(orbit(6), 2), depth_tolerance=0.02, seed=0)
+def gauge() -> RefineValidator:
+    return RefineValidator(PathClips(orbit(6), 2), depth_tolerance=0.02, seed=0)
 
 
 def make(folder: Path, judge: Any, passes: int = 4, drop: float = 0.1, patience: int = 0,
@@ -50,7 +50,7 @@ def make(folder: Path, judge: Any, passes: int = 4, drop: float = 0.1, patience:
         settings = RefineSettings((0.5, 0.5, 0.25, 0.75), 1e9, 0.01, perceptual=0.0)
         scheme = PathRefiner(renderer, orbit(6), optimizer, None, settings)
     else:
-        scheme = SteadyRefiner(renderer, PathWindows(orbit(6), 2), optimizer,
+        scheme = SteadyRefiner(renderer, PathClips(orbit(6), 2), optimizer,
                                SteadySettings(passes, 5, 0.01, 30.0, 0.0, 1.0, 0.02))
     return RefineRun(scheme, judge, RunSettings(passes, drop, patience, {"REFINE.STEPS": 5}), source=source,
                      destination=folder / "nr_model_7_refined.pth", log=folder / "log")
@@ -100,7 +100,7 @@ def test_a_run_makes_the_model_steadier_and_logs_it(tmp_path: Path, capsys: pyte
 def test_what_costs_too_much_psnr_or_is_no_steadier_is_not_kept(tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path, Told((5, 30), (3, 29.95), (1, 29.89), (4, 31), (2, 29.91)))
-    assert run.run() == RefineScores(2, 29.91)
+    assert run.run() == ValidationScores(2, 29.91)
     assert run.progress.best_pass == 4
     out = capsys.readouterr().out
     assert "flicker 1.000, PSNR 29.890 dB (not kept: PSNR too low)" in out
@@ -109,36 +109,36 @@ def test_what_costs_too_much_psnr_or_is_no_steadier_is_not_kept(tmp_path: Path,
 
 def test_the_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     run = make(tmp_path, Told((5, 30), (3, 30), (4, 30), (4, 30), (1, 30)), passes=9, patience=2)
-    assert run.run() == RefineScores(3, 30)
+    assert run.run() == ValidationScores(3, 30)
     assert run.progress.passes == 3
 
 
 def test_a_matte_that_smears_is_not_kept() -> None:
-    start = RefineScores(5, 30, 31)
-    assert RefineScores(3, 29.95, 30.95).keeps(start, 0.1)
-    assert not RefineScores(3, 30, 30.8).keeps(start, 0.1)
-    assert not RefineScores(3, 29.8, 31).keeps(start, 0.1)
-    assert RefineScores(3, math.nan).keeps(RefineScores(5, math.nan), 0.1)
+    start = ValidationScores(5, 30, 31)
+    assert ValidationScores(3, 29.95, 30.95).keeps(start, 0.1)
+    assert not ValidationScores(3, 30, 30.8).keeps(start, 0.1)
+    assert not ValidationScores(3, 29.8, 31).keeps(start, 0.1)
+    assert ValidationScores(3, math.nan).keeps(ValidationScores(5, math.nan), 0.1)
 
 
 def test_passes_whose_psnr_is_too_low_are_waited_out(tmp_path: Path) -> None:
     told = Told((5, 30), (3, 20), (3, 20), (3, 20), (4, 30), (4, 30), (4, 30), (1, 30))
     run = make(tmp_path, told, passes=9, patience=2)
-    assert run.run() == RefineScores(4, 30)
+    assert run.run() == ValidationScores(4, 30)
     assert run.progress.best_pass == 4  # the falling learning rate brought PSNR back
     assert run.progress.passes == 6
 
 
 def test_where_no_pass_is_worth_keeping_the_model_is_the_result_as_it_was(tmp_path: Path) -> None:
     run = make(tmp_path, Told((5, 30), (6, 30), (1, 20)), passes=2)
-    assert run.run() == RefineScores(5, 30)
+    assert run.run() == ValidationScores(5, 30)
     assert shimmer(run.destination) == pytest.approx(0.1)
     assert run.progress.best_pass == 0
 
 
 def test_the_published_scheme_keeps_its_last_pass_whatever_it_is(tmp_path: Path) -> None:
     run = make(tmp_path, Told((5, 30), (1, 30), (6, 20)), passes=2, drop=math.inf, published=True)
-    assert run.run() == RefineScores(6, 20)
+    assert run.run() == ValidationScores(6, 20)
     assert shimmer(run.destination) == run.scheme.renderer.state_dict()["shimmer"].item()
 
 

@@ -10,7 +10,7 @@ import torch
 from npcr.config import load_config
 from npcr.data.samples import Sample
 from npcr.errors import TrainingError
-from npcr.refine.clips import PathWindows
+from npcr.refine.clips import PathClips
 from npcr.refine.steady import Photographs, SteadyRefiner, SteadySettings, render_frame
 from npcr.renderers.losses import RenderLoss
 from npcr.training.optimizers import build_optimizer
@@ -25,7 +25,7 @@ def make(renderer: Shimmer, photographs: Photographs | None = None, length: int 
          **changes: object) -> SteadyRefiner:
     settings = SteadySettings(**{**SETTINGS.__dict__, **changes})  # type: ignore[arg-type]
     optimizer = build_optimizer(load_config(None, ["SOLVER.WEIGHT_DECAY", "0"]), renderer, lr=settings.lr)
-    return SteadyRefiner(renderer, PathWindows(orbit(6), length), optimizer, settings, photographs=photographs)
+    return SteadyRefiner(renderer, PathClips(orbit(6), length), optimizer, settings, photographs=photographs)
 
 
 def refine(refiner: SteadyRefiner) -> list[tuple[float, ...]]:

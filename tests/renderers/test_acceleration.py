@@ -19,14 +19,14 @@ from yacs.config import CfgNode
 from npcr.config import changed, default_config
 from npcr.factory import build_renderer
 from npcr.io.points import PointCloud
-from npcr.renderers import PointRenderer, acceleration
+from npcr.renderers import Renderer, acceleration
 from npcr.renderers.acceleration import compile_network, network_run, prepare_rendering
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.cuda_graphs import Captured, GraphReplay
 from npcr.renderers.gated_unet import GatedUNet
 from npcr.renderers.half_activations import half_activations
 from npcr.renderers.receptive_field import Window
-from npcr.renderers.residual_unet import LightUNet
+from npcr.renderers.residual_unet import ResidualUNet
 from tests.scenes import orbit_cameras
 
 SIZE = (32, 24)
@@ -41,20 +41,20 @@ def config(form: str, **values: Any) -> CfgNode:
                    INPUT__SIZE_TEST=list(SIZE), INPUT__NEAR_FAR_SIZE=[2.0, 8.0, 1.5], **values)
 
 
-def make(cfg: CfgNode) -> PointRenderer:
+def make(cfg: CfgNode) -> Renderer:
     """A renderer whose network adds something: fresh ones of the blended form add nothing."""
     points = torch.randn(150, 3, generator=torch.Generator().manual_seed(0)) * 0.4
     renderer = build_renderer(cfg, [PointCloud(points.numpy(), None)])
-    if isinstance(renderer.network, LightUNet):
+    if isinstance(renderer.network, ResidualUNet):
         nn.init.normal_(renderer.network.out.weight, std=0.1)
     return renderer.eval()
 
 
-def network(form: str) -> GatedUNet | LightUNet:
+def network(form: str) -> GatedUNet | ResidualUNet:
     return make(config(form)).network
 
 
-def picture(of: GatedUNet | LightUNet, count: int = 1, seed: int = 0) -> Tensor:
+def picture(of: GatedUNet | ResidualUNet, count: int = 1, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, of.in_channels, SIZE[1], SIZE[0], generator=generator)
 
@@ -184,7 +184,7 @@ def test_reduced_precision_of_the_network_alone(form: str, precision: str) -> No
     renderer = make(config(form, MODEL__NORM="batch"))
     camera = orbit_cameras(1, SIZE)
     seen: list[torch.dtype] = []
-    last = renderer.network.out if isinstance(renderer.network, LightUNet) else renderer.network.alpha_out.point
+    last = renderer.network.out if isinstance(renderer.network, ResidualUNet) else renderer.network.alpha_out.point
     last.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
     with torch.no_grad(), fast.torch_only():
         wanted = renderer(camera)
@@ -306,7 +306,7 @@ class _NoHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("net", [GatedUNet(7, "instance"), GatedUNet(7, "batch"), GatedUNet(7, "none"),
-                                 LightUNet(7, 4, 4)], ids=["instance", "batch", "none", "light"])
+                                 ResidualUNet(7, 4, 4)], ids=["instance", "batch", "none", "light"])
 def test_the_networks_can_be_captured(net: nn.Module) -> None:
     net = copy.deepcopy(net).eval().to("meta")
     with torch.no_grad(), _NoHost():

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from benchmarks.plain_network import plain_twin
 from npcr.ops.memory import MemoryPool
-from npcr.renderers import GatedUNet, NeuralPointRenderer
+from npcr.renderers import GatedUNet, LayeredRenderer
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.cpu import kernels as compiled
 from npcr.renderers.gated_blocks import DoubleConv, Down, GatedConv, Out, Up
-from npcr.renderers.receptive_field import Window, bounding_window, windows_of_blocks
+from npcr.renderers.receptive_field import Window, block_regions, bounding_region
 from tests.scenes import orbit_cameras
 
 pytestmark = pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
@@ -28,18 +28,18 @@ NORMS = ["instance", "batch", "none"]
 def both_ways(block: nn.Module, *inputs: Tensor) -> list[tuple[Tensor, ...]]:
     """(output, gradients of inputs, gradients of parameters) on the kernels, and in torch."""
     results = []
-    for twin in (False, True):
+    for reference in (False, True):
         leaves = [x.clone().contiguous(memory_format=torch.channels_last).requires_grad_() for x in inputs]
-        with fast.torch_only(twin):
-            assert fast.serves(*leaves) != twin
+        with fast.torch_only(reference):
+            assert fast.serves(*leaves) != reference
             out = block(*leaves)
         cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
         results.append((out.detach(), *torch.autograd.grad(out, [*leaves, *block.parameters()], cotangent)))
     return results
 
 
-def assert_equal(ours: tuple[Tensor, ...], twin: tuple[Tensor, ...]) -> None:
-    for number, (a, b) in enumerate(zip(ours, twin, strict=True)):
+def assert_equal(ours: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> None:
+    for number, (a, b) in enumerate(zip(ours, reference, strict=True)):
         assert a.shape == b.shape
         scale = b.abs().max().clamp_min(1e-3)
         limit = 3e-5 if number == 0 else 3e-4  # gradients see gates of 16 bits
@@ -79,19 +79,19 @@ def test_up(size: tuple[int, int], extra: tuple[int, int]) -> None:
 
 def test_batch_norm_keeps_running_statistics_as_torch_does() -> None:
     torch.manual_seed(0)
-    ours, twin = DoubleConv(5, 8, "batch"), DoubleConv(5, 8, "batch")
-    twin.load_state_dict(ours.state_dict())
+    ours, reference = DoubleConv(5, 8, "batch"), DoubleConv(5, 8, "batch")
+    reference.load_state_dict(ours.state_dict())
     x = torch.randn(3, 5, 12, 13) + 2
     for gradients in (True, False, True):
         with torch.set_grad_enabled(gradients):
             ours(x)
             with fast.torch_only():
-                twin(x)
+                reference(x)
     for name, value in ours.state_dict().items():
-        torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-5, atol=1e-6)
-    ours.eval(), twin.eval()
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-5, atol=1e-6)
+    ours.eval(), reference.eval()
     with torch.no_grad(), fast.torch_only():
-        expected = twin(x)
+        expected = reference(x)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -165,7 +165,7 @@ def test_other_kinds_of_tensors_go_to_torch() -> None:
 def test_recomputed_layers_give_the_same_gradients() -> None:
     torch.manual_seed(0)
     cloud = torch.rand(400, 3) - 0.5
-    renderer = NeuralPointRenderer([cloud], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0)).train()
+    renderer = LayeredRenderer([cloud], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0)).train()
     cameras = orbit_cameras(1, size=(32, 28))
     gradients = []
     for renderer.recompute_layers in (False, True):
@@ -181,7 +181,7 @@ def test_recomputed_layers_give_the_same_gradients() -> None:
 
 def test_recomputing_and_batch_norm_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="norm batch does not allow"):
-        NeuralPointRenderer([torch.zeros(1, 3)], norm="batch", recompute_layers=True)
+        LayeredRenderer([torch.zeros(1, 3)], norm="batch", recompute_layers=True)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -191,7 +191,7 @@ def test_a_windows_pixels_are_those_of_the_whole_picture(norm: str, box: tuple[i
     network = GatedUNet(6, norm).eval()
     x, window = torch.randn(1, 6, 83, 97), Window(*box, (83, 97))
     with torch.no_grad():
-        assert fast.takes_windows(network, x)
+        assert fast.supports_regions(network, x)
         whole, part = network(x), network(x, window)
     left, top, right, bottom = box
     inside = part[:, :, top:bottom, left:right].clone()
@@ -209,7 +209,7 @@ def test_no_block_reads_beyond_the_windows(box: tuple[int, int, int, int], monke
     network = GatedUNet(6, "none").eval()
     x, window = torch.randn(1, 6, 200, 210), Window(*box, (200, 210))
     inside = (..., slice(box[1], box[3]), slice(box[0], box[2]))
-    plan = windows_of_blocks(window)
+    plan = block_regions(window)
     assert plan["up4"].right - plan["up4"].left < 90  # the finest levels are indeed cut
 
     def spoil(name: str) -> Callable[..., Tensor]:
@@ -233,7 +233,7 @@ def test_a_norm_over_the_picture_computes_all_of_it() -> None:
     network = GatedUNet(6, "instance").eval()
     x, window = torch.randn(1, 6, 40, 50), Window(10, 5, 30, 25, (40, 50))
     with torch.no_grad():
-        assert not fast.takes_windows(network, x)
+        assert not fast.supports_regions(network, x)
         whole, part = network(x), network(x, window)
     assert torch.equal(part[:, :, 5:25, 10:30], whole[:, :, 5:25, 10:30])
     assert (part[:, :, 25:] == 0).all()
@@ -242,14 +242,14 @@ def test_a_norm_over_the_picture_computes_all_of_it() -> None:
 def test_rendering_with_a_margin_leaves_the_rest_transparent() -> None:
     torch.manual_seed(0)
     cloud = (torch.rand(300, 3) - 0.5) * 0.5
-    renderer = NeuralPointRenderer([cloud], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0), norm="none").eval()
+    renderer = LayeredRenderer([cloud], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0), norm="none").eval()
     cameras = orbit_cameras(1, size=(96, 80))
     with torch.no_grad():
         whole = renderer(cameras)
         renderer.margin = 4
         cut = renderer(cameras)
     for k in range(3):
-        window = bounding_window(whole.index[0, k] >= 0, 4)
+        window = bounding_region(whole.index[0, k] >= 0, 4)
         if window is None:
             assert (cut.layer_rgba[0, k] == 0).all()
             continue
@@ -260,4 +260,4 @@ def test_rendering_with_a_margin_leaves_the_rest_transparent() -> None:
 
 
 def test_bounding_window_of_nothing() -> None:
-    assert bounding_window(torch.zeros(5, 5, dtype=torch.bool), 2) is None
+    assert bounding_region(torch.zeros(5, 5, dtype=torch.bool), 2) is None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from npcr.renderers import BlendedPointRenderer, NeuralPointRenderer, PointRenderer
+from npcr.renderers import BlendedRenderer, LayeredRenderer, Renderer
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.cpu import kernels as compiled
 from npcr.renderers.gated_blocks import DoubleConv, Up, blur_halve
@@ -37,18 +37,18 @@ def counted() -> Iterator[dict[int, int]]:
         yield storages
 
 
-def layered() -> NeuralPointRenderer:
-    return NeuralPointRenderer([torch.rand(4000, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0))
+def layered() -> LayeredRenderer:
+    return LayeredRenderer([torch.rand(4000, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0))
 
 
-def blended() -> BlendedPointRenderer:
-    renderer = BlendedPointRenderer([torch.rand(400, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0),
+def blended() -> BlendedRenderer:
+    renderer = BlendedRenderer([torch.rand(400, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0),
                                     width=16)
     nn.init.normal_(renderer.network.out.weight, std=0.1)  # 0 at the start: no gradient would pass
     return renderer
 
 
-def step(renderer: PointRenderer, half: bool) -> tuple[float, Tensor, int]:
+def step(renderer: Renderer, half: bool) -> tuple[float, Tensor, int]:
     """The loss, the gradient of all parameters, and the bytes saved by packing pictures."""
     renderer.zero_grad(set_to_none=True)
     with half_activations(half) as packing:
@@ -59,33 +59,33 @@ def step(renderer: PointRenderer, half: bool) -> tuple[float, Tensor, int]:
     return loss.item(), torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None]), saved
 
 
-@pytest.mark.parametrize("twin", [pytest.param(False, marks=kernels), True])
+@pytest.mark.parametrize("reference", [pytest.param(False, marks=kernels), True])
 @pytest.mark.parametrize("make", [layered, blended])
-def test_only_gradients_change_and_little(make: Callable[[], PointRenderer], twin: bool) -> None:
+def test_only_gradients_change_and_little(make: Callable[[], Renderer], reference: bool) -> None:
     torch.manual_seed(0)
     renderer = make().train()
     names = list(renderer.state_dict())
-    with fast.torch_only(twin):
+    with fast.torch_only(reference):
         loss, exact, nothing = step(renderer, False)
         half_loss, close, saved = step(renderer, True)
     assert half_loss == loss
     # The kernels find a window's largest pixel again, among rounded ones; torch has kept which it was.
-    assert 0 < (close - exact).norm() < (1e-3 if twin else 2e-2) * exact.norm()
+    assert 0 < (close - exact).norm() < (1e-3 if reference else 2e-2) * exact.norm()
     assert nothing == 0
     assert saved > 1e6
     assert list(renderer.state_dict()) == names
     assert all(value.dtype == torch.float32 for value in renderer.state_dict().values())
 
 
-@pytest.mark.parametrize("twin", [pytest.param(False, marks=kernels), True])
-def test_recomputed_layers_are_halved_too(twin: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reference", [pytest.param(False, marks=kernels), True])
+def test_recomputed_layers_are_halved_too(reference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     renderer = layered().train()
     entered = []
     forward = renderer.network.forward
     monkeypatch.setattr(renderer.network, "forward", lambda x: entered.append(
         (torch.is_grad_enabled(), halved())) or forward(x))
-    with fast.torch_only(twin):
+    with fast.torch_only(reference):
         renderer.recompute_layers = True
         loss, exact, _ = step(renderer, False)
         entered.clear()
@@ -150,11 +150,11 @@ def test_pictures_made_again_give_the_same_gradients(norm: str) -> None:
     first, up = DoubleConv(5, 9, norm), Up(9 + 9, 7, norm)
     x = torch.randn(2, 5, 26, 23)
     gradients = []
-    for twin in (False, True):
+    for reference in (False, True):
         leaf = x.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
-        with fast.torch_only(twin):
+        with fast.torch_only(reference):
             level = first(leaf)
-            low = blur_halve(F.max_pool2d(level, 2, stride=1)) if twin else fast.halve(level)
+            low = blur_halve(F.max_pool2d(level, 2, stride=1)) if reference else fast.halve(level)
             result = up(low, level)
         cotangent = torch.randn(result.shape, generator=torch.Generator().manual_seed(1))
         gradients.append(torch.autograd.grad(result, [leaf, *first.parameters(), *up.parameters()], cotangent))

@@ -90,7 +90,7 @@ def test_unweighted_terms_cost_nothing() -> None:
         RenderLoss(perceptual=1, mse=1, gradient=0, ssim=0, vgg=None)
 
 
-def test_colours_count_only_on_the_object_and_nothing_outside_the_region_of_interest() -> None:
+def test_colors_count_only_on_the_object_and_nothing_outside_the_region_of_interest() -> None:
     loss = RenderLoss(perceptual=0, mse=1, gradient=1, ssim=0, vgg=None)
     rgb, alpha, depth, target = picture(2)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_colours_count_only_on_the_object_and_nothing_outside_the_region_of_inte
     assert (alpha.grad * nowhere).abs().sum() > 0
 
 
-def test_colour_beside_the_object_counts_only_everywhere() -> None:
+def test_color_beside_the_object_counts_only_everywhere() -> None:
     """A premultiplied picture must be black where nothing is; the published loss never looks there."""
     target, depth = torch.zeros(1, 5, 12, 12), torch.zeros(1, 12, 12)
     target[:, 4] = 1  # the whole picture is the photograph's

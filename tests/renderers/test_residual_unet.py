@@ -6,12 +6,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from npcr.renderers.residual_unet import LightUNet
+from npcr.renderers.residual_unet import ResidualUNet
 
 
 def test_adds_nothing_before_training_and_keeps_its_values_size() -> None:
     torch.manual_seed(0)
-    network, x = LightUNet(5, 4, 16), torch.randn(1, 5, 32, 24)
+    network, x = ResidualUNet(5, 4, 16), torch.randn(1, 5, 32, 24)
     hidden: list[torch.Tensor] = []
     network.out.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     with torch.no_grad():
@@ -22,7 +22,7 @@ def test_adds_nothing_before_training_and_keeps_its_values_size() -> None:
 def test_learns_a_blur_with_a_warm_up() -> None:
     """With the recommended rate the network must not die in its first steps."""
     torch.manual_seed(0)
-    network = LightUNet(3, 3, 8)
+    network = ResidualUNet(3, 3, 8)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []
     for step in range(60):

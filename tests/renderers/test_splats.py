@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.ops import Fragments, rasterise
+from npcr.ops import Fragments, rasterize
 from npcr.ops import native as compiled
-from npcr.renderers import BlendedPointRenderer
+from npcr.renderers import BlendedRenderer
 from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.splats import (
     OPAQUE,
@@ -20,8 +20,8 @@ from npcr.renderers.splats import (
     composite_splats,
     dots_along,
     front_to_back,
-    harmonics,
     soft_splat,
+    spherical_harmonics,
     start_width,
 )
 from tests.scenes import orbit_cameras
@@ -43,7 +43,7 @@ def make_splats(count: int = 60, channels: int = 5) -> Splats:
 def fragments_of(splats: Splats, camera: Cameras, layers: int = 4) -> Fragments:
     dots = dots_along(splats.points, splats.strands, DOTS)
     near, far, max_size = soft_splat(SPLAT)
-    return rasterise(dots, camera.cam_to_world, camera.intrinsics, camera.size, near=near, far=far,
+    return rasterize(dots, camera.cam_to_world, camera.intrinsics, camera.size, near=near, far=far,
                      max_size=max_size, layers=layers, peeling="pixel")
 
 
@@ -79,12 +79,12 @@ def by_loops(splats: Splats, camera: Cameras, fragments: Fragments) -> tuple[Ten
     return values, alphas, depth
 
 
-@pytest.mark.parametrize("twin", [True, False])
-def test_equals_the_definition(twin: bool) -> None:
+@pytest.mark.parametrize("reference", [True, False])
+def test_equals_the_definition(reference: bool) -> None:
     splats, camera = make_splats(), orbit_cameras(1, (12, 10))
     fragments = fragments_of(splats, camera)
     assert (fragments.index[0, 1] >= 0).sum() > 10
-    with fast.torch_only(twin):
+    with fast.torch_only(reference):
         result = composite_splats(splats, camera, fragments, DOTS, SPLAT)
     for ours, wanted in zip(result, by_loops(splats, camera, fragments), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
@@ -112,9 +112,9 @@ def test_the_kernel_equals_its_twin(channels: int, layers: int, size: tuple[int,
     splats = splats._replace(opacity=4 * splats.opacity)
     fragments = fragments_of(splats, camera, layers)
     results = []
-    for twin in (False, True):
+    for reference in (False, True):
         leaves = [part.clone().requires_grad_() for part in splats]
-        with fast.torch_only(twin):
+        with fast.torch_only(reference):
             image = composite_splats(Splats(*leaves), camera, fragments, DOTS, SPLAT)
         generator = torch.Generator().manual_seed(1)
         loss = sum((part * torch.randn(part.shape, generator=generator)).sum() for part in image[:2])
@@ -151,7 +151,7 @@ def test_the_layers_shares_sum_to_what_they_cover() -> None:
 def test_harmonics_are_orthonormal() -> None:
     random = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0))
     directions = torch.nn.functional.normalize(random, dim=1)
-    basis = harmonics(directions, 3)
+    basis = spherical_harmonics(directions, 3)
     gram = 4 * math.pi * basis.T @ basis / len(directions)
     torch.testing.assert_close(gram, torch.eye(16), rtol=0, atol=0.03)
 
@@ -165,7 +165,7 @@ def test_an_untrained_splat_follows_the_published_radius() -> None:
 def test_before_training_the_picture_is_the_clouds_colors(colored: bool) -> None:
     cloud = 0.6 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
     color = torch.tensor([0.9, 0.3, 0.1]).expand(4000, 3)
-    renderer = BlendedPointRenderer([cloud], [color] if colored else None, splat=(2.0, 8.0, 1.0)).eval()
+    renderer = BlendedRenderer([cloud], [color] if colored else None, splat=(2.0, 8.0, 1.0)).eval()
     with torch.no_grad():
         output = renderer(orbit_cameras(2, (32, 24)))
     assert output.rgb.shape == (2, 3, 24, 32)
@@ -180,7 +180,7 @@ def test_before_training_the_picture_is_the_clouds_colors(colored: bool) -> None
 
 def test_a_batch_equals_its_cameras() -> None:
     torch.manual_seed(0)
-    renderer = BlendedPointRenderer([torch.randn(500, 3)], splat=(2.0, 8.0, 1.0)).eval()
+    renderer = BlendedRenderer([torch.randn(500, 3)], splat=(2.0, 8.0, 1.0)).eval()
     torch.nn.init.normal_(renderer.network.out.weight)
     cameras = orbit_cameras(3, (32, 24))
     with torch.no_grad():
@@ -192,7 +192,7 @@ def test_a_batch_equals_its_cameras() -> None:
 def test_a_picture_moves_smoothly_with_the_camera() -> None:
     """Hard splats jump a whole pixel now and then; soft ones change in proportion to the camera's step."""
     generator = torch.Generator().manual_seed(5)
-    renderer = BlendedPointRenderer([torch.rand(800, 3, generator=generator) - 0.5],
+    renderer = BlendedRenderer([torch.rand(800, 3, generator=generator) - 0.5],
                                     [torch.rand(800, 3, generator=generator)], splat=(2.0, 8.0, 0.0)).eval()
     camera = orbit_cameras(1, (32, 32))
 
@@ -214,13 +214,13 @@ def test_backend_torch_leaves_the_kernels_alone(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiled, "composite", refuse)
     cameras = orbit_cameras(1, (32, 24))
     with torch.no_grad():
-        BlendedPointRenderer([torch.zeros(3, 3)], backend="torch")(cameras)
+        BlendedRenderer([torch.zeros(3, 3)], backend="torch")(cameras)
         with pytest.raises(AssertionError, match="kernel was called"):
-            BlendedPointRenderer([torch.zeros(3, 3)])(cameras)
+            BlendedRenderer([torch.zeros(3, 3)])(cameras)
 
 
 def test_colors_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="colors must have a row"):
-        BlendedPointRenderer([torch.zeros(3, 3)], [torch.zeros(2, 3)])
+        BlendedRenderer([torch.zeros(3, 3)], [torch.zeros(2, 3)])
     with pytest.raises(ValueError, match="degree is 4"):
-        BlendedPointRenderer([torch.zeros(3, 3)], degree=4)
+        BlendedRenderer([torch.zeros(3, 3)], degree=4)

@@ -43,7 +43,7 @@ def test_frames_are_rendered_one_by_one_without_gradients() -> None:
     assert len(list(path)) == 4
 
 
-def test_default_colour_is_premultiplied() -> None:
+def test_default_color_is_premultiplied() -> None:
     frame = render(PlaneRenderer(alpha=0.5))[1]
     assert frame.rgb.dtype == frame.alpha.dtype == frame.depth.dtype == np.float32
     assert frame.rgb.shape == (18, 24, 3)
@@ -57,7 +57,7 @@ def test_default_colour_is_premultiplied() -> None:
     assert (frame.picture[:, :4] == 64).all()
 
 
-def test_legacy_colour_is_straight() -> None:
+def test_legacy_color_is_straight() -> None:
     frame = render(PlaneRenderer(legacy=True, alpha=0.5))[1]
     over = frame.rgb * frame.alpha[..., None] + (1 - frame.alpha[..., None]) * 0.25
     assert np.abs(frame.picture - over * 255).max() < 0.51

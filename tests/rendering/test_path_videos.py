@@ -13,7 +13,7 @@ from npcr.rendering.path_videos import PathVideos
 
 
 def frame(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture over grey, and its straight RGBA, of 64x48: the right half is hidden."""
+    """A picture over gray, and its straight RGBA, of 64x48: the right half is hidden."""
     rgba = np.zeros((48, 64, 4), np.uint8)
     rgba[:, :32] = (20 * number, 120, 220, 255)
     picture = rgba[..., :3].copy()

@@ -11,7 +11,7 @@ import torch
 from npcr.camera_paths import sphere_band
 from npcr.cameras import Cameras
 from npcr.io.points import PointCloud
-from npcr.ops import rasterise
+from npcr.ops import rasterize
 from npcr.scene_check.check import Material, Report, check_scene, load_material
 from npcr.scene_check.hypotheses import Reading, fixed_mistakes
 from npcr.scene_check.report_text import as_text
@@ -181,7 +181,7 @@ def test_duplicates(clean):
 
 
 def textured(colors: bool) -> Material:
-    """Without mattes: a ball of smooth colours before grey."""
+    """Without mattes: a ball of smooth colors before gray."""
     rng = np.random.default_rng(0)
     poses = torch.from_numpy(sphere_band(10, 2.0)).float()
     points, dense = (0.8 * torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(count, 3))).float(), dim=1)
@@ -191,7 +191,7 @@ def textured(colors: bool) -> Material:
     matrix = torch.tensor([[100.0, 0, 63.5], [0, 100, 47.5], [0, 0, 1]]).expand(10, 3, 3)
     cameras = Cameras(poses, matrix, (128, 96))
     pictures = []
-    index = rasterise(dense, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=1.0, far=9.0, max_size=0.0,
+    index = rasterize(dense, cameras.cam_to_world, cameras.intrinsics, cameras.size, near=1.0, far=9.0, max_size=0.0,
                       layers=1).index[:, 0].long()
     for row in index:
         picture = torch.where((row >= 0)[..., None], dense_shades[row.clamp_min(0)], torch.full((3,), 0.4))
@@ -203,7 +203,7 @@ def textured(colors: bool) -> Material:
 
 @pytest.mark.parametrize(("name", "colors"), [("clean", True), ("clean", False), ("opengl-axes", False),
                                               ("shifted-photographs", True), ("intrinsics-resolution", False)])
-def test_colours_stand_in_for_mattes(name, colors):
+def test_colors_stand_in_for_mattes(name, colors):
     material = textured(colors)
     changed = {"clean": lambda m: m, "shifted-photographs": lambda m: replace(
         m, cameras=m.cameras[torch.arange(10).roll(1)])}.get(name, PLANTED.get(name))
@@ -211,14 +211,14 @@ def test_colours_stand_in_for_mattes(name, colors):
     report = check_scene(changed(material))
     expected = [] if name == "clean" else [name]
     assert [n for n in names(report) if n not in ("nothing-seen", "blind-cameras")] == expected
-    assert report.measures["evidence"] == "colours"
+    assert report.measures["evidence"] == "colors"
     if name == "clean":
         assert report.remarks == []
 
 
 def test_without_mattes_and_texture_it_says_that_it_cannot_tell(clean):
-    grey = [np.full_like(p, 128) for p in clean.photographs]
-    report = check_scene(replace(clean, mattes=None, photographs=grey))
+    gray = [np.full_like(p, 128) for p in clean.photographs]
+    report = check_scene(replace(clean, mattes=None, photographs=gray))
     assert names(report) == []
     assert [remark.name for remark in report.remarks] == ["cannot-tell"]
 

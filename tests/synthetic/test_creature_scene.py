@@ -62,7 +62,7 @@ def test_the_pictures_are_of_something_fuzzy(folder):
         assert picture[alpha > 127][:, :3].std(0).min() > 20
 
 
-def test_colours_of_the_cloud_are_those_of_the_pictures(folder):
+def test_colors_of_the_cloud_are_those_of_the_pictures(folder):
     cameras = read_cameras(folder / "CamPose.inf", folder / "Intrinsic.inf", (48, 48))
     (cloud,) = load_clouds(folder, 1)
     assert cloud.colors is not None

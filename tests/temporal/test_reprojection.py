@@ -20,7 +20,7 @@ from npcr.temporal.reprojection import (
     DefaultBlender,
     Frame,
     LegacyBlender,
-    _mean_over_neighbours,
+    _mean_over_neighbors,
     find_warp,
     reproject,
     reproject_legacy,
@@ -29,7 +29,7 @@ from npcr.temporal.reprojection import (
 )
 
 SIZE = (40, 30)
-NEVER = math.inf  # a colour threshold that nothing exceeds
+NEVER = math.inf  # a color threshold that nothing exceeds
 WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]
 
 
@@ -144,7 +144,7 @@ def test_the_surface_lies_at_the_nearest_points_and_keeps_its_steps() -> None:
 def test_a_static_camera_leaves_an_unchanging_picture_unchanged() -> None:
     frame = plane_frame(camera(0.4, 0.3))
     depth = frame.depth.clone()
-    depth[:, :, 20:] *= 2  # a step, whose neighbours do not see each other's points
+    depth[:, :, 20:] *= 2  # a step, whose neighbors do not see each other's points
     depth[:, 10] = 0
     frame = replace(frame, depth=depth)
     for blended in blender(history=5).blend([frame] * 9):
@@ -205,7 +205,7 @@ def test_what_an_earlier_frame_did_not_see_does_not_ghost() -> None:
     assert warped(current, earlier, tolerance=1.0)[:, 0][uncovered].max() > 0.3  # what visibility prevents
 
 
-def test_pixels_without_depth_or_history_keep_the_current_colour() -> None:
+def test_pixels_without_depth_or_history_keep_the_current_color() -> None:
     current, earlier = plane_frame(camera(1.0)), plane_frame(camera(0.0))
     depth = current.depth.clone()
     depth[:, 4:10, 4:10] = 0  # the surface reaches one pixel into it
@@ -220,7 +220,7 @@ def test_pixels_without_depth_or_history_keep_the_current_colour() -> None:
 
 
 def test_pixels_without_depth_are_not_taken_for_the_camera_itself() -> None:
-    """They unproject to the camera's centre, which the earlier frame may have seen something at."""
+    """They unproject to the camera's center, which the earlier frame may have seen something at."""
     ahead = camera()
     ahead.cam_to_world[:, 2, 3] = 2.0
     current = Frame(torch.ones(1, 4, 30, 40), torch.zeros(1, 30, 40), ahead)
@@ -235,7 +235,7 @@ def test_an_earlier_frame_behind_the_point_is_not_asked() -> None:
     assert torch.equal(warped(current, earlier), current.image)
 
 
-def test_a_colour_weighs_less_the_further_it_is_from_the_current() -> None:
+def test_a_color_weighs_less_the_further_it_is_from_the_current() -> None:
     frame = plane_frame(camera())
     other = replace(frame, image=frame.image.clone())
     step = math.sqrt(8000) / 255
@@ -258,7 +258,7 @@ def test_detail_weighs_less_the_further_local_means_are_apart(channel: int) -> N
     assert detail.mean().item() == pytest.approx(-2 * 24 / 25 * trust / (1 + trust), rel=0.05)
 
 
-def test_what_a_neighbour_did_not_see_is_the_others_matter() -> None:
+def test_what_a_neighbor_did_not_see_is_the_others_matter() -> None:
     depth = torch.full((1, 30, 40), 4.0)
     frames = [Frame(checkered(value), depth.clone(), camera()) for value in (0.1, 0.2, 0.3)]
     frames[2].depth[:, :, 20:] = 0
@@ -292,9 +292,9 @@ def test_nothing_to_see_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 3), (30, 40)])
-def test_means_over_neighbours_are_pooling(size: tuple[int, int]) -> None:
+def test_means_over_neighbors_are_pooling(size: tuple[int, int]) -> None:
     image = torch.rand(2, 4, *size)
-    assert torch.allclose(_mean_over_neighbours(image), avg_pool2d(image, 5, stride=1, padding=2), atol=1e-6)
+    assert torch.allclose(_mean_over_neighbors(image), avg_pool2d(image, 5, stride=1, padding=2), atol=1e-6)
 
 
 def test_a_lone_point_in_the_corner_is_blended_too() -> None:

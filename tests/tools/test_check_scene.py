@@ -70,6 +70,6 @@ def test_what_cannot_be_read(check_scene, scene, tmp_path):
 def test_the_configuration_decides_about_mattes(check_scene, scene, capsys):
     update_scene_config(scene / "scene.yml", {"DATASETS": {"MASK": False}})
     assert not load_config(scene / "scene.yml").DATASETS.MASK
-    with suppress(SystemExit):  # whatever colours say of fur this small
+    with suppress(SystemExit):  # whatever colors say of fur this small
         check_scene(scene, "--json", "--no-pictures")
-    assert json.loads(capsys.readouterr().out)["measures"]["evidence"] == "colours"
+    assert json.loads(capsys.readouterr().out)["measures"]["evidence"] == "colors"

@@ -20,7 +20,7 @@ WIDTH, HEIGHT, COUNT = 64, 48, 5
 
 @pytest.fixture
 def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
-    """Runs the script beside a rendering (over grey 60, 12 frames a second) and a true path (RGBA)."""
+    """Runs the script beside a rendering (over gray 60, 12 frames a second) and a true path (RGBA)."""
     monkeypatch.chdir(tmp_path)
     for number in range(1, COUNT + 1):
         write_image(f"res/img_{number:04d}.jpg", np.full((HEIGHT, WIDTH, 3), 60, np.uint8))

@@ -99,7 +99,7 @@ def test_densify_needs_a_cloud_to_begin_with(import_scene, capture, tmp_path):
     assert not (tmp_path / "scene").exists()
 
 
-def test_background_is_a_colour(import_scene, capture, tmp_path, capsys):
+def test_background_is_a_color(import_scene, capture, tmp_path, capsys):
     for wrong in ("1,2", "red"):
         with pytest.raises(SystemExit):
             import_scene("transforms", capture, tmp_path / "scene", "--background", wrong)

@@ -6,7 +6,7 @@ import torch
 
 from npcr.config import load_config
 from npcr.errors import MissingExtraError
-from npcr.renderers import BlendedPointRenderer, NeuralPointRenderer
+from npcr.renderers import BlendedRenderer, LayeredRenderer
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
 
 
@@ -17,7 +17,7 @@ def config(*options: str):  # type: ignore[no-untyped-def]
 def test_groups_have_their_rates_and_decays() -> None:
     cfg = config("SOLVER.BASE_LR", "0.01", "SOLVER.BIAS_LR_FACTOR", "2", "SOLVER.FEATURE_LR_FACTOR", "5",
                  "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.WEIGHT_DECAY_BIAS", "0.2")
-    renderer = NeuralPointRenderer([torch.zeros(4, 3), torch.zeros(2, 3)], feature_dim=2)
+    renderer = LayeredRenderer([torch.zeros(4, 3), torch.zeros(2, 3)], feature_dim=2)
     optimizer = build_optimizer(cfg, renderer)
     weights, biases, features = optimizer.param_groups
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.02, 0.05]
@@ -35,7 +35,7 @@ def test_the_blended_forms_points_have_rates_of_their_own() -> None:
                  "SOLVER.FEATURE_LR_FACTOR", "5", "SOLVER.OPACITY_LR_FACTOR", "30", "SOLVER.POSITION_LR_FACTOR", "7",
                  "SOLVER.WIDTH_LR_FACTOR", "10", "SOLVER.WEIGHT_DECAY", "0.1", "SOLVER.WEIGHT_DECAY_BIAS", "0.2",
                  "SOLVER.HARMONICS_LR_FACTOR", "3", "SOLVER.HARMONICS_DECAY", "0.5")
-    renderer = BlendedPointRenderer([torch.zeros(4, 3)], feature_dim=2, dots=3)
+    renderer = BlendedRenderer([torch.zeros(4, 3)], feature_dim=2, dots=3)
     names = {parameter: name for name, parameter in renderer.named_parameters()}
     found = {names[p]: (round(group["lr"], 6), group["weight_decay"])
              for group in build_optimizer(cfg, renderer).param_groups for p in group["params"]}

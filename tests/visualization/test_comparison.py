@@ -112,10 +112,10 @@ def test_sources_must_be_alike_or_made_so(tmp_path: Path) -> None:
     with pytest.raises(NpcrError, match=r"numbers of frames differ: .*one 3, .*two 2; --trim compares the first 2"):
         check_alike([one, two], fit=True, trim=False)
     alike = check_alike([one, two], fit=True, trim=True)
-    grey = list(pictures_of(alike, 30.0))
-    assert len(grey) == 2
-    assert [picture.shape for picture in grey[0]] == [(40, 60, 3)] * 2
-    assert [int(picture[5, 5, 0]) for picture in grey[0]] == [100, 30]
+    gray = list(pictures_of(alike, 30.0))
+    assert len(gray) == 2
+    assert [picture.shape for picture in gray[0]] == [(40, 60, 3)] * 2
+    assert [int(picture[5, 5, 0]) for picture in gray[0]] == [100, 30]
     checkered = next(pictures_of(alike, "checker"))
     assert set(np.unique(checkered[1])) == {204, 255}
 

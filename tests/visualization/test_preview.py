@@ -8,7 +8,7 @@ PATH = orbit(look_at((2, 0, 0.3), (0, 0, 0)), 60)
 
 
 def colored(picture: np.ndarray, red: bool) -> int:
-    """Pixels of the path's last (red) or first (blue) colour."""
+    """Pixels of the path's last (red) or first (blue) color."""
     r, g, b = picture.astype(int).transpose(2, 0, 1)
     return int((((r - b > 100) & (r - g > 100)) if red else ((b - r > 100) & (b - g > 60))).sum())
 
@@ -21,7 +21,7 @@ def test_cameras_are_drawn_from_blue_to_red():
     assert colored(picture, red=False) > 50
 
 
-def test_points_are_drawn_in_their_colours_and_nearer_ones_in_front():
+def test_points_are_drawn_in_their_colors_and_nearer_ones_in_front():
     points = np.random.default_rng(0).normal(size=(20000, 3)) * 0.2
     green = np.broadcast_to(np.array([0, 255, 0], np.uint8), points.shape)
     r, g, b = draw_cameras(PATH, points=points, colors=green, size=(320, 240)).astype(int).transpose(2, 0, 1)

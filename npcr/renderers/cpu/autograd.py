@@ -49,7 +49,7 @@ def serves(*sources: Tensor) -> bool:
             and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and compiled.available())
 
 
-def takes_windows(network: nn.Module, x: Tensor) -> bool:
+def supports_regions(network: nn.Module, x: Tensor) -> bool:
     """Whether the network can compute a part of its pixels: on these kernels, without gradients, and with no norm
     that looks at the whole picture."""
     return (serves(x) and not torch.is_grad_enabled()
@@ -80,7 +80,7 @@ def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv
     out = POOL.empty(batch, height, width, conv.out_channels)
     statistics = _statistics_of(norm)
     if statistics:
-        _normalised(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None, out)
+        _normalized(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None, out)
     else:
         scale, shift = fixed_affine(norm, conv.out_channels)
         compiled.convolve(pictures, packed, bias, [out], gated=True, scale=scale, shift=shift,
@@ -129,7 +129,7 @@ def _statistics_of(norm: nn.Module) -> _Statistics | None:
     return _Statistics(float(norm.eps), pooled, norm if pooled else None)  # type: ignore[arg-type]
 
 
-def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, weight: Tensor,
+def _normalized(statistics: _Statistics, pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, weight: Tensor,
                 norm_bias: Tensor, values: Tensor, opening: Tensor | None,
                 out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Fill `values` (B, H, W, C), before norm and ReLU, and `out`, behind them, which may be the same, and how far the
@@ -148,7 +148,7 @@ def _normalised(statistics: _Statistics, pictures: Sequence[Tensor], packed: Ten
     scale = weight * rstd
     shift = (norm_bias - mean * scale).float().expand(batch, -1).contiguous()
     scale = scale.float().expand(batch, -1).contiguous()
-    compiled.normalise(values, scale, shift, out)
+    compiled.normalize(values, scale, shift, out)
     return scale, shift, mean.expand(batch, -1), rstd.expand(batch, -1)
 
 
@@ -184,14 +184,14 @@ class _GatedLayer(torch.autograd.Function):
         if statistics is None:
             applied = [t.detach().expand(batch, -1).contiguous() for t in (scale, shift)]
             compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening)
-            compiled.normalise(values, applied[0], applied[1], out)
+            compiled.normalize(values, applied[0], applied[1], out)
             moments = []
         else:
-            *applied, mean, rstd = _normalised(statistics, pictures, packed, bias, scale, shift, values, opening, out)
+            *applied, mean, rstd = _normalized(statistics, pictures, packed, bias, scale, shift, values, opening, out)
             moments = [mean, rstd]  # float64
         made_of = [values, *applied]
-        ctx.centred = statistics is not None and halved()
-        if ctx.centred:
+        ctx.centered = statistics is not None and halved()
+        if ctx.centered:
             # Half precision is relative: of almost even pictures, as those of nearly empty layers, only what differs
             # from the mean counts.
             mean = moments[0].float()
@@ -209,7 +209,7 @@ class _GatedLayer(torch.autograd.Function):
         (weight, gate_weight, values, opening, scale, shift, *moments), origins = saved(ctx)
         if grad is None:
             return (None,) * (7 + len(origins))
-        if ctx.centred:
+        if ctx.centered:
             values = torch.add(values, moments[0].float()[:, None, None], out=POOL.empty(*values.shape))
         grad = channels_inside(grad)
         batch, _, _, channels = grad.shape
@@ -222,7 +222,7 @@ class _GatedLayer(torch.autograd.Function):
             count = grad.shape[1] * grad.shape[2] * (batch if ctx.statistics.pooled else 1)
             if ctx.statistics.pooled:
                 sums = sums.sum(0, keepdim=True).expand(batch, -1, -1)
-            of_normed = rstd * (sums[:, 1] - mean * sums[:, 0])  # sum of du times the normalised value
+            of_normed = rstd * (sums[:, 1] - mean * sums[:, 0])  # sum of du times the normalized value
             of_value = -scale * rstd * of_normed / count
             constant = -scale * sums[:, 0] / count - of_value * mean
             of_value, constant = of_value.float(), constant.float()

@@ -2,7 +2,7 @@
 """Calls the CPU's network kernels: one function for each, tensors in and out, no autograd.
 
 Pictures are (B, H, W, C) float32 and contiguous. What each kernel computes stands in pcpr_ext/csrc/interface.h; the
-readable twins are the blocks in `npcr.renderers.gated_blocks` themselves.
+readable references are the blocks in `npcr.renderers.gated_blocks` themselves.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def gate_grad(values: Tensor, opening: Tensor, grad: Tensor, scale: Tensor, shif
     return sums
 
 
-def normalise(values: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
+def normalize(values: Tensor, scale: Tensor, shift: Tensor, output: Tensor) -> None:
     """ReLU(scale values + shift) of values (B, H, W, C) into `output`, which may be the same; scale, shift: (B, C)."""
     images, height, width, channels = values.shape
-    _run(pcpr_ext.Normalise(values=values.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(), images=images,
+    _run(pcpr_ext.Normalize(values=values.data_ptr(), scale=scale.data_ptr(), shift=shift.data_ptr(), images=images,
                             pixels=height * width, channels=channels, output=output.data_ptr()))
 
 

@@ -58,7 +58,7 @@ class Origin(NamedTuple):
         if self.scale is None or self.shift is None:
             return self.values
         out = POOL.empty(*self.values.shape)
-        compiled.normalise(self.values, self.scale, self.shift, out)
+        compiled.normalize(self.values, self.scale, self.shift, out)
         return out
 
 

@@ -64,7 +64,7 @@ def animal() -> Surface:
 
 
 def _eyes(x: float, y: float, z: float, radius: float) -> tuple[Mesh, ...]:
-    """Closed lids: skin-coloured balls that stand a little proud of their sockets."""
+    """Closed lids: skin-colored balls that stand a little proud of their sockets."""
     return tuple(ball((side * x, y, z), radius, _SKIN, 0.35, 12) for side in (-1, 1))
 
 

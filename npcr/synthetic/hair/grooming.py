@@ -99,10 +99,10 @@ def _fall(roots: np.ndarray, normals: np.ndarray, comb: np.ndarray, length: np.n
     lines[:, 0] = position = roots
     down = np.array([0.0, 0.0, -1.0])
     for i in range(1, _STEPS):
-        travelled = i * step
+        traveled = i * step
         direction = direction + (2.2 * groom.weight * step)[:, None] * (down + 0.1 * comb)
         # Near the skin strands turn along it; how far off they stay grows from nothing at the root.
-        wanted = clearance * (1 - np.exp(-travelled / (0.12 + 0.5 * groom.volume)))
+        wanted = clearance * (1 - np.exp(-traveled / (0.12 + 0.5 * groom.volume)))
         close = field(position + direction * step[:, None]) < wanted
         if close.any():
             outward = field.outward(position[close])

@@ -39,7 +39,7 @@ class Optics:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the rays through the pixels' centres meet first."""
+    """What the rays through the pixels' centers meet first."""
 
     position: np.ndarray  # (H, W, 3) float32 world points; NaN where there is nothing
     depth: np.ndarray  # (H, W) float32 camera-space z; 0 where there is nothing
@@ -102,7 +102,7 @@ class HairRenderer:
         return np.array(picture, np.float32)
 
     def geometry(self, cam_to_world: np.ndarray) -> Geometry:
-        """What one ray through each pixel's centre meets."""
+        """What one ray through each pixel's center meets."""
         sensor = self._sensor(cam_to_world, {"type": "stratified", "sample_count": 1, "jitter": False})
         values = np.array(self._mitsuba.render(self._scene, sensor=sensor, integrator=self._finder, seed=0, spp=1))
         position, distance = values[..., -4:-1], values[..., -1]

@@ -74,8 +74,8 @@ def make_hair_scene(destination: str | Path, options: HairOptions, *, workers: i
 def straight_srgb(picture: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8 straight RGBA in sRGB of a linear premultiplied picture (H, W, 4).
 
-    The colour is divided by its alpha before it is encoded: composited in the encoded space, as this project
-    composites, a half covered pixel then shows half of the hair's own encoded colour.
+    The color is divided by its alpha before it is encoded: composited in the encoded space, as this project
+    composites, a half covered pixel then shows half of the hair's own encoded color.
     """
     linear = torch.from_numpy(np.nan_to_num(picture)).float()
     alpha = linear[..., 3:].clamp(0, 1)
@@ -84,9 +84,9 @@ def straight_srgb(picture: np.ndarray) -> np.ndarray:
 
 
 def write_view(path: Path, rgba: np.ndarray) -> None:
-    """Write a photograph, (H, W, 4) uint8 straight: a .png as it is, a .jpg of premultiplied colour beside its matte.
+    """Write a photograph, (H, W, 4) uint8 straight: a .png as it is, a .jpg of premultiplied color beside its matte.
 
-    Premultiplied, for JPEG would let the undefined colours around a straight picture's hair bleed into it.
+    Premultiplied, for JPEG would let the undefined colors around a straight picture's hair bleed into it.
     """
     if path.suffix == ".png":
         write_image(path, rgba)

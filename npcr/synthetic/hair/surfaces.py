@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hair grows on: quad meshes, made of blended ellipsoids or read from a file.
 
-z is up and a face looks along -y. Colours are linear RGB.
+z is up and a face looks along -y. Colors are linear RGB.
 """
 
 from __future__ import annotations

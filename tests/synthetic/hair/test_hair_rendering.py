@@ -61,8 +61,8 @@ def test_positions_lie_on_the_curves_and_the_skin(renderer):
     splines = splines_of(wisps())
     first, _ = splines.segments
     steps = np.linspace(0, 1, 100)
-    centres = splines.at(np.repeat(first, 100), np.tile(steps, len(first)))[0][:, :3]
-    off_curve = np.abs(np.linalg.norm(hits[:, None] - centres[None], axis=2).min(1) - 0.03)
+    centers = splines.at(np.repeat(first, 100), np.tile(steps, len(first)))[0][:, :3]
+    off_curve = np.abs(np.linalg.norm(hits[:, None] - centers[None], axis=2).min(1) - 0.03)
     off_skin = np.abs(np.linalg.norm(hits, axis=1) - 0.4)
     assert np.minimum(off_curve, off_skin).max() < 0.006
     assert (off_curve < 0.003).sum() > 20
@@ -131,7 +131,7 @@ def test_light_comes_from_where_it_is_said_to(tmp_path):
     assert brightness[:12].sum() > 1.2 * brightness[12:].sum()
 
 
-def test_half_covered_pixels_show_the_hairs_own_colour():
+def test_half_covered_pixels_show_the_hairs_own_color():
     linear = np.array([[[0.2, 0.1, 0.05, 1.0], [0.1, 0.05, 0.025, 0.5], [0, 0, 0, 0]]], np.float32)
     full, half, empty = straight_srgb(linear)[0].astype(int)
     assert full.tolist() == [124, 89, 63, 255]
