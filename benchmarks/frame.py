@@ -34,7 +34,7 @@ from benchmarks.projection import SETTINGS, cloud, plain  # noqa: E402
 from npcr.cameras import Cameras, view_directions  # noqa: E402
 from npcr.ops import gather_features, rasterize  # noqa: E402
 from npcr.renderers import LayeredRenderer, composite  # noqa: E402
-from npcr.rendering.frames import FrameWriter, RenderedFrame, render_path  # noqa: E402
+from npcr.rendering.frames import FramePixels, FrameWriter, render_path  # noqa: E402
 
 COLUMNS = ("what", "median_ms", "low_ms", "high_ms", "runs", "share", "error")
 
@@ -79,7 +79,7 @@ def stages(renderer: LayeredRenderer, cameras: Cameras, folder: Path) -> dict[st
     }
 
 
-def _write(folder: Path, picture: RenderedFrame) -> None:
+def _write(folder: Path, picture: FramePixels) -> None:
     """One frame's files and the video of it alone, to the end; when rendering, a thread does this meanwhile."""
     with FrameWriter(folder, fps=30, raw=False) as writer:
         writer.write(picture)

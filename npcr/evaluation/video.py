@@ -33,7 +33,7 @@ from npcr.metrics.video import (
 )
 from npcr.renderers import over_background
 from npcr.rendering.frames import show, single_frame
-from npcr.temporal.reprojection import Blender, Frame
+from npcr.temporal import Blender, RenderedFrame
 
 # Relative depth difference up to which a rendered pixel shows a point. The nearest point of a pixel in hair
 # changes with every frame; what is to be kept apart here is front and back.
@@ -71,7 +71,7 @@ class VideoScores:
 class _Step:
     """What one frame leaves for the next two."""
 
-    frame: Frame  # single
+    frame: RenderedFrame  # single
     shown: dict[str, Tensor]  # (1, 3, H, W) by blending, and the truth's
     mask: Tensor | None  # (1, H, W) bool, the true matte
     geometry: Geometry | None
@@ -128,7 +128,7 @@ def fan_out(source: Iterable[T], count: int) -> list[Iterator[T]]:
     return [read(own) for own in waiting]
 
 
-def _singles(renderer: nn.Module, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[Frame]:
+def _singles(renderer: nn.Module, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[RenderedFrame]:
     device = next(renderer.parameters()).device
     for index in range(len(cameras)):
         camera = cameras[index].to(device)
@@ -138,7 +138,7 @@ def _singles(renderer: nn.Module, cameras: Cameras, frame: int, scores: VideoSco
         yield single
 
 
-def _next(name: str, pictures: Iterator[tuple[Tensor, Tensor]], single: Frame, scores: VideoScores) -> Tensor:
+def _next(name: str, pictures: Iterator[tuple[Tensor, Tensor]], single: RenderedFrame, scores: VideoScores) -> Tensor:
     """The next picture of a blending; what was rendered for it meanwhile is not of its time."""
     start, rendered = _now(single.depth.device), scores.render_seconds
     picture = next(pictures)[0].clamp(0, 1)
@@ -147,7 +147,7 @@ def _next(name: str, pictures: Iterator[tuple[Tensor, Tensor]], single: Frame, s
     return picture
 
 
-def _with_truth(single: Frame, shown: dict[str, Tensor], gray: float, truth: PathGroundTruth | None,
+def _with_truth(single: RenderedFrame, shown: dict[str, Tensor], gray: float, truth: PathGroundTruth | None,
                 index: int) -> _Step:
     device = single.depth.device
     mask = geometry = None
@@ -200,7 +200,7 @@ def _score_triple(scores: VideoScores, index: int, earlier: _Step, middle: _Step
             scores.put(name, "second_difference_error", index, second_difference_error(shown, true, middle.mask))
 
 
-def _by_rendered_depth(current: Frame, other: Frame) -> Correspondence:
+def _by_rendered_depth(current: RenderedFrame, other: RenderedFrame) -> Correspondence:
     positions = unproject(current.depth, current.cameras).permute(0, 2, 3, 1)
     positions = torch.where(current.depth[..., None] > 0, positions, torch.nan)
     return correspond(positions, other.depth, other.cameras, OWN_VISIBLE)

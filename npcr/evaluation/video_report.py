@@ -26,7 +26,7 @@ from npcr.io.files import atomic_write
 from npcr.metrics.video import color_video_vdp
 from npcr.renderers import Renderer
 from npcr.rendering.frames import make_blender
-from npcr.temporal.reprojection import Blender
+from npcr.temporal import Blender
 
 logger = logging.getLogger("npcr")
 

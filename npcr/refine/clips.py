@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the steady refiner looks: short windows of neighboring cameras, of a given path or anywhere.
+"""Sources of clips, short runs of neighboring cameras that the steady refiner renders: of a path, or anywhere.
 
-Poses are camera-to-world; what is drawn depends on the generator alone.
+Poses are camera-to-world. What is drawn depends on the generator alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from npcr.camera_paths import move_about, rotation, unit
 from npcr.cameras import Cameras
 from npcr.errors import TrainingError
 
-# A random view lies between a camera and one of so many that look from nearest by.
+# A random view lies between a camera and one of this many nearest to it in direction.
 NEIGHBORS = 3
 # The smallest turn from frame to frame, as a share of the largest: slow moves flicker too.
-SLOWEST = 0.15
+SMALLEST_TURN = 0.15
 
 
-class Windows(Protocol):
-    """A source of windows."""
+class ClipSource(Protocol):
+    """A source of clips."""
 
     def draw(self, rng: np.random.Generator) -> Cameras:
         """The cameras of a few neighboring frames, on the CPU."""
@@ -33,10 +33,10 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class PathClips:
-    """Neighboring frames of a given path."""
+    """Draws neighboring frames of a given path."""
 
-    cameras: Cameras
-    length: int  # frames of a window; a path that is shorter is one window
+    cameras: Cameras  # the path, at least 2
+    length: int  # frames of a clip; a path that is shorter is one clip
 
     def __post_init__(self) -> None:
         if len(self.cameras) < 2:
@@ -50,46 +50,46 @@ class PathClips:
 
 @dataclass(frozen=True)
 class ArcClips:
-    """Fine arcs about the object, in any direction, begun anywhere between neighboring `cameras`.
+    """Draws fine arcs around the object, in any direction, that begin anywhere between neighboring cameras.
 
-    Cameras turn rigidly about `pivot` (3,), so that what a camera frames stays framed. The turn from frame to
-    frame is at most `degrees`, and small turns are drawn as often as large ones (uniform in its logarithm).
+    Cameras turn rigidly about the pivot, so that the object stays in the frame. Small turns from frame to frame are
+    drawn as often as large ones (uniform in the logarithm).
     """
 
-    cameras: Cameras
-    length: int
-    degrees: float
-    pivot: np.ndarray
+    cameras: Cameras  # between which arcs begin
+    length: int  # frames of a clip
+    degrees: float  # the largest turn from frame to frame
+    pivot: np.ndarray  # (3,) world coordinates
 
     def draw(self, rng: np.random.Generator) -> Cameras:
-        which = int(rng.integers(len(self.cameras)))
+        camera = int(rng.integers(len(self.cameras)))
         poses = self.cameras.cam_to_world.double().cpu().numpy()
-        start = self._between(poses, which, rng)
-        axis = _across(start[:3, 3] - self.pivot, rng)
-        turn = math.radians(self.degrees) * SLOWEST ** rng.random()
+        start = self._between(poses, camera, rng)
+        axis = _perpendicular(start[:3, 3] - self.pivot, rng)
+        turn = math.radians(self.degrees) * SMALLEST_TURN ** rng.random()
         arc = [move_about(start, rotation(axis, turn * step), self.pivot) for step in range(self.length)]
         return Cameras(torch.from_numpy(np.stack(arc)).float(),
-                       self.cameras.intrinsics[which].expand(self.length, 3, 3).clone(), self.cameras.size)
+                       self.cameras.intrinsics[camera].expand(self.length, 3, 3).clone(), self.cameras.size)
 
-    def _between(self, poses: np.ndarray, which: int, rng: np.random.Generator) -> np.ndarray:
-        """Camera `which` of `poses` (N, 4, 4), moved part of the way towards one of those nearest to it."""
-        towards = poses[:, :3, 3] - self.pivot
-        distances = np.linalg.norm(towards, axis=1)
-        directions = towards / distances[:, None]
-        angles = np.arccos(np.clip(directions @ directions[which], -1, 1))
+    def _between(self, poses: np.ndarray, camera: int, rng: np.random.Generator) -> np.ndarray:
+        """Pose number `camera` of `poses` (N, 4, 4), moved part of the way towards one of those nearest to it."""
+        offsets = poses[:, :3, 3] - self.pivot
+        distances = np.linalg.norm(offsets, axis=1)
+        directions = offsets / distances[:, None]
+        angles = np.arccos(np.clip(directions @ directions[camera], -1, 1))
         nearest = np.argsort(angles, kind="stable")[1:NEIGHBORS + 1]
         choice, share = rng.random(2)  # always two draws
         if not len(nearest):
-            return poses[which]
+            return poses[camera]
         other = int(nearest[int(choice * len(nearest))])
-        axis = np.cross(directions[which], directions[other])
-        nearer = (distances[other] / distances[which]) ** share
+        axis = np.cross(directions[camera], directions[other])
+        scale = (distances[other] / distances[camera]) ** share
         if np.linalg.norm(axis) < 1e-9:
-            return move_about(poses[which], np.eye(3), self.pivot, nearer)
-        return move_about(poses[which], rotation(axis, share * float(angles[other])), self.pivot, nearer)
+            return move_about(poses[camera], np.eye(3), self.pivot, scale)
+        return move_about(poses[camera], rotation(axis, share * float(angles[other])), self.pivot, scale)
 
 
-def _across(direction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _perpendicular(direction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random axis (3,) at right angles to `direction`."""
     ray = unit(direction)
     sideways = np.cross(ray, np.eye(3)[np.argmin(np.abs(ray))])

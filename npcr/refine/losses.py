@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from npcr.temporal.reprojection import Frame, find_warp, sample_smoothly, surface_depth
+from npcr.temporal import RenderedFrame, find_warp, sample_smoothly, surface_depth
 
 OUTLINE = 20  # how many times as much the anchor counts at outlines
 
 
-def look_up(current: Frame, other: Frame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
+def look_up(current: RenderedFrame, other: RenderedFrame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
     """The current frame's points in the other picture: samples (B, C, H, W), and trust (B, 1, H, W) in 0..1.
 
     Samples carry gradients to `other.image`. They are cubic: a bilinear one is blurred, and who is to agree with it
@@ -28,10 +28,10 @@ def look_up(current: Frame, other: Frame, depth_tolerance: float) -> tuple[Tenso
     with torch.no_grad():
         surfaces = [surface_depth(frame.depth) for frame in (current, other)]
         warp = find_warp(surfaces[0], current.cameras, surfaces[1], other.cameras, depth_tolerance)
-    return sample_smoothly(other.image, warp.grid), warp.trust[:, None]
+    return sample_smoothly(other.image, warp.grid), warp.confidence[:, None]
 
 
-def steady_loss(frames: Sequence[Frame], depth_tolerance: float) -> Tensor:
+def steady_loss(frames: Sequence[RenderedFrame], depth_tolerance: float) -> Tensor:
     """How far neighboring frames disagree; a scalar, with gradients to every picture.
 
     Each frame is looked up in the next and in the one before. Squared differences are averaged over what both
@@ -51,7 +51,7 @@ def steady_loss(frames: Sequence[Frame], depth_tolerance: float) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def anchor_loss(frame: Frame, wanted: Frame) -> Tensor:
+def anchor_loss(frame: RenderedFrame, wanted: RenderedFrame) -> Tensor:
     """Mean squared difference of two renderings of one view, with gradients to the first one's picture.
 
     Outlines and what lies around them count `OUTLINE` times more: the steadiness has no say there.
@@ -61,13 +61,13 @@ def anchor_loss(frame: Frame, wanted: Frame) -> Tensor:
 
 
 @torch.no_grad()
-def covered(frame: Frame) -> Tensor:
+def covered(frame: RenderedFrame) -> Tensor:
     """(B, 1, H, W) in 0..1: the least alpha of the 5x5 pixels around each; 1 well within, 0 at outlines and outside."""
     return -F.max_pool2d(-frame.image[:, 3:].clamp(0, 1), 5, stride=1, padding=2)
 
 
 @torch.no_grad()
-def flicker(frames: Sequence[Frame], depth_tolerance: float) -> float:
+def flicker(frames: Sequence[RenderedFrame], depth_tolerance: float) -> float:
     """Mean absolute color difference (0-255) between each frame and the one before, reprojected.
 
     Over pixels whose point the earlier frame saw (trust of at least half) inside the matte (alpha above half);

@@ -6,7 +6,7 @@ For frame i of the path (design, "Temporal"; weights [a, b, c, d] of WEIGHTS.REF
 is drawn towards the target, which is held fixed. Gradients add up over the path, then the optimizer makes
 one step: a pass.
 
-Default: pictures are premultiplied RGBA, warped by `npcr.temporal.reprojection.reproject`. A legacy model is refined as
+Default: pictures are premultiplied RGBA, warped by `npcr.temporal.reproject`. A legacy model is refined as
 published: its color sum (0-1, no background) with `reproject_legacy`.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from npcr.cameras import Cameras
 from npcr.errors import TrainingError
 from npcr.renderers.losses import VggFeatures
-from npcr.temporal.reprojection import Frame, reproject, reproject_legacy
+from npcr.temporal import RenderedFrame, reproject, reproject_legacy
 
 
 class RefineLoss(NamedTuple):
@@ -96,13 +96,13 @@ class PathRefiner:
             yield RefineLoss(feature.item(), mse.item(), total.item())
         self.optimizer.step()
 
-    def _render(self, index: int) -> Frame:
+    def _render(self, index: int) -> RenderedFrame:
         camera = self.cameras[index].to(self._device)
         rgb, alpha, depth, *_ = self.renderer(camera, self.frame)
-        return Frame(rgb if self._legacy else torch.cat([rgb, alpha], dim=1), depth, camera)
+        return RenderedFrame(rgb if self._legacy else torch.cat([rgb, alpha], dim=1), depth, camera)
 
     @torch.no_grad()
-    def _target(self, current: Frame, earlier: Frame, blended: Tensor) -> Tensor:
+    def _target(self, current: RenderedFrame, earlier: RenderedFrame, blended: Tensor) -> Tensor:
         images, threshold = [blended, earlier.image], self.settings.color_threshold
         if self._legacy:
             opinions = reproject_legacy(current, earlier, images, color_threshold=threshold)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the configuration to a refining run: scheme, windows, photographs, gauge."""
+"""From the configuration to a refining run: scheme, clips, photographs, validator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from npcr.data.samples import Sample, SceneDataset
 from npcr.data.scene import Scene, split_holdout
 from npcr.errors import ConfigError, SceneError
 from npcr.factory import build_loss, build_vgg
-from npcr.refine.clips import ArcClips, PathClips, Windows
+from npcr.refine.clips import ArcClips, ClipSource, PathClips
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.refine.run import RefineRun, RunSettings, Scheme
 from npcr.refine.steady import Photographs, SteadyRefiner, SteadySettings
@@ -39,12 +39,12 @@ def make_run(inputs: PathInputs, destination: Path) -> RefineRun:
         raise ConfigError(f"REFINE.PATH random needs REFINE.SCHEME steady; this run's is {cfg.REFINE.SCHEME} (legacy "
                           "models take it by themselves)")
     scene = find_scene(cfg)
-    windows = make_clips(inputs)
-    scheme: Scheme = make_steady(inputs, windows, scene) if steady else make_published(inputs)
+    clips = make_clips(inputs)
+    scheme: Scheme = make_steady(inputs, clips, scene) if steady else make_published(inputs)
     settings = RunSettings(cfg.REFINE.PASSES, cfg.REFINE.PSNR_DROP if steady else math.inf,
                            cfg.REFINE.PATIENCE if steady else 0, identity(inputs))
     log = Path(cfg.OUTPUT_DIR) / f"refine_{inputs.epoch}"
-    return RefineRun(scheme, make_validator(inputs, windows, scene), settings, source=load_model(inputs.checkpoint),
+    return RefineRun(scheme, make_validator(inputs, clips, scene), settings, source=load_model(inputs.checkpoint),
                      destination=destination, log=log)
 
 
@@ -64,7 +64,7 @@ def find_scene(cfg: CfgNode) -> Scene | None:
     return None
 
 
-def make_clips(inputs: PathInputs) -> Windows:
+def make_clips(inputs: PathInputs) -> ClipSource:
     refine = inputs.cfg.REFINE
     if refine.SCHEME == "steady" and refine.PATH == "random":
         points = inputs.renderer.points(inputs.frame)
@@ -87,7 +87,7 @@ def make_published(inputs: PathInputs) -> PathRefiner:
     return PathRefiner(inputs.renderer, inputs.cameras, _optimizer(inputs), vgg, settings, inputs.frame)
 
 
-def make_steady(inputs: PathInputs, windows: Windows, scene: Scene | None) -> SteadyRefiner:
+def make_steady(inputs: PathInputs, clips: ClipSource, scene: Scene | None) -> SteadyRefiner:
     cfg, refine = inputs.cfg, inputs.cfg.REFINE
     mixed_in = scene is not None and refine.PHOTOMETRIC > 0
     if not mixed_in and not refine.ANCHOR:
@@ -99,7 +99,7 @@ def make_steady(inputs: PathInputs, windows: Windows, scene: Scene | None) -> St
         refine.ANCHOR, refine.DEPTH_TOLERANCE, cfg.SOLVER.SEED, cfg.SOLVER.RECOMPUTE_LAYERS,
         cfg.SOLVER.HALF_ACTIVATIONS)
     photographs = make_photographs(inputs, scene) if scene is not None and mixed_in else None
-    return SteadyRefiner(inputs.renderer, windows, _optimizer(inputs), settings, photographs=photographs,
+    return SteadyRefiner(inputs.renderer, clips, _optimizer(inputs), settings, photographs=photographs,
                          frame=inputs.frame)
 
 
@@ -117,10 +117,10 @@ def make_photographs(inputs: PathInputs, scene: Scene) -> Photographs:
     return Photographs(draw, build_loss(cfg).to(_device(inputs)))
 
 
-def make_validator(inputs: PathInputs, windows: Windows, scene: Scene | None) -> RefineValidator:
+def make_validator(inputs: PathInputs, clips: ClipSource, scene: Scene | None) -> RefineValidator:
     cfg = inputs.cfg
     views, jobs = (None, []) if scene is None else validation_views(inputs, scene)
-    return RefineValidator(windows, depth_tolerance=cfg.REFINE.DEPTH_TOLERANCE, seed=cfg.SOLVER.SEED,
+    return RefineValidator(clips, depth_tolerance=cfg.REFINE.DEPTH_TOLERANCE, seed=cfg.SOLVER.SEED,
                        frame=inputs.frame, views=views, jobs=jobs, batch=cfg.TEST.IMS_PER_BATCH)
 
 

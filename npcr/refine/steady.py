@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refining a model so that it renders steadily without losing what the photographs taught it.
 
-A step draws a short window of neighboring frames (`npcr.refine.clips`) and adds up three gradients:
+A step draws a short clip of neighboring frames (`npcr.refine.clips`) and adds up three gradients:
 
-- steadiness: the window's frames, reprojected onto each other, should agree (`steady_loss`);
+- steadiness: the clip's frames, reprojected onto each other, should agree (`steady_loss`);
 - photometric: a training photograph, with the training loss, holds color and sharpness;
 - anchor: the rendering should stay near the unrefined model's. It is all that holds it without photographs.
 
@@ -26,11 +26,11 @@ from torch.utils.checkpoint import checkpoint
 from npcr.cameras import Cameras
 from npcr.data.samples import Sample
 from npcr.errors import TrainingError
-from npcr.refine.clips import Windows
+from npcr.refine.clips import ClipSource
 from npcr.refine.losses import anchor_loss, steady_loss
 from npcr.renderers.half_activations import half_activations
 from npcr.renderers.losses import RenderLoss
-from npcr.temporal.reprojection import Frame
+from npcr.temporal import RenderedFrame
 from npcr.training.optimizers import set_learning_rate
 
 WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are blind
@@ -69,24 +69,24 @@ class Photographs:
     loss: RenderLoss
 
 
-def render_frame(renderer: nn.Module, camera: Cameras, frame: int) -> Frame:
-    """One view as a `Frame` of premultiplied RGBA, whatever the model's own kind of color is."""
+def render_frame(renderer: nn.Module, camera: Cameras, frame: int) -> RenderedFrame:
+    """One view as a `RenderedFrame` of premultiplied RGBA, whatever the model's own kind of color is."""
     rgb, alpha, depth, *_ = renderer(camera, frame)
-    return Frame(torch.cat([rgb * alpha if renderer.legacy else rgb, alpha], dim=1), depth, camera)
+    return RenderedFrame(torch.cat([rgb * alpha if renderer.legacy else rgb, alpha], dim=1), depth, camera)
 
 
 class SteadyRefiner:
-    """Refines `renderer`, a `LayeredRenderer`, in the views that `windows` draws.
+    """Refines `renderer`, a `LayeredRenderer`, in the views that `clips` draws.
 
     optimizer: of `npcr.training.optimizers.build_optimizer`. photographs may be None; the anchor alone then
     holds the model. frame: which of the scene's clouds is shown. The model stays in eval mode: it is refined
     as it will be rendered. Make it from the unrefined model: the anchor is a frozen copy.
     """
 
-    def __init__(self, renderer: nn.Module, windows: Windows, optimizer: torch.optim.Optimizer,
+    def __init__(self, renderer: nn.Module, clips: ClipSource, optimizer: torch.optim.Optimizer,
                  settings: SteadySettings, *, photographs: Photographs | None = None, frame: int = 0) -> None:
         self.renderer = renderer.eval()
-        self.windows = windows
+        self.clips = clips
         self.optimizer = optimizer
         self.settings = settings
         self.photographs = photographs
@@ -110,17 +110,17 @@ class SteadyRefiner:
         set_learning_rate(self.optimizer, self._learning_rate(index))
         self.optimizer.zero_grad(set_to_none=True)
         with half_activations(self.settings.half_activations):
-            steadiness, anchor = self._window_terms(self.windows.draw(rng))
-        window = steadiness + anchor
-        self._require_finite(window, index)
-        window.backward()  # before the photograph: two graphs need not be in memory at once
+            steadiness, anchor = self._clip_terms(self.clips.draw(rng))
+        clip_loss = steadiness + anchor
+        self._require_finite(clip_loss, index)
+        clip_loss.backward()  # before the photograph: two graphs need not be in memory at once
         photometric = 0.0
         if self.photographs is not None and self.settings.photometric:
             photometric = self._photometric_step(self.photographs, rng, index)
         self.optimizer.step()
-        return SteadyLoss(steadiness.item(), photometric, anchor.item(), window.item() + photometric)
+        return SteadyLoss(steadiness.item(), photometric, anchor.item(), clip_loss.item() + photometric)
 
-    def _window_terms(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    def _clip_terms(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         frames = [self._render(cameras[i].to(self._device)) for i in range(len(cameras))]
         steadiness = self.settings.steadiness * steady_loss(frames, self.settings.depth_tolerance)
         anchor = steadiness.new_zeros(())
@@ -131,9 +131,9 @@ class SteadyRefiner:
             anchor = self.settings.anchor * anchor_loss(frames[which], wanted)
         return steadiness, anchor
 
-    def _render(self, camera: Cameras) -> Frame:
+    def _render(self, camera: Cameras) -> RenderedFrame:
         if self.settings.one_frame_at_a_time:
-            rendered: Frame = checkpoint(render_frame, self.renderer, camera, self.frame, use_reentrant=False)
+            rendered: RenderedFrame = checkpoint(render_frame, self.renderer, camera, self.frame, use_reentrant=False)
             return rendered
         return render_frame(self.renderer, camera, self.frame)
 

@@ -15,7 +15,7 @@ from npcr.cameras import Cameras
 from npcr.data.samples import SceneDataset
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate, mean_scores
 from npcr.metrics.image import psnr
-from npcr.refine.clips import Windows
+from npcr.refine.clips import ClipSource
 from npcr.refine.losses import flicker
 from npcr.refine.steady import render_frame
 from npcr.renderers import Renderer
@@ -49,10 +49,10 @@ class RefineValidator:
     which no step draws.
     """
 
-    def __init__(self, windows: Windows, *, depth_tolerance: float, seed: int, frame: int = 0,
+    def __init__(self, clips: ClipSource, *, depth_tolerance: float, seed: int, frame: int = 0,
                  views: SceneDataset | None = None, jobs: Sequence[tuple[int, int]] = (), batch: int = 1) -> None:
         rng = np.random.default_rng([seed, 2**32 - 1])
-        self._windows: list[Cameras] = [windows.draw(rng) for _ in range(WINDOWS)]
+        self._windows: list[Cameras] = [clips.draw(rng) for _ in range(WINDOWS)]
         self._tolerance = depth_tolerance
         self._frame = frame
         self._views = views

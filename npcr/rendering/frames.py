@@ -24,7 +24,7 @@ from npcr.io.images import write_image
 from npcr.renderers.compositing import over_background
 from npcr.renderers.layered import RenderOutput
 from npcr.rendering.path_videos import PathVideos
-from npcr.temporal.reprojection import Blender, DefaultBlender, Frame, LegacyBlender
+from npcr.temporal import Blender, DefaultBlender, LegacyBlender, RenderedFrame
 
 logger = logging.getLogger("npcr")
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("npcr")
 WRITE_AHEAD = 4
 
 
-class RenderedFrame(NamedTuple):
+class FramePixels(NamedTuple):
     """One frame of a path, in the computer's memory. Raw: as composited, neither blended nor clamped."""
 
     rgb: NDArray[np.float32]  # (H, W, 3) raw color sum; premultiplied, in legacy not
@@ -52,7 +52,7 @@ def make_blender(cfg: CfgNode) -> Blender | None:
 
 @torch.inference_mode()
 def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: Blender | None,
-                frame: int = 0) -> Iterator[RenderedFrame]:
+                frame: int = 0) -> Iterator[FramePixels]:
     """Render `cameras` one after another, in constant memory.
 
     renderer: a `LayeredRenderer`; it is put into eval mode. gray: the background, 0-1. frame: which of
@@ -60,9 +60,9 @@ def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: 
     """
     renderer.eval()
     device = next(renderer.parameters()).device
-    rendered: deque[tuple[RenderOutput, Frame]] = deque()  # not shown yet: a blender may look ahead
+    rendered: deque[tuple[RenderOutput, RenderedFrame]] = deque()  # not shown yet: a blender may look ahead
 
-    def singles() -> Iterator[Frame]:
+    def singles() -> Iterator[RenderedFrame]:
         for index in range(len(cameras)):
             camera = cameras[index].to(device)
             output = renderer(camera, frame)
@@ -71,18 +71,18 @@ def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: 
 
     for picture, rgba in show(singles(), gray, blender):
         output, single = rendered.popleft()
-        yield RenderedFrame(_pixels(output.rgb), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
+        yield FramePixels(_pixels(output.rgb), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
                             _pixels(_to_bytes(picture)), _pixels(_to_bytes(_straight(rgba))))
 
 
-def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> Frame:
+def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> RenderedFrame:
     """A renderer's output as a frame of premultiplied RGBA, which a legacy renderer's color is not."""
     # Where a legacy picture is C A + (1 - A) B, it is from here on one of premultiplied color C A.
     rgb = output.rgb * output.alpha if legacy else output.rgb
-    return Frame(torch.cat([rgb, output.alpha], dim=1), output.depth, camera)
+    return RenderedFrame(torch.cat([rgb, output.alpha], dim=1), output.depth, camera)
 
 
-def show(frames: Iterable[Frame], gray: float, blender: Blender | None) -> Iterator[tuple[Tensor, Tensor]]:
+def show(frames: Iterable[RenderedFrame], gray: float, blender: Blender | None) -> Iterator[tuple[Tensor, Tensor]]:
     """A path's frames as they are shown: each (B, 3, H, W) over a gray in [0, 1] and RGBA (B, 4, H, W).
 
     frames: premultiplied RGBA, single. Both results are blended, RGBA premultiplied; a `LegacyBlender` blends
@@ -95,10 +95,11 @@ def show(frames: Iterable[Frame], gray: float, blender: Blender | None) -> Itera
         yield _over(frame.image, gray), frame.image
 
 
-def _show_legacy(frames: Iterable[Frame], gray: float, blender: LegacyBlender) -> Iterator[tuple[Tensor, Tensor]]:
+def _show_legacy(frames: Iterable[RenderedFrame], gray: float,
+                 blender: LegacyBlender) -> Iterator[tuple[Tensor, Tensor]]:
     waiting: deque[Tensor] = deque()
 
-    def opaque() -> Iterator[Frame]:
+    def opaque() -> Iterator[RenderedFrame]:
         for frame in frames:
             waiting.append(frame.image)
             yield replace(frame, image=_over(frame.image, gray).clamp(0, 1) * 255)
@@ -150,7 +151,7 @@ class FrameWriter:
     def __enter__(self) -> FrameWriter:
         return self
 
-    def write(self, frame: RenderedFrame) -> None:
+    def write(self, frame: FramePixels) -> None:
         """Hand over the path's next frame."""
         if len(self._pending) >= WRITE_AHEAD:
             self._pending.popleft().result()
@@ -167,7 +168,7 @@ class FrameWriter:
         for failure in failures:
             logger.warning("%s", failure)
 
-    def _save(self, frame: RenderedFrame, name: str) -> None:
+    def _save(self, frame: FramePixels, name: str) -> None:
         picture, matte = self.folder / f"{name}.jpg", self.folder / "rgba" / f"{name}.png"
         reraise_with_path(picture, lambda: write_image(picture, frame.picture))
         reraise_with_path(matte, lambda: write_image(matte, frame.rgba))
@@ -177,6 +178,6 @@ class FrameWriter:
         self.videos.write(frame.picture, frame.rgba)
 
 
-def _write_raw(path: Path, frame: RenderedFrame) -> None:
+def _write_raw(path: Path, frame: FramePixels) -> None:
     with atomic_write(path) as file:
         np.savez(file, rgb=frame.rgb, alpha=frame.alpha, depth=frame.depth)

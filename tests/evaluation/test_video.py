@@ -22,7 +22,7 @@ from npcr.evaluation.video_report import fine_orbit, format_report
 from npcr.io.images import read_image, write_image
 from npcr.renderers.layered import RenderOutput
 from npcr.rendering.frames import single_frame
-from npcr.temporal.reprojection import DefaultBlender
+from npcr.temporal import DefaultBlender
 from tests.path_stub import SIZE, PlaneRenderer, orbit
 
 FLICKER = 0.05

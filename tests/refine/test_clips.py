@@ -7,7 +7,7 @@ import torch
 
 from npcr.cameras import Cameras, project
 from npcr.errors import TrainingError
-from npcr.refine.clips import SLOWEST, ArcClips, PathClips
+from npcr.refine.clips import SMALLEST_TURN, ArcClips, PathClips
 from tests.path_stub import orbit
 from tests.scenes import orbit_cameras
 
@@ -60,7 +60,7 @@ def test_arcs_are_fine_keep_their_distance_and_frame_what_cameras_framed() -> No
         drawn.append(turns(arc))
     drawn_turns = np.concatenate(drawn)
     assert drawn_turns.max() <= 1.5 * 1.01
-    assert drawn_turns.min() >= 1.5 * SLOWEST * 0.95
+    assert drawn_turns.min() >= 1.5 * SMALLEST_TURN * 0.95
     assert np.std(drawn_turns) > 0.1
 
 

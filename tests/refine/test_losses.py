@@ -6,20 +6,20 @@ import torch
 
 from npcr.cameras import Cameras, unproject
 from npcr.refine.losses import OUTLINE, anchor_loss, covered, flicker, look_up, steady_loss
-from npcr.temporal.reprojection import Frame
+from npcr.temporal import RenderedFrame
 from tests.path_stub import SIZE, orbit
 
 DEPTH = torch.full((1, SIZE[1], SIZE[0]), 2.0)
 
 
-def plane(camera: Cameras, offset: float = 0.0) -> Frame:
+def plane(camera: Cameras, offset: float = 0.0) -> RenderedFrame:
     """A plane at depth 2 whose color is linear in the world, so that samples are nearly exact."""
     points = unproject(DEPTH, camera)
     color = 0.5 + 0.1 * points + offset
-    return Frame(torch.cat([color, torch.ones_like(color[:, :1])], dim=1), DEPTH, camera)
+    return RenderedFrame(torch.cat([color, torch.ones_like(color[:, :1])], dim=1), DEPTH, camera)
 
 
-def two_planes(offset: float = 0.0) -> tuple[Frame, Frame]:
+def two_planes(offset: float = 0.0) -> tuple[RenderedFrame, RenderedFrame]:
     cameras = orbit(2, step=0.07)
     return plane(cameras[0]), plane(cameras[1], offset)
 
@@ -35,12 +35,12 @@ def test_a_point_is_found_where_the_other_frame_shows_it() -> None:
 
 def test_trust_fades_with_the_depth_difference_and_is_zero_where_nothing_is() -> None:
     earlier, current = two_planes()
-    behind = Frame(earlier.image, DEPTH * 1.02, earlier.cameras)
+    behind = RenderedFrame(earlier.image, DEPTH * 1.02, earlier.cameras)
     _, trust = look_up(current, behind, 0.02)
     assert trust[0, 0, 9, 12].item() == pytest.approx(torch.exp(torch.tensor(-1.0)).item(), rel=1e-3)
-    assert look_up(current, Frame(earlier.image, DEPTH * 1.5, earlier.cameras), 0.02)[1].max() < 1e-6
-    for empty in (look_up(Frame(current.image, DEPTH * 0, current.cameras), earlier, 0.02),
-                  look_up(current, Frame(earlier.image, DEPTH * 0, earlier.cameras), 0.02)):
+    assert look_up(current, RenderedFrame(earlier.image, DEPTH * 1.5, earlier.cameras), 0.02)[1].max() < 1e-6
+    for empty in (look_up(RenderedFrame(current.image, DEPTH * 0, current.cameras), earlier, 0.02),
+                  look_up(current, RenderedFrame(earlier.image, DEPTH * 0, earlier.cameras), 0.02)):
         assert empty[1].max() == 0
 
 
@@ -48,7 +48,7 @@ def test_a_camera_in_the_points_own_plane_finds_nothing() -> None:
     earlier, current = two_planes()
     pose = earlier.cameras.cam_to_world.clone()
     pose[:, 2, 3] = 2.0
-    there = Frame(earlier.image, DEPTH, Cameras(pose, earlier.cameras.intrinsics, SIZE))
+    there = RenderedFrame(earlier.image, DEPTH, Cameras(pose, earlier.cameras.intrinsics, SIZE))
     sample, trust = look_up(current, there, 0.02)
     assert trust.max() == 0
     assert sample.isfinite().all()
@@ -72,11 +72,11 @@ def test_flicker_is_the_difference_on_a_scale_of_255() -> None:
     assert flicker(two_planes(), 0.02) < 0.05
     assert flicker(two_planes(offset=0.1), 0.02) == pytest.approx(25.5, rel=2e-3)
     earlier, current = two_planes(offset=0.1)
-    outside = Frame(current.image * torch.tensor([1, 1, 1, 0.4])[:, None, None], DEPTH, current.cameras)
+    outside = RenderedFrame(current.image * torch.tensor([1, 1, 1, 0.4])[:, None, None], DEPTH, current.cameras)
     assert flicker([earlier, outside], 0.02) == 0
 
 
-def half_plane(camera: Cameras, offset: float, columns: slice) -> Frame:
+def half_plane(camera: Cameras, offset: float, columns: slice) -> RenderedFrame:
     """The plane, its left 8 columns transparent, and other columns brighter by `offset`."""
     frame = plane(camera)
     frame.image[..., :8] = 0

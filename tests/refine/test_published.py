@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from npcr.errors import TrainingError
 from npcr.refine.published import PathRefiner, RefineLoss, RefineSettings, mean_loss
-from npcr.temporal.reprojection import Frame, reproject, reproject_legacy
+from npcr.temporal import RenderedFrame, reproject, reproject_legacy
 from tests.path_stub import PlaneRenderer, nan_after, orbit
 
 SETTINGS = RefineSettings((0.6, 0.4, 0.25, 0.75), 1e9, 0.01, perceptual=0.0)
@@ -32,7 +32,7 @@ def losses_written_out(renderer: PlaneRenderer, count: int) -> list[Tensor]:
         camera = orbit(count)[index]
         output = renderer(camera)
         image = output.rgb if renderer.legacy else torch.cat([output.rgb, output.alpha], dim=1)
-        frames.append(Frame(image, output.depth, camera))
+        frames.append(RenderedFrame(image, output.depth, camera))
     blended, losses = frames[0].image.detach(), []
     for earlier, current in pairwise(frames):
         images = [blended, earlier.image.detach()]

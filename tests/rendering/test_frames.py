@@ -13,15 +13,15 @@ from npcr.config import changed, default_config
 from npcr.errors import NpcrError
 from npcr.io.images import read_image
 from npcr.rendering import path_videos
-from npcr.rendering.frames import FrameWriter, RenderedFrame, make_blender, render_path
-from npcr.temporal.reprojection import Blender, DefaultBlender, LegacyBlender
+from npcr.rendering.frames import FramePixels, FrameWriter, make_blender, render_path
+from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 from tests.path_stub import SIZE, PlaneRenderer, orbit
 
 WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]
 
 
 def render(renderer: PlaneRenderer, count: int = 3, blender: Blender | None = None, gray: float = 0.25,
-           step: float = 0.05) -> list[RenderedFrame]:
+           step: float = 0.05) -> list[FramePixels]:
     return list(render_path(renderer, orbit(count, step), gray=gray, blender=blender))
 
 
@@ -85,7 +85,7 @@ def test_default_blending_steadies_picture_and_matte(legacy: bool) -> None:
 
 
 def test_legacy_blending_leaves_the_matte_as_rendered() -> None:
-    def shown(blender: Blender | None) -> list[RenderedFrame]:
+    def shown(blender: Blender | None) -> list[FramePixels]:
         return render(PlaneRenderer(legacy=True, flicker=0.05), 8, blender, step=0.0)
 
     single, blended = shown(None), shown(LegacyBlender(WEIGHTS, 8000))
@@ -189,7 +189,7 @@ def test_a_video_that_cannot_be_written_is_told_after_the_pictures(tmp_path: Pat
 
 def test_sizes_may_be_odd(tmp_path: Path) -> None:
     frame = render(PlaneRenderer(), 1)[0]
-    odd = RenderedFrame(*(np.ascontiguousarray(part[:15, :21]) for part in frame))
+    odd = FramePixels(*(np.ascontiguousarray(part[:15, :21]) for part in frame))
     with FrameWriter(tmp_path, fps=30, raw=False) as writer:
         writer.write(odd)
     assert read_image(tmp_path / "img_0001.jpg").shape == (15, 21, 3)
