@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the steady refiner minimizes between neighboring frames: how far they are from saying the same.
+"""Losses of the steady refiner, and the flicker that it is measured by.
 
-A point that two frames see should look the same in both. Frames are premultiplied RGBA. Where a frame sees a
-point is asked of the renderer's own depth, which is noisy on hair: agreement is weighted softly.
+A point that two frames see should have the same color in both. Frames are premultiplied RGBA. Visibility comes from the
+renderer's own depth, which is noisy on hair: differences are weighted softly, by confidence.
 """
 
 from __future__ import annotations
@@ -16,14 +16,21 @@ from torch.nn import functional as F
 
 from npcr.temporal import RenderedFrame, find_warp, sample_smoothly, surface_depth
 
-OUTLINE = 20  # how many times as much the anchor counts at outlines
+OUTLINE_WEIGHT = 20  # of the anchor's squared differences at outlines, relative to those within the matte
 
 
-def look_up(current: RenderedFrame, other: RenderedFrame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
-    """The current frame's points in the other picture: samples (B, C, H, W), and trust (B, 1, H, W) in 0..1.
+def sample_other_frame(current: RenderedFrame, other: RenderedFrame, depth_tolerance: float) -> tuple[Tensor, Tensor]:
+    """Sample another frame's image at the current frame's points.
 
-    Samples carry gradients to `other.image`. They are cubic: a bilinear one is blurred, and who is to agree with it
-    learns to blur. Trust is that of `npcr.temporal.reprojection.find_warp`, without gradient.
+    Samples are cubic: bilinear ones are blurred, and a model that is trained to agree with them learns to blur.
+
+    Args:
+        current: B frames, whose pixels are looked up.
+        other: B frames, of the same size.
+        depth_tolerance: relative, see `npcr.temporal.find_warp`.
+
+    Returns:
+        Samples (B, C, H, W), with gradients to `other.image`; and confidence (B, 1, H, W) in [0, 1], without.
     """
     with torch.no_grad():
         surfaces = [surface_depth(frame.depth) for frame in (current, other)]
@@ -32,55 +39,83 @@ def look_up(current: RenderedFrame, other: RenderedFrame, depth_tolerance: float
 
 
 def steady_loss(frames: Sequence[RenderedFrame], depth_tolerance: float) -> Tensor:
-    """How far neighboring frames disagree; a scalar, with gradients to every picture.
+    """Compute how far neighboring frames differ where both see the same point.
 
-    Each frame is looked up in the next and in the one before. Squared differences are averaged over what both
-    saw, at full and at half resolution: the half sees past the single pixel's noise of a hair's depth. They count by
-    how far both frames cover the pixel and those around it (`covered`), for an outline does not move as the surface
-    behind it does: held to that, it smears.
+    Each frame is compared with the next and with the one before. Squared differences are averaged over what both
+    see, at full and at half resolution: the half is less affected by single pixels' noise in the depth of hair. They
+    are weighted by the eroded alpha of both frames, for an outline does not move as the surface behind it does, and
+    would be smeared if it had to.
+
+    Args:
+        frames: two or more neighbors, premultiplied RGBA.
+        depth_tolerance: relative, see `npcr.temporal.find_warp`.
+
+    Returns:
+        A scalar, with gradients to every image.
     """
     terms = []
     for first, second in pairwise(frames):
         for current, other in ((first, second), (second, first)):
-            sample, trust = look_up(current, other, depth_tolerance)
-            trust = trust * covered(current) * sample[:, 3:].detach().clamp(0, 1)
-            terms.append(_weighted_mse(sample, current.image, trust))
-            weight = F.avg_pool2d(trust, 2).clamp_min(1e-6)
-            halves = [F.avg_pool2d(image * trust, 2) / weight for image in (sample, current.image)]
-            terms.append(_weighted_mse(halves[0], halves[1], weight))
+            sample, confidence = sample_other_frame(current, other, depth_tolerance)
+            weight = confidence * eroded_alpha(current) * sample[:, 3:].detach().clamp(0, 1)
+            terms.append(_weighted_mse(sample, current.image, weight))
+            half_weight = F.avg_pool2d(weight, 2).clamp_min(1e-6)
+            halves = [F.avg_pool2d(image * weight, 2) / half_weight for image in (sample, current.image)]
+            terms.append(_weighted_mse(halves[0], halves[1], half_weight))
     return torch.stack(terms).mean()
 
 
-def anchor_loss(frame: RenderedFrame, wanted: RenderedFrame) -> Tensor:
-    """Mean squared difference of two renderings of one view, with gradients to the first one's picture.
+def anchor_loss(frame: RenderedFrame, reference: RenderedFrame) -> Tensor:
+    """Compute the mean squared difference of two renderings of one view.
 
-    Outlines and what lies around them count `OUTLINE` times more: the steadiness has no say there.
+    Outlines and what lies outside them count `OUTLINE_WEIGHT` times more, for `steady_loss` does not apply there.
+
+    Args:
+        frame: the refined model's, premultiplied RGBA.
+        reference: the unrefined model's.
+
+    Returns:
+        A scalar, with gradients to the first one's image.
     """
-    weight = OUTLINE - (OUTLINE - 1) * covered(wanted)
-    return ((frame.image - wanted.image).square() * weight).mean()
+    weight = OUTLINE_WEIGHT - (OUTLINE_WEIGHT - 1) * eroded_alpha(reference)
+    return ((frame.image - reference.image).square() * weight).mean()
 
 
 @torch.no_grad()
-def covered(frame: RenderedFrame) -> Tensor:
-    """(B, 1, H, W) in 0..1: the least alpha of the 5x5 pixels around each; 1 well within, 0 at outlines and outside."""
+def eroded_alpha(frame: RenderedFrame) -> Tensor:
+    """Compute the least alpha of the 5x5 pixels around each.
+
+    Args:
+        frame: premultiplied RGBA.
+
+    Returns:
+        (B, 1, H, W) in [0, 1]: 1 well within the matte, 0 at outlines and outside.
+    """
     return -F.max_pool2d(-frame.image[:, 3:].clamp(0, 1), 5, stride=1, padding=2)
 
 
 @torch.no_grad()
 def flicker(frames: Sequence[RenderedFrame], depth_tolerance: float) -> float:
-    """Mean absolute color difference (0-255) between each frame and the one before, reprojected.
+    """Measure the mean absolute color difference between each frame and the one before, reprojected.
 
-    Over pixels whose point the earlier frame saw (trust of at least half) inside the matte (alpha above half);
-    0 where there are none.
+    It is taken over pixels within the matte (alpha above half) whose point the earlier frame saw (confidence of at
+    least half).
+
+    Args:
+        frames: neighbors, premultiplied RGBA.
+        depth_tolerance: relative, see `npcr.temporal.find_warp`.
+
+    Returns:
+        The difference, on a scale of 0 to 1; 0 where there are no such pixels.
     """
     total, count = 0.0, 0
     for earlier, current in pairwise(frames):
-        sample, trust = look_up(current, earlier, depth_tolerance)
-        counted = (trust[:, 0] >= 0.5) & (current.image[:, 3] > 0.5)
+        sample, confidence = sample_other_frame(current, earlier, depth_tolerance)
+        counted = (confidence[:, 0] >= 0.5) & (current.image[:, 3] > 0.5)
         difference = (sample - current.image)[:, :3].abs().mean(dim=1)
         total += float(difference[counted].sum())
         count += int(counted.sum())
-    return 255 * total / max(count, 1)
+    return total / max(count, 1)
 
 
 def _weighted_mse(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:

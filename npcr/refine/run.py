@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A refining run: passes, what is measured between them, the best model kept, going on after a stop.
+"""A refining run: passes with a validation after each, keeping the best model, and resuming after a stop.
 
-Two files beside the model: `nr_model_{epoch}_refined.pth`, the best so far, and `nr_optimizer_{epoch}_refined.pth`,
-what going on needs.
+It writes two files beside the model: `nr_model_{epoch}_refined.pth`, the best model so far, and
+`nr_optimizer_{epoch}_refined.pth`, the state that resuming needs.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -24,53 +25,62 @@ from npcr.checkpoints import files
 from npcr.checkpoints.model import ModelCheckpoint
 from npcr.errors import CheckpointError
 from npcr.refine.validation import RefineValidator, ValidationScores
+from npcr.renderers import Renderer
 
 logger = logging.getLogger("npcr")
+
+FLICKER_RANGE = 1.0  # flicker is 0 to this
+_OLD_FLICKER_RANGE = 255.0  # of states without the entry "flicker_range"
 
 
 class Scheme(Protocol):
     """A way to refine: `PathRefiner`, as published, or `SteadyRefiner`."""
 
-    renderer: Any  # a LayeredRenderer
+    renderer: Renderer
     optimizer: torch.optim.Optimizer
     steps_per_pass: int
-    whole_passes: bool  # a pass that was stopped has changed nothing, and is begun anew
+    whole_passes: bool  # whether a pass that was stopped has changed nothing, and is repeated from its start
 
     def run_pass(self, number: int, first: int = 0) -> Iterator[Any]:
-        """Yields a NamedTuple of losses, with `total`, after each of the pass's steps from `first` on."""
+        """Yield a NamedTuple of losses, with `total`, after each of the pass's steps from `first` on."""
         ...
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run is led."""
+    """When a run ends, and which of its passes may be the result."""
 
     passes: int
-    drop: float  # dB that PSNR may lie below the start's; infinite: the last pass is the result
+    psnr_drop: float  # dB that PSNR may lie below the start's; infinite: the last pass is the result
     patience: int  # passes in a row of good PSNR but no less flicker before the run ends; 0: never
-    identity: dict[str, Any]  # what must be the same to go on: plain values
+    identity: dict[str, Any]  # what must be the same to resume the run: plain values
 
 
 class Progress(NamedTuple):
-    """How far a run has come."""
+    """How far a run has come; states hold it as a list, in this order."""
 
-    passes: int = 0  # that were completed
-    steps: int = 0  # of the pass that was not
+    passes: int = 0  # completed ones
+    steps: int = 0  # of the pass that is not completed
     best_pass: int = 0  # 0: the unrefined model
-    waited: int = 0  # passes in a row of good PSNR but no less flicker
+    stale_passes: int = 0  # in a row, of good PSNR but no less flicker
 
 
 class RefineRun:
-    """One run: `RefineRun(...).run()`.
+    """One run of refining: `RefineRun(...).run()`.
 
-    source: the unrefined model, whose points and configuration the result keeps. destination: the refined
-    model's file; the state goes beside it. log: TensorBoard's folder.
+    Args:
+        scheme: refines the model, a pass at a time.
+        validator: measures it after each pass.
+        settings: when the run ends, and what may be its result.
+        source: the unrefined model, whose points and configuration the result keeps.
+        destination: the refined model's file; the state goes beside it.
+        log: TensorBoard's folder.
     """
 
-    def __init__(self, scheme: Scheme, gauge: RefineValidator, settings: RunSettings, *, source: ModelCheckpoint,
+    def __init__(self, scheme: Scheme, validator: RefineValidator, settings: RunSettings, *, source: ModelCheckpoint,
                  destination: Path, log: Path) -> None:
         self.scheme = scheme
-        self.gauge = gauge
+        self.validator = validator
         self.settings = settings
         self.source = source
         self.destination = destination
@@ -79,25 +89,33 @@ class RefineRun:
         self.progress = Progress()
         self.start: ValidationScores | None = None
         self.best: ValidationScores | None = None
-        self.stop_asked = False
-        self.has_result = False  # whether `destination` holds what this run made
+        self.stop_requested = False
+        self.has_result = False  # whether `destination` holds a model of this run
 
     def run(self, resume: bool = False) -> ValidationScores:
-        """Refine to the last pass, or until nothing gets better; gives the result's scores.
-
-        Where no pass was worth keeping the result is the unrefined model.
+        """Refine to the last pass, or until flicker falls no further.
 
         Ctrl-C finishes the step, writes both files and raises `KeyboardInterrupt`.
+
+        Args:
+            resume: continue from the state beside the result.
+
+        Returns:
+            The result's scores. Where no pass was worth keeping, the result is the unrefined model.
+
+        Raises:
+            CheckpointError: the state is missing, or of another run.
+            TrainingError: a loss is not finite.
         """
         if resume:
             self._load()
-        previous = signal.signal(signal.SIGINT, self._ask_to_stop)
+        previous = signal.signal(signal.SIGINT, self._request_stop)
         try:
             with SummaryWriter(str(self.log), purge_step=self.progress.passes + 1 if resume else None) as board:
                 if self.start is None:
-                    self._begin(board)
-                while self.progress.passes < self.settings.passes and not self._is_stuck():
-                    self._pass(board)
+                    self._measure_unrefined(board)
+                while self.progress.passes < self.settings.passes and not self._patience_is_exhausted():
+                    self._run_pass(board)
         finally:
             signal.signal(signal.SIGINT, previous)
         if self.progress.best_pass == 0:
@@ -105,12 +123,12 @@ class RefineRun:
         assert self.best is not None
         return self.best
 
-    def _begin(self, board: SummaryWriter) -> None:
-        self.start = self.best = self.gauge.measure(self.scheme.renderer)
+    def _measure_unrefined(self, board: SummaryWriter) -> None:
+        self.start = self.best = self.validator.measure(self.scheme.renderer)
         self._report(board, self.start, "unrefined")
-        self._stop_if_asked()
+        self._stop_if_requested()
 
-    def _pass(self, board: SummaryWriter) -> None:
+    def _run_pass(self, board: SummaryWriter) -> None:
         number, first = self.progress.passes + 1, self.progress.steps
         sums: dict[str, float] = {}
         steps = self.scheme.steps_per_pass
@@ -123,57 +141,56 @@ class RefineRun:
                 bar.update()
                 self.progress = self.progress._replace(steps=self.progress.steps + 1)
                 if self.progress.steps < steps:
-                    self._stop_if_asked()
+                    self._stop_if_requested()
         means = {name: value / (steps - first) for name, value in sums.items()}
         for name, value in means.items():
             board.add_scalar(f"refine/{name}", value, number)
         self.progress = self.progress._replace(passes=number, steps=0)
-        self._judge(board, number, means)
+        self._validate(board, number, means)
         self._save_state()
-        self._stop_if_asked()
+        self._stop_if_requested()
 
-    def _judge(self, board: SummaryWriter, number: int, means: dict[str, float]) -> None:
-        """Measure; keep the model where it is the best so far."""
+    def _validate(self, board: SummaryWriter, number: int, means: dict[str, float]) -> None:
+        """Measure the model, and keep it where it is the best so far."""
         assert self.start is not None
         assert self.best is not None
-        scores = self.gauge.measure(self.scheme.renderer)
+        scores = self.validator.measure(self.scheme.renderer)
         terms = ", ".join(f"{name} {value:.6f}" for name, value in means.items() if name != "total")
-        last_counts = self.settings.drop == float("inf")
-        fits = scores.keeps(self.start, self.settings.drop)
-        better = last_counts or (fits and scores.flicker < self.best.flicker)
-        note = "" if better else (" (not kept: no steadier)" if fits else " (not kept: PSNR too low)")
-        # Where PSNR is too low the falling learning rate may yet bring it back.
-        self.progress = self.progress._replace(waited=self.progress.waited + 1 if fits and not better else 0)
+        keeps_psnr = scores.keeps_psnr(self.start, self.settings.psnr_drop)
+        better = math.isinf(self.settings.psnr_drop) or (keeps_psnr and scores.flicker < self.best.flicker)
+        note = "" if better else (" (not kept: no steadier)" if keeps_psnr else " (not kept: PSNR too low)")
+        # Passes of too low a PSNR are not counted: the falling learning rate may yet bring it back.
+        stale = self.progress.stale_passes + 1 if keeps_psnr and not better else 0
+        self.progress = self.progress._replace(stale_passes=stale)
         self._report(board, scores, f"pass {number}: loss {means['total']:.6f} ({terms})", note)
         if better:
             self.best = scores
             self.progress = self.progress._replace(best_pass=number)
             self._save_model(self.scheme.renderer.state_dict())
 
-    def _report(self, board: SummaryWriter, scores: ValidationScores, what: str, note: str = "") -> None:
-        tqdm.write(f"{what}: {scores}{note}")
+    def _report(self, board: SummaryWriter, scores: ValidationScores, label: str, note: str = "") -> None:
+        tqdm.write(f"{label}: {scores}{note}")
         for name, value in asdict(scores).items():
             if value == value:  # not NaN
                 board.add_scalar(f"validation/{name}", value, self.progress.passes)
 
-    def _is_stuck(self) -> bool:
-        waited = self.progress.waited
-        stuck = 0 < self.settings.patience <= waited
-        if stuck:
-            tqdm.write(f"the last {waited} passes were no steadier; stopping (REFINE.PATIENCE)")
-        return stuck
+    def _patience_is_exhausted(self) -> bool:
+        stale = self.progress.stale_passes
+        exhausted = 0 < self.settings.patience <= stale
+        if exhausted:
+            tqdm.write(f"the last {stale} passes were no steadier; stopping (REFINE.PATIENCE)")
+        return exhausted
 
-    # Stopping and going on --------------------------------------------------------------------------------
+    # Stopping and resuming --------------------------------------------------------------------------------
 
-    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self.stop_asked:
+    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
+        if self.stop_requested:
             raise KeyboardInterrupt
-        self.stop_asked = True
-        logger.info("\nstopping after this step or measurement and writing what there is (Ctrl-C again: at once, "
-                    "without)")
+        self.stop_requested = True
+        logger.info("\nstopping after this step or measurement, and saving (Ctrl-C again: at once, without saving)")
 
-    def _stop_if_asked(self) -> None:
-        if self.stop_asked:
+    def _stop_if_requested(self) -> None:
+        if self.stop_requested:
             if self.scheme.whole_passes:
                 self.progress = self.progress._replace(steps=0)
             self._save_state()
@@ -187,39 +204,52 @@ class RefineRun:
         assert self.start is not None
         assert self.best is not None
         files.save_training_state(self.state_file, {
-            "identity": self._identity(), "progress": list(self.progress), "start": asdict(self.start),
-            "best": asdict(self.best), "model": _on_cpu(self.scheme.renderer.state_dict()),
+            "identity": self._identity(), "progress": list(self.progress), "flicker_range": FLICKER_RANGE,
+            "start": asdict(self.start), "best": asdict(self.best), "model": _on_cpu(self.scheme.renderer.state_dict()),
             "optimizer": self.scheme.optimizer.state_dict()})
 
     def _load(self) -> None:
-        """Go on from the state beside the result. Raises `CheckpointError` where it is of another run."""
+        """Continue from the state beside the result; `CheckpointError` where it is of another run."""
         state = files.load_training_state(self.state_file)
         identity = self._identity()
         for name, now in identity.items():
             then = state["identity"].get(name)
             if then != now:
                 shown = "" if name == "model" else f" ({then} then, {now} now)"
-                raise CheckpointError(f"{self.state_file}: cannot go on: {name} differs from the run that wrote "
-                                      f"it{shown}; --overwrite begins anew")
+                raise CheckpointError(f"{self.state_file}: cannot resume: {name} differs from the run that "
+                                      f"wrote it{shown}; --overwrite starts over")
         self.progress = Progress(*state["progress"])
         if self.progress.best_pass and not self.destination.exists():
             raise CheckpointError(f"{self.destination}: is gone, which held the best of the run so far (pass "
-                                  f"{self.progress.best_pass}); --overwrite begins anew")
+                                  f"{self.progress.best_pass}); --overwrite starts over")
         self.has_result = self.progress.best_pass > 0
-        self.start, self.best = ValidationScores(**state["start"]), ValidationScores(**state["best"])
+        flicker_range = state.get("flicker_range", _OLD_FLICKER_RANGE)
+        self.start, self.best = (_read_scores(state[name], flicker_range) for name in ("start", "best"))
         self.scheme.renderer.load_state_dict(state["model"])
         self.scheme.optimizer.load_state_dict(state["optimizer"])
-        logger.info("going on from %s: %d of %d passes done", self.state_file, self.progress.passes,
+        logger.info("resuming from %s: %d of %d passes done", self.state_file, self.progress.passes,
                     self.settings.passes)
 
     def _identity(self) -> dict[str, Any]:
-        """The run's settings, and a vector of the unrefined model by which another one shows."""
+        """The run's settings, and a vector that distinguishes the unrefined model from others."""
         return {**self.settings.identity, "model": self.source.model["default_feature"].tolist()}
 
 
 def state_path(destination: Path) -> Path:
-    """Where the state of a run that writes `destination` lies."""
+    """Name the file of a run's state.
+
+    Args:
+        destination: the refined model's file, `nr_model_{epoch}_refined.pth`.
+
+    Returns:
+        `nr_optimizer_{epoch}_refined.pth` beside it.
+    """
     return destination.with_name(destination.name.replace("nr_model_", "nr_optimizer_", 1))
+
+
+def _read_scores(values: dict[str, float], flicker_range: float) -> ValidationScores:
+    """Scores of a state whose flicker is 0 to `flicker_range`."""
+    return ValidationScores(**{**values, "flicker": values["flicker"] * FLICKER_RANGE / flicker_range})
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

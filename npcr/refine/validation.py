@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What refining is judged by: flicker without reference, and how far renderings are from photographs."""
+"""Validation of a model that is refined: flicker without reference, and PSNR against photographs."""
 
 from __future__ import annotations
 
@@ -20,54 +20,60 @@ from npcr.refine.losses import flicker
 from npcr.refine.steady import render_frame
 from npcr.renderers import Renderer
 
-WINDOWS = 8  # windows in which flicker is measured
+CLIPS = 8  # in which flicker is measured
 
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """The model at one point of refining."""
+    """Scores of the model at one point of refining."""
 
-    flicker: float  # mean absolute difference to the reprojected earlier frame, 0-255
-    psnr: float  # dB, of the views that were photographed, over black; NaN without any
-    psnr_white: float = math.nan  # the same over white, which shows what is wrong with a matte
+    flicker: float  # mean absolute difference from the reprojected earlier frame, 0-1
+    psnr: float  # dB, of photographed views over black; NaN without photographs
+    psnr_white: float = math.nan  # the same over white, where faults of a matte are visible
 
     def __str__(self) -> str:
-        text = f"flicker {self.flicker:.3f}"
+        text = f"flicker {self.flicker:.5f}"
         text += "" if math.isnan(self.psnr) else f", PSNR {self.psnr:.3f} dB"
         return text + ("" if math.isnan(self.psnr_white) else f" ({self.psnr_white:.3f} over white)")
 
-    def keeps(self, start: ValidationScores, drop: float) -> bool:
+    def keeps_psnr(self, start: ValidationScores, drop: float) -> bool:
         """Whether no PSNR is more than `drop` dB below that of `start`; true without photographs."""
         pairs = ((self.psnr, start.psnr), (self.psnr_white, start.psnr_white))
-        return not any(now < before - drop for now, before in pairs)  # no comparison with NaN holds
+        return not any(now < before - drop for now, before in pairs)  # comparisons with NaN are false
 
 
 class RefineValidator:
-    """Measures `ValidationScores`, always in the same windows and views.
+    """Measures `ValidationScores`, always of the same clips and views.
 
-    views and jobs, (frame, camera) pairs: the photographs to compare with, or None. seed: of the windows,
-    which no step draws.
+    Args:
+        clips: what clips are drawn from, once.
+        depth_tolerance: relative, of flicker; see `npcr.temporal.find_warp`.
+        seed: of the clips, none of which a training step draws.
+        frame: of the scene, from 0.
+        views: the photographs to compare with; None: PSNR is not measured.
+        jobs: (frame, camera) pairs, the views to compare.
+        batch: views rendered together.
     """
 
     def __init__(self, clips: ClipSource, *, depth_tolerance: float, seed: int, frame: int = 0,
                  views: SceneDataset | None = None, jobs: Sequence[tuple[int, int]] = (), batch: int = 1) -> None:
         rng = np.random.default_rng([seed, 2**32 - 1])
-        self._windows: list[Cameras] = [clips.draw(rng) for _ in range(WINDOWS)]
-        self._tolerance = depth_tolerance
+        self._clips: list[Cameras] = [clips.draw(rng) for _ in range(CLIPS)]
+        self._depth_tolerance = depth_tolerance
         self._frame = frame
         self._views = views
         self._jobs = list(jobs)
         self._batch = batch
 
     def measure(self, renderer: Renderer) -> ValidationScores:
-        """Render and compare; shows a progress bar that does not stay."""
+        """Render the clips and views and score them; a progress bar is visible meanwhile."""
         device = next(renderer.parameters()).device
-        steadiness = []
-        for cameras in tqdm(self._windows, desc="measuring flicker", unit="window", leave=False):
+        flickers = []
+        for cameras in tqdm(self._clips, desc="measuring flicker", unit="clip", leave=False):
             with torch.no_grad():
                 frames = [render_frame(renderer, cameras[i].to(device), self._frame) for i in range(len(cameras))]
-            steadiness.append(flicker(frames, self._tolerance))
-        return ValidationScores(sum(steadiness) / len(steadiness), *self._compare(renderer, device))
+            flickers.append(flicker(frames, self._depth_tolerance))
+        return ValidationScores(sum(flickers) / len(flickers), *self._compare(renderer, device))
 
     def _compare(self, renderer: Renderer, device: torch.device) -> tuple[float, float]:
         """PSNR over black and over white; NaN without photographs."""
@@ -79,5 +85,6 @@ class RefineValidator:
             rendered, target = pictures.rendered + 1 - pictures.alpha, pictures.target + 1 - pictures.target_alpha
             white.append(psnr(rendered.clamp(0, 1)[None], target.clamp(0, 1)[None]).item())
 
-        scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device, on_view=over_white)
+        scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device,
+                                on_view=over_white)
         return mean_scores(scores)["psnr"], sum(white) / len(white)

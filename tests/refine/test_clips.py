@@ -24,18 +24,18 @@ def turns(cameras: Cameras) -> np.ndarray:
     return np.degrees(np.arccos(np.clip((directions[1:] * directions[:-1]).sum(axis=1), -1, 1)))
 
 
-def test_windows_of_a_path_are_neighbors_in_it() -> None:
+def test_clips_of_a_path_are_neighbors_in_it() -> None:
     path = orbit(7)
     starts = set()
     for seed in range(40):
-        window = PathClips(path, 3).draw(np.random.default_rng(seed))
-        start = round(window.cam_to_world[0, 0, 3].item() / 0.05)
-        assert torch.equal(window.cam_to_world, path.cam_to_world[start:start + 3])
+        clip = PathClips(path, 3).draw(np.random.default_rng(seed))
+        start = round(clip.cam_to_world[0, 0, 3].item() / 0.05)
+        assert torch.equal(clip.cam_to_world, path.cam_to_world[start:start + 3])
         starts.add(start)
     assert starts == set(range(5))
 
 
-def test_a_path_shorter_than_the_window_is_one_window_but_one_camera_is_no_path() -> None:
+def test_a_path_shorter_than_a_clip_is_one_clip_but_one_camera_is_no_path() -> None:
     assert len(PathClips(orbit(2), 4).draw(np.random.default_rng(0))) == 2
     with pytest.raises(TrainingError, match="at least 2 cameras; this one has 1"):
         PathClips(orbit(1), 2)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from npcr.checkpoints.files import load_model
+from npcr.checkpoints.files import load_model, load_training_state, save_training_state
 from npcr.checkpoints.model import ModelCheckpoint
 from npcr.config import load_config
 from npcr.errors import CheckpointError
@@ -26,8 +26,8 @@ from tests.path_stub import orbit
 from tests.refine.shimmer import Shimmer
 
 
-class Told:
-    """A gauge that says what it is told, one after another."""
+class FixedScores:
+    """A validator that returns given scores (flicker, PSNR) one after another."""
 
     def __init__(self, *scores: tuple[float, float]) -> None:
         self.scores = [ValidationScores(*each) for each in scores]
@@ -36,11 +36,11 @@ class Told:
         return self.scores.pop(0)
 
 
-def gauge() -> RefineValidator:
+def validator() -> RefineValidator:
     return RefineValidator(PathClips(orbit(6), 2), depth_tolerance=0.02, seed=0)
 
 
-def make(folder: Path, judge: Any, passes: int = 4, drop: float = 0.1, patience: int = 0,
+def make(folder: Path, validate_by: Any, passes: int = 4, drop: float = 0.1, patience: int = 0,
          published: bool = False) -> RefineRun:
     renderer = Shimmer()
     source = ModelCheckpoint(epoch=7, config={}, model={k: v.clone() for k, v in renderer.state_dict().items()})
@@ -52,7 +52,7 @@ def make(folder: Path, judge: Any, passes: int = 4, drop: float = 0.1, patience:
     else:
         scheme = SteadyRefiner(renderer, PathClips(orbit(6), 2), optimizer,
                                SteadySettings(passes, 5, 0.01, 30.0, 0.0, 1.0, 0.02))
-    return RefineRun(scheme, judge, RunSettings(passes, drop, patience, {"REFINE.STEPS": 5}), source=source,
+    return RefineRun(scheme, validate_by, RunSettings(passes, drop, patience, {"REFINE.STEPS": 5}), source=source,
                      destination=folder / "nr_model_7_refined.pth", log=folder / "log")
 
 
@@ -77,7 +77,7 @@ def interrupt_after(run: RefineRun, steps: int, times: int = 1) -> None:
 
 
 def test_a_run_makes_the_model_steadier_and_logs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make(tmp_path, gauge())
+    run = make(tmp_path, validator())
     best = run.run()
     assert run.start is not None
     assert best.flicker < 0.5 * run.start.flicker
@@ -99,81 +99,106 @@ def test_a_run_makes_the_model_steadier_and_logs_it(tmp_path: Path, capsys: pyte
 
 def test_what_costs_too_much_psnr_or_is_no_steadier_is_not_kept(tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    run = make(tmp_path, Told((5, 30), (3, 29.95), (1, 29.89), (4, 31), (2, 29.91)))
-    assert run.run() == ValidationScores(2, 29.91)
+    run = make(tmp_path, FixedScores((0.05, 30), (0.03, 29.95), (0.01, 29.89), (0.04, 31), (0.02, 29.91)))
+    assert run.run() == ValidationScores(0.02, 29.91)
     assert run.progress.best_pass == 4
     out = capsys.readouterr().out
-    assert "flicker 1.000, PSNR 29.890 dB (not kept: PSNR too low)" in out
-    assert "flicker 4.000, PSNR 31.000 dB (not kept: no steadier)" in out
+    assert "flicker 0.01000, PSNR 29.890 dB (not kept: PSNR too low)" in out
+    assert "flicker 0.04000, PSNR 31.000 dB (not kept: no steadier)" in out
 
 
 def test_the_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
-    run = make(tmp_path, Told((5, 30), (3, 30), (4, 30), (4, 30), (1, 30)), passes=9, patience=2)
-    assert run.run() == ValidationScores(3, 30)
+    run = make(tmp_path, FixedScores((0.05, 30), (0.03, 30), (0.04, 30), (0.04, 30), (0.01, 30)), passes=9, patience=2)
+    assert run.run() == ValidationScores(0.03, 30)
     assert run.progress.passes == 3
 
 
 def test_a_matte_that_smears_is_not_kept() -> None:
-    start = ValidationScores(5, 30, 31)
-    assert ValidationScores(3, 29.95, 30.95).keeps(start, 0.1)
-    assert not ValidationScores(3, 30, 30.8).keeps(start, 0.1)
-    assert not ValidationScores(3, 29.8, 31).keeps(start, 0.1)
-    assert ValidationScores(3, math.nan).keeps(ValidationScores(5, math.nan), 0.1)
+    start = ValidationScores(0.05, 30, 31)
+    assert ValidationScores(0.03, 29.95, 30.95).keeps_psnr(start, 0.1)
+    assert not ValidationScores(0.03, 30, 30.8).keeps_psnr(start, 0.1)
+    assert not ValidationScores(0.03, 29.8, 31).keeps_psnr(start, 0.1)
+    assert ValidationScores(0.03, math.nan).keeps_psnr(ValidationScores(0.05, math.nan), 0.1)
 
 
 def test_passes_whose_psnr_is_too_low_are_waited_out(tmp_path: Path) -> None:
-    told = Told((5, 30), (3, 20), (3, 20), (3, 20), (4, 30), (4, 30), (4, 30), (1, 30))
-    run = make(tmp_path, told, passes=9, patience=2)
-    assert run.run() == ValidationScores(4, 30)
+    scores = FixedScores((0.05, 30), (0.03, 20), (0.03, 20), (0.03, 20), (0.04, 30), (0.04, 30), (0.04, 30), (0.01, 30))
+    run = make(tmp_path, scores, passes=9, patience=2)
+    assert run.run() == ValidationScores(0.04, 30)
     assert run.progress.best_pass == 4  # the falling learning rate brought PSNR back
     assert run.progress.passes == 6
 
 
 def test_where_no_pass_is_worth_keeping_the_model_is_the_result_as_it_was(tmp_path: Path) -> None:
-    run = make(tmp_path, Told((5, 30), (6, 30), (1, 20)), passes=2)
-    assert run.run() == ValidationScores(5, 30)
+    run = make(tmp_path, FixedScores((0.05, 30), (0.06, 30), (0.01, 20)), passes=2)
+    assert run.run() == ValidationScores(0.05, 30)
     assert shimmer(run.destination) == pytest.approx(0.1)
     assert run.progress.best_pass == 0
 
 
 def test_the_published_scheme_keeps_its_last_pass_whatever_it_is(tmp_path: Path) -> None:
-    run = make(tmp_path, Told((5, 30), (1, 30), (6, 20)), passes=2, drop=math.inf, published=True)
-    assert run.run() == ValidationScores(6, 20)
+    run = make(tmp_path, FixedScores((0.05, 30), (0.01, 30), (0.06, 20)), passes=2, drop=math.inf, published=True)
+    assert run.run() == ValidationScores(0.06, 20)
     assert shimmer(run.destination) == run.scheme.renderer.state_dict()["shimmer"].item()
 
 
 @pytest.mark.parametrize("steps", [3, 5, 7, 18])
 def test_resuming_equals_not_stopping_bit_for_bit(tmp_path: Path, steps: int) -> None:
-    whole = make(tmp_path / "whole", gauge())
+    whole = make(tmp_path / "whole", validator())
     whole.run()
-    stopped = make(tmp_path / "parts", gauge())
+    stopped = make(tmp_path / "parts", validator())
     interrupt_after(stopped, steps)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert stopped.progress.passes * 5 + stopped.progress.steps == steps
-    resumed = make(tmp_path / "parts", gauge())
+    resumed = make(tmp_path / "parts", validator())
     assert resumed.run(resume=True) == whole.best
     assert resumed.progress == whole.progress
     first, second = load_model(whole.destination).model, load_model(resumed.destination).model
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_published_pass_that_was_stopped_is_walked_anew(tmp_path: Path) -> None:
-    whole = make(tmp_path / "whole", gauge(), passes=2, drop=math.inf, published=True)
+def test_states_with_flicker_of_255_are_resumed_as_if_it_were_of_1(tmp_path: Path) -> None:
+    """States had no entry for the range of flicker when it was 0 to 255."""
+    whole = make(tmp_path / "whole", validator())
     whole.run()
-    stopped = make(tmp_path / "parts", gauge(), passes=2, drop=math.inf, published=True)
+    stopped = make(tmp_path / "parts", validator())
+    interrupt_after(stopped, 12)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert stopped.start is not None
+    state = load_training_state(stopped.state_file)
+    assert state.pop("flicker_range") == 1.0
+    assert state["start"]["flicker"] == stopped.start.flicker < 1
+    for name in ("start", "best"):
+        state[name]["flicker"] *= 255
+    save_training_state(stopped.state_file, state)
+    resumed = make(tmp_path / "parts", validator())
+    best = resumed.run(resume=True)
+    assert whole.best is not None
+    assert best.flicker == pytest.approx(whole.best.flicker, rel=1e-12)
+    assert resumed.start is not None
+    assert resumed.start.flicker == pytest.approx(stopped.start.flicker, rel=1e-12)
+    assert resumed.progress == whole.progress
+    assert shimmer(resumed.destination) == shimmer(whole.destination)
+
+
+def test_a_published_pass_that_was_stopped_is_repeated(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole", validator(), passes=2, drop=math.inf, published=True)
+    whole.run()
+    stopped = make(tmp_path / "parts", validator(), passes=2, drop=math.inf, published=True)
     interrupt_after(stopped, 7)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert (stopped.progress.passes, stopped.progress.steps) == (1, 0)
-    resumed = make(tmp_path / "parts", gauge(), passes=2, drop=math.inf, published=True)
+    resumed = make(tmp_path / "parts", validator(), passes=2, drop=math.inf, published=True)
     resumed.run(resume=True)
     assert shimmer(resumed.destination) == shimmer(whole.destination)
 
 
 def test_ctrl_c_twice_stops_at_once_and_the_handler_goes(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    run = make(tmp_path, gauge())
+    run = make(tmp_path, validator())
     interrupt_after(run, 3, times=2)
     with pytest.raises(KeyboardInterrupt):
         run.run()
@@ -181,20 +206,20 @@ def test_ctrl_c_twice_stops_at_once_and_the_handler_goes(tmp_path: Path) -> None
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_another_run_or_model_is_not_gone_on_with(tmp_path: Path) -> None:
-    make(tmp_path, gauge(), passes=1).run()
-    changed = make(tmp_path, gauge())
+def test_the_state_of_another_run_or_model_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, validator(), passes=1).run()
+    changed = make(tmp_path, validator())
     changed.settings.identity["REFINE.STEPS"] = 6
     with pytest.raises(CheckpointError, match=r"REFINE\.STEPS differs from the run .* \(5 then, 6 now\)"):
         changed.run(resume=True)
-    other = make(tmp_path, gauge())
+    other = make(tmp_path, validator())
     other.source.model["default_feature"] += 1
     with pytest.raises(CheckpointError, match="model differs from the run that wrote it; --overwrite"):
         other.run(resume=True)
     state_path(tmp_path / "nr_model_7_refined.pth").rename(tmp_path / "kept")
     with pytest.raises(CheckpointError, match=r"nr_optimizer_7_refined\.pth: no such checkpoint"):
-        make(tmp_path, gauge()).run(resume=True)
+        make(tmp_path, validator()).run(resume=True)
     (tmp_path / "kept").rename(tmp_path / "nr_optimizer_7_refined.pth")
     (tmp_path / "nr_model_7_refined.pth").unlink()
     with pytest.raises(CheckpointError, match="is gone, which held the best of the run so far"):
-        make(tmp_path, gauge()).run(resume=True)
+        make(tmp_path, validator()).run(resume=True)

@@ -187,7 +187,7 @@ def test_all_around_with_photographs_and_going_on(refine: Script, tmp_path: Path
     assert status == 0
     assert "pass 2: loss" in out
     assert "pass 1: loss" not in out
-    assert "going on from models/nr_optimizer_3_refined.pth: 1 of 2 passes done" in caplog.text
+    assert "resuming from models/nr_optimizer_3_refined.pth: 1 of 2 passes done" in caplog.text
     assert float(re.search(r"photometric ([\d.]+)", out)[1]) > 0  # type: ignore[index]
     status, _, err = refine("--resume", *QUICK, "2", *photographed, "REFINE.WINDOW", "3")
     assert status == 2
