@@ -47,7 +47,7 @@ __all__ = [
     "why_missing",
 ]
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 
@@ -69,8 +69,8 @@ class Library:
         self._native.npcr_ready.restype = c_int32
         self._native.npcr_message.restype = ctypes.c_char_p
         self._native.npcr_message.argtypes = [c_int32]
-        network = structures.NETWORK if path.name == library_path("cpu").name else ()
-        for name, structure, result in (*structures.PROJECTION, *network):
+        cpu_only = structures.CPU_FUNCTIONS if path.name == library_path("cpu").name else ()
+        for name, structure, result in (*structures.FUNCTIONS, *cpu_only):
             function = getattr(self._native, name)
             function.restype = result
             function.argtypes = [ctypes.POINTER(structure)]
@@ -82,7 +82,7 @@ class Library:
 
     def scratch_bytes(self, task: ctypes.Structure) -> int:
         """Scratch memory in bytes that `run(task)` needs; reads sizes only."""
-        return self.ask(f"{_function(task)}_scratch", task)
+        return self.call(f"{_function(task)}_scratch", task)
 
     def run(self, task: ctypes.Structure, name: str = "") -> None:
         """Run the kernel called `name`, or the one that the structure is named after.
@@ -90,19 +90,19 @@ class Library:
         Raises:
             KernelError: the kernel refused its arguments, had too little memory, or could not be launched.
         """
-        self.ask(name or _function(task), task)
+        self.call(name or _function(task), task)
 
-    def ask(self, name: str, task: ctypes.Structure) -> int:
-        """What the function `name` says of `task`: a number of its own, 0 for done.
+    def call(self, name: str, task: ctypes.Structure) -> int:
+        """Call the function `name` with `task` and return its result: a size, or 0 for success.
 
         Raises:
-            KernelError: it returned an error's number.
+            KernelError: it returned an error's status.
         """
         function = getattr(self._native, name)
-        answer = int(function(ctypes.byref(task)))
-        if answer < 0 or (answer > 0 and function.restype is c_int32):
-            self._raise(name, answer)
-        return answer
+        result = int(function(ctypes.byref(task)))
+        if result < 0 or (result > 0 and function.restype is c_int32):
+            self._raise(name, result)
+        return result
 
     def _raise(self, name: str, status: int) -> None:
         message = self._native.npcr_message(status).decode()

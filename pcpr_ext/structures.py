@@ -75,7 +75,7 @@ class Pack(ctypes.Structure):
 
     _fields_ = (
         ("weights", c_void_p),
-        ("gates", c_void_p),
+        ("gate_weights", c_void_p),
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("transposed", c_int32),
@@ -99,11 +99,11 @@ class Convolve(ctypes.Structure):
         ("height", c_int64),
         ("width", c_int64),
         ("outputs", c_int64 * 3),
-        ("window", c_int64 * 4),
+        ("region", c_int64 * 4),
         ("gated", c_int32),
         ("threads", c_int32),
         ("targets", c_void_p * 3),
-        ("open", c_void_p),
+        ("gates", c_void_p),
         ("sums", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
@@ -125,7 +125,7 @@ class ConvolveGrad(ctypes.Structure):
         ("outputs", c_int64),
         ("threads", c_int32),
         ("grad_weights", c_void_p),
-        ("grad_gates", c_void_p),
+        ("grad_gate_weights", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
     )
@@ -136,7 +136,7 @@ class Gate(ctypes.Structure):
 
     _fields_ = (
         ("values", c_void_p),
-        ("open", c_void_p),
+        ("gates", c_void_p),
         ("grad", c_void_p),
         ("scale", c_void_p),
         ("shift", c_void_p),
@@ -235,8 +235,8 @@ class CompositeGrad(ctypes.Structure):
     )
 
 
-# Functions that take a structure: its name, the structure, the result. The network's are the CPU library's alone.
-PROJECTION = (
+# Functions that take a structure: the name, the structure, the type of the result.
+FUNCTIONS = (  # of both libraries
     ("npcr_rasterize_scratch", Rasterize, c_int64),
     ("npcr_rasterize", Rasterize, c_int32),
     ("npcr_gather", Gather, c_int32),
@@ -246,7 +246,7 @@ PROJECTION = (
     ("npcr_composite_grad_scratch", CompositeGrad, c_int64),
     ("npcr_composite_grad", CompositeGrad, c_int32),
 )
-NETWORK = (
+CPU_FUNCTIONS = (  # of the CPU library alone: the network
     ("npcr_pack_floats", Pack, c_int64),
     ("npcr_pack", Pack, c_int32),
     ("npcr_convolve_scratch", Convolve, c_int64),

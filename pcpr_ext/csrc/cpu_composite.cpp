@@ -16,7 +16,7 @@
 namespace npcr {
 namespace {
 
-int composite_team(int64_t threads, int64_t fragments) {
+int thread_count(int64_t threads, int64_t fragments) {
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, 1 + fragments / 16384, 256})));
 }
 
@@ -24,8 +24,8 @@ template <class Index>
 int32_t composite(const NpcrComposite& task) {
     std::atomic<bool> outside{false};
     const int64_t dots = task.dot_count / task.point_count;
-    const int threads = composite_team(task.threads, task.layers * task.height * task.width);
-    Team::run(threads, static_cast<int>(task.height), [&](int y, int) {
+    const int threads = thread_count(task.threads, task.layers * task.height * task.width);
+    ThreadPool::run(threads, static_cast<int>(task.height), [&](int y, int) {
         for (int64_t x = 0; x < task.width; ++x) {
             if (!composite_pixel<Index>(task, dots, x, y)) outside.store(true);
         }
@@ -51,10 +51,10 @@ void add_points(const NpcrCompositeGrad& task, const float* parts, const Share& 
 template <class Index>
 void composite_grad(const NpcrCompositeGrad& task) {
     const int64_t rows = task.height, channels = task.channels, dots = task.dot_count / task.point_count;
-    const int threads = composite_team(task.threads, task.layers * task.height * task.width);
+    const int threads = thread_count(task.threads, task.layers * task.height * task.width);
     double* backgrounds = static_cast<double*>(task.scratch);  // a sum for each row
     float* parts = reinterpret_cast<float*>(backgrounds + rows * channels);
-    Team::run(threads, static_cast<int>(rows), [&](int y, int) {
+    ThreadPool::run(threads, static_cast<int>(rows), [&](int y, int) {
         double* background = backgrounds + y * channels;
         std::fill_n(background, channels, 0.0);
         for (int64_t x = 0; x < task.width; ++x) {
@@ -63,7 +63,7 @@ void composite_grad(const NpcrCompositeGrad& task) {
             for (int64_t c = 0; c < channels; ++c) background[c] += left * grad[c];
         }
     });
-    Team::run(threads, threads, [&](int part, int) {
+    ThreadPool::run(threads, threads, [&](int part, int) {
         add_points<Index>(task, parts, Share(task.point_count, part, threads));
     });
     for (int64_t c = 0; c < channels; ++c) {

@@ -21,7 +21,7 @@ namespace npcr {
 
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// Tiles of a window of the picture, row by row; the last ones may reach beyond it.
+// Tiles of a region of the picture, row by row; the last ones may reach beyond it.
 struct Tiles {
     int64_t x0, y0, across, down;
 

@@ -27,7 +27,7 @@ struct Plan {
     int64_t inputs, outputs;
     Columns columns;
     Tiles tiles;    // of one picture
-    Area area;      // what the window depends on
+    Area area;      // what the region depends on
     int64_t count;  // of all pictures' tiles
     int64_t left_row, right_row, block, blocks, left_plane, right_plane;
     int64_t pictures;  // that a block may have tiles of
@@ -36,9 +36,9 @@ struct Plan {
         : inputs(sum_of(task.channels)),
           outputs(sum_of(task.outputs)),
           columns(outputs, task.gated),
-          tiles(task.window[0], task.window[1], task.window[2], task.window[3]),
-          area{std::max<int64_t>(0, task.window[0] - 1), std::max<int64_t>(0, task.window[1] - 1),
-               std::min(task.width, task.window[2] + 1), std::min(task.height, task.window[3] + 1)},
+          tiles(task.region[0], task.region[1], task.region[2], task.region[3]),
+          area{std::max<int64_t>(0, task.region[0] - 1), std::max<int64_t>(0, task.region[1] - 1),
+               std::min(task.width, task.region[2] + 1), std::min(task.height, task.region[3] + 1)},
           count(tiles.count() * task.images),
           left_row(row_floats(inputs)),
           right_row(columns.padded + kPanel) {  // the last vector of a gate or a target may reach so far
@@ -49,14 +49,14 @@ struct Plan {
             const int64_t parts = 2 * ((count + 2 * kLargeBlock - 1) / (2 * kLargeBlock));
             block = round_up((count + parts - 1) / parts, 6);
         }
-        block = std::max(block, (count + Team::kMaxTasks - 1) / Team::kMaxTasks);
+        block = std::max(block, (count + ThreadPool::kMaxTasks - 1) / ThreadPool::kMaxTasks);
         blocks = (count + block - 1) / block;
         left_plane = plane_floats(block * left_row);
         right_plane = plane_floats(block * right_row);
         pictures = std::min(task.images, (block - 1) / tiles.count() + 2);
     }
-    int64_t member_floats() const { return kProducts * (left_plane + right_plane); }
-    int team(int threads) const {
+    int64_t thread_floats() const { return kProducts * (left_plane + right_plane); }
+    int thread_count(int threads) const {
         const int64_t work = count * inputs * columns.padded / 32768;
         return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, blocks, 1 + work, 256})));
     }
@@ -64,7 +64,7 @@ struct Plan {
     int64_t channel_floats() const { return row_floats(outputs); }
     int64_t block_sums() const { return 2 * pictures * channel_floats(); }
     int64_t scratch_bytes(int threads, bool sums) const {
-        return 4 * (team(threads) * member_floats() + 4 * channel_floats() + (sums ? blocks * block_sums() : 0)) + 128;
+        return 4 * (thread_count(threads) * thread_floats() + 4 * channel_floats() + (sums ? blocks * block_sums() : 0)) + 128;
     }
 };
 
@@ -114,10 +114,10 @@ NPCR_INLINE void store_some(const V& from, int64_t count, Element* to) {
     }
 }
 
-// 0 to 1 as 0 to 65535.
+// Sigmoids 0 to 1 as 0 to 65535.
 template <int lanes>
-NPCR_INLINE void store_opening(const typename Lanes<lanes>::Float& opening, int64_t count, uint16_t* to) {
-    const auto whole = __builtin_convertvector(opening * 65535.0f + 0.5f, typename Lanes<lanes>::Int);
+NPCR_INLINE void store_gates(const typename Lanes<lanes>::Float& sigmoids, int64_t count, uint16_t* to) {
+    const auto whole = __builtin_convertvector(sigmoids * 65535.0f + 0.5f, typename Lanes<lanes>::Int);
     store_some(__builtin_convertvector(whole, typename Lanes<lanes>::Short), count, to);
 }
 
@@ -142,8 +142,8 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
     typedef typename Lanes<lanes>::Float V;
     const int64_t image = plan.picture(tile), of_image = tile - image * plan.tiles.count();
     const int64_t x0 = plan.tiles.x(of_image), y0 = plan.tiles.y(of_image), outputs = task.outputs[target];
-    const int64_t rows = std::min<int64_t>(kTile, task.window[3] - y0);
-    const int64_t across = std::min<int64_t>(kTile, task.window[2] - x0);
+    const int64_t rows = std::min<int64_t>(kTile, task.region[3] - y0);
+    const int64_t across = std::min<int64_t>(kTile, task.region[2] - x0);
     const int64_t origin = (image * task.height + y0) * task.width + x0;
     for (int64_t channel = 0; channel < outputs; channel += lanes) {
         const int64_t count = std::min<int64_t>(lanes, outputs - channel), place = start + channel;
@@ -159,10 +159,10 @@ NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const P
                 const int64_t at = (origin + row * task.width + column) * outputs + channel;
                 V out = value[row * kTile + column] + bias;
                 if (task.gated) {
-                    V opening = gate[row * kTile + column] + gate_bias;
-                    sigmoid<lanes>(opening);
-                    if (task.open) store_opening<lanes>(opening, count, task.open + at);
-                    out *= opening;
+                    V sigmoids = gate[row * kTile + column] + gate_bias;
+                    sigmoid<lanes>(sigmoids);
+                    if (task.gates) store_gates<lanes>(sigmoids, count, task.gates + at);
+                    out *= sigmoids;
                     sum += out;
                     squares += out * out;
                     if (task.scale) {
@@ -220,16 +220,16 @@ NPCR_FOR_PROCESSOR(convolve_block,
                    (task, plan, block, memory, per_channel))
 
 bool valid(const NpcrConvolve& task) {
-    const int64_t* window = task.window;
+    const int64_t* region = task.region;
     const int64_t most = 1 << 20;
     bool fits = task.images >= 1 && task.images <= (1 << 16) && task.height >= 1 && task.height <= kMaxSide &&
-                task.width >= 1 && task.width <= kMaxSide && window[0] >= 0 && window[0] < window[2] &&
-                window[2] <= task.width && window[1] >= 0 && window[1] < window[3] && window[3] <= task.height;
+                task.width >= 1 && task.width <= kMaxSide && region[0] >= 0 && region[0] < region[2] &&
+                region[2] <= task.width && region[1] >= 0 && region[1] < region[3] && region[3] <= task.height;
     for (int64_t channels : task.channels) fits = fits && channels >= 0 && channels <= most;
     for (int64_t outputs : task.outputs) fits = fits && outputs >= 0 && outputs <= most;
     const bool one = task.outputs[1] == 0 && task.outputs[2] == 0;
     return fits && task.channels[0] >= 1 && task.outputs[0] >= 1 &&
-           (task.gated ? one : !(task.open || task.sums || task.scale));
+           (task.gated ? one : !(task.gates || task.sums || task.scale));
 }
 
 bool valid(const NpcrPack& task) {
@@ -244,10 +244,10 @@ struct PackPlan {
     Columns place;
 
     explicit PackPlan(const NpcrPack& task)
-        : outputs(task.gates ? 2 * task.outputs : task.outputs),
+        : outputs(task.gate_weights ? 2 * task.outputs : task.outputs),
           rows(task.transposed ? outputs : task.inputs),
           columns(task.transposed ? task.inputs : outputs),
-          place(task.transposed ? task.inputs : task.outputs, task.gates && !task.transposed) {}
+          place(task.transposed ? task.inputs : task.outputs, task.gate_weights && !task.transposed) {}
     int64_t plane() const { return plane_floats(rows * place.padded); }
     // Which column of the weights has its place here; -1 where none has.
     int64_t column_at(int64_t at) const {
@@ -271,7 +271,7 @@ NPCR_INLINE void pack_panel(const NpcrPack& task, const PackPlan& plan, int64_t 
             if (column < 0) continue;
             const int64_t output = task.transposed ? row : column, input = task.transposed ? column : row;
             const bool gate = output >= task.outputs;
-            const float* weights = gate ? task.gates : task.weights;
+            const float* weights = gate ? task.gate_weights : task.weights;
             weights += 9 * ((gate ? output - task.outputs : output) * task.inputs + input);
             for (int tap = 0; tap < 9; ++tap) taps[tap][lane] = weights[task.transposed ? 8 - tap : tap];
         }
@@ -321,7 +321,7 @@ int32_t npcr_pack(const NpcrPack* task) {
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->packed_floats < needed) return NPCR_SCRATCH_TOO_SMALL;
     const PackPlan plan(*task);
-    Team::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + plan.rows * plan.columns / 4096)),
+    ThreadPool::run(static_cast<int>(std::min<int64_t>(task->threads, 1 + plan.rows * plan.columns / 4096)),
               static_cast<int>(plan.place.padded / kPanel),
               [&](int panel, int) { pack_panel_here(*task, plan, panel); });
     return NPCR_OK;
@@ -339,25 +339,25 @@ int32_t npcr_convolve(const NpcrConvolve* task) {
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
     const Plan plan(*task);
-    const int threads = plan.team(task->threads);
+    const int threads = plan.thread_count(task->threads);
     const uintptr_t origin = (reinterpret_cast<uintptr_t>(task->scratch) + 63) / 64 * 64;
     float* memory = reinterpret_cast<float*>(origin);
     const int64_t stride = plan.channel_floats();
-    float* channels = memory + threads * plan.member_floats();
+    float* channels = memory + threads * plan.thread_floats();
     float* sums = channels + 4 * stride;
     std::fill_n(channels, 4 * stride + (task->sums ? plan.blocks * plan.block_sums() : 0), 0.0f);
     const float* given[4] = {task->bias, task->gated ? task->bias + plan.outputs : nullptr, task->scale, task->shift};
     for (int kind = 0; kind < 4; ++kind) {
         if (given[kind]) std::copy_n(given[kind], plan.outputs, channels + kind * stride);
     }
-    Team::run(threads, static_cast<int>(plan.blocks), [&](int block, int member) {
+    ThreadPool::run(threads, static_cast<int>(plan.blocks), [&](int block, int thread) {
         const PerChannel per_channel{channels,
                                      channels + stride,
                                      channels + 2 * stride,
                                      channels + 3 * stride,
                                      task->sums ? sums + block * plan.block_sums() : nullptr,
                                      stride};
-        convolve_block_here(*task, plan, block, memory + member * plan.member_floats(), per_channel);
+        convolve_block_here(*task, plan, block, memory + thread * plan.thread_floats(), per_channel);
     });
     if (task->sums) add_up_sums(*task, plan, sums);
     return NPCR_OK;

@@ -31,7 +31,7 @@ struct Plan {
           area{0, 0, task.width, task.height},
           count(tiles.count() * task.images),
           inputs(sum_of(task.channels)),
-          outputs(task.grad_gates ? 2 * task.outputs : task.outputs),
+          outputs(task.grad_gate_weights ? 2 * task.outputs : task.outputs),
           columns(round_up(outputs, kPanel)),
           left_row(row_floats(inputs)),
           right_row(columns) {
@@ -51,14 +51,14 @@ struct Plan {
         result_plane = plane_floats(inputs * columns);
     }
     bool shared() const { return groups == 1; }
-    int team(int threads) const {
+    int thread_count(int threads) const {
         const int64_t work = 1 + count * inputs * columns / 32768;
         return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, work, shared() ? 256 : groups})));
     }
-    int64_t member_floats() const { return kProducts * (left_plane + right_plane); }
+    int64_t thread_floats() const { return kProducts * (left_plane + right_plane); }
     int64_t result_floats() const { return kProducts * result_plane; }
     int64_t scratch_bytes(int threads) const {
-        return 4 * ((shared() ? 1 : team(threads)) * member_floats() + groups * result_floats()) + 64;
+        return 4 * ((shared() ? 1 : thread_count(threads)) * thread_floats() + groups * result_floats()) + 64;
     }
     // The size of equal parts of `whole`, none larger than `most`; the last may be smaller.
     static int64_t even_parts(int64_t whole, int64_t most) {
@@ -69,10 +69,10 @@ struct Plan {
 
 struct Memory {
     float *left, *right, *result;
-    Memory(const NpcrConvolveGrad& task, const Plan& plan, int64_t member, int64_t group) {
+    Memory(const NpcrConvolveGrad& task, const Plan& plan, int64_t thread, int64_t group) {
         float* results = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(task.scratch) + 63) / 64 * 64);
         result = results + group * plan.result_floats();
-        left = results + plan.groups * plan.result_floats() + member * plan.member_floats();
+        left = results + plan.groups * plan.result_floats() + thread * plan.thread_floats();
         right = left + kProducts * plan.left_plane;
     }
 };
@@ -160,7 +160,7 @@ NPCR_INLINE void finish_input(const NpcrConvolveGrad& task, const Plan& plan, co
             for (int column = 0; column < kPatch; ++column) sum += half[tap / 3][column] * kG[column][tap % 3];
             for (int64_t i = 0; i < count; ++i) {
                 const bool gate = output + i >= task.outputs;
-                float* grad = gate ? task.grad_gates : task.grad_weights;
+                float* grad = gate ? task.grad_gate_weights : task.grad_weights;
                 const int64_t channel = gate ? output + i - task.outputs : output + i;
                 grad[(channel * plan.inputs + input) * 9 + tap] = sum[i];
             }
@@ -172,8 +172,8 @@ NPCR_FOR_PROCESSOR(finish_input,
                    (const NpcrConvolveGrad& task, const Plan& plan, const float* results, int64_t input),
                    (task, plan, results, input))
 
-void add_up_group(const NpcrConvolveGrad& task, const Plan& plan, int64_t group, int64_t member) {
-    const Memory memory(task, plan, member, group);
+void add_up_group(const NpcrConvolveGrad& task, const Plan& plan, int64_t group, int64_t thread) {
+    const Memory memory(task, plan, thread, group);
     const int64_t end = std::min(plan.count, (group + 1) * plan.group);
     for (int64_t start = group * plan.group; start < end; start += plan.batch) {
         const int64_t count = std::min(plan.batch, end - start);
@@ -194,7 +194,7 @@ void add_up_together(const NpcrConvolveGrad& task, const Plan& plan) {
                              std::min(count, (part + 1) * kTilesPerTask));
     };
     bool begun = false;
-    Team::run(plan.team(task.threads), perform, [&]() -> int {
+    ThreadPool::run(plan.thread_count(task.threads), perform, [&]() -> int {
         if (begun && !transformed) {
             transformed = true;
             return kProducts;
@@ -230,15 +230,15 @@ int32_t npcr_convolve_grad(const NpcrConvolveGrad* task) {
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
     const Plan plan(*task);
-    const int threads = plan.team(task->threads);
+    const int threads = plan.thread_count(task->threads);
     if (plan.shared()) {
         add_up_together(*task, plan);
     } else {
-        Team::run(threads, static_cast<int>(plan.groups),
-                  [&](int group, int member) { add_up_group(*task, plan, group, member); });
+        ThreadPool::run(threads, static_cast<int>(plan.groups),
+                  [&](int group, int thread) { add_up_group(*task, plan, group, thread); });
     }
     const float* results = Memory(*task, plan, 0, 0).result;
-    Team::run(threads, static_cast<int>(plan.inputs),
+    ThreadPool::run(threads, static_cast<int>(plan.inputs),
               [&](int input, int) { finish_input_here(*task, plan, results, input); });
     return NPCR_OK;
 }

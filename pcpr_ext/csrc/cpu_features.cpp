@@ -18,12 +18,12 @@ constexpr int64_t kRowsPerSum = 4096;  // rows of the default's gradient that ar
 constexpr int64_t kRowsPerTask = 4096;
 
 
-int team_size(int64_t threads, int64_t values) {
+int thread_count(int64_t threads, int64_t values) {
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, 1 + values / 65536, 256})));
 }
 
 int tasks_for(int64_t rows) {
-    return static_cast<int>(std::min<int64_t>((rows + kRowsPerTask - 1) / kRowsPerTask, Team::kMaxTasks / 2));
+    return static_cast<int>(std::min<int64_t>((rows + kRowsPerTask - 1) / kRowsPerTask, ThreadPool::kMaxTasks / 2));
 }
 
 template <class Index>
@@ -32,7 +32,7 @@ int32_t gather(const NpcrGather& task) {
     const int64_t channels = task.channels;
     const int tasks = tasks_for(task.fragments);
     std::atomic<bool> outside{false};
-    Team::run(team_size(task.threads, task.fragments * channels), tasks, [&](int part, int) {
+    ThreadPool::run(thread_count(task.threads, task.fragments * channels), tasks, [&](int part, int) {
         const Share rows(task.fragments, part, tasks);
         for (int64_t i = rows.first; i < rows.last; ++i) {
             const int64_t point = index[i];
@@ -77,10 +77,10 @@ void scatter(const NpcrScatter& task) {
     const Index* index = static_cast<const Index*>(task.index);
     const int64_t blocks = (task.fragments + kRowsPerSum - 1) / kRowsPerSum;
     double* sums = static_cast<double*>(task.scratch);
-    const int threads = team_size(task.threads, task.fragments * task.channels);
+    const int threads = thread_count(task.threads, task.fragments * task.channels);
     const int parts = tasks_for(task.fragments);
     // First a range of points for each thread, then the sums, which even out the threads' load.
-    Team::run(threads, threads + parts, [&](int part, int) {
+    ThreadPool::run(threads, threads + parts, [&](int part, int) {
         if (part < threads) return add_rows(task, index, Share(task.point_count, part, threads));
         const Share share(blocks, part - threads, parts);
         for (int64_t block = share.first; block < share.last; ++block) {

@@ -17,15 +17,16 @@ constexpr int64_t kGroup = 1024;  // pixels, or more where there would be too ma
 
 template <class Task>
 bool valid(const Task& task) {
-    return task.images >= 0 && task.images <= (1 << 16) && task.pixels >= 0 && task.pixels <= kMaxSide * kMaxSide && task.channels >= 1 && task.channels <= (1 << 20);
+    return task.images >= 0 && task.images <= (1 << 16) && task.pixels >= 0 &&
+           task.pixels <= kMaxSide * kMaxSide && task.channels >= 1 && task.channels <= (1 << 20);
 }
 
-int team_size(int64_t threads, int64_t values) {
+int thread_count(int64_t threads, int64_t values) {
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, 1 + values / 65536, 256})));
 }
 
-NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t image, int64_t first, int64_t last,
-                               float* __restrict sums) {
+NPCR_TARGET_CLONES void sums_of_pixels(const NpcrGate& task, int64_t image, int64_t first, int64_t last,
+                                      float* __restrict sums) {
     const int64_t channels = task.channels;
     // In locals, so that the compiler knows that no store below changes them.
     const float* __restrict scale = task.scale + image * channels;
@@ -44,8 +45,8 @@ NPCR_CLONES void sums_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
     }
 }
 
-NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t first, int64_t last,
-                               float* __restrict sums) {
+NPCR_TARGET_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t first, int64_t last,
+                                      float* __restrict sums) {
     const int64_t channels = task.channels;
     const float* __restrict scale = task.scale + image * channels;
     const float* __restrict shift = task.shift + image * channels;
@@ -55,7 +56,7 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
     float* __restrict gate_sums = sums + channels;
     for (int64_t pixel = first; pixel < last; ++pixel) {
         const float* __restrict y = task.values + pixel * channels;
-        const uint16_t* __restrict opened = task.open + pixel * channels;
+        const uint16_t* __restrict gates = task.gates + pixel * channels;
         const float* __restrict grad = task.grad + pixel * channels;
         float* __restrict out = task.grad_raw + pixel * 2 * channels;
         float* __restrict gate_out = out + channels;
@@ -64,8 +65,8 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
             const float given = grad[i];
             const float du = y[i] * scale[i] + shift[i] > 0.0f ? given : 0.0f;
             const float dy = (of_grad[i] * du + of_value[i] * y[i]) + constant[i];
-            const float open = static_cast<float>(opened[i]) * (1.0f / 65535.0f);
-            const float dconv = dy * open, dgate = dy * y[i] * (1.0f - open);
+            const float gate = static_cast<float>(gates[i]) * (1.0f / 65535.0f);
+            const float dconv = dy * gate, dgate = dy * y[i] * (1.0f - gate);
             out[i] = dconv;
             gate_out[i] = dgate;
             sums[i] += dconv;
@@ -74,7 +75,7 @@ NPCR_CLONES void grad_of_pixels(const NpcrGate& task, int64_t image, int64_t fir
     }
 }
 
-NPCR_CLONES void normalize_pixels(const NpcrNormalize& task, int64_t image, int64_t first, int64_t last) {
+NPCR_TARGET_CLONES void normalize_pixels(const NpcrNormalize& task, int64_t image, int64_t first, int64_t last) {
     const int64_t channels = task.channels;
     const float* __restrict scale = task.scale + image * channels;
     const float* __restrict shift = task.shift + image * channels;
@@ -99,7 +100,7 @@ struct Groups {
             of_picture = (task.pixels + size - 1) / size;
             count = task.images * of_picture;
             size *= 2;
-        } while (count > Team::kMaxTasks);
+        } while (count > ThreadPool::kMaxTasks);
         size /= 2;
     }
 };
@@ -107,7 +108,7 @@ struct Groups {
 // work(image, first, last, group): the pixels of all pictures are counted through.
 template <class Task, class Work>
 void over_groups(const Task& task, const Groups& groups, Work work) {
-    Team::run(team_size(task.threads, task.images * task.pixels * task.channels), static_cast<int>(groups.count),
+    ThreadPool::run(thread_count(task.threads, task.images * task.pixels * task.channels), static_cast<int>(groups.count),
               [&](int group, int) {
                   const int64_t image = group / groups.of_picture, first = group % groups.of_picture * groups.size;
                   const int64_t origin = image * task.pixels;

@@ -77,7 +77,7 @@ public:
           spares_(new Spare[threads]) {}
 
     int32_t run() {
-        Team::run(threads_, [this](int task, int member) { perform(task, &spares_[member]); },
+        ThreadPool::run(threads_, [this](int task, int thread) { perform(task, &spares_[thread]); },
                   [this] { return advance(); });
         return out_of_memory_.load() ? NPCR_OUT_OF_MEMORY : NPCR_OK;
     }
@@ -305,7 +305,7 @@ private:
 };
 
 // A thread is worth starting for some ten thousand points or pixels.
-int team_size(const NpcrRasterize& task) {
+int thread_count(const NpcrRasterize& task) {
     const int64_t useful = 1 + (task.point_count + task.width * task.height * task.layers) / 16384;
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, useful, 256})));
 }
@@ -316,7 +316,7 @@ int team_size(const NpcrRasterize& task) {
 int64_t npcr_rasterize_scratch(const NpcrRasterize* task) {
     using namespace npcr;
     if (!valid(*task)) return NPCR_BAD_ARGUMENT;
-    const int threads = team_size(*task);
+    const int threads = thread_count(*task);
     return task->layers <= 255 ? Scratch<uint8_t>(nullptr, *task, threads).bytes
                                : Scratch<uint16_t>(nullptr, *task, threads).bytes;
 }
@@ -326,7 +326,7 @@ int32_t npcr_rasterize(const NpcrRasterize* task) {
     const int64_t needed = npcr_rasterize_scratch(task);
     if (needed < 0) return static_cast<int32_t>(needed);
     if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
-    const int threads = team_size(*task);
+    const int threads = thread_count(*task);
     try {
         return task->layers <= 255 ? Rasterizer<uint8_t>(*task, threads).run()
                                    : Rasterizer<uint16_t>(*task, threads).run();

@@ -32,7 +32,7 @@ struct Block {
 };
 
 // Projects `count` <= kBlock points that lie `stride` floats apart.
-NPCR_CLONES void project_block(const Camera& camera, const float* points, int64_t stride, int count,
+NPCR_TARGET_CLONES void project_block(const Camera& camera, const float* points, int64_t stride, int count,
                                Block* block) {
     const Camera local = camera;
     for (int i = 0; i < count; ++i) {

@@ -17,7 +17,7 @@
 namespace npcr {
 namespace {
 
-int team_size(const NpcrResample& task) {
+int thread_count(const NpcrResample& task) {
     const int64_t values = task.images * task.height * task.width * task.channels;
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, 1 + values / 65536, 256})));
 }
@@ -43,14 +43,14 @@ NPCR_INLINE int64_t reflect(int64_t at, int64_t count) { return at < 0 ? -at : a
 NPCR_INLINE float larger(float a, float b) { return a > b ? a : b; }
 
 // Pooled row: the largest of 2x2 pixels, times `weight`, added to `out` (width - 1, channels).
-NPCR_CLONES void add_pooled(const float* __restrict above, const float* __restrict below, int64_t count,
+NPCR_TARGET_CLONES void add_pooled(const float* __restrict above, const float* __restrict below, int64_t count,
                             int64_t channels, float weight, float* __restrict out) {
     for (int64_t i = 0; i < count; ++i) {
         out[i] += weight * larger(larger(above[i], above[i + channels]), larger(below[i], below[i + channels]));
     }
 }
 
-NPCR_CLONES void add_scaled(const float* __restrict from, int64_t count, float weight, float* __restrict to) {
+NPCR_TARGET_CLONES void add_scaled(const float* __restrict from, int64_t count, float weight, float* __restrict to) {
     for (int64_t i = 0; i < count; ++i) to[i] += weight * from[i];
 }
 
@@ -68,7 +68,7 @@ NPCR_INLINE Place place(int64_t at, int64_t count) {
 }
 
 // A whole row doubled: pixel by pixel inside, so that the choice of instructions is made once a row.
-NPCR_CLONES void double_columns(const float* __restrict line, int64_t width, int64_t channels, float* __restrict out) {
+NPCR_TARGET_CLONES void double_columns(const float* __restrict line, int64_t width, int64_t channels, float* __restrict out) {
     for (int64_t column = 0; column < 2 * width; ++column) {
         const Place x = place(column, width);
         const float* __restrict a = line + x.first * channels;
@@ -78,7 +78,7 @@ NPCR_CLONES void double_columns(const float* __restrict line, int64_t width, int
     }
 }
 
-NPCR_CLONES void double_columns_grad(const float* __restrict line, int64_t width, int64_t channels,
+NPCR_TARGET_CLONES void double_columns_grad(const float* __restrict line, int64_t width, int64_t channels,
                                      float* __restrict out) {
     for (int64_t column = 0; column < 2 * width; ++column) {
         const Place x = place(column, width);
@@ -90,7 +90,7 @@ NPCR_CLONES void double_columns_grad(const float* __restrict line, int64_t width
 }
 
 // Every second column of the blur of `line` (count pixels), reflected.
-NPCR_CLONES void blur_columns(const float* __restrict line, int64_t count, int64_t channels, int64_t columns,
+NPCR_TARGET_CLONES void blur_columns(const float* __restrict line, int64_t count, int64_t channels, int64_t columns,
                               float* __restrict out) {
     for (int64_t column = 0; column < columns; ++column) {
         const float* __restrict left = line + reflect(2 * column - 1, count) * channels;
@@ -102,7 +102,7 @@ NPCR_CLONES void blur_columns(const float* __restrict line, int64_t count, int64
     }
 }
 
-NPCR_CLONES void blur_columns_grad(const float* __restrict line, int64_t count, int64_t channels, int64_t columns,
+NPCR_TARGET_CLONES void blur_columns_grad(const float* __restrict line, int64_t count, int64_t channels, int64_t columns,
                                    float* __restrict out) {
     for (int64_t column = 0; column < columns; ++column) {
         const float* __restrict grad = line + column * channels;
@@ -143,7 +143,7 @@ void pooled_grad(const NpcrResample& task, int64_t pooled_row, std::vector<float
 
 // To each pixel of a row the gradients of the pooled row below (`lower`: it is the row's own) or above it where the
 // pixel was the window's first largest.
-NPCR_CLONES void route(const float* __restrict own, const float* __restrict other, bool lower, int64_t count,
+NPCR_TARGET_CLONES void route(const float* __restrict own, const float* __restrict other, bool lower, int64_t count,
                        int64_t channels, const float* __restrict grad, float* __restrict out) {
     // Window at i: own[i], own[i + channels] and the same of the other row; the upper row comes first.
     for (int64_t i = 0; i < count; ++i) {
@@ -175,7 +175,7 @@ void halve_grad_row(const NpcrResample& task, int64_t row, std::vector<float>& l
     }
 }
 
-NPCR_CLONES void mix(const float* __restrict a, const float* __restrict b, float weight, int64_t count,
+NPCR_TARGET_CLONES void mix(const float* __restrict a, const float* __restrict b, float weight, int64_t count,
                      float* __restrict out) {
     for (int64_t i = 0; i < count; ++i) out[i] = (1.0f - weight) * a[i] + weight * b[i];
 }
@@ -225,7 +225,7 @@ NpcrResample picture(const NpcrResample& task, int64_t image) {
 // work(picture, row, two lines of a thread's own) for all rows of all pictures.
 template <class Work>
 int32_t over_rows(const NpcrResample& task, int64_t rows, Work work) {
-    const int threads = team_size(task);
+    const int threads = thread_count(task);
     try {
         std::vector<std::vector<float>> lines(2 * threads);
         for (auto& line : lines) line.reserve(static_cast<size_t>(2 * std::max(task.width, task.target_width) *
@@ -233,8 +233,8 @@ int32_t over_rows(const NpcrResample& task, int64_t rows, Work work) {
         // Pictures one after another: a phase has room for about a million tasks.
         for (int64_t image = 0; image < task.images; ++image) {
             const NpcrResample one = picture(task, image);
-            Team::run(threads, static_cast<int>(rows), [&](int row, int member) {
-                work(one, static_cast<int64_t>(row), lines[2 * member], lines[2 * member + 1]);
+            ThreadPool::run(threads, static_cast<int>(rows), [&](int row, int thread) {
+                work(one, static_cast<int64_t>(row), lines[2 * thread], lines[2 * thread + 1]);
             });
         }
     } catch (const std::bad_alloc&) {

@@ -2,14 +2,14 @@
 // The C interface of both native libraries. It knows nothing of torch: raw pointers, sizes, and for the
 // CUDA library a stream. The caller allocates everything, scratch memory too. The CPU library takes host
 // pointers and ignores `stream`; the CUDA library takes device pointers, ignores `threads`, queues its
-// work on `stream` and never waits for it. pcpr_ext/__init__.py mirrors the structures; whoever changes
-// one raises NPCR_ABI_VERSION in both places.
+// work on `stream` and never waits for it. pcpr_ext/structures.py mirrors the structures; whoever changes
+// one raises NPCR_ABI_VERSION here and ABI_VERSION in pcpr_ext/__init__.py.
 #ifndef NPCR_INTERFACE_H
 #define NPCR_INTERFACE_H
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 6
+#define NPCR_ABI_VERSION 7
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -62,13 +62,13 @@ struct NpcrScatter {
     void* stream;
 };
 
-// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Pictures are (images, height,
+// What follows is the network's, for the CPU alone, but for npcr_composite at the end. Feature maps are (images, height,
 // width, channels).
 
 // Weights (outputs, inputs, 3, 3) in the order that npcr_convolve reads them, transformed.
 struct NpcrPack {
-    const float* weights;  // (outputs, inputs, 3, 3)
-    const float* gates;    // as many, or null
+    const float* weights;       // (outputs, inputs, 3, 3)
+    const float* gate_weights;  // as many, or null
     int64_t outputs, inputs;
     int32_t transposed;  // for the gradient of the input, from that of the outputs, then the gates
     int32_t threads;
@@ -86,12 +86,12 @@ struct NpcrConvolve {
     const float* shift;
     int64_t images, height, width;
     int64_t outputs[3];  // channels of each target; only one where gated, 0 where there is no such target
-    int64_t window[4];   // left, top, right, bottom: only these pixels are computed and written
+    int64_t region[4];   // left, top, right, bottom: only these pixels are computed and written
     int32_t gated;
     int32_t threads;
     float* targets[3];  // (images, height, width, outputs[i]) each, the result's channels; null where not wanted
-    uint16_t* open;     // (images, height, width, outputs[0]), gated only: 65535 sigmoid(gate), rounded; or null
-    double* sums;       // (images, 2, outputs[0]), gated only: sums of y and of its squares over the window; or null
+    uint16_t* gates;    // (images, height, width, outputs[0]), gated only: 65535 sigmoid(gate), rounded; or null
+    double* sums;       // (images, 2, outputs[0]), gated only: sums of y and of its squares over the region; or null
     void* scratch;
     int64_t scratch_bytes;
 };
@@ -105,21 +105,21 @@ struct NpcrConvolveGrad {
     int64_t images, height, width;
     int64_t outputs;
     int32_t threads;
-    float* grad_weights;  // (outputs, inputs, 3, 3)
-    float* grad_gates;    // as many, or null where there are none
+    float* grad_weights;       // (outputs, inputs, 3, 3)
+    float* grad_gate_weights;  // as many, or null where there are none
     void* scratch;
     int64_t scratch_bytes;
 };
 
-// The way back through z = ReLU(scale y + shift), y = conv * open, open = sigmoid(gate), from y and open alone: conv's
-// gradient is dy open, the gate's dy y (1 - open). With du = grad where z > 0, else 0:
+// The gradient of z = ReLU(scale y + shift), y = conv * g, g = sigmoid(gate), from y and g alone: conv's gradient is
+// dy g, the gate's dy y (1 - g). With du = grad where z > 0, else 0:
 // npcr_gate_sums gives the sums of du and of du y over each picture's pixels, npcr_gate_grad the gradient of conv and
 // gate for dy = of_grad du + of_value y + constant, and the sums of that.
 struct NpcrGate {
-    const float* values;   // y, (images, pixels, channels)
-    const uint16_t* open;  // likewise, as npcr_convolve gives it; npcr_gate_grad only
-    const float* grad;     // likewise
-    const float* scale;    // (images, channels) each
+    const float* values;    // y, (images, pixels, channels)
+    const uint16_t* gates;  // g, likewise, as npcr_convolve gives them; npcr_gate_grad only
+    const float* grad;      // likewise
+    const float* scale;     // (images, channels) each
     const float* shift;
     const float* of_grad;  // npcr_gate_grad only, these three
     const float* of_value;
@@ -154,7 +154,7 @@ struct NpcrResample {
     float* grad_input;         // (images, height, width, channels)
 };
 
-// Soft splats, composited front to back (npcr.renderers.splats). Of dot d the point is d / (dot_count / point_count).
+// Soft splats, composited front to back (npcr.ops.compositing). Of dot d the point is d / (dot_count / point_count).
 struct NpcrComposite {
     const float* dots;        // (dot_count, 2) x and y, pixels
     const float* points;      // (point_count, 3 + channels): opacity 0 to 1, 1 / (2 s²), 1 / reach², values; pixels

@@ -4,8 +4,8 @@
 // A phase is over when its tasks are done, not when every thread has turned up: on a busy machine a thread
 // that the system has put aside holds up one task at most. Threads live for one call; starting one costs
 // some 20 microseconds, and nothing is left behind that a fork (a data loader's worker) could find broken.
-#ifndef NPCR_TEAM_H
-#define NPCR_TEAM_H
+#ifndef NPCR_THREAD_POOL_H
+#define NPCR_THREAD_POOL_H
 
 #include <stdint.h>
 
@@ -28,9 +28,9 @@ struct Share {
           last(first + count / parts + (part < count % parts ? 1 : 0)) {}
 };
 
-class Team {
+class ThreadPool {
 public:
-    using Perform = std::function<void(int task, int member)>;
+    using Perform = std::function<void(int task, int thread)>;
     // Called between phases, by one thread while no other works: returns the next phase's number of tasks
     // (1 to kMaxTasks), or 0 when all is done.
     using Advance = std::function<int()>;
@@ -38,22 +38,22 @@ public:
     static constexpr int kMaxTasks = (1 << 20) - 1;
 
     // Runs all phases on up to `threads` threads, the calling one included. Where the system refuses a
-    // thread, the team is smaller.
+    // thread, the pool is smaller.
     static void run(int threads, const Perform& perform, const Advance& advance) {
-        Team team(perform, advance);
-        team.next_phase(0);
-        const int helpers = threads > 1 ? threads - 1 : 0;
-        std::unique_ptr<std::thread[]> members(helpers ? new std::thread[helpers] : nullptr);
+        ThreadPool pool(perform, advance);
+        pool.next_phase(0);
+        const int wanted = threads > 1 ? threads - 1 : 0;
+        std::unique_ptr<std::thread[]> helpers(wanted ? new std::thread[wanted] : nullptr);
         int started = 0;
-        for (; started < helpers; ++started) {
+        for (; started < wanted; ++started) {
             try {
-                members[started] = std::thread([&team, member = started + 1] { team.work(member); });
+                helpers[started] = std::thread([&pool, number = started + 1] { pool.work(number); });
             } catch (const std::exception&) {
                 break;
             }
         }
-        team.work(0);
-        for (int i = 0; i < started; ++i) members[i].join();
+        pool.work(0);
+        for (int i = 0; i < started; ++i) helpers[i].join();
     }
 
     // One phase of `tasks` tasks.
@@ -75,7 +75,7 @@ private:
     static int count_of(State state) { return static_cast<int>(state >> kBits & kMaxTasks); }
     static State phase_of(State state) { return state >> 2 * kBits; }
 
-    Team(const Perform& perform, const Advance& advance) : perform_(perform), advance_(advance) {}
+    ThreadPool(const Perform& perform, const Advance& advance) : perform_(perform), advance_(advance) {}
 
     void next_phase(State phase) {
         const State count = static_cast<State>(advance_());
@@ -86,13 +86,13 @@ private:
         }
     }
 
-    void work(int member) {
+    void work(int thread) {
         State state = state_.load();
         while (count_of(state) != 0) {
             if (next_of(state) == count_of(state)) {
                 state = wait_for_change(state);
             } else if (state_.compare_exchange_weak(state, state + 1)) {
-                perform_(next_of(state), member);
+                perform_(next_of(state), thread);
                 if (done_.fetch_add(1) + 1 == count_of(state)) {
                     done_.store(0);
                     next_phase(phase_of(state) + 1);

@@ -60,19 +60,19 @@ void convolve_round(bool wild) {
     const int64_t rows = gated ? 2 * outputs : outputs, pixels = pictures.count();
     const std::vector<float> weights = randoms(rows * pictures.total * 9, false), bias = randoms(rows, wild);
     const std::vector<float> memory = packed(weights, rows, pictures.total, gated);
-    std::vector<uint16_t> open(pixels * outputs);
+    std::vector<uint16_t> gates(pixels * outputs);
     std::vector<double> sums(pictures.images * 2 * outputs);
     NpcrConvolve task{};
     pictures.into(task);
     task.packed = memory.data();
     task.bias = bias.data();
-    task.window[0] = pick(0, static_cast<int>(pictures.width) - 1);
-    task.window[1] = pick(0, static_cast<int>(pictures.height) - 1);
-    task.window[2] = pick(static_cast<int>(task.window[0]) + 1, static_cast<int>(pictures.width));
-    task.window[3] = pick(static_cast<int>(task.window[1]) + 1, static_cast<int>(pictures.height));
+    task.region[0] = pick(0, static_cast<int>(pictures.width) - 1);
+    task.region[1] = pick(0, static_cast<int>(pictures.height) - 1);
+    task.region[2] = pick(static_cast<int>(task.region[0]) + 1, static_cast<int>(pictures.width));
+    task.region[3] = pick(static_cast<int>(task.region[1]) + 1, static_cast<int>(pictures.height));
     task.gated = gated;
     if (gated) {
-        task.open = open.data();
+        task.gates = gates.data();
         task.sums = sums.data();
     }
     const int unwanted = parts[1] > 0 ? pick(0, 3) : 3;  // a target that is left out, or none
@@ -98,7 +98,7 @@ void convolve_round(bool wild) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
         const int64_t x = pixel % pictures.width, y = pixel / pictures.width % pictures.height;
         const int64_t image = pixel / (pictures.width * pictures.height);
-        const bool inside = x >= task.window[0] && x < task.window[2] && y >= task.window[1] && y < task.window[3];
+        const bool inside = x >= task.region[0] && x < task.region[2] && y >= task.region[1] && y < task.region[3];
         int target = 0;
         for (int64_t output = 0, channel = 0; output < outputs; ++output, ++channel) {
             while (channel == parts[target]) ++target, channel = 0;
@@ -119,7 +119,7 @@ void convolve_round(bool wild) {
             const double expected = inside && target != unwanted ? value : -9.0;
             REQUIRE(close(results[0][target][pixel * parts[target] + channel], expected, size));
             if (!gated || !inside) continue;
-            REQUIRE(fabs(open[pixel * outputs + output] / 65535.0 - 1 / (1 + exp(-values[1]))) <= 1e-4 * (size + 1.0) + 1e-5);
+            REQUIRE(fabs(gates[pixel * outputs + output] / 65535.0 - 1 / (1 + exp(-values[1]))) <= 1e-4 * (size + 1.0) + 1e-5);
             for (int kind = 0; kind < 2; ++kind) {
                 expected_sums[(2 * image + kind) * outputs + output] += kind ? value * value : value;
                 sizes[(2 * image + kind) * outputs + output] += kind ? size * size : size;
@@ -134,7 +134,7 @@ void convolve_grad_round(bool wild) {
     const bool gated = pick(0, 1);
     const int64_t convolutions = pick(1, 20), outputs = gated ? 2 * convolutions : convolutions;
     const std::vector<float> grad = randoms(pictures.count() * outputs, wild);
-    std::vector<float> result(convolutions * pictures.total * 9), gates(gated ? result.size() : 0);
+    std::vector<float> result(convolutions * pictures.total * 9), gate_weights(gated ? result.size() : 0);
     NpcrConvolveGrad task{};
     pictures.into(task);
     std::vector<float> before[3], scale[3], shift[3];
@@ -157,13 +157,13 @@ void convolve_grad_round(bool wild) {
     task.outputs = convolutions;
     task.threads = pick(1, 4);
     task.grad_weights = result.data();
-    task.grad_gates = gated ? gates.data() : nullptr;
+    task.grad_gate_weights = gated ? gate_weights.data() : nullptr;
     std::vector<char> scratch(npcr_convolve_grad_scratch(&task));
     task.scratch = scratch.data();
     task.scratch_bytes = static_cast<int64_t>(scratch.size());
     REQUIRE(npcr_convolve_grad(&task) == NPCR_OK);
     if (wild) return;
-    result.insert(result.end(), gates.begin(), gates.end());
+    result.insert(result.end(), gate_weights.begin(), gate_weights.end());
     for (int64_t i = 0; i < static_cast<int64_t>(result.size()); ++i) {
         const int64_t tap = i % 9, input = i / 9 % pictures.total, output = i / 9 / pictures.total;
         double expected = 0, size = 0;
@@ -213,12 +213,12 @@ void resample_round(bool wild) {
 void gate_round(bool wild) {
     const int64_t images = pick(1, 3), pixels = pick(0, 3000), channels = pick(1, 19), count = images * pixels * channels;
     const std::vector<float> values = randoms(count, wild), grad = randoms(count, wild);
-    std::vector<uint16_t> open(count);
-    for (uint16_t& value : open) value = static_cast<uint16_t>(pick(0, 65535));
+    std::vector<uint16_t> gates(count);
+    for (uint16_t& value : gates) value = static_cast<uint16_t>(pick(0, 65535));
     const std::vector<float> scale = randoms(images * channels, wild), shift = randoms(images * channels, wild);
     std::vector<float> grad_raw(2 * count), output(count);
     std::vector<double> sums(images * 2 * channels);
-    NpcrGate task{values.data(), open.data(), grad.data(), scale.data(), shift.data(), scale.data(), shift.data(),
+    NpcrGate task{values.data(), gates.data(), grad.data(), scale.data(), shift.data(), scale.data(), shift.data(),
                   shift.data(), images, pixels, channels, pick(1, 4), grad_raw.data(), sums.data()};
     REQUIRE(npcr_gate_sums(&task) == NPCR_OK);
     REQUIRE(npcr_gate_grad(&task) == NPCR_OK);
@@ -280,7 +280,7 @@ void composite_round(bool wild) {
 
 void network_refused() {
     NpcrConvolve task{};
-    task.images = task.height = task.width = task.window[2] = task.window[3] = 1;
+    task.images = task.height = task.width = task.region[2] = task.region[3] = 1;
     task.channels[0] = task.outputs[0] = 1;
     REQUIRE(npcr_convolve_scratch(&task) > 0);
     REQUIRE(npcr_convolve(&task) == NPCR_SCRATCH_TOO_SMALL);
@@ -294,8 +294,8 @@ void network_refused() {
     REQUIRE(bad([](NpcrConvolve& t) { t.outputs[0] = 0; }));
     REQUIRE(bad([](NpcrConvolve& t) { t.gated = t.outputs[1] = 1; }));  // gates are for one target
     REQUIRE(bad([](NpcrConvolve& t) { t.images = 0; }));
-    REQUIRE(bad([](NpcrConvolve& t) { t.window[2] = 2; }));
-    REQUIRE(bad([](NpcrConvolve& t) { t.window[1] = 1; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.region[2] = 2; }));
+    REQUIRE(bad([](NpcrConvolve& t) { t.region[1] = 1; }));
     NpcrPack pack{};
     pack.outputs = 3;
     REQUIRE(npcr_pack(&pack) == NPCR_BAD_ARGUMENT);  // no inputs

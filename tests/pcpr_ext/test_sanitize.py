@@ -22,7 +22,7 @@ FUZZ = Path(__file__).with_name("fuzz.cpp")
     [("address,undefined,float-cast-overflow", 60), ("thread", 12)],
 )
 def test_kernels_under_sanitizers(sanitizers: str, rounds: int, tmp_path: Path) -> None:
-    _fuzz(["-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DNPCR_NO_CLONES"], rounds, tmp_path)
+    _fuzz(["-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DNPCR_NO_TARGET_CLONES"], rounds, tmp_path)
 
 
 @pytest.mark.parametrize("lanes", [8, 4])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_network import plain_twin
+from npcr.ops import native_network as compiled
 from npcr.ops.memory import MemoryPool
-from npcr.renderers import GatedUNet, LayeredRenderer
+from npcr.renderers import LayeredRenderer
 from npcr.renderers.cpu import autograd as fast
-from npcr.renderers.cpu import kernels as compiled
 from npcr.renderers.gated_blocks import DoubleConv, Down, GatedConv, Out, Up
+from npcr.renderers.gated_unet import GatedUNet
 from npcr.renderers.receptive_field import Window, block_regions, bounding_region
 from tests.scenes import orbit_cameras
 
@@ -171,7 +172,7 @@ def test_recomputed_layers_give_the_same_gradients() -> None:
     for renderer.recompute_layers in (False, True):
         renderer.zero_grad(set_to_none=True)
         output = renderer(cameras)
-        (output.rgb.square().sum() + output.alpha.sum()).backward()
+        (output.color.square().sum() + output.alpha.sum()).backward()
         gradients.append([p.grad.clone() for p in renderer.parameters()])
     # Sums in another order move a few values across a ReLU's edge, hence the norm and not each element: in float32
     # either lies some 2% from what float64 gives.

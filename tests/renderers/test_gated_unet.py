@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from npcr.renderers import GatedUNet
+from npcr.renderers.gated_unet import GatedUNet
 
 
 def test_parameter_count_is_the_published_one() -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from npcr.ops import native_network as compiled
 from npcr.renderers import BlendedRenderer, LayeredRenderer, Renderer
 from npcr.renderers.cpu import autograd as fast
-from npcr.renderers.cpu import kernels as compiled
 from npcr.renderers.gated_blocks import DoubleConv, Up, blur_halve
 from npcr.renderers.half_activations import half_activations, halved
 from tests.scenes import orbit_cameras
@@ -53,7 +53,7 @@ def step(renderer: Renderer, half: bool) -> tuple[float, Tensor, int]:
     renderer.zero_grad(set_to_none=True)
     with half_activations(half) as packing:
         output = renderer(orbit_cameras(1, size=(60, 52)))
-        loss = (output.rgb - 0.5).square().mean() + (output.alpha - 0.5).square().mean()
+        loss = (output.color - 0.5).square().mean() + (output.alpha - 0.5).square().mean()
     loss.backward()
     saved = packing.bytes_before - packing.bytes_after if packing else 0
     return loss.item(), torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None]), saved

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from npcr.ops import native_network as compiled
 from npcr.ops.memory import POOL
-from npcr.renderers.cpu import kernels as compiled
 from npcr.renderers.cpu.rematerialize import Origin, channels_inside, origin_of, remember, save, saved
 from npcr.renderers.half_activations import halved
 from npcr.renderers.norms import ImageNorm, fixed_affine, own_statistics

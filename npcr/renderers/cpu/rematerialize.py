@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from npcr.ops import native_network as compiled
 from npcr.ops.memory import POOL
-from npcr.renderers.cpu import kernels as compiled
 
 
 class Origin(NamedTuple):

@@ -33,9 +33,9 @@ def pack(weight: Tensor, gates: Tensor | None = None, *, transposed: bool = Fals
     """
     weight = weight.detach().contiguous()
     gates = None if gates is None else gates.detach().contiguous()
-    task = pcpr_ext.Pack(weights=weight.data_ptr(), gates=_pointer(gates), outputs=weight.shape[0],
+    task = pcpr_ext.Pack(weights=weight.data_ptr(), gate_weights=_pointer(gates), outputs=weight.shape[0],
                          inputs=weight.shape[1], transposed=transposed, threads=torch.get_num_threads())
-    packed = POOL.empty(_library().ask("npcr_pack_floats", task))
+    packed = POOL.empty(_library().call("npcr_pack_floats", task))
     task.packed, task.packed_floats = packed.data_ptr(), packed.numel()
     _library().run(task)
     return packed
@@ -56,8 +56,8 @@ def convolve(sources: Sequence[Tensor], packed: Tensor, bias: Tensor | None, tar
     images, height, width, _ = sources[0].shape
     task = pcpr_ext.Convolve(packed=packed.data_ptr(), bias=_pointer(bias), scale=_pointer(scale),
                              shift=_pointer(shift), images=images, height=height, width=width,
-                             window=(ctypes.c_int64 * 4)(*(window or (0, 0, width, height))), gated=gated,
-                             open=_pointer(opening), sums=_pointer(sums))
+                             region=(ctypes.c_int64 * 4)(*(window or (0, 0, width, height))), gated=gated,
+                             gates=_pointer(opening), sums=_pointer(sums))
     _set_sources(task, sources)
     for i, target in enumerate(targets):
         if isinstance(target, int):
@@ -78,7 +78,7 @@ def convolve_grad(sources: Sequence[tuple[Tensor, Tensor | None, Tensor | None]]
     images, height, width, _ = grad_output.shape
     task = pcpr_ext.ConvolveGrad(grad_output=grad_output.data_ptr(), images=images, height=height, width=width,
                                  outputs=len(grad_weight), grad_weights=grad_weight.data_ptr(),
-                                 grad_gates=_pointer(grad_gates))
+                                 grad_gate_weights=_pointer(grad_gates))
     _set_sources(task, [pictures for pictures, *_ in sources])
     for i, (_, scale, shift) in enumerate(sources):
         task.scale[i], task.shift[i] = _pointer(scale), _pointer(shift)
@@ -98,7 +98,7 @@ def gate_grad(values: Tensor, opening: Tensor, grad: Tensor, scale: Tensor, shif
     sums = torch.empty(len(grad), 2 * grad.shape[3], dtype=torch.float64)
     task = _gate(values, grad, scale, shift, sums)
     task.of_grad, task.of_value, task.constant = of_grad.data_ptr(), of_value.data_ptr(), constant.data_ptr()
-    task.open, task.grad_raw = opening.data_ptr(), grad_raw.data_ptr()
+    task.gates, task.grad_raw = opening.data_ptr(), grad_raw.data_ptr()
     _run(task, "npcr_gate_grad")
     return sums
 
