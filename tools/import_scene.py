@@ -17,12 +17,12 @@ from typing import Any
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.importers.capture import Capture
+from npcr.importers.base import Capture
 from npcr.importers.colmap import read_colmap
-from npcr.importers.import_capture import import_capture
 from npcr.importers.matting import Matting
 from npcr.importers.metashape import read_metashape
 from npcr.importers.nhr import read_nhr
+from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.reconstruction.point_filters import CloudEdit
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import MissingExtraError, NpcrError, SceneError
-from npcr.importers.capture import Capture, View, named_after
-from npcr.importers.colmap_files import MODEL_FILES, check_binary_model
+from npcr.importers.base import Capture, View, named_after
+from npcr.importers.colmap_binary import MODEL_FILES, check_binary_model
 from npcr.importers.lenses import Lens
 from npcr.io.points import PointCloud
 

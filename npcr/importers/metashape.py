@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
-from npcr.importers.capture import IMAGE_SUFFIXES, Capture, View, named_after
+from npcr.importers.base import IMAGE_SUFFIXES, Capture, View, named_after
 from npcr.importers.lenses import Distortion, Lens
 
 logger = logging.getLogger("npcr")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from npcr.data.scene import find_clouds, find_mattes, find_photographs, frame_names
 from npcr.errors import SceneError
-from npcr.importers.capture import Capture, View
+from npcr.importers.base import Capture, View
 from npcr.importers.lenses import Lens
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
 from npcr.io.images import inspect_image

@@ -19,7 +19,7 @@ import numpy as np
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
-from npcr.importers.capture import IMAGE_SUFFIXES, Capture, View
+from npcr.importers.base import IMAGE_SUFFIXES, Capture, View
 from npcr.importers.lenses import BrownDistortion, Distortion, FisheyeDistortion, Lens
 
 logger = logging.getLogger("npcr")

@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from npcr.config import load_config
 from npcr.data.scene import load_scene
 from npcr.errors import NpcrError
-from npcr.importers.capture import Capture
+from npcr.importers.base import Capture
 from npcr.importers.colmap import read_colmap
-from npcr.importers.import_capture import import_capture
 from npcr.importers.metashape import read_metashape
 from npcr.importers.nhr import read_nhr
+from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.points import PointCloud, write_points
 from tests.captures import points, write_colmap, write_metashape, write_transforms

@@ -10,8 +10,8 @@ import pytest
 
 from npcr.config import load_config
 from npcr.errors import MissingExtraError, SceneError
-from npcr.importers.import_capture import import_capture
 from npcr.importers.matting import Matting, keyed_matte, solved_matte
+from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.images import read_image, read_matte, write_image
 from tests.captures import SIZE, write_transforms

@@ -11,8 +11,8 @@ import pytest
 from npcr.config import load_config
 from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import SceneError
-from npcr.importers.import_capture import import_capture
 from npcr.importers.nhr import read_nhr
+from npcr.importers.scene_writer import import_capture
 from npcr.io.camera_files import read_cam_poses, write_cam_poses, write_intrinsics
 from npcr.io.images import read_image, write_image
 from npcr.io.points import PointCloud, write_points

@@ -16,8 +16,8 @@ from npcr.cameras import Cameras, project
 from npcr.config import load_config
 from npcr.data.scene import load_scene
 from npcr.errors import NpcrError, SceneError
-from npcr.importers import import_capture as importing
-from npcr.importers.import_capture import import_capture
+from npcr.importers import scene_writer
+from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
 from npcr.io.images import read_image, read_matte, write_image
@@ -217,7 +217,7 @@ def test_missing_photographs_are_counted_and_left_out(capture, tmp_path):
 
 
 def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
-    real, calls = importing.write_picture, []
+    real, calls = scene_writer.write_picture, []
 
     def fails_late(recipe, stem, matting):
         calls.append(stem)
@@ -225,7 +225,7 @@ def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(recipe, stem, matting)
 
-    monkeypatch.setattr(importing, "write_picture", fails_late)
+    monkeypatch.setattr(scene_writer, "write_picture", fails_late)
     with pytest.raises(KeyboardInterrupt):
         import_capture(read_transforms(capture[0]), tmp_path / "scenes" / "ball", workers=1)
     assert list((tmp_path / "scenes").iterdir()) == []

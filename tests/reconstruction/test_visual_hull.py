@@ -13,7 +13,7 @@ from npcr.cameras import Cameras
 from npcr.config import load_config
 from npcr.data.scene_config import near_far_size, point_spacing, scene_settings, write_scene_config
 from npcr.errors import NpcrError, SceneError
-from npcr.importers.import_capture import import_capture
+from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.images import write_image

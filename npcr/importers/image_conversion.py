@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from npcr.errors import SceneError
-from npcr.importers.capture import Capture, View, named_after
+from npcr.importers.base import Capture, View, named_after
 from npcr.importers.lenses import Lens, Rectified, rectify, undistortion_maps
 from npcr.importers.matting import Matting, keyed_matte, solved_matte
 from npcr.io.images import inspect_image, read_image, read_matte, write_image

@@ -18,8 +18,8 @@ from npcr.cameras import Cameras
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination, new_scene_folder
 from npcr.errors import SceneError
-from npcr.importers.capture import Capture
-from npcr.importers.images import Recipe, Written, plan, with_trimaps, write_picture
+from npcr.importers.base import Capture
+from npcr.importers.image_conversion import Recipe, Written, plan, with_trimaps, write_picture
 from npcr.importers.matting import Matting
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.points import PointCloud, read_points, write_points
