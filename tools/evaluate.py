@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
-import math
 import platform
 import subprocess
 import sys
@@ -29,10 +27,10 @@ from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
 from npcr.data.samples import SceneDataset
 from npcr.evaluation import views as evaluator
-from npcr.evaluation.contact_sheet import Pixels, contact_sheet, sheet_row
+from npcr.evaluation.contact_sheet import Pixels, sheet_row, write_contact_sheet
 from npcr.evaluation.video_report import BLENDS, PathSelection, evaluate_paths
 from npcr.factory import load_renderer
-from npcr.io.files import atomic_write
+from npcr.io.json_files import write_json
 from npcr.renderers.acceleration import prepare_rendering
 from npcr.training.trainer import held_out_views, make_views, open_scene
 
@@ -103,9 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
              "versions": versions(), "device": str(device)}
     if args.video:
         output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
-        choice = PathSelection(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
-                             tuple(args.blend or BLENDS))
-        evaluate_paths(renderer, cfg, choice, output, facts)
+        selection = PathSelection(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
+                                  tuple(args.blend or BLENDS))
+        evaluate_paths(renderer, cfg, selection, output, facts)
         return
     views, which, kind = choose_views(cfg, device, args.all)
     if kind == "held out":
@@ -119,16 +117,14 @@ def main(arguments: list[str] | None = None) -> None:
         if (score.frame, score.camera) in shown:
             rows.append(sheet_row(score, pictures))
 
-    scores = evaluator.evaluate(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device,
-                                on_view=keep_row)
+    scores = evaluator.evaluate_views(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device,
+                                      on_view=keep_row)
     output = args.output or Path(cfg.OUTPUT_DIR) / f"evaluation_{epoch}"
     dump_config(cfg, output / "config.yml")
-    contact_sheet(output / "contact_sheet.png", rows)
+    write_contact_sheet(output / "contact_sheet.png", rows)
     report = {**facts, "views": kind, "scene": str(views.scene.folder), "size": list(views.size), "how": HOW,
-              "mean": finite(evaluator.mean_scores(scores)),
-              "each": [finite(dataclasses.asdict(score)) for score in scores]}
-    with atomic_write(output / "evaluation.json", "w") as file:
-        file.write(json.dumps(report, indent=1, allow_nan=False) + "\n")
+              "mean": evaluator.mean_scores(scores), "each": [dataclasses.asdict(score) for score in scores]}
+    write_json(output / "evaluation.json", report)
     print(evaluator.format_scores(scores))
     print(f"{len(scores)} views ({kind}) of {views.scene.folder}, epoch {epoch}: {output}/evaluation.json, "
           "contact_sheet.png")
@@ -156,12 +152,6 @@ def warn_of_training_views(cfg: CfgNode, trained: dict[str, Any], checkpoint: Pa
         logger.warning("%s was trained with DATASETS.HOLDOUT_EVERY %s, the configuration says %s: some of "
                        "these views may be training views", checkpoint,
                        "unknown" if before is None else before, cfg.DATASETS.HOLDOUT_EVERY)
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: null stands for the PSNR of pictures without any difference."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()}
 
 
 def commit() -> str | None:

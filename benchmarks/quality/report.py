@@ -23,7 +23,7 @@ from benchmarks.quality.scores import METRICS  # noqa: E402
 from benchmarks.quality.variants import BASE, Question, all_variants, questions  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.errors import ConfigError, NpcrError  # noqa: E402
-from npcr.evaluation.contact_sheet import contact_sheet  # noqa: E402
+from npcr.evaluation.contact_sheet import write_contact_sheet  # noqa: E402
 from npcr.io.files import atomic_write  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 
@@ -157,7 +157,7 @@ def write_sheet(output: Path, names: Sequence[str], path: Path | None = None) ->
     if not rows:
         return None
     sheet = output / "contact_sheet.png"
-    contact_sheet(sheet, rows)
+    write_contact_sheet(sheet, rows)
     if path is None:
         return sheet
     write_image(path, read_image(sheet), quality=90)

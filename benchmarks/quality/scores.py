@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from npcr.errors import MissingExtraError
 from npcr.evaluation.contact_sheet import sheet_row
-from npcr.evaluation.views import ViewPictures, ViewScore, evaluate
+from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views
 from npcr.factory import load_renderer
 from npcr.io.images import write_image
 from npcr.renderers.losses import VggFeatures
@@ -63,7 +63,7 @@ def score_held_out(cfg: CfgNode, checkpoint: Path, device: torch.device, vgg: Vg
             named = dataclasses.replace(score, name=f"{label}   {score.name}")
             write_image(row, sheet_row(named, pictures))
 
-    evaluate(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device, progress=False, on_view=keep)
+    evaluate_views(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device, progress=False, on_view=keep)
     return scores
 
 

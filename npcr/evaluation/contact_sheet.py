@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture to judge an evaluation by: a row for each view, photograph beside rendering."""
+"""A contact sheet of evaluated views: a row for each, photograph beside rendering."""
 
 from __future__ import annotations
 
@@ -25,23 +25,40 @@ PAPER, INK = 32, (230, 230, 230)
 
 
 def sheet_row(score: ViewScore, pictures: ViewPictures, width: int = WIDTH) -> Pixels:
-    """(h, w, 3) RGB: a line with the view's name and scores above its five pictures, `width` wide at most."""
+    """Draw one view: a line with its name and scores above its five pictures.
+
+    Args:
+        score: of the view.
+        pictures: of the view.
+        width: pixels, of each picture at most.
+
+    Returns:
+        (h, w, 3) RGB.
+    """
     error = (pictures.rendered - pictures.target).abs().mean(0, keepdim=True) / LARGEST_ERROR
     heat = np.asarray(cv2.applyColorMap(_pixels(error), cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
-    shown = [_pixels(pictures.target), _pixels(pictures.rendered), _pixels(pictures.target_alpha),
-             _pixels(pictures.alpha), heat]
+    images = [_pixels(pictures.target), _pixels(pictures.rendered), _pixels(pictures.target_alpha),
+              _pixels(pictures.alpha), heat]
     gap = ((0, GAP), (0, GAP), (0, 0))
-    cells = [np.pad(_shrunk(image, width), gap, constant_values=PAPER) for image in shown]
+    cells = [np.pad(_shrunk(image, width), gap, constant_values=PAPER) for image in images]
     body = np.concatenate(cells, axis=1)
     label = (f"{score.name}   camera {score.camera}   PSNR {score.psnr:.2f} dB   SSIM {score.ssim:.4f}   "
              f"alpha MAE {score.alpha_mae:.4f}")
     return np.concatenate([text_bar(body.shape[1], [(0, label)]), body])
 
 
-def contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
-    """Write rows of `sheet_row`, all of one width, under a line of captions as a PNG (ValueError without)."""
+def write_contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
+    """Write rows below a line of captions as a PNG.
+
+    Args:
+        path: the file.
+        rows: of `sheet_row`, all of one width.
+
+    Raises:
+        ValueError: there are no rows.
+    """
     if not rows:
-        raise ValueError("contact_sheet: no rows")
+        raise ValueError("write_contact_sheet: no rows")
     width = rows[0].shape[1]
     captions = [(i * width // len(COLUMNS), text) for i, text in enumerate(COLUMNS)]
     write_image(path, np.concatenate([text_bar(width, captions), *rows]))
@@ -61,7 +78,16 @@ def _shrunk(image: Pixels, width: int) -> Pixels:
 
 
 def text_bar(width: int, texts: Sequence[tuple[int, str]], height: int = BAR) -> Pixels:
-    """A line with each text from its x on, as small as it takes for the widest to fit."""
+    """Draw a line of texts, each as small as it takes to fit before the next.
+
+    Args:
+        width: pixels, of the line.
+        texts: x where each begins, and the text, from left to right.
+        height: pixels, of the line.
+
+    Returns:
+        (height, width, 3) RGB.
+    """
     bar = np.full((height, width, 3), PAPER, np.uint8)
     starts = [x for x, _ in texts] + [width]
     for (x, text), end in zip(texts, starts[1:], strict=True):

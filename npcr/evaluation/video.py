@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How steady a camera path comes out with each kind of blending, and how true (docs/temporal.md: Measures).
+"""Steadiness and accuracy of a rendered camera path, with each kind of blending (docs/temporal.md, "Measures").
 
-A frame is rendered once and goes to every blender. Pictures are compared as they are shown, over the
-background and clipped to [0, 1], before rounding; the matte of the truth, where there is one, says which
-pixels count, else the rendered points do.
+A frame is rendered once and goes to every blender. Images are compared over the background and clipped to [0, 1],
+before rounding. Measures are taken within the ground truth's matte where there is one, else at the rendered points.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from npcr.cameras import Cameras, unproject
@@ -31,87 +30,108 @@ from npcr.metrics.video import (
     second_difference_error,
     warp_error,
 )
-from npcr.renderers import over_background
+from npcr.renderers import Renderer, over_background
 from npcr.rendering.frames import show, single_frame
 from npcr.temporal import Blender, RenderedFrame
 
-# Relative depth difference up to which a rendered pixel shows a point. The nearest point of a pixel in hair
-# changes with every frame; what is to be kept apart here is front and back.
-OWN_VISIBLE = 0.03
+# Relative depth difference up to which a point counts as visible in a rendered pixel. It separates front from back
+# only, for the nearest point of a pixel in hair changes with every frame.
+RENDERED_DEPTH_TOLERANCE = 0.03
 
 T = TypeVar("T")
 
-TRUTH = "truth"  # the true frames' own row: what even a perfect video reads
+GROUND_TRUTH = "truth"  # names the true frames among the blendings: what even a perfect video scores
 
 
 @dataclass
 class VideoScores:
-    """One path's numbers: of each blending, and of the truth itself, by metric, a value per frame.
+    """Scores of one path, by blending (and of the ground truth itself), metric and frame."""
 
-    Lists are as long as the path; where a metric has no value (the first frame has no earlier one) is None.
-    """
+    frames: int  # of the path
+    # By blending and metric a list as long as the path, None where a metric has no value (the first frame has no
+    # earlier one).
+    per_frame: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    pictures: dict[str, list[NDArray[np.uint8]]] = field(default_factory=dict)  # by blending, (H, W, 3) of each frame
+    render_seconds: float = 0.0  # mean of a frame
+    blend_seconds: dict[str, float] = field(default_factory=dict)  # by blending, mean of a frame
 
-    frames: int
-    each: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
-    pictures: dict[str, list[NDArray[np.uint8]]] = field(default_factory=dict)  # (H, W, 3) of each frame
-    render_seconds: float = 0.0  # the mean over the frames, like all of these
-    blend_seconds: dict[str, float] = field(default_factory=dict)
-
-    def put(self, name: str, metric: str, index: int, value: Tensor) -> None:
-        values = self.each.setdefault(name, {}).setdefault(metric, [None] * self.frames)
+    def record(self, name: str, metric: str, index: int, value: Tensor) -> None:
+        """Set a metric of frame `index` of the blending `name`."""
+        values = self.per_frame.setdefault(name, {}).setdefault(metric, [None] * self.frames)
         values[index] = value.item()
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Of each blending, the mean of each metric over the frames that have it."""
+        """By blending, the mean of each metric over the frames that have a value."""
         return {name: {metric: float(np.mean([value for value in values if value is not None]))
-                       for metric, values in metrics.items()} for name, metrics in self.each.items()}
+                       for metric, values in metrics.items()} for name, metrics in self.per_frame.items()}
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What one frame leaves for the next two."""
+class _PathFrame:
+    """A frame of the path with everything that it and the next two are compared by."""
 
-    frame: RenderedFrame  # single
-    shown: dict[str, Tensor]  # (1, 3, H, W) by blending, and the truth's
-    mask: Tensor | None  # (1, H, W) bool, the true matte
+    rendered: RenderedFrame  # not blended
+    images: dict[str, Tensor]  # (1, 3, H, W) by blending, and of the ground truth
+    mask: Tensor | None  # (1, H, W) bool, the ground truth's matte
     geometry: Geometry | None
 
     def blendings(self) -> list[str]:
-        return [name for name in self.shown if name != TRUTH]
+        return [name for name in self.images if name != GROUND_TRUTH]
 
 
-def evaluate_video(renderer: nn.Module, cameras: Cameras, blenders: Mapping[str, Blender | None], *, gray: float,
-                   truth: PathGroundTruth | None = None, frame: int = 0, keep_pictures: bool = True,
+def evaluate_video(renderer: Renderer, cameras: Cameras, blenders: Mapping[str, Blender | None], *, gray: float,
+                   ground_truth: PathGroundTruth | None = None, frame: int = 0, keep_pictures: bool = True,
                    description: str = "path", progress: bool = True) -> VideoScores:
-    """Render `cameras` in order and score what each of `blenders` makes of them.
+    """Render a camera path and score it with each of several blenders.
 
-    blenders: by name; None shows single frames. gray: the background, 0-1. Everything that
-    `truth` has is made use of. Pictures are kept for slices and for ColorVideoVDP, 3 bytes a pixel.
+    Args:
+        renderer: is put into eval mode.
+        cameras: the path, in order.
+        blenders: by name; None: frames are not blended.
+        gray: the background, 0-1.
+        ground_truth: the path's true frames and geometry; every metric is measured that these allow.
+        frame: of the scene, from 0.
+        keep_pictures: whether scores hold each frame's pixels, 3 bytes each, for slices and ColorVideoVDP.
+        description: of the progress bar.
+        progress: whether to show one.
+
+    Returns:
+        The scores.
+
+    Raises:
+        SceneError: a file of the ground truth cannot be read.
     """
     renderer.eval()
     scores = VideoScores(len(cameras), blend_seconds=dict.fromkeys(blenders, 0.0))
-    steps: deque[_Step] = deque(maxlen=3)
+    recent: deque[_PathFrame] = deque(maxlen=3)
     with torch.inference_mode():
-        singles, *readers = fan_out(_singles(renderer, cameras, frame, scores), 1 + len(blenders))
-        shows = {name: show(reader, gray, blender)
-                 for reader, (name, blender) in zip(readers, blenders.items(), strict=True)}
-        path = tqdm(singles, desc=description, unit="frame", total=len(cameras), disable=not progress, leave=False)
-        for index, single in enumerate(path):
-            shown = {name: _next(name, pictures, single, scores) for name, pictures in shows.items()}
-            steps.append(_with_truth(single, shown, gray, truth, index))
-            _score(scores, index, list(steps))
-            for name, picture in steps[-1].shown.items() if keep_pictures else ():
-                scores.pictures.setdefault(name, []).append(_bytes(picture))
+        frames, *readers = fan_out(_render(renderer, cameras, frame, scores), 1 + len(blenders))
+        streams = {name: show(reader, gray, blender)
+                   for reader, (name, blender) in zip(readers, blenders.items(), strict=True)}
+        path = tqdm(frames, desc=description, unit="frame", total=len(cameras), disable=not progress, leave=False)
+        for index, rendered in enumerate(path):
+            images = {name: _next_image(name, stream, rendered, scores) for name, stream in streams.items()}
+            recent.append(_with_ground_truth(rendered, images, gray, ground_truth, index))
+            _score(scores, index, list(recent))
+            for name, image in recent[-1].images.items() if keep_pictures else ():
+                scores.pictures.setdefault(name, []).append(_to_bytes(image))
     return scores
 
 
 def fan_out(source: Iterable[T], count: int) -> list[Iterator[T]]:
-    """`count` readers of one stream, which is kept from the slowest to the fastest.
+    """Split one stream among several readers, keeping only items that the slowest has not read.
 
-    As `itertools.tee`, which however lets go of its items only in blocks of 57.
+    `itertools.tee` does the same, but frees its items only in blocks of 57.
+
+    Args:
+        source: is read once.
+        count: of readers.
+
+    Returns:
+        `count` iterators over the same items.
     """
     stream = iter(source)
-    waiting: list[deque[T]] = [deque() for _ in range(count)]
+    queues: list[deque[T]] = [deque() for _ in range(count)]
 
     def read(own: deque[T]) -> Iterator[T]:
         while True:
@@ -120,94 +140,97 @@ def fan_out(source: Iterable[T], count: int) -> list[Iterator[T]]:
                     item = next(stream)
                 except StopIteration:
                     return
-                for queue in waiting:
+                for queue in queues:
                     queue.append(item)
-                del item  # the queues alone hold it
+                del item  # so that only the queues refer to it
             yield own.popleft()
 
-    return [read(own) for own in waiting]
+    return [read(own) for own in queues]
 
 
-def _singles(renderer: nn.Module, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[RenderedFrame]:
+def _render(renderer: Renderer, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[RenderedFrame]:
     device = next(renderer.parameters()).device
     for index in range(len(cameras)):
         camera = cameras[index].to(device)
         start = _now(device)
-        single = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
+        rendered = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
         scores.render_seconds += (_now(device) - start) / scores.frames
-        yield single
+        yield rendered
 
 
-def _next(name: str, pictures: Iterator[tuple[Tensor, Tensor]], single: RenderedFrame, scores: VideoScores) -> Tensor:
-    """The next picture of a blending; what was rendered for it meanwhile is not of its time."""
-    start, rendered = _now(single.depth.device), scores.render_seconds
-    picture = next(pictures)[0].clamp(0, 1)
-    seconds = (_now(single.depth.device) - start) / scores.frames
-    scores.blend_seconds[name] += seconds - (scores.render_seconds - rendered)
-    return picture
+def _next_image(name: str, stream: Iterator[tuple[Tensor, Tensor]], rendered: RenderedFrame,
+                scores: VideoScores) -> Tensor:
+    """The next image of a blending, whose time is recorded without that of frames rendered meanwhile."""
+    device = rendered.depth.device
+    start, render_seconds = _now(device), scores.render_seconds
+    image = next(stream)[0].clamp(0, 1)
+    seconds = (_now(device) - start) / scores.frames
+    scores.blend_seconds[name] += seconds - (scores.render_seconds - render_seconds)
+    return image
 
 
-def _with_truth(single: RenderedFrame, shown: dict[str, Tensor], gray: float, truth: PathGroundTruth | None,
-                index: int) -> _Step:
-    device = single.depth.device
+def _with_ground_truth(rendered: RenderedFrame, images: dict[str, Tensor], gray: float,
+                       ground_truth: PathGroundTruth | None, index: int) -> _PathFrame:
+    device = rendered.depth.device
     mask = geometry = None
-    if truth is not None and truth.has_pictures:
-        rgba = truth.picture(index).to(device)
-        shown = {**shown, TRUTH: over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)}
+    if ground_truth is not None and ground_truth.has_pictures:
+        rgba = ground_truth.picture(index).to(device)
+        images = {**images, GROUND_TRUTH: over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)}
         mask = rgba[:, 3] > 0
-    if truth is not None and truth.has_geometry:
-        geometry = Geometry(*(part.to(device) for part in truth.geometry(index)))
-    return _Step(single, shown, mask, geometry)
+    if ground_truth is not None and ground_truth.has_geometry:
+        geometry = Geometry(*(part.to(device) for part in ground_truth.geometry(index)))
+    return _PathFrame(rendered, images, mask, geometry)
 
 
-def _score(scores: VideoScores, index: int, steps: list[_Step]) -> None:
-    """Put down what frame `index`, the last of up to three `steps`, makes known."""
-    _score_frame(scores, index, steps[-1])
-    if len(steps) > 1:
-        _score_pair(scores, index, *steps[-2:])
-    if len(steps) > 2:
-        _score_triple(scores, index - 1, *steps)
+def _score(scores: VideoScores, index: int, recent: list[_PathFrame]) -> None:
+    """Record what frame `index`, the last of up to three `recent` ones, allows to measure."""
+    _score_frame(scores, index, recent[-1])
+    if len(recent) > 1:
+        _score_pair(scores, index, *recent[-2:])
+    if len(recent) > 2:
+        _score_triple(scores, index - 1, *recent)
 
 
-def _score_frame(scores: VideoScores, index: int, now: _Step) -> None:
-    for name in now.blendings() if TRUTH in now.shown else ():
-        scores.put(name, "psnr", index, psnr(now.shown[name], now.shown[TRUTH]))
-        scores.put(name, "ssim", index, ssim(now.shown[name], now.shown[TRUTH]))
+def _score_frame(scores: VideoScores, index: int, current: _PathFrame) -> None:
+    for name in current.blendings() if GROUND_TRUTH in current.images else ():
+        scores.record(name, "psnr", index, psnr(current.images[name], current.images[GROUND_TRUTH]))
+        scores.record(name, "ssim", index, ssim(current.images[name], current.images[GROUND_TRUTH]))
 
 
-def _score_pair(scores: VideoScores, index: int, earlier: _Step, now: _Step) -> None:
-    if now.geometry is not None and earlier.geometry is not None:
-        true = correspond(now.geometry.position, earlier.geometry.depth, earlier.frame.cameras)
-        for name, picture in now.shown.items():
-            scores.put(name, "warp_error", index, warp_error(picture, earlier.shown[name], true))
-    own = _by_rendered_depth(now.frame, earlier.frame)
-    for name in now.blendings():
-        scores.put(name, "warp_error_own", index, warp_error(now.shown[name], earlier.shown[name], own))
-        if now.mask is not None:
-            rendered, true_ones = ([step.shown[which] for step in (earlier, now)] for which in (name, TRUTH))
-            scores.put(name, "flow_error", index, flow_error(rendered, true_ones, now.mask))
+def _score_pair(scores: VideoScores, index: int, earlier: _PathFrame, current: _PathFrame) -> None:
+    if current.geometry is not None and earlier.geometry is not None:
+        true = correspond(current.geometry.position, earlier.geometry.depth, earlier.rendered.cameras)
+        for name, image in current.images.items():
+            scores.record(name, "warp_error", index, warp_error(image, earlier.images[name], true))
+    own = _correspond_by_rendered_depth(current.rendered, earlier.rendered)
+    for name in current.blendings():
+        scores.record(name, "warp_error_own", index, warp_error(current.images[name], earlier.images[name], own))
+        if current.mask is not None:
+            rendered, true_ones = ([one.images[key] for one in (earlier, current)] for key in (name, GROUND_TRUTH))
+            scores.record(name, "flow_error", index, flow_error(rendered, true_ones, current.mask))
 
 
-def _score_triple(scores: VideoScores, index: int, earlier: _Step, middle: _Step, later: _Step) -> None:
-    steps = (earlier, middle, later)
-    before, after = (_by_rendered_depth(middle.frame, other.frame) for other in (earlier, later))
-    for name in middle.shown:
-        shown = [step.shown[name] for step in steps]
-        first, second, third = shown
-        scores.put(name, "flicker", index, flicker(first, second, third, before, after))
-        if middle.mask is not None and name != TRUTH:
-            true = [step.shown[TRUTH] for step in steps]
-            scores.put(name, "second_difference_error", index, second_difference_error(shown, true, middle.mask))
+def _score_triple(scores: VideoScores, index: int, earlier: _PathFrame, middle: _PathFrame, later: _PathFrame) -> None:
+    frames = (earlier, middle, later)
+    before, after = (_correspond_by_rendered_depth(middle.rendered, other.rendered) for other in (earlier, later))
+    for name in middle.images:
+        images = [one.images[name] for one in frames]
+        first, second, third = images
+        scores.record(name, "flicker", index, flicker(first, second, third, before, after))
+        if middle.mask is not None and name != GROUND_TRUTH:
+            true = [one.images[GROUND_TRUTH] for one in frames]
+            scores.record(name, "second_difference_error", index, second_difference_error(images, true, middle.mask))
 
 
-def _by_rendered_depth(current: RenderedFrame, other: RenderedFrame) -> Correspondence:
+def _correspond_by_rendered_depth(current: RenderedFrame, other: RenderedFrame) -> Correspondence:
     positions = unproject(current.depth, current.cameras).permute(0, 2, 3, 1)
     positions = torch.where(current.depth[..., None] > 0, positions, torch.nan)
-    return correspond(positions, other.depth, other.cameras, OWN_VISIBLE)
+    return correspond(positions, other.depth, other.cameras, RENDERED_DEPTH_TOLERANCE)
 
 
-def _bytes(picture: Tensor) -> NDArray[np.uint8]:
-    return (picture[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+def _to_bytes(image: Tensor) -> NDArray[np.uint8]:
+    """(1, 3, H, W) in [0, 1] to (H, W, 3)."""
+    return (image[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
 
 
 def _now(device: torch.device) -> float:

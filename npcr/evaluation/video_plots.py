@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures to judge a video's steadiness by: measures over the frames, and one picture row over time."""
+"""Plots of a video's steadiness: measures over the frames, and slices, which show one image row over time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.evaluation.contact_sheet import Pixels, text_bar
-from npcr.evaluation.video import TRUTH, VideoScores
+from npcr.evaluation.video import GROUND_TRUTH, VideoScores
 from npcr.io.images import write_image
 
 PANEL = (640, 170)  # pixels, width and height of one measure's curves
 MARGIN = (64, 12, 8, 22)  # pixels left, right, above, below the curves
-COLORS = {"off": (230, 120, 60), "legacy": (150, 150, 150), "default": (60, 170, 230), TRUTH: (110, 200, 110)}
+COLORS = {"off": (230, 120, 60), "legacy": (150, 150, 150), "default": (60, 170, 230), GROUND_TRUTH: (110, 200, 110)}
 PAPER, INK = 32, (230, 230, 230)
-SMALLEST_SLICE = 120  # pixels, height of a slice; each frame's line is repeated until it has that
+SMALLEST_SLICE = 120  # pixels, height of a slice; each frame's row is repeated until it has that
 
 
 def plot_scores(path: str | Path, scores: VideoScores) -> None:
-    """Write a PNG with a panel for every measure: its value (upwards) over the frames, a curve a blending."""
-    metrics = list(dict.fromkeys(metric for values in scores.each.values() for metric in values))
+    """Write a PNG with a panel for every measure: its value (upwards) over the frames, a curve for each blending.
+
+    Args:
+        path: the file.
+        scores: of a path.
+    """
+    metrics = list(dict.fromkeys(metric for values in scores.per_frame.values() for metric in values))
     panels = []
     for metric in metrics:
-        curves = {name: values[metric] for name, values in scores.each.items() if metric in values}
+        curves = {name: values[metric] for name, values in scores.per_frame.items() if metric in values}
         panels += [text_bar(PANEL[0], [(0, f"{metric}, frames 1 to {scores.frames}")]), _panel(curves)]
-    names = list(scores.each)
+    names = list(scores.per_frame)
     legend = text_bar(PANEL[0], [(i * PANEL[0] // len(names) + 16, name) for i, name in enumerate(names)])
     for i, name in enumerate(names):
         x = i * PANEL[0] // len(names)
@@ -37,10 +42,18 @@ def plot_scores(path: str | Path, scores: VideoScores) -> None:
 
 
 def write_slices(path: str | Path, pictures: Mapping[str, Sequence[Pixels]], row: int | None = None) -> int:
-    """Write the x-t slices of videos, under each other with their names, as a PNG; returns the row.
+    """Write the x-t slices of videos, below each other with their names, as a PNG.
 
-    A slice is one picture row, x to the right, over time, downwards: flicker shows as ragged edges and
-    speckle, smear as blur. row: default, the one in which the first video differs most along x.
+    A slice is one image row, x to the right, over time, downwards: flicker appears as ragged edges and speckle, smear
+    as blur.
+
+    Args:
+        path: the file.
+        pictures: of each video, the frames; all of one size.
+        row: the image row; default: the one in which the first video varies most along x.
+
+    Returns:
+        The row.
     """
     first = np.stack(next(iter(pictures.values())))  # (N, H, W, 3)
     if row is None:

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole judgment of a model's video: the path with its truth, a fine orbit, a still camera, and a report."""
+"""Evaluation of a model's video on a path, a fine orbit and a still camera, and its report."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +17,10 @@ from npcr.cameras import Cameras
 from npcr.config import changed, dump_config
 from npcr.data.path_ground_truth import PathGroundTruth
 from npcr.errors import ConfigError, MissingExtraError
-from npcr.evaluation.video import TRUTH, VideoScores, evaluate_video
+from npcr.evaluation.video import GROUND_TRUTH, VideoScores, evaluate_video
 from npcr.evaluation.video_plots import plot_scores, write_slices
 from npcr.io.camera_files import read_cameras
-from npcr.io.files import atomic_write
+from npcr.io.json_files import write_json
 from npcr.metrics.video import color_video_vdp
 from npcr.renderers import Renderer
 from npcr.rendering.frames import make_blender
@@ -30,66 +28,94 @@ from npcr.temporal import Blender
 
 logger = logging.getLogger("npcr")
 
-BLENDS = ("off", "legacy", "default")  # as TEMPORAL.BLEND names them
+BLENDS = ("off", "legacy", "default")  # values of TEMPORAL.BLEND, in the order of reports
 FINE_FRAMES, FINE_STEP = 24, 0.25  # of the fine orbit: frames, and degrees from one to the next
 STILL_FRAMES = 8
 
 
 class PathSelection(NamedTuple):
-    """Which path to judge, and where to cut it."""
+    """Which path is evaluated, with which blendings."""
 
     cam_pose: Path | None = None  # default: the scene's path
     intrinsics: Path | None = None  # default: Intrinsic.inf beside the poses
     frame: int = 1  # of the scene, from 1
-    row: int | None = None  # of the slices; default: the busiest
-    blends: tuple[str, ...] = BLENDS  # what to judge, of these
+    row: int | None = None  # the image row of slices.png; default: the one with most detail
+    blends: tuple[str, ...] = BLENDS  # some of these
 
 
-def evaluate_paths(renderer: Renderer, cfg: CfgNode, choice: PathSelection, output: Path,
-                facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Judge, write video.json (with `facts`), curves.png, slices.png and config.yml to `output`, print a table.
+def evaluate_paths(renderer: Renderer, cfg: CfgNode, selection: PathSelection, output: Path,
+                   metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate a model's video; write video.json, curves.png, slices.png and config.yml, and print a table.
 
-    Raises an `NpcrError` where the choice does not fit the model or the path.
+    Args:
+        renderer: on the device to render on.
+        cfg: the configuration.
+        selection: which path and blendings.
+        output: the folder for the files.
+        metadata: entries that video.json begins with.
+
+    Returns:
+        What video.json holds.
+
+    Raises:
+        ConfigError: the selection does not fit the model or the path.
+        NpcrError: a file of the path cannot be read.
     """
-    if not 1 <= choice.frame <= renderer.frames:
-        raise ConfigError(f"command line: --frame is {choice.frame}; the model has frames 1 to {renderer.frames}")
-    cam_pose = choice.cam_pose or Path(cfg.DATASETS.TRAIN) / "path" / "CamPose.inf"
-    cameras = read_cameras(cam_pose, choice.intrinsics or cam_pose.with_name("Intrinsic.inf"),
+    if not 1 <= selection.frame <= renderer.frames:
+        raise ConfigError(f"command line: --frame is {selection.frame}; the model has frames 1 to {renderer.frames}")
+    cam_pose = selection.cam_pose or Path(cfg.DATASETS.TRAIN) / "path" / "CamPose.inf"
+    cameras = read_cameras(cam_pose, selection.intrinsics or cam_pose.with_name("Intrinsic.inf"),
                            tuple(cfg.INPUT.SIZE_RAW)).resized(tuple(cfg.INPUT.SIZE_TEST), legacy=cfg.MODEL.LEGACY)
     if len(cameras) < 3:
-        raise ConfigError(f"{cam_pose}: {len(cameras)} cameras; to judge a video takes at least 3")
-    if choice.row is not None and not 0 <= choice.row < cameras.size[1]:
-        raise ConfigError(f"command line: --row is {choice.row}; pictures have rows 0 to {cameras.size[1] - 1}")
-    truth = PathGroundTruth(cam_pose.parent, len(cameras), cameras.size)
-    center = renderer.points(choice.frame - 1).mean(dim=0).cpu().numpy()
-    paths = {"path": (cameras, truth), "fine orbit": (fine_orbit(cameras[0], center), None),
-             "still camera": (cameras[[0] * STILL_FRAMES], None)}
-    scores = {name: evaluate_video(renderer, which, make_blenders(cfg, choice.blends), gray=cfg.BACKGROUND_GRAY / 255,
-                                   truth=known, frame=choice.frame - 1, keep_pictures=name == "path", description=name)
-              for name, (which, known) in paths.items()}
-    row = _write_pictures(output, scores["path"], choice.row)
-    report = {**facts, "cam_pose": str(cam_pose), "row": row, "paths": {}}
+        raise ConfigError(f"{cam_pose}: {len(cameras)} cameras; evaluating a video takes at least 3")
+    if selection.row is not None and not 0 <= selection.row < cameras.size[1]:
+        raise ConfigError(f"command line: --row is {selection.row}; pictures have rows 0 to {cameras.size[1] - 1}")
+    ground_truth = PathGroundTruth(cam_pose.parent, len(cameras), cameras.size)
+    center = renderer.points(selection.frame - 1).mean(dim=0).cpu().numpy()
+    paths = {"path": cameras, "fine orbit": fine_orbit(cameras[0], center), "still camera": cameras[[0] * STILL_FRAMES]}
+    scores = {name: evaluate_video(renderer, path, build_blenders(cfg, selection.blends),
+                                   gray=cfg.BACKGROUND_GRAY / 255, frame=selection.frame - 1, description=name,
+                                   ground_truth=ground_truth if name == "path" else None,
+                                   keep_pictures=name == "path")
+              for name, path in paths.items()}
+    row = _write_pictures(output, scores["path"], selection.row)
+    report = {**metadata, "cam_pose": str(cam_pose), "row": row, "paths": {}}
     for name, one in scores.items():
         means = one.means()
-        if name == "path" and truth.has_pictures:
+        if name == "path" and ground_truth.has_pictures:
             _add_color_video_vdp(means, one, cfg.RENDER.FPS)
-        report["paths"][name] = {"frames": one.frames, "mean": means, "each": one.each,
+        report["paths"][name] = {"frames": one.frames, "mean": means, "each": one.per_frame,
                                  "seconds": {"render": one.render_seconds, "blend": one.blend_seconds}}
     dump_config(cfg, output / "config.yml")
-    with atomic_write(output / "video.json", "w") as file:
-        file.write(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
+    write_json(output / "video.json", report)
     print(format_report(report))
     print(f"{output}/video.json, curves.png, slices.png")
     return report
 
 
-def make_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Blender | None]:
-    """One of each kind, as the configuration has them."""
+def build_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Blender | None]:
+    """Make several kinds of blenders with the configuration's settings.
+
+    Args:
+        cfg: the configuration; its own TEMPORAL.BLEND does not count.
+        blends: values of TEMPORAL.BLEND.
+
+    Returns:
+        The blenders by these values; None for "off".
+    """
     return {blend: make_blender(changed(cfg, TEMPORAL__BLEND=blend)) for blend in blends}
 
 
 def fine_orbit(camera: Cameras, center: np.ndarray) -> Cameras:
-    """FINE_FRAMES cameras from `camera` (a batch of one) on, around `center` along its own upward axis."""
+    """Make a path of `FINE_FRAMES` cameras, `FINE_STEP` degrees apart.
+
+    Args:
+        camera: the first one, a batch of one.
+        center: (3,) world coordinates; the path turns around it about the camera's own upward axis.
+
+    Returns:
+        The cameras.
+    """
     pose = camera.cam_to_world[0].double().cpu().numpy()
     poses = orbit(pose, FINE_FRAMES, axis=-pose[:3, 1], center=center, degrees=FINE_STEP * (FINE_FRAMES - 1))
     return Cameras(torch.from_numpy(poses).to(camera.cam_to_world), camera.intrinsics.repeat(FINE_FRAMES, 1, 1),
@@ -97,7 +123,14 @@ def fine_orbit(camera: Cameras, center: np.ndarray) -> Cameras:
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """A table a path for a terminal: a row for each blending, a column for each measure."""
+    """Make a table of each path for a terminal: a row for each blending, a column for each measure.
+
+    Args:
+        report: what video.json holds.
+
+    Returns:
+        Lines of text.
+    """
     lines = []
     for path, values in report["paths"].items():
         columns = list(dict.fromkeys(metric for means in values["mean"].values() for metric in means))
@@ -115,25 +148,17 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 
 def _write_pictures(output: Path, scores: VideoScores, row: int | None) -> int:
+    """Write curves.png and slices.png; returns the slices' row."""
     plot_scores(output / "curves.png", scores)
-    order = [name for name in (TRUTH, *BLENDS) if name in scores.pictures]
+    order = [name for name in (GROUND_TRUTH, *BLENDS) if name in scores.pictures]
     return write_slices(output / "slices.png", {name: scores.pictures[name] for name in order}, row)
 
 
 def _add_color_video_vdp(means: dict[str, dict[str, float]], scores: VideoScores, fps: float) -> None:
-    """Add the quality in JOD to each blending's means; where the package is missing, say so and leave it out."""
-    truth = np.stack(scores.pictures[TRUTH])
+    """Add the quality in JOD to each blending's means; where the package is missing, warn and leave it out."""
+    reference = np.stack(scores.pictures[GROUND_TRUTH])
     try:
-        for name in scores.pictures.keys() - {TRUTH}:
-            means[name]["color_video_vdp"] = color_video_vdp(np.stack(scores.pictures[name]), truth, fps)
+        for name in scores.pictures.keys() - {GROUND_TRUTH}:
+            means[name]["color_video_vdp"] = color_video_vdp(np.stack(scores.pictures[name]), reference, fps)
     except MissingExtraError as error:
         logger.warning("%s; left out", error)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for the PSNR of pictures without any difference."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

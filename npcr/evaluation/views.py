@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders views that were photographed and says how far from the photographs they are.
+"""Rendering of photographed views, and their scores against the photographs.
 
-Color is compared over black: `C` for premultiplied color, `C A` in legacy, against the photograph's
-premultiplied color, both clipped to [0, 1], over the whole frame. Background counts, as it does for whoever
-looks at the picture; PSNR is therefore higher than within the matte alone.
+Premultiplied color, which is color over black, is compared with the photograph's, both clipped to [0, 1], over the
+whole image. Background counts too; PSNR is therefore higher than within the matte alone.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
 
 @dataclass(frozen=True)
 class ViewScore:
-    """How one view compares; the metrics are those of `npcr.metrics.image`."""
+    """Scores of one view, by the metrics of `npcr.metrics.image`."""
 
     name: str  # "frame/photograph", such as 0/img_0001.jpg
     frame: int
@@ -40,28 +39,40 @@ class ViewScore:
 
 @dataclass(frozen=True)
 class ViewPictures:
-    """What was compared: (3, H, W) color over black and (1, H, W) mattes, in [0, 1], on the CPU."""
+    """The images that were compared, in [0, 1], on the CPU."""
 
-    target: Tensor
-    rendered: Tensor
-    target_alpha: Tensor
-    alpha: Tensor
+    target: Tensor  # (3, H, W) the photograph's color, over black
+    rendered: Tensor  # (3, H, W) the rendering's
+    target_alpha: Tensor  # (1, H, W) the photograph's matte
+    alpha: Tensor  # (1, H, W) the rendering's
 
 
-def evaluate(renderer: Renderer, views: SceneDataset, which: Sequence[tuple[int, int]], *,
-             batch: int = 1, device: torch.device | str = "cpu", progress: bool = True,
-             on_view: Callable[[ViewScore, ViewPictures], None] | None = None) -> list[ViewScore]:
-    """Render the (frame, camera) pairs in `which` and score them, in that order.
+def evaluate_views(renderer: Renderer, dataset: SceneDataset, views: Sequence[tuple[int, int]], *,
+                   batch: int = 1, device: torch.device | str = "cpu", progress: bool = True,
+                   on_view: Callable[[ViewScore, ViewPictures], None] | None = None) -> list[ViewScore]:
+    """Render views and score them against their photographs.
 
-    `batch` views of one frame are rendered together, with the renderer in eval mode on `device` (its former mode
-    returns). `on_view` is given each view's pictures as they come; they are not kept.
+    Args:
+        renderer: on `device`; it renders in eval mode, and gets its former mode back.
+        dataset: the photographs.
+        views: (frame, camera) pairs, from 0.
+        batch: views of one frame that are rendered together.
+        device: where to render.
+        progress: whether to show a progress bar.
+        on_view: called with each view's scores and images, which are not kept.
+
+    Returns:
+        The scores, in the order of `views`.
+
+    Raises:
+        SceneError: a photograph cannot be read.
     """
     scores: list[ViewScore] = []
     training = renderer.training
     renderer.eval()
-    samples = views.ahead(partial(views.plain, frame, camera) for frame, camera in which)
+    samples = dataset.ahead(partial(dataset.plain, frame, camera) for frame, camera in views)
     try:
-        with torch.no_grad(), tqdm(total=len(which), desc="evaluating", unit="view", disable=not progress,
+        with torch.no_grad(), tqdm(total=len(views), desc="evaluating", unit="view", disable=not progress,
                                    leave=False) as bar:
             for group in _batches(samples, batch):
                 for score, pictures in _score(renderer, group, torch.device(device)):
@@ -75,14 +86,28 @@ def evaluate(renderer: Renderer, views: SceneDataset, which: Sequence[tuple[int,
 
 
 def mean_scores(scores: Sequence[ViewScore]) -> dict[str, float]:
-    """The mean of each metric over the views; empty without views."""
+    """Average each metric over views.
+
+    Args:
+        scores: of any number of views.
+
+    Returns:
+        The means by metric; empty without views.
+    """
     if not scores:
         return {}
     return {name: sum(getattr(score, name) for score in scores) / len(scores) for name in METRICS}
 
 
 def format_scores(scores: Sequence[ViewScore]) -> str:
-    """A table for a terminal: a row for each view and one for the mean."""
+    """Make a table for a terminal.
+
+    Args:
+        scores: of at least one view.
+
+    Returns:
+        Lines of text: a row for each view and one for the mean.
+    """
     means = {"name": "mean", **mean_scores(scores)}
     width = max(len(score.name) for score in scores)
     rows = [f"{'view':<{width}}    PSNR    SSIM  alpha MAE  alpha SAD"]
@@ -93,7 +118,7 @@ def format_scores(scores: Sequence[ViewScore]) -> str:
 
 
 def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    """Up to `size` successive samples of one frame; a batch renders one cloud."""
+    """Up to `size` successive samples of one frame; a batch renders one point cloud."""
     group: list[Sample] = []
     for sample in samples:
         if group and (len(group) == size or sample.frame != group[0].frame):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from npcr.cameras import Cameras
 from npcr.data.samples import SceneDataset
-from npcr.evaluation.views import ViewPictures, ViewScore, evaluate, mean_scores
+from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views, mean_scores
 from npcr.metrics.image import psnr
 from npcr.refine.clips import ClipSource
 from npcr.refine.losses import flicker
@@ -85,6 +85,6 @@ class RefineValidator:
             rendered, target = pictures.rendered + 1 - pictures.alpha, pictures.target + 1 - pictures.target_alpha
             white.append(psnr(rendered.clamp(0, 1)[None], target.clamp(0, 1)[None]).item())
 
-        scores = evaluate(renderer, self._views, self._jobs, batch=self._batch, device=device,
+        scores = evaluate_views(renderer, self._views, self._jobs, batch=self._batch, device=device,
                                 on_view=over_white)
         return mean_scores(scores)["psnr"], sum(white) / len(white)

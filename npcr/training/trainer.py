@@ -28,7 +28,7 @@ from npcr.data.point_initialization import mean_colors, strand_directions
 from npcr.data.samples import Sample, SceneDataset
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.errors import CheckpointError, ConfigError, TrainingError
-from npcr.evaluation.views import evaluate, mean_scores
+from npcr.evaluation.views import evaluate_views, mean_scores
 from npcr.factory import build_loss, build_renderer, load_parameters, make_checkpoint
 from npcr.io.points import PointCloud
 from npcr.renderers.half_activations import half_activations
@@ -256,7 +256,7 @@ class Trainer:
         if self.held_out is None:
             return
         views, jobs = self.held_out
-        scores = evaluate(self.renderer, views, jobs, batch=self.cfg.TEST.IMS_PER_BATCH, device=self.device)
+        scores = evaluate_views(self.renderer, views, jobs, batch=self.cfg.TEST.IMS_PER_BATCH, device=self.device)
         log.evaluation(self.iteration, epoch, mean_scores(scores))
 
     # Checkpoints ------------------------------------------------------------------------------------------

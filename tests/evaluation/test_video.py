@@ -16,7 +16,7 @@ import torch
 
 from npcr.cameras import Cameras, unproject
 from npcr.data.path_ground_truth import PathGroundTruth
-from npcr.evaluation.video import TRUTH, evaluate_video, fan_out
+from npcr.evaluation.video import GROUND_TRUTH, evaluate_video, fan_out
 from npcr.evaluation.video_plots import plot_scores, write_slices
 from npcr.evaluation.video_report import fine_orbit, format_report
 from npcr.io.images import read_image, write_image
@@ -50,12 +50,12 @@ def write_truth(folder: Path, count: int, step: float) -> PathGroundTruth:
 def test_without_truth_only_steadiness_is_measured() -> None:
     scores = evaluate_video(PlaneRenderer(flicker=FLICKER, alpha=1.0), orbit(6, 0.0), blenders(), gray=1.0,
                             progress=False)
-    assert set(scores.each) == {"off", "default"}
-    assert set(scores.each["off"]) == {"warp_error_own", "flicker"}
-    assert scores.each["off"]["warp_error_own"][0] is None
-    assert scores.each["off"]["warp_error_own"][1:] == pytest.approx([2 * FLICKER] * 5, abs=1e-4)
-    assert (scores.each["off"]["flicker"][0], scores.each["off"]["flicker"][-1]) == (None, None)
-    assert scores.each["off"]["flicker"][1:-1] == pytest.approx([2 * FLICKER] * 4, abs=1e-4)
+    assert set(scores.per_frame) == {"off", "default"}
+    assert set(scores.per_frame["off"]) == {"warp_error_own", "flicker"}
+    assert scores.per_frame["off"]["warp_error_own"][0] is None
+    assert scores.per_frame["off"]["warp_error_own"][1:] == pytest.approx([2 * FLICKER] * 5, abs=1e-4)
+    assert (scores.per_frame["off"]["flicker"][0], scores.per_frame["off"]["flicker"][-1]) == (None, None)
+    assert scores.per_frame["off"]["flicker"][1:-1] == pytest.approx([2 * FLICKER] * 4, abs=1e-4)
     assert scores.means()["default"]["flicker"] < FLICKER
     assert scores.render_seconds > 0
     assert set(scores.blend_seconds) == {"off", "default"}
@@ -63,25 +63,25 @@ def test_without_truth_only_steadiness_is_measured() -> None:
 
 def test_a_constant_scene_reads_zero_and_equals_its_truth(tmp_path: Path) -> None:
     truth = write_truth(tmp_path / "path", 5, 2 / 24)  # a pixel a frame: nothing is sampled between pixels
-    scores = evaluate_video(PlaneRenderer(alpha=1.0), orbit(5, 2 / 24), blenders(), gray=1.0, truth=truth,
+    scores = evaluate_video(PlaneRenderer(alpha=1.0), orbit(5, 2 / 24), blenders(), gray=1.0, ground_truth=truth,
                             progress=False)
     means = scores.means()
     assert set(means["off"]) == {"psnr", "ssim", "warp_error", "warp_error_own", "flow_error", "flicker",
                                  "second_difference_error"}
-    assert set(means[TRUTH]) == {"warp_error", "flicker"}
+    assert set(means[GROUND_TRUTH]) == {"warp_error", "flicker"}
     for metric in ("warp_error_own", "warp_error", "flicker"):
         assert means["off"][metric] < 1e-5
     assert means["off"]["second_difference_error"] < 4 / 255  # the truth is rounded
     assert means["off"]["psnr"] > 50
-    assert means[TRUTH]["warp_error"] < 1 / 255
-    assert means[TRUTH]["flicker"] < 1 / 255
-    assert [picture.shape for picture in scores.pictures[TRUTH]] == [(18, 24, 3)] * 5
+    assert means[GROUND_TRUTH]["warp_error"] < 1 / 255
+    assert means[GROUND_TRUTH]["flicker"] < 1 / 255
+    assert [picture.shape for picture in scores.pictures[GROUND_TRUTH]] == [(18, 24, 3)] * 5
 
 
 def test_blending_comes_closer_to_the_truth_of_a_flickering_renderer(tmp_path: Path) -> None:
     truth = write_truth(tmp_path / "path", 8, 2 / 24)
     renderer = PlaneRenderer(flicker=FLICKER, alpha=1.0)
-    means = evaluate_video(renderer, orbit(8, 2 / 24), blenders(), gray=1.0, truth=truth, progress=False).means()
+    means = evaluate_video(renderer, orbit(8, 2 / 24), blenders(), gray=1.0, ground_truth=truth, progress=False).means()
     assert means["off"]["second_difference_error"] == pytest.approx(4 * FLICKER, rel=0.1)
     for metric in ("warp_error", "second_difference_error", "flicker"):
         assert means["default"][metric] < 0.7 * means["off"][metric]

@@ -13,8 +13,8 @@ from npcr.cameras import Cameras
 from npcr.config import load_config
 from npcr.data.samples import SceneDataset
 from npcr.data.scene import load_scene
-from npcr.evaluation.contact_sheet import BAR, GAP, contact_sheet, sheet_row
-from npcr.evaluation.views import ViewPictures, ViewScore, evaluate, format_scores, mean_scores
+from npcr.evaluation.contact_sheet import BAR, GAP, sheet_row, write_contact_sheet
+from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views, format_scores, mean_scores
 from npcr.factory import load_renderer
 from npcr.io.images import read_image
 from npcr.metrics.image import psnr, ssim
@@ -61,7 +61,7 @@ def open_views(folder: Path, legacy: bool = False, workers: int = 0) -> SceneDat
 def run(
     renderer: nn.Module, views: SceneDataset, which: list[tuple[int, int]] = ALL, **options: object
 ) -> list[ViewScore]:
-    return evaluate(renderer, views, which, progress=False, **options)  # type: ignore[arg-type]
+    return evaluate_views(renderer, views, which, progress=False, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -180,7 +180,7 @@ def test_contact_sheet_shows_each_picture_in_its_column(tmp_path: Path) -> None:
     pictures = ViewPictures(
         ramp, ramp.flip(2), torch.full((1, height, width), 0.2), torch.ones(1, height, width)
     )
-    contact_sheet(tmp_path / "new" / "sheet.png", [sheet_row(score, pictures) for score in SCORES])
+    write_contact_sheet(tmp_path / "new" / "sheet.png", [sheet_row(score, pictures) for score in SCORES])
     sheet = read_image(tmp_path / "new" / "sheet.png")
     assert sheet.shape == (BAR + 2 * (BAR + height + GAP), 5 * (width + GAP), 3)
     for row in range(2):
@@ -205,7 +205,7 @@ def test_contact_sheet_shrinks_large_pictures_and_needs_a_row(tmp_path: Path) ->
     row = sheet_row(SCORES[0], ViewPictures(image, image, image[:1], image[:1]), width=100)
     assert row.shape == (BAR + 30 + GAP, 5 * (100 + GAP), 3)
     with pytest.raises(ValueError, match="no rows"):
-        contact_sheet(tmp_path / "sheet.png", [])
+        write_contact_sheet(tmp_path / "sheet.png", [])
 
 
 def test_parity(parity: Path) -> None:

@@ -13,9 +13,9 @@ from npcr.io.json_files import write_json
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.json"
-    write_json(path, {"psnr": [1.5, math.inf], "pair": (-math.inf, 2), "means": {"ssim": np.float64("nan")}, "no": None})
+    write_json(path, {"psnr": [1.5, math.inf], "pair": (-math.inf, 2), "means": {"ssim": np.float64("nan")}, "x": None})
     text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == {"psnr": [1.5, None], "pair": [None, 2], "means": {"ssim": None}, "no": None}
+    assert json.loads(text) == {"psnr": [1.5, None], "pair": [None, 2], "means": {"ssim": None}, "x": None}
     assert text.startswith('{\n "psnr"')
     assert text.endswith("}\n")
 

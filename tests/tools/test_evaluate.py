@@ -123,14 +123,6 @@ def test_errors_are_one_line(folder: Path) -> None:
     assert done.stderr == "error: output: no nr_model_4.pth; epochs there: 3, 12\n"
 
 
-def test_an_infinite_psnr_is_null_in_json() -> None:
-    assert tool.finite({"psnr": math.inf, "ssim": 1.0, "name": "a"}) == {
-        "psnr": None,
-        "ssim": 1.0,
-        "name": "a",
-    }
-
-
 def test_a_video_beside_its_truth(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "scene" / "path"
     path.mkdir()
