@@ -28,8 +28,8 @@ from benchmarks.pages import fill_page  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.checkpoints.files import find_epoch, model_path  # noqa: E402
 from npcr.errors import CheckpointError, ConfigError  # noqa: E402
-from npcr.evaluation.contact_sheet import text_bar  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
+from npcr.visualization.captions import caption  # noqa: E402
 
 EXAMPLES = """examples:
   python tools/make_hair.py datasets/curly --preset curly --path-degrees 24 --truth-samples 128
@@ -168,7 +168,7 @@ def judge(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> 
 
 def titled(title: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture under a bar with its title."""
-    return np.concatenate([text_bar(picture.shape[1], [(0, title)]), picture])
+    return np.concatenate([caption(picture.shape[1], [(0, title)]), picture])
 
 
 def measured(folder: Path, blend: str) -> dict[str, Any]:

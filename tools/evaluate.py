@@ -27,12 +27,13 @@ from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
 from npcr.data.samples import SceneDataset
 from npcr.evaluation import views as evaluator
-from npcr.evaluation.contact_sheet import Pixels, sheet_row, write_contact_sheet
+from npcr.evaluation.contact_sheet import sheet_row, write_contact_sheet
 from npcr.evaluation.video_report import BLENDS, PathSelection, evaluate_paths
 from npcr.factory import load_renderer
 from npcr.io.json_files import write_json
 from npcr.renderers.acceleration import prepare_rendering
 from npcr.training.trainer import held_out_views, make_views, open_scene
+from npcr.visualization.captions import Pixels
 
 logger = logging.getLogger("npcr")
 

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from npcr.evaluation.views import ViewPictures, ViewScore
 from npcr.io.images import write_image
-
-Pixels = NDArray[np.uint8]
+from npcr.visualization.captions import BACKGROUND, GAP, Pixels, caption
 
 LARGEST_ERROR = 0.25  # of full scale: the color map's upper end
 COLUMNS = ("target", "rendered", "target matte", "matte", f"|error|, 0 to {LARGEST_ERROR:g}")
 WIDTH = 320  # pixels, of a picture on the sheet at most
-BAR = 22  # pixels, height of a line of text
-GAP = 4  # pixels between pictures
-PAPER, INK = 32, (230, 230, 230)
 
 
 def sheet_row(score: ViewScore, pictures: ViewPictures, width: int = WIDTH) -> Pixels:
@@ -40,11 +35,11 @@ def sheet_row(score: ViewScore, pictures: ViewPictures, width: int = WIDTH) -> P
     images = [_pixels(pictures.target), _pixels(pictures.rendered), _pixels(pictures.target_alpha),
               _pixels(pictures.alpha), heat]
     gap = ((0, GAP), (0, GAP), (0, 0))
-    cells = [np.pad(_shrunk(image, width), gap, constant_values=PAPER) for image in images]
+    cells = [np.pad(_shrunk(image, width), gap, constant_values=BACKGROUND) for image in images]
     body = np.concatenate(cells, axis=1)
     label = (f"{score.name}   camera {score.camera}   PSNR {score.psnr:.2f} dB   SSIM {score.ssim:.4f}   "
              f"alpha MAE {score.alpha_mae:.4f}")
-    return np.concatenate([text_bar(body.shape[1], [(0, label)]), body])
+    return np.concatenate([caption(body.shape[1], [(0, label)]), body])
 
 
 def write_contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
@@ -61,7 +56,7 @@ def write_contact_sheet(path: str | Path, rows: Sequence[Pixels]) -> None:
         raise ValueError("write_contact_sheet: no rows")
     width = rows[0].shape[1]
     captions = [(i * width // len(COLUMNS), text) for i, text in enumerate(COLUMNS)]
-    write_image(path, np.concatenate([text_bar(width, captions), *rows]))
+    write_image(path, np.concatenate([caption(width, captions), *rows]))
 
 
 def _pixels(image: Tensor) -> Pixels:
@@ -75,24 +70,3 @@ def _shrunk(image: Pixels, width: int) -> Pixels:
         return image
     size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def text_bar(width: int, texts: Sequence[tuple[int, str]], height: int = BAR) -> Pixels:
-    """Draw a line of texts, each as small as it takes to fit before the next.
-
-    Args:
-        width: pixels, of the line.
-        texts: x where each begins, and the text, from left to right.
-        height: pixels, of the line.
-
-    Returns:
-        (height, width, 3) RGB.
-    """
-    bar = np.full((height, width, 3), PAPER, np.uint8)
-    starts = [x for x, _ in texts] + [width]
-    for (x, text), end in zip(texts, starts[1:], strict=True):
-        (needed, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
-        scale = min(0.45 * height / BAR, (end - x - 8) / max(needed, 1))
-        cv2.putText(bar, text, (x + 4, height - height * 7 // BAR), cv2.FONT_HERSHEY_SIMPLEX, scale, INK,
-                    max(1, height // BAR), cv2.LINE_AA)
-    return bar

@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.evaluation.contact_sheet import Pixels, text_bar
 from npcr.evaluation.video import GROUND_TRUTH, VideoScores
 from npcr.io.images import write_image
+from npcr.visualization.captions import BACKGROUND, TEXT_COLOR, Pixels, caption
 
 PANEL = (640, 170)  # pixels, width and height of one measure's curves
 MARGIN = (64, 12, 8, 22)  # pixels left, right, above, below the curves
 COLORS = {"off": (230, 120, 60), "legacy": (150, 150, 150), "default": (60, 170, 230), GROUND_TRUTH: (110, 200, 110)}
-PAPER, INK = 32, (230, 230, 230)
 SMALLEST_SLICE = 120  # pixels, height of a slice; each frame's row is repeated until it has that
 
 
@@ -32,9 +31,9 @@ def plot_scores(path: str | Path, scores: VideoScores) -> None:
     panels = []
     for metric in metrics:
         curves = {name: values[metric] for name, values in scores.per_frame.items() if metric in values}
-        panels += [text_bar(PANEL[0], [(0, f"{metric}, frames 1 to {scores.frames}")]), _panel(curves)]
+        panels += [caption(PANEL[0], [(0, f"{metric}, frames 1 to {scores.frames}")]), _panel(curves)]
     names = list(scores.per_frame)
-    legend = text_bar(PANEL[0], [(i * PANEL[0] // len(names) + 16, name) for i, name in enumerate(names)])
+    legend = caption(PANEL[0], [(i * PANEL[0] // len(names) + 16, name) for i, name in enumerate(names)])
     for i, name in enumerate(names):
         x = i * PANEL[0] // len(names)
         cv2.rectangle(legend, (x + 4, 8), (x + 14, 14), _color(name), -1)
@@ -64,7 +63,7 @@ def write_slices(path: str | Path, pictures: Mapping[str, Sequence[Pixels]], row
     for name, frames in pictures.items():
         lines = np.stack([frame[row] for frame in frames])  # (N, W, 3)
         image = lines.repeat(repeat, axis=0).repeat(scale, axis=1)
-        parts += [text_bar(image.shape[1], [(0, f"{name}: row {row} over {len(frames)} frames")]), image]
+        parts += [caption(image.shape[1], [(0, f"{name}: row {row} over {len(frames)} frames")]), image]
     write_image(path, np.concatenate(parts))
     return row
 
@@ -73,7 +72,7 @@ def _panel(curves: Mapping[str, Sequence[float | None]]) -> Pixels:
     """(h, w, 3): curves over the frames on one scale, which reaches from the lowest value to the highest."""
     width, height = PANEL
     left, right, above, below = MARGIN
-    panel = np.full((height, width, 3), PAPER, np.uint8)
+    panel = np.full((height, width, 3), BACKGROUND, np.uint8)
     known = [value for values in curves.values() for value in values if value is not None and np.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     span = (high - low) or 1.0
@@ -81,7 +80,8 @@ def _panel(curves: Mapping[str, Sequence[float | None]]) -> Pixels:
     for share in (0.0, 0.5, 1.0):
         y = round(above + (1 - share) * (height - above - below))
         cv2.line(panel, (left, y), (width - right, y), (80, 80, 80), 1)
-        cv2.putText(panel, f"{low + share * span:.4g}", (4, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, INK, 1, cv2.LINE_AA)
+        cv2.putText(panel, f"{low + share * span:.4g}", (4, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, TEXT_COLOR, 1,
+                    cv2.LINE_AA)
     for name, values in curves.items():
         points = [(left + round(i / max(count - 1, 1) * (width - left - right)),
                    round(above + (high - value) / span * (height - above - below)))
@@ -92,4 +92,4 @@ def _panel(curves: Mapping[str, Sequence[float | None]]) -> Pixels:
 
 
 def _color(name: str) -> tuple[int, int, int]:
-    return COLORS.get(name, INK)
+    return COLORS.get(name, TEXT_COLOR)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import NpcrError
-from npcr.evaluation.contact_sheet import BAR, GAP, PAPER, text_bar
 from npcr.io.frame_source import FrameSource
 from npcr.io.pixels import checkerboard, over, resized
+from npcr.visualization.captions import BACKGROUND, CAPTION_HEIGHT, GAP, caption
 
 Pixels = NDArray[np.uint8]
 
@@ -47,8 +47,8 @@ class Comparison:
         if "difference" in self.views:
             panels += [(difference(picture, reference[0], self.gain), [(0, self._name_of_difference(label))])
                        for picture, label in others]
-        height = BAR * max(1, round(pictures[0].shape[0] / 600))
-        return [np.concatenate([text_bar(width, texts, height), self._magnified(panel)]) for panel, texts in panels]
+        height = CAPTION_HEIGHT * max(1, round(pictures[0].shape[0] / 600))
+        return [np.concatenate([caption(width, texts, height), self._magnified(panel)]) for panel, texts in panels]
 
     def picture(self, pictures: Sequence[Pixels], divider: float) -> Pixels:
         """The panels joined, (h, w, 3)."""
@@ -118,7 +118,7 @@ def _outline(picture: Pixels, left: int, top: int, right: int, bottom: int) -> N
 def tiled(panels: Sequence[Pixels], layout: str) -> Pixels:
     """Panels of one size side by side, below each other, or in a grid of about as many rows as columns."""
     columns = {"row": len(panels), "column": 1}.get(layout, math.ceil(math.sqrt(len(panels))))
-    empty = np.full_like(panels[0], PAPER)
+    empty = np.full_like(panels[0], BACKGROUND)
     filled = [*panels, *[empty] * (-len(panels) % columns)]
     rows = [_joined(filled[start:start + columns], axis=1) for start in range(0, len(filled), columns)]
     return _joined(rows, axis=0)
@@ -128,7 +128,7 @@ def _joined(pictures: Sequence[Pixels], axis: int) -> Pixels:
     """Pictures with gaps between them."""
     gap = [(0, 0), (0, 0), (0, 0)]
     gap[axis] = (GAP, 0)
-    rest = [np.pad(picture, gap, constant_values=PAPER) for picture in pictures[1:]]
+    rest = [np.pad(picture, gap, constant_values=BACKGROUND) for picture in pictures[1:]]
     return np.concatenate([pictures[0], *rest], axis=axis)
 
 

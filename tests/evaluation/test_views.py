@@ -13,12 +13,13 @@ from npcr.cameras import Cameras
 from npcr.config import load_config
 from npcr.data.samples import SceneDataset
 from npcr.data.scene import load_scene
-from npcr.evaluation.contact_sheet import BAR, GAP, sheet_row, write_contact_sheet
+from npcr.evaluation.contact_sheet import sheet_row, write_contact_sheet
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views, format_scores, mean_scores
 from npcr.factory import load_renderer
 from npcr.io.images import read_image
 from npcr.metrics.image import psnr, ssim
 from npcr.renderers import RenderOutput
+from npcr.visualization.captions import CAPTION_HEIGHT, GAP
 from tests.scenes import SIZE, photograph, write_tiny_scene
 
 CAMERAS, FRAMES = 4, 2
@@ -182,9 +183,9 @@ def test_contact_sheet_shows_each_picture_in_its_column(tmp_path: Path) -> None:
     )
     write_contact_sheet(tmp_path / "new" / "sheet.png", [sheet_row(score, pictures) for score in SCORES])
     sheet = read_image(tmp_path / "new" / "sheet.png")
-    assert sheet.shape == (BAR + 2 * (BAR + height + GAP), 5 * (width + GAP), 3)
+    assert sheet.shape == (CAPTION_HEIGHT + 2 * (CAPTION_HEIGHT + height + GAP), 5 * (width + GAP), 3)
     for row in range(2):
-        top = BAR + row * (BAR + height + GAP) + BAR
+        top = CAPTION_HEIGHT + row * (CAPTION_HEIGHT + height + GAP) + CAPTION_HEIGHT
         columns = [sheet[top : top + height, i * (width + GAP) : i * (width + GAP) + width] for i in range(5)]
         expected = (ramp * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.array_equal(columns[0], expected)
@@ -195,15 +196,16 @@ def test_contact_sheet_shows_each_picture_in_its_column(tmp_path: Path) -> None:
         assert columns[4][:, width // 2].sum(-1).max() < 60
         assert columns[4][:, 0].sum(-1).min() > 500
         assert np.array_equal(columns[4][:, 0], columns[4][:, width - 1])
-    bars = [sheet[:BAR], sheet[BAR : 2 * BAR]]
+    bars = [sheet[:CAPTION_HEIGHT], sheet[CAPTION_HEIGHT : 2 * CAPTION_HEIGHT]]
     assert all((bar > 150).any() for bar in bars), "captions and labels are written"
-    assert not np.array_equal(sheet[BAR : 2 * BAR], sheet[2 * BAR + height + GAP : 3 * BAR + height + GAP])
+    second = 2 * CAPTION_HEIGHT + height + GAP
+    assert not np.array_equal(sheet[CAPTION_HEIGHT : 2 * CAPTION_HEIGHT], sheet[second : second + CAPTION_HEIGHT])
 
 
 def test_contact_sheet_shrinks_large_pictures_and_needs_a_row(tmp_path: Path) -> None:
     image = torch.zeros(3, 300, 1000)
     row = sheet_row(SCORES[0], ViewPictures(image, image, image[:1], image[:1]), width=100)
-    assert row.shape == (BAR + 30 + GAP, 5 * (100 + GAP), 3)
+    assert row.shape == (CAPTION_HEIGHT + 30 + GAP, 5 * (100 + GAP), 3)
     with pytest.raises(ValueError, match="no rows"):
         write_contact_sheet(tmp_path / "sheet.png", [])
 

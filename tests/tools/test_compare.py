@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.evaluation.contact_sheet import BAR, GAP
 from npcr.io.frame_source import open_frames
 from npcr.io.images import read_image, write_image
+from npcr.visualization.captions import CAPTION_HEIGHT, GAP
 from tests.models_folder import call_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "compare.py"
@@ -36,9 +36,10 @@ def test_a_rendering_and_the_truth(compare: Script) -> None:
     assert status == 0
     assert "video: comparison.mp4" in out
     video = open_frames("comparison.mp4")
-    assert (len(video), video.size, video.fps) == (COUNT, (2 * WIDTH + GAP, HEIGHT + BAR), 12)
+    assert (len(video), video.size, video.fps) == (COUNT, (2 * WIDTH + GAP, HEIGHT + CAPTION_HEIGHT), 12)
     frame = list(video)[2]
-    assert np.abs(frame[BAR + 20, [10, WIDTH + GAP + 10, WIDTH + GAP + 50], 0].astype(int) - [60, 200, 60]).max() < 6
+    samples = frame[CAPTION_HEIGHT + 20, [10, WIDTH + GAP + 10, WIDTH + GAP + 50], 0].astype(int)
+    assert np.abs(samples - [60, 200, 60]).max() < 6
 
 
 def test_views_sheet_and_other_formats(compare: Script) -> None:
@@ -49,10 +50,10 @@ def test_views_sheet_and_other_formats(compare: Script) -> None:
     assert "video: new/c.gif" in out
     assert "sheet: sheet.png" in out
     video = open_frames("new/c.gif")
-    assert (len(video), video.size, video.fps) == (2, (WIDTH, 2 * (HEIGHT + BAR) + GAP), 5)
+    assert (len(video), video.size, video.fps) == (2, (WIDTH, 2 * (HEIGHT + CAPTION_HEIGHT) + GAP), 5)
     sheet = read_image("sheet.png")
-    assert sheet.shape == (2 * (HEIGHT + BAR) + GAP, 2 * WIDTH + GAP, 3)
-    assert abs(int(sheet[BAR + 2, WIDTH + GAP + 2, 0]) - 140) < 4
+    assert sheet.shape == (2 * (HEIGHT + CAPTION_HEIGHT) + GAP, 2 * WIDTH + GAP, 3)
+    assert abs(int(sheet[CAPTION_HEIGHT + 2, WIDTH + GAP + 2, 0]) - 140) < 4
 
 
 def test_a_sheet_alone(compare: Script) -> None:
@@ -60,7 +61,7 @@ def test_a_sheet_alone(compare: Script) -> None:
     assert status == 0
     assert "video" not in out
     assert not Path("comparison.mp4").exists()
-    assert read_image("sheet.jpg").shape[0] == 4 * (HEIGHT + BAR) + 3 * GAP
+    assert read_image("sheet.jpg").shape[0] == 4 * (HEIGHT + CAPTION_HEIGHT) + 3 * GAP
 
 
 def test_opaque_pictures_over_a_background_are_told(compare: Script, caplog: pytest.LogCaptureFixture) -> None:

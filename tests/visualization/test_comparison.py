@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from npcr.errors import NpcrError
-from npcr.evaluation.contact_sheet import BAR, GAP
 from npcr.io.frame_source import open_frames
 from npcr.io.images import write_image
+from npcr.visualization.captions import CAPTION_HEIGHT, GAP
 from npcr.visualization.comparison import (
+    BACKGROUND,
     FRAME,
     MARK,
-    PAPER,
     Comparison,
     check_alike,
     difference,
@@ -80,19 +80,19 @@ def test_layouts() -> None:
     assert tiled(panels, "column").shape == (3 * 40 + 2 * GAP, 60, 3)
     grid = tiled(panels, "grid")
     assert grid.shape == (2 * 40 + GAP, 2 * 60 + GAP, 3)
-    assert (grid[-1, -1], grid[-1, 0], grid[0, 62]) == pytest.approx((PAPER, 30, PAPER))
+    assert (grid[-1, -1], grid[-1, 0], grid[0, 62]) == pytest.approx((BACKGROUND, 30, BACKGROUND))
 
 
 def test_panels_of_three_inputs_are_taken_against_the_last() -> None:
     comparison = Comparison(("a", "b", "truth"), ("inputs", "wipe", "difference"), gain=2)
     panels = comparison.panels([flat(10), flat(50), flat(90)], 0.5)
-    inner = [panel[BAR:, :, 0] for panel in panels]
+    inner = [panel[CAPTION_HEIGHT:, :, 0] for panel in panels]
     assert [picture[0, 0] for picture in inner] == [10, 50, 90, 10, 50, 160, 80]
     assert [picture[0, -1] for picture in inner[3:5]] == [90, 90]
-    labels = [panel[:BAR] for panel in panels]
+    labels = [panel[:CAPTION_HEIGHT] for panel in panels]
     assert all((label > 150).any() for label in labels)  # something is written
     assert len({label.tobytes() for label in labels}) == len(labels)  # and not twice the same
-    assert comparison.picture([flat(10), flat(50), flat(90)], 0.5).shape == (40 + BAR, 7 * 60 + 6 * GAP, 3)
+    assert comparison.picture([flat(10), flat(50), flat(90)], 0.5).shape == (40 + CAPTION_HEIGHT, 7 * 60 + 6 * GAP, 3)
 
 
 def write_folder(folder: Path, count: int, size: tuple[int, int] = (60, 40), channels: int = 3) -> Path:
