@@ -27,15 +27,11 @@ from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_confi
 from npcr.errors import SceneError
 from npcr.io.images import read_image, write_image
 from npcr.io.points import PointCloud, write_points
-from npcr.reconstruction.silhouettes import Silhouettes, color_points, load_silhouettes
-from npcr.reconstruction.visual_hull import (
-    SilhouetteField,
-    carve,
-    coverage,
-    estimate_bounds,
-    filled,
-    sample_surface,
-)
+from npcr.reconstruction.mattes import coverage, fill_holes
+from npcr.reconstruction.point_colors import color_points
+from npcr.reconstruction.silhouette_field import SilhouetteField
+from npcr.reconstruction.silhouettes import Silhouettes, load_silhouettes
+from npcr.reconstruction.visual_hull import carve, estimate_bounds, sample_surface
 from npcr.visualization.preview import contact_sheet, draw_cameras, draw_projection
 
 EXAMPLES = """examples:
@@ -103,7 +99,7 @@ def main() -> None:
 
 def _carved(silhouettes: Silhouettes, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) of the hull and their outward normals (N, 3)."""
-    mattes = [filled(matte, args.fill_holes, args.threshold) for matte in silhouettes.mattes]
+    mattes = [fill_holes(matte, args.fill_holes, args.threshold) for matte in silhouettes.mattes]
     cameras = silhouettes.matte_cameras
     views = {"min_views": args.min_views, "tolerated": args.tolerate}
     if args.bounds:

@@ -24,7 +24,7 @@ from npcr.importers.metashape import read_metashape
 from npcr.importers.nhr import read_nhr
 from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
-from npcr.reconstruction.point_filters import CloudEdit
+from npcr.reconstruction.point_filters import PointFilters
 
 logger = logging.getLogger("npcr")
 
@@ -104,7 +104,7 @@ def main() -> None:
     matting = None
     if args.background is not None or args.trimap is not None:
         matting = Matting(args.background, tuple(args.tolerance), args.trimap)
-    edit = CloudEdit(args.crop and tuple(args.crop), args.outliers, args.voxel, args.max_points)
+    edit = PointFilters(args.crop and tuple(args.crop), args.outliers, args.voxel, args.max_points)
     capture: Capture = args.read(args)
     if capture.missing:
         logger.warning("%s: %d of %d photographs (or masks) do not exist and are left out, the first is %s",

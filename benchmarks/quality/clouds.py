@@ -17,12 +17,13 @@ from benchmarks.quality.variants import CloudChange
 from npcr.cameras import Cameras
 from npcr.config import load_config
 from npcr.data.scene import find_clouds, load_clouds, split_holdout
-from npcr.data.scene_config import FILE_NAME, near_far_size, point_spacing
+from npcr.data.cloud_geometry import near_far_size, point_spacing
+from npcr.data.scene_config import FILE_NAME
 from npcr.data.scene_folder import new_scene_folder
 from npcr.errors import ConfigError, SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.points import PointCloud, write_points
-from npcr.reconstruction.point_filters import chosen, joined
+from npcr.reconstruction.point_filters import merge_clouds, select_points
 
 _JITTER = 0.5  # spacings: standard deviation of each coordinate of a point that comes a second time
 
@@ -74,11 +75,11 @@ def changed_cloud(cloud: PointCloud, change: CloudChange, seed: int) -> PointClo
     spacing = point_spacing(cloud.positions)
     if change.density < 1:
         count = max(1, round(change.density * len(cloud)))
-        cloud = chosen(cloud, np.sort(rng.choice(len(cloud), count, replace=False)))
+        cloud = select_points(cloud, np.sort(rng.choice(len(cloud), count, replace=False)))
     elif change.density > 1:
-        again = chosen(cloud, rng.choice(len(cloud), round((change.density - 1) * len(cloud)),
-                                         replace=change.density > 2))
-        cloud = joined(cloud, _moved(again, _JITTER * spacing, rng))
+        again = select_points(cloud, rng.choice(len(cloud), round((change.density - 1) * len(cloud)),
+                                                replace=change.density > 2))
+        cloud = merge_clouds(cloud, _moved(again, _JITTER * spacing, rng))
     return _moved(cloud, change.noise * spacing, rng) if change.noise else cloud
 
 

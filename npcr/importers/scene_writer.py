@@ -24,7 +24,7 @@ from npcr.importers.matting import Matting
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.points import PointCloud, read_points, write_points
 from npcr.reconstruction.plane_sweep import densify
-from npcr.reconstruction.point_filters import CloudEdit
+from npcr.reconstruction.point_filters import PointFilters
 from npcr.reconstruction.visual_hull import estimate_bounds
 
 logger = logging.getLogger("npcr")
@@ -35,7 +35,7 @@ _FARTHEST = 1e4  # from the origin, in sizes of the cameras' room: float32 then 
 
 
 def import_capture(capture: Capture, destination: str | Path, *, downscale: float = 1.0, mask: bool | None = None,
-                   matting: Matting | None = None, edit: CloudEdit | None = None, densify_to: int = 0,
+                   matting: Matting | None = None, edit: PointFilters | None = None, densify_to: int = 0,
                    overwrite: bool = False, workers: int = 4,
                    progress: Progress = lambda jobs, count, name: jobs) -> Cameras:
     """Write `capture` as a scene with a scene.yml; the source is only read.
@@ -54,7 +54,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
         capture = replace(capture, views=with_trimaps(capture, matting.trimaps))
     if densify_to and not capture.clouds:
         raise SceneError(f"{capture.file}: --densify needs a sparse cloud to begin with; name one with --points")
-    clouds = _edited_clouds(capture, edit or CloudEdit())
+    clouds = _edited_clouds(capture, edit or PointFilters())
     recipes = plan(capture, downscale, mask, matting)
     splits = {name: [r for r in recipes if r.view.split == name] for name in ("train", "test", "val")}
     cameras = _cameras(splits["train"])
@@ -67,7 +67,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
                                              progress)
         if densify_to:
             clouds = _densified(clouds, splits["train"], written["train"], cameras, densify_to, workers, progress)
-            clouds = [(edit or CloudEdit()).apply(cloud) for cloud in clouds]
+            clouds = [(edit or PointFilters()).apply(cloud) for cloud in clouds]
         for number, cloud in enumerate(clouds, 1):
             write_points(folder / "pointclouds" / f"frame{number}.ply", cloud)
         first = [w.small for r, w in zip(splits["train"], written["train"], strict=True) if r.view.frame == 0]
@@ -77,7 +77,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
     return cameras
 
 
-def _edited_clouds(capture: Capture, edit: CloudEdit) -> list[PointCloud]:
+def _edited_clouds(capture: Capture, edit: PointFilters) -> list[PointCloud]:
     clouds = [cloud if isinstance(cloud, PointCloud) else read_points(cloud) for cloud in capture.clouds]
     return [edit.apply(cloud) for cloud in clouds]
 

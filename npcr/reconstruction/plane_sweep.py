@@ -11,11 +11,10 @@ blank walls, sky, and what only one photograph shows stay empty.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +25,9 @@ from npcr.cameras import Cameras, project
 from npcr.errors import SceneError
 from npcr.io.images import read_image, read_matte
 from npcr.io.points import PointCloud
-from npcr.reconstruction.point_filters import at_most, joined, thinned
+from npcr.reconstruction.mattes import reduced_size
+from npcr.reconstruction.point_filters import merge_clouds, random_downsample, voxel_downsample
+from npcr.reconstruction.progress import Progress, no_progress
 
 _NEIGHBORS = 5
 _BEST_ANGLE = 8.0  # degrees between the rays of two photographs: matching and depth are both good there
@@ -36,30 +37,43 @@ _LEAST_CONTRAST = 2.0  # standard deviation of a window, of 255
 _AGREEMENT = 0.01  # relative depth
 _LEAST_AGREEING = 3  # neighbors
 
-Float = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Photograph:
+class _Photograph:
     """What the sweep needs of one photograph."""
 
-    gray: Float  # (H, W)
+    gray: _Floats  # (H, W)
     color: NDArray[np.uint8]  # (H, W, 3)
     inside: NDArray[np.bool_]  # (H, W): where the object is
 
 
 def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes: Sequence[Path | None], count: int, *,
             longest_side: int = 480, planes: int = 96, workers: int = 4,
-            progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda jobs, _: jobs) -> PointCloud:
-    """The cloud with points found in the photographs, `count` in all at most; colored from the photographs.
+            progress: Progress = no_progress) -> PointCloud:
+    """Add points to a sparse cloud that are found in the photographs, and colored from them.
 
-    images, mattes: of each camera, undistorted. longest_side: photographs are reduced to it. progress: wraps
-    the iteration over photographs, given with their number. Raises `SceneError` with fewer than three cameras.
+    Args:
+        cloud: the sparse cloud, which gives the range of depths; colors are kept where it has them.
+        cameras: three at least.
+        images: the photograph of each camera, undistorted.
+        mattes: of each photograph; None where it has none and all of it may be searched.
+        count: number of points in all, at most.
+        longest_side: photographs are reduced to it, pixels.
+        planes: number of depths compared.
+        workers: threads.
+        progress: wraps the iteration over photographs.
+
+    Returns:
+        The sparse cloud's points and the new ones behind them.
+
+    Raises:
+        SceneError: there are fewer than three cameras.
     """
     if len(cameras) < 3:
         raise SceneError(f"--densify compares photographs; it needs at least 3, the capture has {len(cameras)}")
-    scale = min(1.0, longest_side / max(cameras.size))
-    small = cameras.resized((round(cameras.size[0] * scale), round(cameras.size[1] * scale)))
+    small = cameras.resized(reduced_size(cameras.size, longest_side))
     with ThreadPoolExecutor(workers) as pool:
         photographs = list(pool.map(lambda files: _load(files[0], files[1], small.size),
                                     zip(images, mattes, strict=True)))
@@ -70,21 +84,21 @@ def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    found = [_agreed(i, near[i], depths, photographs[i], small) for i in range(len(small))]
+    found = [_consistent_points(i, near[i], depths, photographs[i], small) for i in range(len(small))]
     positions, colors = (np.concatenate(parts) for parts in zip(*found, strict=True))
     if not len(positions):
         return cloud
-    return joined(cloud, _evened(PointCloud(positions, colors), max(0, count - len(cloud))))
+    return merge_clouds(cloud, _downsample_evenly(PointCloud(positions, colors), max(0, count - len(cloud))))
 
 
-def _load(image: Path, matte: Path | None, size: tuple[int, int]) -> Photograph:
+def _load(image: Path, matte: Path | None, size: tuple[int, int]) -> _Photograph:
     pixels = read_image(image)
     color = _reduced(pixels[..., :3], size)
     alpha = pixels[..., 3] if matte == image else read_matte(matte) if matte is not None else None
     inside = np.ones(color.shape[:2], bool)
     if alpha is not None:
         inside = _reduced(alpha, size) > 127
-    return Photograph(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32), color, inside)
+    return _Photograph(cv2.cvtColor(color, cv2.COLOR_RGB2GRAY).astype(np.float32), color, inside)
 
 
 def _reduced(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -105,8 +119,8 @@ def _neighbors(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
     return [np.argsort(row)[:min(_NEIGHBORS, len(row) - 1)].tolist() for row in cost]
 
 
-def _sweep(i: int, neighbors: list[int], photographs: list[Photograph], cameras: Cameras, cloud: PointCloud,
-           planes: int) -> Float:
+def _sweep(i: int, neighbors: list[int], photographs: list[_Photograph], cameras: Cameras, cloud: PointCloud,
+           planes: int) -> _Floats:
     """(H, W) depth of photograph i, 0 where nothing correlates."""
     span = _depth_range(cloud, cameras[i])
     if span is None:
@@ -157,13 +171,13 @@ def _plane_homography(cameras: Cameras, i: int, j: int) -> Callable[[float], NDA
 class _Windows:
     """A picture's windows, ready to be correlated with another's."""
 
-    def __init__(self, gray: Float) -> None:
+    def __init__(self, gray: _Floats) -> None:
         self.gray = gray
         self.mean = _box(gray)
         self.deviation = np.sqrt(np.maximum(_box(gray * gray) - self.mean**2, 1e-3))
 
-    def correlation(self, other: Float, homography: NDArray[np.float64]) -> Float:
-        """(H, W) normalized cross-correlation with `other` seen through the homography; -1 outside of it."""
+    def correlation(self, other: _Floats, homography: NDArray[np.float64]) -> _Floats:
+        """(H, W) normalized cross-correlation with `other` warped by the homography; -1 outside of it."""
         size = self.gray.shape[::-1]
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped = np.asarray(cv2.warpPerspective(other, homography, size, flags=flags, borderValue=-1e4), np.float32)
@@ -176,11 +190,11 @@ class _Windows:
         return np.asarray(score, np.float32)
 
 
-def _box(values: Float) -> Float:
+def _box(values: _Floats) -> _Floats:
     return np.asarray(cv2.boxFilter(values, cv2.CV_32F, (_WINDOW, _WINDOW)))
 
 
-def _parabola(scores: Float, which: NDArray[np.intp]) -> Float:
+def _parabola(scores: _Floats, which: NDArray[np.intp]) -> _Floats:
     """Where between planes the best score lies: the summit of the parabola through it and its neighbors, ±0.5."""
     inner = np.clip(which, 1, len(scores) - 2)
     before, at, after = (np.take_along_axis(scores, (inner + k)[None], 0)[0] for k in (-1, 0, 1))
@@ -188,8 +202,8 @@ def _parabola(scores: Float, which: NDArray[np.intp]) -> Float:
     return np.clip(np.where(bend < -1e-6, 0.5 * (before - after) / np.minimum(bend, -1e-6), 0), -0.5, 0.5)
 
 
-def _agreed(i: int, neighbors: list[int], depths: list[Float], photograph: Photograph,
-            cameras: Cameras) -> tuple[Float, NDArray[np.uint8]]:
+def _consistent_points(i: int, neighbors: list[int], depths: list[_Floats], photograph: _Photograph,
+                       cameras: Cameras) -> tuple[_Floats, NDArray[np.uint8]]:
     """World points (N, 3) and colors of photograph i's depths that enough neighbors' depths agree with."""
     y, x = np.nonzero(depths[i])
     depth = depths[i][y, x].astype(np.float64)
@@ -202,19 +216,21 @@ def _agreed(i: int, neighbors: list[int], depths: list[Float], photograph: Photo
         pixels, seen_depth = (values[0].numpy() for values in project(world, cameras[j]))
         inside = (seen_depth > 0) & (pixels > -0.5).all(1) & (pixels < np.array(cameras.size) - 0.5).all(1)
         column, row = np.rint(np.where(inside[:, None], pixels, 0)).astype(int).T
-        there = depths[j][row, column]
-        votes += inside & (np.abs(there - seen_depth) < _AGREEMENT * seen_depth)
+        own_depth = depths[j][row, column]
+        votes += inside & (np.abs(own_depth - seen_depth) < _AGREEMENT * seen_depth)
     kept = votes >= min(_LEAST_AGREEING, len(neighbors))
     return points[kept].astype(np.float32), photograph.color[y[kept], x[kept]]
 
 
-def _evened(cloud: PointCloud, count: int) -> PointCloud:
+def _downsample_evenly(cloud: PointCloud, count: int) -> PointCloud:
     """About `count` points spread evenly: the finest grid that leaves no more, then a random choice."""
     if len(cloud) <= count:
         return cloud
     extent = float(np.ptp(np.percentile(cloud.positions, [2, 98], axis=0), axis=0).max())
+    if extent == 0:
+        return random_downsample(voxel_downsample(cloud, 1.0), count)
     low, high = 1e-4 * extent, 0.2 * extent
     for _ in range(12):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if len(thinned(cloud, middle)) > count else (low, middle)
-    return at_most(thinned(cloud, low), count)
+        low, high = (middle, high) if len(voxel_downsample(cloud, middle)) > count else (low, middle)
+    return random_downsample(voxel_downsample(cloud, low), count)

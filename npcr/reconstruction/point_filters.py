@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point clouds made fit for training: cropped, freed from outliers, thinned, bounded in number."""
+"""Filters that make a point cloud fit for training: crop, outlier removal, downsampling."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from npcr.io.points import PointCloud
 logger = logging.getLogger("npcr")
 
 OUTLIER_NEIGHBORS = 16
-_FINEST = 2**62  # cells along an axis that an integer can number
+_MAX_VOXELS = 2**62  # voxels along an axis that an integer can number
 
 
 @dataclass(frozen=True)
-class CloudEdit:
-    """What to do to a cloud, in this order; None leaves a step out."""
+class PointFilters:
+    """Filters for a cloud, applied in this order; None leaves one out."""
 
     crop: tuple[float, ...] | None = None  # x0 y0 z0 x1 y1 z1: lowest and highest corner kept
-    outliers: float | None = None  # in standard deviations: see `without_outliers`
-    voxel: float | None = None  # side of the cells that one point each is kept of
+    outliers: float | None = None  # in standard deviations: see `remove_outliers`
+    voxel: float | None = None  # side of the voxels that one point each is kept of, world units
     max_points: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,82 +38,148 @@ class CloudEdit:
             raise SceneError(f"--max-points is {self.max_points}; it must be at least 1")
 
     def apply(self, cloud: PointCloud) -> PointCloud:
-        """The edited cloud; says how many points each step leaves. Raises `SceneError` where none is left."""
-        steps = [(self.crop, lambda c: cropped(c, self.crop), "--crop"),
-                 (self.outliers, lambda c: without_outliers(c, self.outliers), "--outliers"),
-                 (self.voxel, lambda c: thinned(c, self.voxel), "--voxel"),
-                 (self.max_points, lambda c: at_most(c, self.max_points), "--max-points")]
-        for wanted, step, name in steps:
-            if wanted is None:
-                continue
-            before, cloud = len(cloud), step(cloud)
-            if not len(cloud):
-                raise SceneError(f"{name} leaves none of the cloud's {before} points")
-            logger.info("%s: %d of %d points are kept", name, len(cloud), before)
+        """Filter a cloud; log how many points each filter keeps.
+
+        Args:
+            cloud: any cloud; it stays as it is.
+
+        Returns:
+            The filtered cloud.
+
+        Raises:
+            SceneError: no point is left.
+        """
+        if self.crop is not None:
+            cloud = _checked("--crop", cloud, crop_to_box(cloud, self.crop))
+        if self.outliers is not None:
+            cloud = _checked("--outliers", cloud, remove_outliers(cloud, self.outliers))
+        if self.voxel is not None:
+            cloud = _checked("--voxel", cloud, voxel_downsample(cloud, self.voxel))
+        if self.max_points is not None:
+            cloud = _checked("--max-points", cloud, random_downsample(cloud, self.max_points))
         return cloud
 
 
-def chosen(cloud: PointCloud, which: NDArray[np.bool_] | NDArray[np.intp]) -> PointCloud:
-    """The points that a mask or indices choose."""
+def _checked(option: str, before: PointCloud, after: PointCloud) -> PointCloud:
+    """`after`, which must not be empty; logs what the option's filter kept."""
+    if not len(after):
+        raise SceneError(f"{option} leaves none of the cloud's {len(before)} points")
+    logger.info("%s: %d of %d points are kept", option, len(after), len(before))
+    return after
+
+
+def select_points(cloud: PointCloud, which: NDArray[np.bool_] | NDArray[np.intp]) -> PointCloud:
+    """Select points, with their colors.
+
+    Args:
+        cloud: N points.
+        which: mask (N,) or indices (M,).
+
+    Returns:
+        The points selected.
+    """
     return PointCloud(cloud.positions[which], None if cloud.colors is None else cloud.colors[which])
 
 
-def joined(one: PointCloud, other: PointCloud) -> PointCloud:
-    """Both clouds as one; colors are kept where both have them."""
+def merge_clouds(one: PointCloud, other: PointCloud) -> PointCloud:
+    """Merge two clouds; colors are kept where both have them.
+
+    Args:
+        one: comes first.
+        other: comes second.
+
+    Returns:
+        The points of both.
+    """
     colors = None
     if one.colors is not None and other.colors is not None:
         colors = np.concatenate([one.colors, other.colors])
     return PointCloud(np.concatenate([one.positions, other.positions]), colors)
 
 
-def cropped(cloud: PointCloud, box: tuple[float, ...] | None) -> PointCloud:
-    """The points within the box x0 y0 z0 x1 y1 z1."""
+def crop_to_box(cloud: PointCloud, box: tuple[float, ...]) -> PointCloud:
+    """Keep the points within a box.
+
+    Args:
+        cloud: any cloud.
+        box: x0 y0 z0 x1 y1 z1, its lowest and highest corner, world coordinates.
+
+    Returns:
+        The points within.
+    """
     low, high = np.array(box, np.float32).reshape(2, 3)
-    return chosen(cloud, np.asarray(((cloud.positions >= low) & (cloud.positions <= high)).all(1)))
+    return select_points(cloud, np.asarray(((cloud.positions >= low) & (cloud.positions <= high)).all(1)))
 
 
-def without_outliers(cloud: PointCloud, deviations: float | None) -> PointCloud:
-    """Leaves out points whose mean distance to their nearest neighbors is above the cloud's average of it by more
-    than `deviations` standard deviations (statistical outlier removal, as in the Point Cloud Library)."""
+def remove_outliers(cloud: PointCloud, deviations: float) -> PointCloud:
+    """Remove points that are far from their neighbors (statistical outlier removal, as in the Point Cloud Library).
+
+    Args:
+        cloud: any cloud; one of `OUTLIER_NEIGHBORS` points or fewer stays as it is.
+        deviations: a point is removed where the mean distance to its nearest neighbors is above the cloud's average
+            of it by more than this many standard deviations.
+
+    Returns:
+        The other points.
+    """
     from scipy.spatial import cKDTree
 
     if len(cloud) <= OUTLIER_NEIGHBORS:
         return cloud
     distances, _ = cKDTree(cloud.positions).query(cloud.positions, OUTLIER_NEIGHBORS + 1, workers=-1)
     mean = distances[:, 1:].mean(1)
-    kept = np.asarray(mean <= mean.mean() + (deviations or 0) * mean.std())
-    return chosen(cloud, kept)
+    kept = np.asarray(mean <= mean.mean() + deviations * mean.std())
+    return select_points(cloud, kept)
 
 
-def thinned(cloud: PointCloud, side: float | None) -> PointCloud:
-    """One point for each occupied cell of a grid: the mean of its points (and colors), in the order of the first."""
-    cells = np.floor(cloud.positions.astype(np.float64) / (side or 1))
-    if np.abs(cells).max() > _FINEST:
+def voxel_downsample(cloud: PointCloud, side: float) -> PointCloud:
+    """Replace the points of each voxel by their mean.
+
+    Args:
+        cloud: any cloud.
+        side: of the voxels, above 0, world units.
+
+    Returns:
+        A point for each occupied voxel, colors averaged too, in the order of the voxels' first points.
+
+    Raises:
+        SceneError: the voxels are too many to be numbered.
+    """
+    voxels = np.floor(cloud.positions.astype(np.float64) / side)
+    if np.abs(voxels).max() > _MAX_VOXELS:
         raise SceneError(f"--voxel {side:g} is too fine for coordinates up to {np.abs(cloud.positions).max():g}")
-    _, first, cell, counts = np.unique(_keys(cells.astype(np.int64)), return_index=True, return_inverse=True,
-                                       return_counts=True)
+    _, first, voxel, counts = np.unique(_keys(voxels.astype(np.int64)), return_index=True, return_inverse=True,
+                                        return_counts=True)
     order = np.argsort(first)
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums = np.stack([np.bincount(cell, column, len(counts)) for column in values.T], axis=1)
+        sums = np.stack([np.bincount(voxel, column, len(counts)) for column in values.T], axis=1)
         return (sums / counts[:, None])[order]
 
     colors = None if cloud.colors is None else np.rint(mean(cloud.colors.astype(np.float64))).astype(np.uint8)
     return PointCloud(mean(cloud.positions.astype(np.float64)).astype(np.float32), colors)
 
 
-def _keys(cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) one number for each distinct row of (N, 3)."""
-    cells = cells - cells.min(0)
-    extent = [int(size) + 1 for size in cells.max(0)]
-    if math.prod(extent) > _FINEST:  # number the rows axis by axis, which takes a sort more
-        cells = np.stack([np.unique(column, return_inverse=True)[1] for column in cells.T], axis=1)
-        extent = [int(size) + 1 for size in cells.max(0)]
-    return np.asarray((cells[:, 0] * extent[1] + cells[:, 1]) * extent[2] + cells[:, 2])
+def random_downsample(cloud: PointCloud, count: int) -> PointCloud:
+    """Draw points at random, always the same ones.
 
+    Args:
+        cloud: any cloud.
+        count: how many to draw.
 
-def at_most(cloud: PointCloud, count: int | None) -> PointCloud:
-    """`count` points drawn at random (always the same ones), in their order."""
-    if count is None or len(cloud) <= count:
+    Returns:
+        The points drawn, in their order; the cloud itself where it has no more.
+    """
+    if len(cloud) <= count:
         return cloud
-    return chosen(cloud, np.sort(np.random.default_rng(0).choice(len(cloud), count, replace=False)))
+    return select_points(cloud, np.sort(np.random.default_rng(0).choice(len(cloud), count, replace=False)))
+
+
+def _keys(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) one number for each distinct row of (N, 3)."""
+    voxels = voxels - voxels.min(0)
+    extent = [int(size) + 1 for size in voxels.max(0)]
+    if math.prod(extent) > _MAX_VOXELS:  # number the rows axis by axis, which takes a sort more
+        voxels = np.stack([np.unique(column, return_inverse=True)[1] for column in voxels.T], axis=1)
+        extent = [int(size) + 1 for size in voxels.max(0)]
+    return np.asarray((voxels[:, 0] * extent[1] + voxels[:, 1]) * extent[2] + voxels[:, 2])

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from npcr.cameras import Cameras, project
 from npcr.data.scene import find_clouds, find_frames, frame_names
-from npcr.data.scene_config import point_spacing
+from npcr.data.cloud_geometry import point_spacing
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import inspect_image, read_image, read_matte
 from npcr.io.points import PointCloud, read_points
-from npcr.reconstruction.visual_hull import Progress, coverage
+from npcr.reconstruction.mattes import coverage
+from npcr.reconstruction.progress import Progress
 from npcr.scene_check.consistency import SOLID, TRACE, reduced
 from npcr.scene_check.diagnosis import Diagnosis, diagnose_colors, diagnose_silhouettes
 from npcr.scene_check.hypotheses import Mistake, Reading

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import project
-from npcr.reconstruction.visual_hull import Progress
+from npcr.reconstruction.progress import Progress
 from npcr.scene_check.consistency import TRACE, Agreement, Colors, Evidence, Silhouettes, reduced
 from npcr.scene_check.hypotheses import (
     Mistake,

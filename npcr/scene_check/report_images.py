@@ -11,7 +11,8 @@ import torch
 
 from npcr.cameras import project
 from npcr.io.images import read_image, write_image
-from npcr.reconstruction.visual_hull import Progress, coverage
+from npcr.reconstruction.mattes import coverage
+from npcr.reconstruction.progress import Progress
 from npcr.scene_check.check import Material
 from npcr.scene_check.consistency import TRACE
 from npcr.visualization.preview import contact_sheet, draw_cameras, draw_projection

@@ -6,7 +6,14 @@ import pytest
 
 from npcr.errors import SceneError
 from npcr.io.points import PointCloud
-from npcr.reconstruction.point_filters import CloudEdit, at_most, cropped, joined, thinned, without_outliers
+from npcr.reconstruction.point_filters import (
+    PointFilters,
+    crop_to_box,
+    merge_clouds,
+    random_downsample,
+    remove_outliers,
+    voxel_downsample,
+)
 
 
 def cloud(*rows: tuple[float, float, float], colors: bool = True) -> PointCloud:
@@ -16,39 +23,39 @@ def cloud(*rows: tuple[float, float, float], colors: bool = True) -> PointCloud:
 
 
 def test_crop_keeps_what_is_inside():
-    kept = cropped(cloud((0, 0, 0), (1, 1, 1), (2, 0, 0)), (-1, -1, -1, 1, 1, 1))
+    kept = crop_to_box(cloud((0, 0, 0), (1, 1, 1), (2, 0, 0)), (-1, -1, -1, 1, 1, 1))
     assert kept.positions.tolist() == [[0, 0, 0], [1, 1, 1]]
     assert kept.colors.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_voxel_keeps_the_mean_of_its_points_in_the_order_of_the_first():
-    kept = thinned(cloud((5.1, 0, 0), (0.1, 0, 0), (0.3, 0, 0), (-0.1, 0, 0)), 1.0)
+    kept = voxel_downsample(cloud((5.1, 0, 0), (0.1, 0, 0), (0.3, 0, 0), (-0.1, 0, 0)), 1.0)
     np.testing.assert_allclose(kept.positions, [[5.1, 0, 0], [0.2, 0, 0], [-0.1, 0, 0]], atol=1e-6)
     assert kept.colors.tolist() == [[0, 1, 2], [4, 6, 6], [9, 10, 11]]
-    assert thinned(cloud((0, 0, 0), (0, 0, 0), colors=False), 1.0).colors is None
+    assert voxel_downsample(cloud((0, 0, 0), (0, 0, 0), colors=False), 1.0).colors is None
 
 
 def test_outliers_are_found_far_from_the_rest():
     rng = np.random.default_rng(0)
     positions = np.concatenate([rng.normal(size=(500, 3)) * 0.1, [[5, 5, 5], [-4, 0, 3]]]).astype(np.float32)
-    kept = without_outliers(PointCloud(positions), 3.0)
+    kept = remove_outliers(PointCloud(positions), 3.0)
     assert 480 < len(kept) <= 500
     assert np.abs(kept.positions).max() < 1
-    assert len(without_outliers(PointCloud(positions[:10]), 0.1)) == 10  # too few to tell
+    assert len(remove_outliers(PointCloud(positions[:10]), 0.1)) == 10  # too few to tell
 
 
-def test_at_most_is_the_same_choice_every_time():
+def test_random_downsampling_is_the_same_choice_every_time():
     whole = PointCloud(np.arange(300, dtype=np.float32).reshape(-1, 3))
-    first = at_most(whole, 20)
+    first = random_downsample(whole, 20)
     assert len(first) == 20
     assert (np.diff(first.positions[:, 0]) > 0).all()
-    np.testing.assert_array_equal(first.positions, at_most(whole, 20).positions)
-    assert at_most(whole, 1000) is whole
+    np.testing.assert_array_equal(first.positions, random_downsample(whole, 20).positions)
+    assert random_downsample(whole, 1000) is whole
 
 
-def test_joining_keeps_colors_where_both_have_them():
-    assert joined(cloud((0, 0, 0)), cloud((1, 1, 1))).colors.tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert joined(cloud((0, 0, 0)), cloud((1, 1, 1), colors=False)).colors is None
+def test_merging_keeps_colors_where_both_have_them():
+    assert merge_clouds(cloud((0, 0, 0)), cloud((1, 1, 1))).colors.tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert merge_clouds(cloud((0, 0, 0)), cloud((1, 1, 1), colors=False)).colors is None
 
 
 @pytest.mark.parametrize(("values", "message"), [
@@ -58,17 +65,17 @@ def test_joining_keeps_colors_where_both_have_them():
 ])
 def test_settings_are_checked(values, message):
     with pytest.raises(SceneError, match=message):
-        CloudEdit(**values)
+        PointFilters(**values)
 
 
 def test_nothing_left_is_an_error():
     with pytest.raises(SceneError, match="--crop leaves none of the cloud's 2 points"):
-        CloudEdit(crop=(5, 5, 5, 6, 6, 6)).apply(cloud((0, 0, 0), (1, 1, 1)))
+        PointFilters(crop=(5, 5, 5, 6, 6, 6)).apply(cloud((0, 0, 0), (1, 1, 1)))
     with pytest.raises(SceneError, match="too fine"):
-        CloudEdit(voxel=1e-30).apply(cloud((0, 0, 0), (1, 1, 1)))
+        PointFilters(voxel=1e-30).apply(cloud((0, 0, 0), (1, 1, 1)))
 
 
 def test_voxels_of_a_cloud_that_is_huge_for_them():
     """The cells' numbers do not fit one integer side by side; the outcome is the same."""
-    kept = thinned(cloud((1e9, -1e9, 1e9), (0.1, 0.2, 0.3), (0.2, 0.2, 0.3), (-1e9, 1e9, -1e9)), 0.5)
+    kept = voxel_downsample(cloud((1e9, -1e9, 1e9), (0.1, 0.2, 0.3), (0.2, 0.2, 0.3), (-1e9, 1e9, -1e9)), 0.5)
     np.testing.assert_allclose(kept.positions, [[1e9, -1e9, 1e9], [0.15, 0.2, 0.3], [-1e9, 1e9, -1e9]], rtol=1e-6)

@@ -11,24 +11,18 @@ import torch
 from npcr.camera_paths import sphere_band
 from npcr.cameras import Cameras
 from npcr.config import load_config
-from npcr.data.scene_config import near_far_size, point_spacing, scene_settings, write_scene_config
+from npcr.data.cloud_geometry import near_far_size, point_spacing
+from npcr.data.scene_config import scene_settings, write_scene_config
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.images import write_image
 from npcr.io.points import read_points
+from npcr.reconstruction.mattes import coverage, fill_holes, signed_distance
+from npcr.reconstruction.silhouette_field import SilhouetteField
 from npcr.reconstruction.silhouettes import load_silhouettes
-from npcr.reconstruction.visual_hull import (
-    SilhouetteField,
-    carve,
-    coverage,
-    estimate_bounds,
-    filled,
-    sample_surface,
-    signed_distance,
-    thin_evenly,
-)
+from npcr.reconstruction.visual_hull import carve, estimate_bounds, sample_surface, subsample_evenly
 
 SHARED = os.environ.get("NPCR_SHARED")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "carve_hull.py"
@@ -133,7 +127,7 @@ def test_beyond_an_untouched_border_there_is_nothing(ball):
     cameras, mattes = ball
     field = SilhouetteField.from_mattes(mattes, cameras)
     far_off = torch.tensor([[5.0, 5.0, 5.0], [0.2, -0.1, 4.0]])
-    assert (field.inside(far_off)[0] < 0).all()
+    assert (field.distance(far_off)[0] < 0).all()
 
 
 def test_tolerated_views_may_be_wrong(ball):
@@ -149,10 +143,10 @@ def test_small_holes_are_filled_and_large_ones_kept(ball):
     matte = ball[1][0].copy()
     y, x = np.argwhere(matte == 255).mean(0).round().astype(int)
     matte[y - 2:y + 2, x - 2:x + 2] = 0
-    np.testing.assert_array_equal(filled(matte, 0.02), np.where(matte, matte, filled(matte, 0.02)))
-    assert filled(matte, 0.02)[y, x] == 255
-    assert filled(matte, 0.001)[y, x] == 0
-    assert filled(matte, 0.02)[0, 0] == 0  # the background is no hole
+    np.testing.assert_array_equal(fill_holes(matte, 0.02), np.where(matte, matte, fill_holes(matte, 0.02)))
+    assert fill_holes(matte, 0.02)[y, x] == 255
+    assert fill_holes(matte, 0.001)[y, x] == 0
+    assert fill_holes(matte, 0.02)[0, 0] == 0  # the background is no hole
 
 
 def test_fuzz_lies_outside_the_hull_and_within_soft_mattes():
@@ -162,7 +156,7 @@ def test_fuzz_lies_outside_the_hull_and_within_soft_mattes():
     outer = SilhouetteField.from_mattes(mattes, cameras, threshold=0.02)
     cells, side = carve(field, estimate_bounds(cameras, mattes), 64)
     points, _ = sample_surface(field, cells, side, 4000, fuzz=0.2, outer=outer)
-    lifted = field.inside(torch.from_numpy(points))[0].numpy() < -1
+    lifted = field.distance(torch.from_numpy(points))[0].numpy() < -1
     assert 0.25 < lifted.mean() < 0.6
     assert coverage(points, cameras, mattes, threshold=0.02)[1] < 0.01
     assert distances(points).max() < RADIUS + 0.16
@@ -172,14 +166,14 @@ def test_the_same_seed_gives_the_same_points(ball):
     np.testing.assert_array_equal(hull(*ball, count=500)[0], hull(*ball, count=500)[0])
 
 
-def test_thinning_keeps_points_apart():
+def test_subsampling_keeps_points_apart():
     points = np.random.default_rng(0).random((20000, 3)).astype(np.float32) * [1, 1, 0]
-    rows = thin_evenly(points, 2000)
+    rows = subsample_evenly(points, 2000)
     assert len(set(rows.tolist())) == 2000
     kept = torch.from_numpy(points[rows])
     near = torch.cdist(kept, kept).fill_diagonal_(9).min(1).values
     assert near.mean() > 0.65 * np.sqrt(1 / 2000)  # at random: 0.5
-    np.testing.assert_array_equal(thin_evenly(points, 99999), np.arange(20000))
+    np.testing.assert_array_equal(subsample_evenly(points, 99999), np.arange(20000))
 
 
 def test_mattes_without_anything_in_common(ball):

@@ -13,7 +13,7 @@ from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import NpcrError, SceneError
 from npcr.io.camera_files import read_cam_poses, read_cameras
 from npcr.io.images import read_image
-from npcr.reconstruction.visual_hull import coverage
+from npcr.reconstruction.mattes import coverage
 from npcr.synthetic.creature_scene import DISTANCE, MIDDLE, RADIUS, FuzzyOptions, build_models, make_fuzzy_scene
 
 OPTIONS = FuzzyOptions(views=9, size=48, strands=2500, points=4000, path_views=10, seed=3)

@@ -16,7 +16,7 @@ from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import ConfigError, NpcrError, SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import read_image, read_matte
-from npcr.reconstruction.visual_hull import coverage
+from npcr.reconstruction.mattes import coverage
 from npcr.synthetic.hair import scene as module
 from npcr.synthetic.hair.model import build_model, view_cameras
 from npcr.synthetic.hair.options import HairOptions
