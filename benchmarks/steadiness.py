@@ -26,7 +26,7 @@ from numpy.typing import NDArray  # noqa: E402
 from benchmarks.common import environment, print_table, run_script, write_json  # noqa: E402
 from benchmarks.pages import fill_page  # noqa: E402
 from npcr import cli  # noqa: E402
-from npcr.checkpoints.files import find_epoch, model_path  # noqa: E402
+from npcr.checkpoints import find_epoch, model_path  # noqa: E402
 from npcr.errors import CheckpointError, ConfigError  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 from npcr.visualization.captions import caption  # noqa: E402

@@ -7,22 +7,22 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from npcr.checkpoints.files import ModelCheckpoint, load_model
-from npcr.checkpoints.published import is_published, read_published
-from npcr.config import changed, explicit_keys, to_dict
-from npcr.data.scene import load_clouds
-from npcr.data.scene_config import point_spacing
-from npcr.errors import CheckpointError, SceneError
+from npcr.checkpoints import ModelCheckpoint, load_model, load_parameters
+from npcr.config import changed, explicit_keys
+from npcr.data.samples import SceneDataset
+from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
+from npcr.errors import CheckpointError, ConfigError
 from npcr.io.points import PointCloud
-from npcr.renderers import BlendedRenderer, LayeredRenderer, Renderer
-from npcr.renderers.acceleration import compile_network
+from npcr.renderers import Renderer, find_form
 from npcr.renderers.losses import RenderLoss, VggFeatures
+from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 
 logger = logging.getLogger("npcr")
+
+View = tuple[int, int]  # frame and camera, from 0
 
 # What a checkpoint's parameters depend on: these must agree with it.
 _STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.DOTS", "MODEL.HARMONICS",
@@ -31,67 +31,146 @@ _STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "M
 _HABITS = ("MODEL.LEGACY", "INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING", "WEIGHTS.DEPTH_THR")
 
 
-def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud],
-                   strands: Sequence[np.ndarray] | None = None) -> Renderer:
-    """A renderer with fresh parameters for these clouds; seeds torch with SOLVER.SEED.
+def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> Renderer:
+    """Make a renderer with fresh parameters; seeds torch with SOLVER.SEED.
 
-    strands: of each cloud (N, 3), directions of length 0 to 1 that the blended form's strands start from.
+    Args:
+        cfg: the configuration; MODEL.FORM names the class.
+        clouds: one for each frame of the scene.
+
+    Returns:
+        The renderer, on the CPU.
+
+    Raises:
+        NpcrError: the clouds lack what the configuration asks for.
     """
     torch.manual_seed(cfg.SOLVER.SEED)
-    blended = cfg.MODEL.FORM == "blended"
-    renderer = _build_blended(cfg, clouds, strands) if blended else _build_layered(cfg, clouds)
+    renderer = find_form(cfg.MODEL.FORM).from_config(cfg, clouds)
     if cfg.MODEL.COMPILE:
-        compile_network(renderer.network)
+        renderer.runner.compile(renderer.network)
     return renderer
 
 
-def _build_blended(cfg: CfgNode, clouds: Sequence[PointCloud],
-                   strands: Sequence[np.ndarray] | None) -> BlendedRenderer:
-    colors = None
-    if all(cloud.colors is not None for cloud in clouds):
-        colors = _unit_colors(clouds)
-    near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
-    return BlendedRenderer(
-        [torch.from_numpy(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
-        layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size), peeling=cfg.PROJECTION.PEELING,
-        degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH, dots=cfg.MODEL.DOTS,
-        spacing=[point_spacing(cloud.positions) for cloud in clouds],
-        strands=None if strands is None else [torch.from_numpy(strand) for strand in strands],
-        backend=cfg.PROJECTION.BACKEND)
+def prepare_rendering(renderer: Renderer, cfg: CfgNode) -> None:
+    """Let RENDER.PRECISION and RENDER.CUDA_GRAPHS take effect.
+
+    Args:
+        renderer: on the device that will render.
+        cfg: the configuration.
+    """
+    renderer.runner.prepare_rendering(cfg.RENDER.PRECISION, cfg.RENDER.CUDA_GRAPHS, renderer.device)
 
 
-def _build_layered(cfg: CfgNode, clouds: Sequence[PointCloud]) -> LayeredRenderer:
-    colors = None
-    if cfg.INPUT.USE_RGB:
-        missing = [frame for frame, cloud in enumerate(clouds) if cloud.colors is None]
-        if missing:
-            raise SceneError(f"INPUT.USE_RGB True needs colors in every point cloud; frame {missing[0] + 1}'s "
-                             "has none (rows are x y z r g b)")
-        colors = _unit_colors(clouds)
-    near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
-    return LayeredRenderer(
-        [torch.from_numpy(cloud.positions) for cloud in clouds], colors,
-        feature_dim=cfg.MODEL.FEATURE_DIM, layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size),
-        peeling=cfg.PROJECTION.PEELING, norm=cfg.MODEL.NORM, legacy=cfg.MODEL.LEGACY,
-        depth_threshold=cfg.WEIGHTS.DEPTH_THR, backend=cfg.PROJECTION.BACKEND,
-        recompute_layers=cfg.SOLVER.RECOMPUTE_LAYERS, margin=cfg.RENDER.MARGIN)
+def build_blender(cfg: CfgNode) -> Blender | None:
+    """Make the blender that TEMPORAL.BLEND names.
 
+    Args:
+        cfg: the configuration.
 
-def _unit_colors(clouds: Sequence[PointCloud]) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.asarray(cloud.colors, np.float32) / 255) for cloud in clouds]
+    Returns:
+        The blender; None for "off".
+    """
+    temporal = cfg.TEMPORAL
+    if temporal.BLEND == "default":
+        return DefaultBlender(temporal.HISTORY, temporal.COLOR_TOLERANCE, temporal.DEPTH_TOLERANCE, temporal.ANGLE)
+    return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR) if temporal.BLEND == "legacy" else None
 
 
 def build_loss(cfg: CfgNode) -> RenderLoss:
-    """The training loss; VGG-19 is loaded only where LOSS.PERCEPTUAL asks for it."""
+    """Make the training loss; VGG-19 is loaded only where LOSS.PERCEPTUAL asks for it.
+
+    Args:
+        cfg: the configuration.
+
+    Returns:
+        The loss, on the CPU.
+
+    Raises:
+        ConfigError: VGG-19's weights cannot be had.
+    """
     return RenderLoss(perceptual=cfg.LOSS.PERCEPTUAL, mse=cfg.LOSS.MSE, gradient=cfg.LOSS.GRADIENT,
                       ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg),
                       everywhere=not cfg.MODEL.LEGACY)
 
 
 def build_vgg(cfg: CfgNode) -> VggFeatures | None:
+    """Load VGG-19 for the perceptual term.
+
+    Args:
+        cfg: the configuration.
+
+    Returns:
+        The network, on the CPU; None where LOSS.PERCEPTUAL is 0.
+
+    Raises:
+        ConfigError: the weights cannot be had.
+    """
     if not cfg.LOSS.PERCEPTUAL:
         return None
     return VggFeatures(cfg.PERCEPTUAL.CHECKPOINT, legacy=cfg.MODEL.LEGACY)
+
+
+def open_scene(cfg: CfgNode, folder: str) -> Scene:
+    """Check the scene in a folder against the configuration.
+
+    Args:
+        cfg: the configuration.
+        folder: DATASETS.TRAIN or DATASETS.TEST.
+
+    Returns:
+        The scene; photographs are not read yet.
+
+    Raises:
+        ConfigError: the folder's name is empty.
+        SceneError: a file is missing or wrong.
+    """
+    if not folder:
+        raise ConfigError("DATASETS.TRAIN is empty; name the scene's folder, such as DATASETS.TRAIN datasets/cat")
+    return load_scene(Path(folder), size_raw=tuple(cfg.INPUT.SIZE_RAW), frame_num=cfg.DATASETS.FRAME_NUM,
+                      mask=cfg.DATASETS.MASK, center=cfg.DATASETS.CENTER)
+
+
+def build_dataset(cfg: CfgNode, scene: Scene, size: Sequence[int], device: torch.device) -> SceneDataset:
+    """Make the samples of a scene's photographs.
+
+    Args:
+        cfg: the configuration.
+        scene: whose photographs.
+        size: (width, height) of a sample, pixels: INPUT.SIZE_TRAIN or INPUT.SIZE_TEST.
+        device: where samples go.
+
+    Returns:
+        The dataset; photographs are decoded when they are asked for.
+    """
+    return SceneDataset(scene, size=tuple(size), alpha_mode=cfg.DATASETS.ALPHA_MODE,
+                        alpha_background=cfg.DATASETS.ALPHA_BACKGROUND, legacy=cfg.MODEL.LEGACY,
+                        max_zoom=cfg.DATASETS.MAXRATION, cache_bytes=int(cfg.DATASETS.CACHE_MB) * 2**20,
+                        device=device, workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def held_out_views(cfg: CfgNode, scene: Scene, device: torch.device) -> tuple[SceneDataset, list[View]] | None:
+    """Choose the views that training does not see: the TEST scene's, else the held-out cameras.
+
+    Args:
+        cfg: the configuration.
+        scene: DATASETS.TRAIN's.
+        device: where samples go.
+
+    Returns:
+        The dataset at INPUT.SIZE_TEST and its held-out views; None where no view is held out.
+
+    Raises:
+        SceneError: a file of the TEST scene is missing or wrong.
+    """
+    if cfg.DATASETS.TEST:
+        scene = open_scene(cfg, cfg.DATASETS.TEST)
+        cameras = list(range(len(scene.cameras)))
+    elif cfg.DATASETS.HOLDOUT_EVERY:
+        cameras = split_holdout(len(scene.cameras), cfg.DATASETS.HOLDOUT_EVERY)[1]
+    else:
+        return None
+    views = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
+    return build_dataset(cfg, scene, cfg.INPUT.SIZE_TEST, device), views
 
 
 def load_renderer(cfg: CfgNode, checkpoint_path: Path,
@@ -101,18 +180,11 @@ def load_renderer(cfg: CfgNode, checkpoint_path: Path,
     Points come from the checkpoint; a published one holds none, then they come from DATASETS.TRAIN. Raises
     `CheckpointError` where checkpoint, configuration and cloud do not fit together.
     """
-    checkpoint = read_checkpoint(cfg, checkpoint_path)
+    checkpoint = load_model(checkpoint_path, cfg.MODEL.NORM)
     cfg = merge_checkpoint_config(cfg, checkpoint, checkpoint_path)
     renderer = build_renderer(cfg, checkpoint_clouds(cfg, checkpoint, checkpoint_path))
     load_parameters(renderer, checkpoint, checkpoint_path)
     return renderer.eval().to(device), cfg, checkpoint.epoch
-
-
-def read_checkpoint(cfg: CfgNode, path: Path) -> ModelCheckpoint:
-    """`load_model`; of a published model also the norms' running statistics where MODEL.NORM batch asks."""
-    if cfg.MODEL.NORM == "batch" and path.is_file() and is_published(path):
-        return read_published(path, norm="batch")
-    return load_model(path)
 
 
 def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> CfgNode:
@@ -146,28 +218,3 @@ def checkpoint_clouds(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> 
     if not cfg.DATASETS.TRAIN:
         raise CheckpointError(f"{path}: holds no points; name the scene's folder with DATASETS.TRAIN")
     return load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM)
-
-
-def load_parameters(renderer: Renderer, checkpoint: ModelCheckpoint, path: Path) -> None:
-    """Copy the checkpoint's parameters into `renderer`; every one must be there and fit."""
-    wanted = renderer.state_dict()
-    for name in sorted(wanted.keys() | checkpoint.model.keys()):
-        if name not in checkpoint.model or name not in wanted:
-            problem = "lacks" if name in wanted else "has a parameter unknown here,"
-            raise CheckpointError(f"{path}: {problem} {name}")
-        found, expected = tuple(checkpoint.model[name].shape), tuple(wanted[name].shape)
-        if found != expected:
-            hint = " (a feature row per point: is this the cloud it was trained on?)" if "features" in name else ""
-            raise CheckpointError(f"{path}: {name} is {found}, the configuration and scene need {expected}{hint}")
-    renderer.load_state_dict(checkpoint.model)
-
-
-def make_checkpoint(renderer: Renderer, clouds: Sequence[PointCloud], cfg: CfgNode,
-                    epoch: int) -> ModelCheckpoint:
-    """Everything that rendering needs: parameters, points, configuration, epoch."""
-    colors = [torch.from_numpy(np.asarray(c.colors)) for c in clouds if c.colors is not None]
-    return ModelCheckpoint(
-        epoch=epoch, config=to_dict(cfg),
-        model={name: value.detach().cpu().contiguous() for name, value in renderer.state_dict().items()},
-        points=[torch.from_numpy(cloud.positions) for cloud in clouds],
-        colors=colors if len(colors) == len(clouds) else [])

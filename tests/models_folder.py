@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.checkpoints.files import model_path, save_model
-from npcr.config import load_config
-from npcr.factory import build_renderer, make_checkpoint
+from npcr.checkpoints import make_checkpoint, model_path, save_model
+from npcr.config import load_config, to_dict
+from npcr.factory import build_renderer
 from npcr.io.points import PointCloud
 from tests.scenes import default_intrinsics, orbit_poses, write_blocks, write_poses
 
@@ -36,7 +36,7 @@ def write_models_folder(root: Path) -> None:
     generator = np.random.default_rng(0)
     positions = (generator.normal(0, 0.4, (count, 3)).astype(np.float32) for count in (150, 100))
     clouds = [PointCloud(each, None) for each in positions]
-    save_model(model_path(folder, 3), make_checkpoint(build_renderer(cfg, clouds), clouds, cfg, 3))
+    save_model(model_path(folder, 3), make_checkpoint(build_renderer(cfg, clouds), clouds, to_dict(cfg), 3))
 
 
 def call_script(script: Path, arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch,

@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from npcr.cameras import Cameras, unproject
-from npcr.renderers.layered import RenderOutput
+from npcr.renderers.base import RenderOutput
+from tests.stub_renderer import StubRenderer
 
 SIZE = (24, 18)
 
@@ -22,14 +23,14 @@ def orbit(count: int, step: float = 0.05) -> Cameras:
     return Cameras(poses, intrinsics, SIZE)
 
 
-class PlaneRenderer(nn.Module):
+class PlaneRenderer(StubRenderer):
     """A striped plane at depth 2, its left four columns empty; its pixel rows are brighter and darker in turn,
     and change places with every picture."""
 
     def __init__(self, legacy: bool = False, alpha: float = 0.5, flicker: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(legacy)
         self.brightness = nn.Parameter(torch.tensor(1.0))
-        self.legacy, self.alpha, self.flicker = legacy, alpha, flicker
+        self.alpha, self.flicker = alpha, flicker
         self.calls: list[tuple[int, int, bool, bool]] = []  # cameras, frame, training, gradients
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
@@ -42,9 +43,7 @@ class PlaneRenderer(nn.Module):
         sign = self.flicker * (1 - 2 * odd) * (-1) ** len(self.calls)
         color = self.brightness * (0.4 + 0.2 * torch.sin(4 * points) + sign)
         alpha = self.alpha * there
-        rgb = color * there * (1.0 if self.legacy else self.alpha)
-        empty: Tensor = torch.empty(0)
-        return RenderOutput(rgb, alpha, depth, empty, empty, empty)
+        return self.output(color * there, alpha, depth)
 
 
 def nan_after(renderer: PlaneRenderer, frames: int) -> PlaneRenderer:
@@ -53,7 +52,7 @@ def nan_after(renderer: PlaneRenderer, frames: int) -> PlaneRenderer:
 
     def broken(cameras: Cameras, frame: int = 0) -> RenderOutput:
         output = forward(cameras, frame)
-        return output._replace(rgb=output.rgb * math.nan) if len(renderer.calls) > frames else output
+        return output._replace(color=output.color * math.nan) if len(renderer.calls) > frames else output
 
     renderer.forward = broken  # type: ignore[method-assign]
     return renderer

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from npcr.checkpoints.files import load_model, load_training_state, save_training_state
-from npcr.config import load_config
+from npcr.checkpoints import load_model, load_training_state, make_checkpoint, save_training_state
+from npcr.config import load_config, to_dict
 from npcr.errors import CheckpointError
-from npcr.factory import build_renderer, load_renderer, make_checkpoint
+from npcr.factory import build_renderer, load_renderer
 from npcr.io.points import PointCloud
 from tests.scenes import write_tiny_scene
 
@@ -235,7 +235,7 @@ def test_files_that_do_not_fit(
     (tmp_path / "config.yml").write_text(CONFIG)
     cfg = load_config(tmp_path / "config.yml")
     clouds = [PointCloud(np.zeros((9, 3), np.float32), None)]
-    checkpoint = make_checkpoint(build_renderer(cfg, clouds), clouds, cfg, 3)
+    checkpoint = make_checkpoint(build_renderer(cfg, clouds), clouds, to_dict(cfg), 3)
     checkpoint.points = change.get("points", checkpoint.points)
     checkpoint.model.pop(change.get("model", ""), None)
     path = tmp_path / "nr_model_3.pth"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from npcr.checkpoints.files import ModelCheckpoint, save_model
-from npcr.checkpoints.published import read_published
+from npcr.checkpoints import ModelCheckpoint, read_published, save_model
 from npcr.cli import run
 from npcr.errors import CheckpointError
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from npcr import cli
-from npcr.checkpoints.files import find_epoch, model_path
+from npcr.checkpoints import find_epoch, model_path
 from npcr.errors import CheckpointError, NpcrError
 
 ROOT = Path(__file__).resolve().parents[1]

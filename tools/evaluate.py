@@ -22,17 +22,15 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from npcr.checkpoints.files import find_epoch, load_model, model_path
+from npcr.checkpoints import find_epoch, load_model, model_path
 from npcr.cli import config_from_args, make_parser, resolve_device, run
 from npcr.config import dump_config, to_dict
 from npcr.data.samples import SceneDataset
 from npcr.evaluation import views as evaluator
 from npcr.evaluation.contact_sheet import sheet_row, write_contact_sheet
 from npcr.evaluation.video_report import BLENDS, PathSelection, evaluate_paths
-from npcr.factory import load_renderer
+from npcr.factory import build_dataset, held_out_views, load_renderer, open_scene, prepare_rendering
 from npcr.io.json_files import write_json
-from npcr.renderers.acceleration import prepare_rendering
-from npcr.training.trainer import held_out_views, make_views, open_scene
 from npcr.visualization.captions import Pixels
 
 logger = logging.getLogger("npcr")
@@ -143,7 +141,7 @@ def choose_views(cfg: CfgNode, device: torch.device,
                        "training views, which flatters the model")
     which = [(frame, camera) for frame in range(len(scene.frames)) for camera in range(len(scene.cameras))]
     kind = "training" if not cfg.DATASETS.HOLDOUT_EVERY else "training and held out"
-    return make_views(cfg, scene, cfg.INPUT.SIZE_TEST, device), which, kind
+    return build_dataset(cfg, scene, cfg.INPUT.SIZE_TEST, device), which, kind
 
 
 def warn_of_training_views(cfg: CfgNode, trained: dict[str, Any], checkpoint: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from npcr import cli
-from npcr.checkpoints.files import model_path
+from npcr.checkpoints import model_path
 from npcr.config import dump_config
 from npcr.errors import ConfigError
 from npcr.refine.run import RefineRun, state_path

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from npcr import cli
 from npcr.config import dump_config
-from npcr.renderers.acceleration import prepare_rendering
-from npcr.rendering.frames import FrameWriter, make_blender, render_path
+from npcr.factory import build_blender, prepare_rendering
+from npcr.rendering.frames import FrameWriter, render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
 
 EXAMPLES = """\
@@ -51,7 +51,7 @@ def main() -> None:
     output = args.output or default_output(inputs)
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
-                         blender=make_blender(inputs.cfg), frame=inputs.frame)
+                         blender=build_blender(inputs.cfg), frame=inputs.frame)
     writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
                          inputs.cfg.RENDER.VIDEO)
     try:

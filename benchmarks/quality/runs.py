@@ -30,7 +30,7 @@ from benchmarks.common import ROOT, environment
 from benchmarks.quality.clouds import StudyScene, changed_cloud, picture_size, splat_sizes, write_scene_copy
 from benchmarks.quality.scores import mean_of, score_held_out
 from benchmarks.quality.variants import RECOMMENDED_KEYS, CloudChange, Variant
-from npcr.checkpoints.files import find_epoch, load_training_state, model_path, optimizer_path
+from npcr.checkpoints import find_epoch, load_training_state, model_path, optimizer_path
 from npcr.config import load_config
 from npcr.errors import CheckpointError, ConfigError, NpcrError
 from npcr.io.files import atomic_write

@@ -11,39 +11,117 @@ import os
 import re
 import zipfile
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from npcr.checkpoints.model import ModelCheckpoint, check_model
-from npcr.checkpoints.published import is_published, read_published
-from npcr.errors import CheckpointError
+from npcr.errors import CheckpointError, ConfigError
 from npcr.io.files import atomic_write
-
-__all__ = ["ModelCheckpoint", "find_epoch", "load_model", "load_training_state", "model_path",
-           "optimizer_path", "save_model", "save_training_state"]
+from npcr.renderers import Renderer, find_form
+from npcr.renderers.base import describe_shape
 
 MODEL_FORMAT, MODEL_VERSION = "npcr-model", 1
 STATE_FORMAT, STATE_VERSION = "npcr-training-state", 1
 MODEL_KEYS = {"epoch": int, "config": dict, "model": dict, "points": list, "colors": list}
 PLAIN = (str, int, float, bool, type(None))  # read by weights_only=True in every torch >= 2.4
+DEFAULT_FORM = "layered"  # of checkpoints that do not name MODEL.FORM: published ones
+
+
+@dataclass
+class ModelCheckpoint:
+    """One trained model. `points` is empty where the file holds none (converted published models)."""
+
+    epoch: int
+    config: dict[str, Any]  # nested, of known keys; a part of them suffices
+    model: dict[str, Tensor]  # the state dict of a `npcr.renderers.Renderer`
+    points: list[Tensor] = field(default_factory=list)  # a frame each: (N, 3) float32
+    colors: list[Tensor] = field(default_factory=list)  # a frame each: (N, 3) uint8; or none at all
+
+
+def check_model(checkpoint: ModelCheckpoint, source: str) -> None:
+    """Check that the parts of a model agree with each other.
+
+    Args:
+        checkpoint: as read, or about to be written.
+        source: what the message begins with.
+
+    Raises:
+        CheckpointError: they contradict each other.
+    """
+    for frame, cloud in enumerate(checkpoint.points):
+        if cloud.ndim != 2 or cloud.shape[1] != 3 or not cloud.is_floating_point():
+            raise CheckpointError(f"{source}: the points of frame {frame} are {describe_shape(cloud)}; they must be "
+                                  "(N, 3) float32")
+    if checkpoint.colors and [c.shape for c in checkpoint.colors] != [p.shape for p in checkpoint.points]:
+        colors, points = (", ".join(map(describe_shape, list_)) for list_ in (checkpoint.colors, checkpoint.points))
+        raise CheckpointError(f"{source}: the colors ({colors}) do not match the points ({points})")
+    form_of(checkpoint, source).check_state(checkpoint.model, checkpoint.points, source)
+
+
+def form_of(checkpoint: ModelCheckpoint, source: str) -> type[Renderer]:
+    """Find the class of renderer that a checkpoint is of.
+
+    Args:
+        checkpoint: whose MODEL.FORM counts.
+        source: what the message begins with.
+
+    Returns:
+        The class.
+
+    Raises:
+        CheckpointError: this release has no such form.
+    """
+    section = checkpoint.config.get("MODEL", {})
+    name = section.get("FORM", DEFAULT_FORM) if isinstance(section, dict) else DEFAULT_FORM
+    try:
+        return find_form(name)
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: {error}") from None
 
 
 def model_path(output_dir: str | Path, epoch: int, refined: bool = False) -> Path:
+    """Name a model's file.
+
+    Args:
+        output_dir: its folder.
+        epoch: from 0.
+        refined: whether it is the result of refining.
+
+    Returns:
+        `nr_model_{epoch}.pth` or `nr_model_{epoch}_refined.pth` in the folder.
+    """
     return Path(output_dir) / f"nr_model_{epoch}{'_refined' if refined else ''}.pth"
 
 
 def optimizer_path(output_dir: str | Path, epoch: int) -> Path:
+    """Name the file with what resuming needs beside the model.
+
+    Args:
+        output_dir: its folder.
+        epoch: from 0.
+
+    Returns:
+        `nr_optimizer_{epoch}.pth` in the folder.
+    """
     return Path(output_dir) / f"nr_optimizer_{epoch}.pth"
 
 
 def find_epoch(output_dir: str | Path, load_epoch: int = -1, *, resume: bool = False) -> int:
-    """The epoch to load from `output_dir`: `load_epoch` itself, or for -1 the newest there is.
+    """Find the epoch to load; temporary and refined files do not count.
 
-    With `resume` an epoch counts only when its training state lies beside its model. Temporary and refined
-    files do not count. Raises `CheckpointError` that lists the epochs there are.
+    Args:
+        output_dir: the folder of the checkpoints.
+        load_epoch: the epoch wanted; -1: the newest.
+        resume: whether an epoch counts only when its training state lies beside its model.
+
+    Returns:
+        The epoch.
+
+    Raises:
+        CheckpointError: it is not there; the message lists the epochs that are.
     """
     models, states = _epochs(output_dir, "model"), _epochs(output_dir, "optimizer")
     complete = sorted(models & states if resume else models)
@@ -59,7 +137,15 @@ def find_epoch(output_dir: str | Path, load_epoch: int = -1, *, resume: bool = F
 
 
 def save_model(path: str | Path, checkpoint: ModelCheckpoint) -> None:
-    """Write a model file; on a failure the old one stays. Raises `CheckpointError` (a full disk, say)."""
+    """Write a model file; on a failure the old one stays.
+
+    Args:
+        path: the file.
+        checkpoint: what to write.
+
+    Raises:
+        CheckpointError: its parts contradict each other, or the file cannot be written (a full disk).
+    """
     check_model(checkpoint, str(path))
     _save(Path(path), {
         "format": MODEL_FORMAT, "version": MODEL_VERSION, "epoch": checkpoint.epoch,
@@ -70,15 +156,20 @@ def save_model(path: str | Path, checkpoint: ModelCheckpoint) -> None:
     })
 
 
-def load_model(path: str | Path) -> ModelCheckpoint:
-    """Read a model file, on the CPU; a published pickle is met as well (`read_published`).
+def read_model(path: str | Path) -> ModelCheckpoint:
+    """Read what `save_model` wrote, on the CPU.
 
-    Raises `CheckpointError` that names the file and what is wrong with it.
+    Args:
+        path: the file.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no model of this project; the message says which.
     """
     path = Path(path)
-    _check_readable(path)
-    if is_published(path):
-        return read_published(path)
+    check_readable(path)
     content = _load(path, MODEL_FORMAT, MODEL_VERSION)
     for key, kind in MODEL_KEYS.items():
         if not isinstance(content.get(key), kind):
@@ -93,14 +184,33 @@ def load_model(path: str | Path) -> ModelCheckpoint:
 
 
 def save_training_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write what resuming needs beside the model: plain data and tensors only (TypeError otherwise)."""
+    """Write what resuming needs beside the model.
+
+    Args:
+        path: the file.
+        state: plain data and tensors only.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+        TypeError: the state holds something else.
+    """
     _save(Path(path), {"format": STATE_FORMAT, "version": STATE_VERSION, "state": state})
 
 
 def load_training_state(path: str | Path) -> dict[str, Any]:
-    """Read what `save_training_state` wrote, on the CPU. Raises `CheckpointError`."""
+    """Read what `save_training_state` wrote, on the CPU.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The state.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else.
+    """
     path = Path(path)
-    _check_readable(path)
+    check_readable(path)
     state = _load(path, STATE_FORMAT, STATE_VERSION).get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: entry 'state' is missing")
@@ -184,8 +294,15 @@ def _is_other_process(pid: int) -> bool:
 # --- reading
 
 
-def _check_readable(path: Path) -> None:
-    """Say in plain words why a file cannot be a whole checkpoint."""
+def check_readable(path: Path) -> None:
+    """Refuse a file that cannot be a whole checkpoint, by its first bytes and its end.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: it is missing, cannot be read, is cut short or of another kind.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(4)

@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from npcr.checkpoints.model import ModelCheckpoint, check_model
+from npcr.checkpoints.files import ModelCheckpoint, check_model
 from npcr.checkpoints.restricted_unpickler import PickledObject, StorageRef, TensorRef, named_modules, read_pickle
 from npcr.errors import CheckpointError
 

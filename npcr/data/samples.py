@@ -33,6 +33,12 @@ class Sample:
     camera: int
     cameras: Cameras  # a batch of one, at the target's size, on its device
     target: Tensor  # (5, H, W) float32 0..1: RGB, alpha, region of interest (1 where the photograph reaches)
+    premultiplied: bool = True  # whether the target's RGB is; a legacy dataset leaves it as the photograph has it
+
+    @property
+    def color(self) -> Tensor:
+        """(3, H, W): the target's RGB, premultiplied."""
+        return self.target[:3] if self.premultiplied else self.target[:3] * self.target[3:4]
 
 
 class SceneDataset:
@@ -93,7 +99,7 @@ class SceneDataset:
 
     def _sample(self, frame: int, camera: int, cameras: Cameras, target: Tensor) -> Sample:
         name = f"{self.scene.frames[frame].name}/{self.scene.frames[frame].images[camera].name}"
-        return Sample(name, frame, camera, cameras.to(self.device), target)
+        return Sample(name, frame, camera, cameras.to(self.device), target, premultiplied=not self.legacy)
 
     def _crop(self, camera: int, offset: tuple[float, float], zoom: float,
               angle: float) -> tuple[Cameras, NDArray[np.float64]]:

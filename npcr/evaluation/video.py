@@ -149,11 +149,11 @@ def fan_out(source: Iterable[T], count: int) -> list[Iterator[T]]:
 
 
 def _render(renderer: Renderer, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[RenderedFrame]:
-    device = next(renderer.parameters()).device
+    device = renderer.device
     for index in range(len(cameras)):
         camera = cameras[index].to(device)
         start = _now(device)
-        rendered = single_frame(renderer(camera, frame), camera, bool(renderer.legacy))
+        rendered = single_frame(renderer(camera, frame), camera)
         scores.render_seconds += (_now(device) - start) / scores.frames
         yield rendered
 
@@ -175,7 +175,7 @@ def _with_ground_truth(rendered: RenderedFrame, images: dict[str, Tensor], gray:
     mask = geometry = None
     if ground_truth is not None and ground_truth.has_pictures:
         rgba = ground_truth.picture(index).to(device)
-        images = {**images, GROUND_TRUTH: over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)}
+        images = {**images, GROUND_TRUTH: over_background(rgba[:, :3], rgba[:, 3:], gray)}
         mask = rgba[:, 3] > 0
     if ground_truth is not None and ground_truth.has_geometry:
         geometry = Geometry(*(part.to(device) for part in ground_truth.geometry(index)))

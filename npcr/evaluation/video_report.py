@@ -19,11 +19,11 @@ from npcr.data.path_ground_truth import PathGroundTruth
 from npcr.errors import ConfigError, MissingExtraError
 from npcr.evaluation.video import GROUND_TRUTH, VideoScores, evaluate_video
 from npcr.evaluation.video_plots import plot_scores, write_slices
+from npcr.factory import build_blender
 from npcr.io.camera_files import read_cameras
 from npcr.io.json_files import write_json
 from npcr.metrics.video import color_video_vdp
 from npcr.renderers import Renderer
-from npcr.rendering.frames import make_blender
 from npcr.temporal import Blender
 
 logger = logging.getLogger("npcr")
@@ -103,7 +103,7 @@ def build_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Bl
     Returns:
         The blenders by these values; None for "off".
     """
-    return {blend: make_blender(changed(cfg, TEMPORAL__BLEND=blend)) for blend in blends}
+    return {blend: build_blender(changed(cfg, TEMPORAL__BLEND=blend)) for blend in blends}
 
 
 def fine_orbit(camera: Cameras, center: np.ndarray) -> Cameras:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from npcr.cameras import concatenate
 from npcr.data.samples import Sample, SceneDataset
 from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
-from npcr.renderers import Renderer, over_background
+from npcr.renderers import Renderer
 
 METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
 
@@ -135,8 +135,8 @@ def _score(renderer: Renderer, group: list[Sample],
     output = renderer(cameras, group[0].frame)
     target = torch.stack([sample.target for sample in group]).to(device)
     target_alpha = target[:, 3:4]
-    target_rgb = target[:, :3] * target_alpha if renderer.legacy else target[:, :3]
-    rendered = over_background(output.rgb, output.alpha, 0.0, renderer.legacy).clamp(0, 1)
+    target_rgb = torch.stack([sample.color for sample in group]).to(device)
+    rendered = output.color.clamp(0, 1)
     alpha = output.alpha.clamp(0, 1)
     metrics = [psnr(rendered, target_rgb), ssim(rendered, target_rgb), alpha_mae(alpha, target_alpha),
                alpha_sad(alpha, target_alpha)]

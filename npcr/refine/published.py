@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from npcr.cameras import Cameras
 from npcr.errors import TrainingError
+from npcr.renderers import Renderer
 from npcr.renderers.losses import VggFeatures
 from npcr.temporal import RenderedFrame, reproject, reproject_legacy
 
@@ -52,7 +53,7 @@ class PathRefiner:
     stays in eval mode: it is refined as it will be rendered. Memory is that of one frame's graph.
     """
 
-    def __init__(self, renderer: nn.Module, cameras: Cameras, optimizer: torch.optim.Optimizer,
+    def __init__(self, renderer: Renderer, cameras: Cameras, optimizer: torch.optim.Optimizer,
                  vgg: VggFeatures | None, settings: RefineSettings, frame: int = 0) -> None:
         if len(cameras) < 2:
             raise TrainingError(f"refining needs a path of at least 2 cameras; this one has {len(cameras)}")
@@ -66,8 +67,8 @@ class PathRefiner:
         self.frame = frame
         self.steps_per_pass = len(cameras) - 1  # frames walked; the optimizer steps once
         self.whole_passes = True
-        self._legacy = bool(renderer.legacy)
-        self._device = next(renderer.parameters()).device
+        self._legacy = renderer.legacy
+        self._device = renderer.device
 
     def run_pass(self, number: int = 1, first: int = 0) -> Iterator[RefineLoss]:
         """Walk the path once, then step: yields the losses of its second to last frame, before the step.
@@ -98,8 +99,9 @@ class PathRefiner:
 
     def _render(self, index: int) -> RenderedFrame:
         camera = self.cameras[index].to(self._device)
-        rgb, alpha, depth, *_ = self.renderer(camera, self.frame)
-        return RenderedFrame(rgb if self._legacy else torch.cat([rgb, alpha], dim=1), depth, camera)
+        output = self.renderer(camera, self.frame)
+        image = torch.cat([output.color, output.alpha], dim=1) if output.legacy_color is None else output.legacy_color
+        return RenderedFrame(image, output.depth, camera)
 
     @torch.no_grad()
     def _target(self, current: RenderedFrame, earlier: RenderedFrame, blended: Tensor) -> Tensor:

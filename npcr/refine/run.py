@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from npcr.checkpoints import files
-from npcr.checkpoints.model import ModelCheckpoint
+from npcr import checkpoints
+from npcr.checkpoints import ModelCheckpoint
 from npcr.errors import CheckpointError
 from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.renderers import Renderer
@@ -197,20 +197,20 @@ class RefineRun:
             raise KeyboardInterrupt
 
     def _save_model(self, state: dict[str, Tensor]) -> None:
-        files.save_model(self.destination, replace(self.source, model=_on_cpu(state)))
+        checkpoints.save_model(self.destination, replace(self.source, model=_on_cpu(state)))
         self.has_result = True
 
     def _save_state(self) -> None:
         assert self.start is not None
         assert self.best is not None
-        files.save_training_state(self.state_file, {
+        checkpoints.save_training_state(self.state_file, {
             "identity": self._identity(), "progress": list(self.progress), "flicker_range": FLICKER_RANGE,
             "start": asdict(self.start), "best": asdict(self.best), "model": _on_cpu(self.scheme.renderer.state_dict()),
             "optimizer": self.scheme.optimizer.state_dict()})
 
     def _load(self) -> None:
         """Continue from the state beside the result; `CheckpointError` where it is of another run."""
-        state = files.load_training_state(self.state_file)
+        state = checkpoints.load_training_state(self.state_file)
         identity = self._identity()
         for name, now in identity.items():
             then = state["identity"].get(name)

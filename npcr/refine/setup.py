@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from npcr.checkpoints.files import load_model
+from npcr.checkpoints import load_model
 from npcr.data.samples import Sample, SceneDataset
 from npcr.data.scene import Scene, split_holdout
 from npcr.errors import ConfigError, SceneError
-from npcr.factory import build_loss, build_vgg
+from npcr.factory import build_dataset, build_loss, build_vgg, held_out_views, open_scene
 from npcr.refine.clips import ArcClips, ClipSource, PathClips
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.refine.run import RefineRun, RunSettings, Scheme
@@ -23,7 +23,6 @@ from npcr.refine.steady import Photographs, SteadyRefiner, SteadySettings
 from npcr.refine.validation import RefineValidator
 from npcr.rendering.path_inputs import PathInputs
 from npcr.training.optimizers import build_optimizer
-from npcr.training.trainer import held_out_views, make_views, open_scene
 
 logger = logging.getLogger("npcr")
 
@@ -106,7 +105,7 @@ def make_steady(inputs: PathInputs, clips: ClipSource, scene: Scene | None) -> S
 def make_photographs(inputs: PathInputs, scene: Scene) -> Photographs:
     """The scene's training photographs of the refined frame, augmented as in training."""
     cfg, data = inputs.cfg, inputs.cfg.DATASETS
-    views = make_views(cfg, scene, cfg.INPUT.SIZE_TRAIN, _device(inputs))
+    views = build_dataset(cfg, scene, cfg.INPUT.SIZE_TRAIN, _device(inputs))
     cameras = split_holdout(len(scene.cameras), data.HOLDOUT_EVERY)[0]
 
     def draw(rng: np.random.Generator) -> Sample:
@@ -135,7 +134,7 @@ def validation_views(inputs: PathInputs, scene: Scene) -> tuple[SceneDataset, li
                    "photographs that the model was trained on, where smearing shows less")
     count = len(scene.cameras)
     which = np.unique(np.linspace(0, count - 1, min(count, MOST_VIEWS)).round().astype(int))
-    return make_views(cfg, scene, cfg.INPUT.SIZE_TEST, device), [(inputs.frame, int(camera)) for camera in which]
+    return build_dataset(cfg, scene, cfg.INPUT.SIZE_TEST, device), [(inputs.frame, int(camera)) for camera in which]
 
 
 def identity(inputs: PathInputs) -> dict[str, object]:
@@ -153,4 +152,4 @@ def _optimizer(inputs: PathInputs) -> torch.optim.Optimizer:
 
 
 def _device(inputs: PathInputs) -> torch.device:
-    return next(inputs.renderer.parameters()).device
+    return inputs.renderer.device

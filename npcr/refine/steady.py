@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from npcr.cameras import Cameras
@@ -28,8 +28,10 @@ from npcr.data.samples import Sample
 from npcr.errors import TrainingError
 from npcr.refine.clips import ClipSource
 from npcr.refine.losses import anchor_loss, steady_loss
+from npcr.renderers import Renderer
 from npcr.renderers.half_activations import half_activations
 from npcr.renderers.losses import RenderLoss
+from npcr.rendering.frames import single_frame
 from npcr.temporal import RenderedFrame
 from npcr.training.optimizers import set_learning_rate
 
@@ -69,10 +71,18 @@ class Photographs:
     loss: RenderLoss
 
 
-def render_frame(renderer: nn.Module, camera: Cameras, frame: int) -> RenderedFrame:
-    """One view as a `RenderedFrame` of premultiplied RGBA, whatever the model's own kind of color is."""
-    rgb, alpha, depth, *_ = renderer(camera, frame)
-    return RenderedFrame(torch.cat([rgb * alpha if renderer.legacy else rgb, alpha], dim=1), depth, camera)
+def render_frame(renderer: Renderer, camera: Cameras, frame: int) -> RenderedFrame:
+    """Render one view as a frame of premultiplied RGBA.
+
+    Args:
+        renderer: in the mode it is to be rendered in.
+        camera: a batch of one, on the renderer's device.
+        frame: of the scene, from 0.
+
+    Returns:
+        The frame, with gradients.
+    """
+    return single_frame(renderer(camera, frame), camera)
 
 
 class SteadyRefiner:
@@ -83,7 +93,7 @@ class SteadyRefiner:
     as it will be rendered. Make it from the unrefined model: the anchor is a frozen copy.
     """
 
-    def __init__(self, renderer: nn.Module, clips: ClipSource, optimizer: torch.optim.Optimizer,
+    def __init__(self, renderer: Renderer, clips: ClipSource, optimizer: torch.optim.Optimizer,
                  settings: SteadySettings, *, photographs: Photographs | None = None, frame: int = 0) -> None:
         self.renderer = renderer.eval()
         self.clips = clips
@@ -94,7 +104,7 @@ class SteadyRefiner:
         self.steps_per_pass = settings.steps
         self.whole_passes = False
         self._anchor = copy.deepcopy(renderer).requires_grad_(False) if settings.anchor else None
-        self._device = next(renderer.parameters()).device
+        self._device = renderer.device
 
     def run_pass(self, number: int, first: int = 0) -> Iterator[SteadyLoss]:
         """The steps of pass `number` (from 1), from step `first` (from 0) on; yields after each step.
@@ -141,7 +151,7 @@ class SteadyRefiner:
         sample = photographs.draw(rng)
         with half_activations(self.settings.half_activations):
             output = self.renderer(sample.cameras, sample.frame)
-            loss = self.settings.photometric * photographs.loss(output.rgb, output.alpha, output.depth,
+            loss = self.settings.photometric * photographs.loss(output.trained_color, output.alpha, output.depth,
                                                                 sample.target[None])["total"]
         self._require_finite(loss, index)
         loss.backward()

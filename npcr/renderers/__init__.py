@@ -1,19 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two forms of the renderer, layered and blended, with their networks and their compositing."""
+"""The forms of the renderer, by the names that MODEL.FORM has for them.
 
+A further form subclasses `Renderer` in a file of its own and is registered here; docs/extending.md has an example.
+"""
+
+from __future__ import annotations
+
+from npcr.errors import ConfigError
+from npcr.renderers.base import Photographs, Renderer, RenderOutput
 from npcr.renderers.blended import BlendedRenderer
 from npcr.renderers.compositing import composite, over_background
-from npcr.renderers.gated_unet import GatedUNet
-from npcr.renderers.layered import LayeredRenderer, RenderOutput
+from npcr.renderers.layered import LayeredRenderer
 
-Renderer = LayeredRenderer | BlendedRenderer
+__all__ = ["FORMS", "BlendedRenderer", "LayeredRenderer", "Photographs", "RenderOutput", "Renderer", "composite",
+           "find_form", "over_background"]
 
-__all__ = [
-           "BlendedRenderer",
-           "GatedUNet",
-           "LayeredRenderer",
-           "RenderOutput",
-           "Renderer",
-           "composite",
-           "over_background",
-]
+FORMS: dict[str, type[Renderer]] = {
+    "layered": LayeredRenderer,
+    "blended": BlendedRenderer,
+}
+
+
+def find_form(name: str) -> type[Renderer]:
+    """Look up a form of the renderer.
+
+    Args:
+        name: a value of MODEL.FORM.
+
+    Returns:
+        The class.
+
+    Raises:
+        ConfigError: there is no such form; the message names those there are.
+    """
+    if name not in FORMS:
+        raise ConfigError(f"MODEL.FORM is {name!r}; allowed: {', '.join(FORMS)}")
+    return FORMS[name]

@@ -9,90 +9,86 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode
 
-from npcr.renderers import Renderer
 from npcr.renderers.cuda_graphs import GraphReplay
-from npcr.renderers.receptive_field import Window, zero_outside
+from npcr.renderers.receptive_field import PixelRegion, zero_outside
 
 logger = logging.getLogger("npcr")
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class NetworkRun:
-    """Stands in for a network's `forward`. Each of the attributes is one way to run it; none is set at first.
+class NetworkRunner:
+    """How a renderer runs its network: as it is, compiled, in reduced precision, as a CUDA graph.
 
-    The network remains the module it was, so that parameters have the names that checkpoints know. It is looked up
-    through this object at every call, so that a deep copy of the network runs the copy's weights.
+    Each attribute is one way; none is set at first. The network is given at every call, so that a copy of a renderer
+    runs its own weights, and the module keeps the names that checkpoints know.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.plain: Callable[..., Tensor] = type(network).forward
-        self.compiled: Callable[..., Tensor] | None = None
+    def __init__(self) -> None:
+        self.compiled: Callable[..., Tensor] | None = None  # takes the network and the images
         self.precision: torch.dtype | None = None  # without gradients; a trainer has its own autocast
         self.graph: GraphReplay | None = None  # without gradients
 
-    def __call__(self, x: Tensor, window: Window | None = None) -> Tensor:
-        """As the network's own `forward`."""
+    def __call__(self, network: nn.Module, x: Tensor, window: PixelRegion | None = None) -> Tensor:
+        """Run `network` on `x` (L, C, H, W), with a region as `GatedUNet.forward` takes it."""
         if window is not None and (self.compiled is not None or self.graph is not None):
-            return zero_outside(self(x), window)  # what is compiled or captured keeps its size from frame to frame
+            # What is compiled or captured keeps its size from frame to frame.
+            return zero_outside(self(network, x), window)
         if self.graph is None or torch.is_grad_enabled():
-            return self._in_precision(x, window)
-        return self.graph(self._in_precision, x, [*self.network.parameters(), *self.network.buffers()])
+            return self._in_precision(network, x, window)
+        return self.graph(lambda images: self._in_precision(network, images), x,
+                          [*network.parameters(), *network.buffers()])
 
-    def _in_precision(self, x: Tensor, window: Window | None = None) -> Tensor:
+    def _in_precision(self, network: nn.Module, x: Tensor, window: PixelRegion | None = None) -> Tensor:
         if self.precision is None or torch.is_grad_enabled():
-            return self._forward(x, window)
+            return self._forward(network, x, window)
         with torch.autocast(x.device.type, dtype=self.precision):
-            return self._forward(x, window).float()
+            return self._forward(network, x, window).float()
 
-    def _forward(self, x: Tensor, window: Window | None) -> Tensor:
+    def _forward(self, network: nn.Module, x: Tensor, window: PixelRegion | None) -> Tensor:
         if self.compiled is not None:
             from torch._dynamo.exc import TorchDynamoException  # here: the import takes seconds
 
             try:
-                return self.compiled(self.network, x)
+                return self.compiled(network, x)
             except TorchDynamoException as error:
                 _warn_not_compiled(error)
                 self.compiled = None
-        return self.plain(self.network, x, *([] if window is None else [window]))
+        result: Tensor = network(x) if window is None else network(x, window)
+        return result
 
+    def compile(self, network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have torch.compile compile the network when it first runs: with and without gradients, once for each.
 
-def network_run(network: nn.Module) -> NetworkRun:
-    """The `NetworkRun` of a network, put in place where there is none yet."""
-    run: Any = network.forward
-    if not isinstance(run, NetworkRun):
-        run = NetworkRun(network)
-        network.forward = run  # type: ignore[method-assign]
-    return run
+        Sizes that change are compiled twice, the second time for any size. Where compiling fails, as without a C++
+        compiler, a warning gives the reason and the network runs as it is.
 
+        Args:
+            network: whose class's `forward` is compiled; any network of this class may then be run.
+            backend: as of torch.compile.
+        """
+        try:
+            self.compiled = torch.compile(type(network).forward, backend=backend)
+        except RuntimeError as error:  # a Python or a system that torch.compile does not know
+            _warn_not_compiled(error)
+            return
+        logger.info("MODEL.COMPILE: compiling takes a minute or more, the first time that the network runs")
 
-def compile_network(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Have torch.compile compile the network when it first runs: with and without gradients, once for each.
+    def prepare_rendering(self, precision: str, cuda_graphs: bool, device: torch.device) -> None:
+        """Let RENDER.PRECISION and RENDER.CUDA_GRAPHS take effect; with gradients the network runs without them.
 
-    Sizes that change are compiled twice, the second time for any size. Where compiling fails, as without a C++
-    compiler, a warning says why and the network runs as it is.
-    """
-    run = network_run(network)
-    try:
-        run.compiled = torch.compile(run.plain, backend=backend)
-    except RuntimeError as error:  # a Python or a system that torch.compile does not know
-        _warn_not_compiled(error)
-        return
-    logger.info("MODEL.COMPILE: compiling takes a minute or more, the first time that the network runs")
-
-
-def prepare_rendering(renderer: Renderer, cfg: CfgNode) -> None:
-    """Let RENDER.PRECISION and RENDER.CUDA_GRAPHS take effect; with gradients the network runs without them."""
-    run = network_run(renderer.network)
-    run.precision = PRECISIONS[cfg.RENDER.PRECISION]
-    device = next(renderer.parameters()).device
-    if cfg.RENDER.CUDA_GRAPHS and device.type == "cuda":
-        run.graph = GraphReplay()
-    elif cfg.RENDER.CUDA_GRAPHS:
-        logger.warning("RENDER.CUDA_GRAPHS is True, but rendering is on the %s; frames are rendered without", device)
+        Args:
+            precision: a key of `PRECISIONS`.
+            cuda_graphs: capture the network and replay it for each frame; elsewhere than on a GPU a warning says no.
+            device: where frames will be rendered.
+        """
+        self.precision = PRECISIONS[precision]
+        if cuda_graphs and device.type == "cuda":
+            self.graph = GraphReplay()
+        elif cuda_graphs:
+            logger.warning("RENDER.CUDA_GRAPHS is True, but rendering is on the %s; frames are rendered without",
+                           device)
 
 
 def _warn_not_compiled(error: Exception) -> None:

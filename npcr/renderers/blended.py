@@ -1,87 +1,157 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blended form: the points of all layers composited into one picture, finished by one light network."""
+"""The blended form: composite the points of all layers into one picture, and finish it with one light network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
+from npcr.data.cloud_geometry import point_spacing
+from npcr.data.point_initialization import mean_colors, strand_directions
+from npcr.io.points import PointCloud
 from npcr.ops import Fragments, rasterize
-from npcr.renderers.cpu import autograd as fast
-from npcr.renderers.layered import RenderOutput
+from npcr.renderers.base import (
+    ParamGroup,
+    Photographs,
+    Renderer,
+    RenderOutput,
+    check_feature_rows,
+    network_groups,
+    unit_colors,
+)
 from npcr.renderers.residual_unet import ResidualUNet
 from npcr.renderers.splats import MAX_DEGREE, Splats, composite_splats, dots_along, soft_splat, spherical_harmonics
+
+logger = logging.getLogger("npcr")
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
 _CONSTANT = 0.28209479  # the first spherical harmonic
 
 
-class BlendedRenderer(nn.Module):
-    """A point cloud per frame; per point a color by direction, a feature vector, opacity and width; one network.
+class BlendedRenderer(Renderer):
+    """The blended form: soft strands composited into one feature image, finished by one light network.
 
-    clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], what the points' colors start from, or
-    None: gray. splat is (near, far, max_size) as the configuration's; a splat reaches one pixel further than
-    there, for it is soft. degree: of the spherical harmonics that make a point's color depend on the direction
-    it is seen from. width: channels of the network at full resolution. dots: how many soft dots draw a point.
-    spacing: of each cloud, world units, by which places and strands are measured; without, they cannot move.
-    strands: of each cloud (N, 3), the strands' directions, of length 0 to 1 by how sure they are.
-    The picture is the composited color and coverage plus what the network adds to both, in float32.
+    A point has a color by view direction, a feature vector, opacity and width, and a place and strand that training
+    moves. The picture is the composited color and coverage plus what the network adds to both, in float32
+    (docs/blended-form.md).
+
+    Args:
+        clouds: (N, 3) float32 world coordinates, a tensor for each frame.
+        colors: (N, 3) in [0, 1] of each cloud, from which the points' colors start; None: gray.
+        feature_dim: learned numbers per point beside its color.
+        layers: points of each pixel that are composited, K.
+        splat: (near, far, max_size) as of INPUT.NEAR_FAR_SIZE; being soft, a splat reaches one pixel further.
+        peeling: "point" or "pixel", as of `npcr.ops.rasterize`.
+        degree: of the spherical harmonics that make a point's color depend on the view direction, 0 to 3.
+        width: channels of the network at full resolution.
+        dots: soft dots in a row that draw a point; with more than one they lie along its strand.
+        spacing: of each cloud, world units, in which moves and strands are measured; empty: points cannot move.
+        backend: "auto", "compiled" or "torch": which kernels run.
+
+    Raises:
+        ValueError: arguments contradict each other.
     """
-
-    legacy = False
 
     def __init__(self, clouds: Sequence[Tensor], colors: Sequence[Tensor] | None = None, *, feature_dim: int = 8,
                  layers: int = 8, splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "pixel",
                  degree: int = 2, width: int = 24, dots: int = 1, spacing: Sequence[float] = (),
-                 strands: Sequence[Tensor] | None = None, backend: str = "auto") -> None:
-        super().__init__()
+                 backend: str = "auto") -> None:
+        super().__init__(clouds, layers)
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("BlendedRenderer: colors must have a row for every point of every cloud")
         if not 0 <= degree <= MAX_DEGREE:
             raise ValueError(f"BlendedRenderer: degree is {degree}; it must be from 0 to {MAX_DEGREE}")
-        self.frames = len(clouds)
-        self.layers = layers
         self.splat = splat
         self.peeling = peeling
         self.degree = degree
         self.backend = backend
-        for frame, cloud in enumerate(clouds):
-            self.register_buffer(f"points_{frame}", cloud.float().contiguous(), persistent=False)
+        self.dots = dots
+        self.spacing = list(spacing) or [0.0] * len(clouds)
         if colors is None:
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
         self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
         # Coefficients of the color by direction: the constant one, and the others, which learn at their own rate.
-        self.colors = nn.ParameterList([(color / _CONSTANT)[:, None] for color in colors])
+        self.colors = nn.ParameterList([_constant_coefficient(color) for color in colors])
         if degree:
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
-        self.dots = dots
-        self.spacing = list(spacing) or [0.0] * len(clouds)
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
         if dots > 1:
-            strands = strands or [torch.zeros_like(cloud) for cloud in clouds]
-            self.strands = nn.ParameterList([_START_LENGTH * strand for strand in strands])
+            self.strands = nn.ParameterList([torch.zeros_like(cloud) for cloud in clouds])
         self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.default_feature = nn.Parameter(torch.zeros(feature_dim))
         self.network = ResidualUNet(feature_dim + 7, 4, width)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def points(self, frame: int) -> Tensor:
-        """(N, 3) float32 world positions of a frame's points."""
-        return self.get_buffer(f"points_{frame}")
+    @classmethod
+    def from_config(cls, cfg: CfgNode, clouds: Sequence[PointCloud]) -> BlendedRenderer:
+        """As `Renderer.from_config`; the points' colors start from the clouds' where all have colors."""
+        colors = unit_colors(clouds) if all(cloud.colors is not None for cloud in clouds) else None
+        near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
+        return cls([torch.from_numpy(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
+                   layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size), peeling=cfg.PROJECTION.PEELING,
+                   degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH, dots=cfg.MODEL.DOTS,
+                   spacing=[point_spacing(cloud.positions) for cloud in clouds], backend=cfg.PROJECTION.BACKEND)
+
+    @torch.no_grad()
+    def initialize_from(self, clouds: Sequence[PointCloud],
+                        photographs: Callable[[int], Photographs]) -> list[PointCloud]:
+        """As `Renderer.initialize_from`: directions of the strands, and colors where a cloud has none."""
+        completed = []
+        for frame, cloud in enumerate(clouds):
+            cameras, rgba = photographs(frame)
+            directions = torch.from_numpy(strand_directions(cloud.positions, cameras, rgba))
+            if self.dots > 1:
+                self.strands[frame].copy_(_START_LENGTH * directions)
+            if cloud.colors is None:
+                logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(rgba))
+                cloud = PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, rgba))
+            completed.append(cloud)
+        for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
+            parameter.copy_(_constant_coefficient(color))
+        return completed
+
+    def param_groups(self, rates: CfgNode) -> list[ParamGroup]:
+        """The network's weights and biases, and the points' numbers by how fast they learn.
+
+        Points have no weight decay: Adam would move a point that no photograph sees as fast as any other.
+        """
+        def points(parameters: Sequence[nn.Parameter], factor: float, decay: float = 0.0) -> ParamGroup:
+            return {"params": parameters, "factor": factor, "weight_decay": decay, "fused": True}
+
+        strands = list(self.strands) if self.dots > 1 else []
+        return [*network_groups(self.network, rates),
+                points([self.default_feature, *self.features, *self.colors], rates.FEATURE_LR_FACTOR),
+                points(list(self.shades) if self.degree else [], rates.HARMONICS_LR_FACTOR, rates.HARMONICS_DECAY),
+                points(list(self.opacity), rates.OPACITY_LR_FACTOR),
+                points([*self.offsets, *strands], rates.POSITION_LR_FACTOR),
+                points(list(self.log_width), rates.WIDTH_LR_FACTOR)]
+
+    @classmethod
+    def check_state(cls, state: Mapping[str, Tensor], clouds: Sequence[Tensor], source: str) -> None:
+        """As `Renderer.check_state`: a feature vector for every point."""
+        check_feature_rows(state, clouds, source)
+
+    @classmethod
+    def fingerprint(cls, state: Mapping[str, Tensor]) -> list[float]:
+        """The vector that shows through where no point is."""
+        return state["default_feature"].tolist()
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
-        with torch.autocast(cameras.cam_to_world.device.type, enabled=False), fast.torch_only(self.backend == "torch"):
+        """As `Renderer.forward`."""
+        with torch.autocast(cameras.cam_to_world.device.type, enabled=False):
             fragments = self._project(cameras, frame)
             composed = [self._compose(cameras[i], Fragments(*(part[i:i + 1] for part in fragments)), frame)
                         for i in range(len(cameras))]
         values, alpha, depth = (torch.stack(parts) for parts in zip(*composed, strict=True))
         directions = view_directions(cameras) * alpha[:, None]
-        added = self.network(torch.cat([values, alpha[:, None], directions], dim=1)).float()
+        added = self.run_network(torch.cat([values, alpha[:, None], directions], dim=1)).float()
         rgba = torch.cat([values[:, :3], alpha[:, None]], dim=1) + added
         return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None], fragments.index)
 
@@ -106,4 +176,9 @@ class BlendedRenderer(nn.Module):
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
         splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)
-        return composite_splats(splats, camera, fragments, self.dots, self.splat)
+        return composite_splats(splats, camera, fragments, self.dots, self.splat, backend=self.backend)
+
+
+def _constant_coefficient(color: Tensor) -> Tensor:
+    """(N, 1, 3): the coefficient of the constant spherical harmonic that gives `color` (N, 3) in every direction."""
+    return (color / _CONSTANT)[:, None]

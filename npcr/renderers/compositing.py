@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers to one picture, front to back, and a picture over a background (design: Compositing)."""
+"""Layers to one picture, front to back, and a picture over a background (docs/method.md, "Compositing")."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ class _Clamp01(torch.autograd.Function):
 
 
 def drop_distant_layers(alpha: Tensor, depth: Tensor, threshold: float) -> Tensor:
-    """Alpha (B, K, H, W) with 0 where a layer lies more than `threshold` behind the one before.
+    """Make layers transparent that lie too far behind the one before (docs/method.md, "Compositing").
 
     The comparison uses the previous layer's depth after it was itself zeroed, so what lies behind a dropped
-    layer is dropped as well. `threshold` 0: no rule.
+    layer is dropped as well.
+
+    Args:
+        alpha: (B, K, H, W).
+        depth: (B, K, H, W) camera-space z, 0 where empty.
+        threshold: largest distance behind the layer before, world units; 0: no rule.
+
+    Returns:
+        (B, K, H, W), `alpha` with 0 where a layer is dropped.
     """
     if threshold <= 0:
         return alpha
@@ -45,10 +53,17 @@ def drop_distant_layers(alpha: Tensor, depth: Tensor, threshold: float) -> Tenso
 
 def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
               legacy: bool) -> tuple[Tensor, Tensor]:
-    """Front-to-back compositing: `w_k = a_k prod_{j<k}(1 - a_j)`, `C = sum w_k c_k`, `A = sum w_k`.
+    """Composite layers front to back: `w_k = a_k prod_{j<k}(1 - a_j)`, `C = sum w_k c_k`, `A = sum w_k`.
 
-    layer_rgba (B, K, 4, H, W), layer_depth (B, K, H, W) with 0 where empty -> color (B, 3, H, W) and alpha
-    (B, 1, H, W). Color is premultiplied. In legacy a single layer passes as it is.
+    Args:
+        layer_rgba: (B, K, 4, H, W).
+        layer_depth: (B, K, H, W) camera-space z, 0 where empty.
+        depth_threshold: as of `drop_distant_layers`.
+        legacy: clamp alpha without gradients outside [0, 1], and pass a single layer as it is.
+
+    Returns:
+        The color sum C (B, 3, H, W) and alpha A (B, 1, H, W). By default C is premultiplied color; a legacy network
+        learns it so that `C A` is.
     """
     if legacy and layer_rgba.shape[1] == 1:
         return layer_rgba[:, 0, :3], layer_rgba[:, 0, 3:]
@@ -60,6 +75,15 @@ def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
     return (weights * layer_rgba[:, :, :3]).sum(1), weights.sum(1)
 
 
-def over_background(rgb: Tensor, alpha: Tensor, gray: float, legacy: bool) -> Tensor:
-    """The picture (..., 3, H, W) over a gray in [0, 1]: `C + (1 - A) B`; legacy `C A + (1 - A) B`."""
-    return (rgb * alpha if legacy else rgb) + (1 - alpha) * gray
+def over_background(color: Tensor, alpha: Tensor, gray: float) -> Tensor:
+    """Put a picture over a background: `C + (1 - A) B`.
+
+    Args:
+        color: (..., 3, H, W), premultiplied.
+        alpha: (..., 1, H, W).
+        gray: the background B, in [0, 1].
+
+    Returns:
+        (..., 3, H, W), not clamped.
+    """
+    return color + (1 - alpha) * gray

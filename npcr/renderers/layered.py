@@ -1,45 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points with learned features to pictures: projection, gather, U-Net per layer, compositing."""
+"""The layered form: project points into layers, gather features, run the U-Net on each layer, composite."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
+from npcr.errors import SceneError
+from npcr.io.points import PointCloud
 from npcr.ops import Fragments, gather_features, rasterize
 from npcr.ops.memory import POOL
+from npcr.renderers.base import (
+    ParamGroup,
+    Renderer,
+    RenderOutput,
+    check_feature_rows,
+    network_groups,
+    unit_colors,
+)
 from npcr.renderers.compositing import composite
-from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.gated_unet import GatedUNet
-from npcr.renderers.half_activations import half_activations, halved, whole
+from npcr.renderers.half_activations import full_activations, half_activations, half_activations_enabled
 from npcr.renderers.receptive_field import bounding_region
 
 
-class RenderOutput(NamedTuple):
-    """What one call renders for B cameras with K layers."""
+class LayeredRenderer(Renderer):
+    """The published form: a feature vector per point, one U-Net for each depth-peeled layer, layers composited.
 
-    rgb: Tensor  # (B, 3, H, W) weighted sum of the layers' colors; premultiplied unless legacy
-    alpha: Tensor  # (B, 1, H, W)
-    depth: Tensor  # (B, H, W) camera-space z of layer 0, 0 where empty
-    layer_rgba: Tensor  # (B, K, 4, H, W) the U-Net's output, before the depth-gap rule
-    layer_depth: Tensor  # (B, K, H, W)
-    index: Tensor  # type: ignore[assignment]  # (B, K, H, W) winning points, -1 where empty
+    Args:
+        clouds: (N, 3) float32 world coordinates, a tensor for each frame.
+        colors: (N, 3) in [0, 1] of each cloud, fed to the network beside the features; None: not fed.
+        feature_dim: learned numbers per point, C.
+        layers: depth-peeled layers K.
+        splat: (near, far, max_size) of `npcr.ops.rasterize`.
+        peeling: "point" or "pixel", as of `npcr.ops.rasterize`.
+        norm: "instance", "batch" or "none" (`npcr.renderers.norms`).
+        legacy: render as the published implementation does (docs/conventions.md, "Default and legacy").
+        depth_threshold: a deeper layer counts only within this depth of the one before; 0: always.
+        backend: "auto", "compiled" or "torch": which kernels run, the network's on a CPU too.
+        recompute_layers: keep the activations of one layer at a time in training, and compute them again for the
+            gradients; not with batch norm, whose statistics span the layers.
+        margin: a layer is rendered only in the rectangle of its points and so many pixels around it, and is transparent
+            elsewhere; -1: everywhere. In training always everywhere.
 
-
-class LayeredRenderer(nn.Module):
-    """A point cloud per frame, a feature vector per point, and one network for all layers.
-
-    clouds: one (N, 3) float32 tensor a frame; colors: likewise in [0, 1], or None, then not fed to the
-    network. splat is (near, far, max_size); the rest as the configuration keys of the same names say.
-    recompute_layers trades time in training for the memory of all layers but one; not for batch norm,
-    whose statistics span the layers. With a margin of 0 or more, a layer is rendered only in the rectangle of its
-    points and so many pixels around it, and transparent elsewhere; in training it always is whole.
-    The clouds are not part of the state dict: they are data, and checkpoints keep them beside it.
+    Raises:
+        ValueError: arguments contradict each other.
     """
 
     def __init__(self, clouds: Sequence[Tensor], colors: Sequence[Tensor] | None = None, *,
@@ -47,13 +57,11 @@ class LayeredRenderer(nn.Module):
                  splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "point",
                  norm: str = "instance", legacy: bool = False, depth_threshold: float = 0.0,
                  backend: str = "auto", recompute_layers: bool = False, margin: int = -1) -> None:
-        super().__init__()
+        super().__init__(clouds, layers)
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("LayeredRenderer: colors must have a row for every point of every cloud")
         if recompute_layers and norm == "batch":
             raise ValueError("LayeredRenderer: recompute_layers takes layers apart, norm batch does not allow that")
-        self.frames = len(clouds)
-        self.layers = layers
         self.splat = splat
         self.peeling = peeling
         self.legacy = legacy
@@ -62,40 +70,68 @@ class LayeredRenderer(nn.Module):
         self.recompute_layers = recompute_layers
         self.margin = margin
         self.use_rgb = colors is not None
-        for frame, cloud in enumerate(clouds):
-            self.register_buffer(f"points_{frame}", cloud.float().contiguous(), persistent=False)
-            if colors is not None:
-                self.register_buffer(f"colors_{frame}", colors[frame].float().contiguous(), persistent=False)
+        for frame, color in enumerate(colors or ()):
+            self.register_buffer(f"colors_{frame}", color.float().contiguous(), persistent=False)
         self.features = nn.ParameterList([torch.randn(len(cloud), feature_dim) for cloud in clouds])
         self.default_feature = nn.Parameter(torch.randn(feature_dim))
-        self.network = GatedUNet(feature_dim + 3 + (3 if self.use_rgb else 0), norm)
+        self.network = GatedUNet(feature_dim + 3 + (3 if self.use_rgb else 0), norm, backend)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def points(self, frame: int) -> Tensor:
-        """(N, 3) float32 world positions of a frame's points."""
-        return self.get_buffer(f"points_{frame}")
+    @classmethod
+    def from_config(cls, cfg: CfgNode, clouds: Sequence[PointCloud]) -> LayeredRenderer:
+        """As `Renderer.from_config`; INPUT.USE_RGB needs colors in every cloud."""
+        colors = None
+        if cfg.INPUT.USE_RGB:
+            missing = [frame for frame, cloud in enumerate(clouds) if cloud.colors is None]
+            if missing:
+                raise SceneError(f"INPUT.USE_RGB True needs colors in every point cloud; frame {missing[0] + 1}'s "
+                                 "has none (rows are x y z r g b)")
+            colors = unit_colors(clouds)
+        near, far, max_size = cfg.INPUT.NEAR_FAR_SIZE
+        return cls([torch.from_numpy(cloud.positions) for cloud in clouds], colors,
+                   feature_dim=cfg.MODEL.FEATURE_DIM, layers=cfg.INPUT.LAYER_NUM, splat=(near, far, max_size),
+                   peeling=cfg.PROJECTION.PEELING, norm=cfg.MODEL.NORM, legacy=cfg.MODEL.LEGACY,
+                   depth_threshold=cfg.WEIGHTS.DEPTH_THR, backend=cfg.PROJECTION.BACKEND,
+                   recompute_layers=cfg.SOLVER.RECOMPUTE_LAYERS, margin=cfg.RENDER.MARGIN)
 
     def colors(self, frame: int) -> Tensor:
         """(N, 3) float32 colors in [0, 1] of a frame's points; only with `use_rgb`."""
         return self.get_buffer(f"colors_{frame}")
 
+    def param_groups(self, rates: CfgNode) -> list[ParamGroup]:
+        """The network's weights and biases, and the features."""
+        features = {"params": [self.default_feature, *self.features], "factor": rates.FEATURE_LR_FACTOR,
+                    "weight_decay": rates.WEIGHT_DECAY}
+        return [*network_groups(self.network, rates), features]
+
+    @classmethod
+    def check_state(cls, state: Mapping[str, Tensor], clouds: Sequence[Tensor], source: str) -> None:
+        """As `Renderer.check_state`: a feature vector for every point."""
+        check_feature_rows(state, clouds, source)
+
+    @classmethod
+    def fingerprint(cls, state: Mapping[str, Tensor]) -> list[float]:
+        """The vector that stands in where no point is."""
+        return state["default_feature"].tolist()
+
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        """As `Renderer.forward`."""
         images, fragments = self.feature_images(cameras, frame)
-        with fast.torch_only(self.backend == "torch"):
-            layer_rgba = self._through_network(images.flatten(0, 1), fragments.index.flatten(0, 1))
+        layer_rgba = self._through_network(images.flatten(0, 1), fragments.index.flatten(0, 1))
         layer_rgba = layer_rgba.unflatten(0, images.shape[:2]).float()
-        rgb, alpha = composite(layer_rgba, fragments.depth, self.depth_threshold, self.legacy)
-        return RenderOutput(rgb, alpha, fragments.depth[:, 0], layer_rgba, fragments.depth, fragments.index)
+        color, alpha = composite(layer_rgba, fragments.depth, self.depth_threshold, self.legacy)
+        # A legacy picture over a background B is C A + (1 - A) B: its premultiplied color is C A.
+        return RenderOutput(color * alpha if self.legacy else color, alpha, fragments.depth[:, 0], layer_rgba,
+                            fragments.depth, fragments.index, color if self.legacy else None)
 
     def _through_network(self, images: Tensor, index: Tensor) -> Tensor:
         """(L, C, H, W) with their points (L, H, W) to (L, 4, H, W)."""
         if self.training and torch.is_grad_enabled() and self.recompute_layers:
-            return torch.cat([_recomputed(self.network, one) for one in images.split(1)])
+            return torch.cat([_recomputed(self.run_network, one) for one in images.split(1)])
         if self.training or self.margin < 0:
-            result: Tensor = self.network(images)
-            return result
+            return self.run_network(images)
         windows = [bounding_region(layer >= 0, self.margin) for layer in index]
-        return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if window is None else self.network(one, window)
+        return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if window is None else self.run_network(one, window)
                           for one, window in zip(images.split(1), windows, strict=True)])
 
     def feature_images(self, cameras: Cameras, frame: int = 0) -> tuple[Tensor, Fragments]:
@@ -110,12 +146,12 @@ class LayeredRenderer(nn.Module):
                                   near=near, far=far, max_size=max_size, layers=self.layers,
                                   peeling=self.peeling, backend=self.backend)
         index = fragments.index
-        features = gather_features(self.features[frame], self.default_feature, index)
+        features = gather_features(self.features[frame], self.default_feature, index, backend=self.backend)
         seen = (index >= 0)[:, :, None]
         parts = [features, view_directions(cameras, self.legacy)[:, None] * seen]
         if self.use_rgb:
             colors = self.colors(frame)
-            parts.append(gather_features(colors, colors.new_zeros(3), index))
+            parts.append(gather_features(colors, colors.new_zeros(3), index, backend=self.backend))
         out = None
         if not torch.is_grad_enabled() and features.device.type == "cpu" and features.dtype == torch.float32:
             # Fresh memory would cost as much as the copy.
@@ -123,20 +159,19 @@ class LayeredRenderer(nn.Module):
         return torch.cat([part.movedim(2, -1) for part in parts], dim=-1, out=out).movedim(-1, 2), fragments
 
 
-def _recomputed(network: nn.Module, images: Tensor) -> Tensor:
+def _recomputed(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """network(images), whose activations are made again for the gradients."""
-    if halved():
+    if half_activations_enabled():
         # Not the newer kind of checkpoint: it too sees what is saved through hooks, and one hides the other. What the
         # network saw is kept whole, so that it computes the same again.
-        with whole():
-            result: Tensor = checkpoint(_run_as, network, images, fast.enabled(), True, use_reentrant=True)
+        with full_activations():
+            result: Tensor = checkpoint(_run_as, network, images, True, use_reentrant=True)
     else:
-        result = checkpoint(_run_as, network, images, fast.enabled(), False, use_reentrant=False)
+        result = checkpoint(_run_as, network, images, False, use_reentrant=False)
     return result
 
 
-def _run_as(network: nn.Module, images: Tensor, kernels: bool, half: bool) -> Tensor:
+def _run_as(network: Callable[[Tensor], Tensor], images: Tensor, half: bool) -> Tensor:
     """network(images) as when it was first run: the contexts of then are gone when gradients are made."""
-    with fast.torch_only(not kernels), half_activations(half):
-        result: Tensor = network(images)
-        return result
+    with half_activations(half):
+        return network(images)

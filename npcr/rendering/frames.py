@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from yacs.config import CfgNode
+from torch import Tensor
 
 from npcr.cameras import Cameras
 from npcr.io.files import atomic_write, reraise_with_path
 from npcr.io.images import write_image
+from npcr.renderers import Renderer
+from npcr.renderers.base import RenderOutput
 from npcr.renderers.compositing import over_background
-from npcr.renderers.layered import RenderOutput
 from npcr.rendering.path_videos import PathVideos
-from npcr.temporal import Blender, DefaultBlender, LegacyBlender, RenderedFrame
+from npcr.temporal import Blender, LegacyBlender, RenderedFrame
 
 logger = logging.getLogger("npcr")
 
@@ -42,16 +42,8 @@ class FramePixels(NamedTuple):
     rgba: NDArray[np.uint8]  # (H, W, 4) blended, straight alpha; black where alpha is 0
 
 
-def make_blender(cfg: CfgNode) -> Blender | None:
-    """The blender that TEMPORAL.BLEND names, or None for `off`."""
-    temporal = cfg.TEMPORAL
-    if temporal.BLEND == "default":
-        return DefaultBlender(temporal.HISTORY, temporal.COLOR_TOLERANCE, temporal.DEPTH_TOLERANCE, temporal.ANGLE)
-    return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR) if temporal.BLEND == "legacy" else None
-
-
 @torch.inference_mode()
-def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: Blender | None,
+def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: Blender | None,
                 frame: int = 0) -> Iterator[FramePixels]:
     """Render `cameras` one after another, in constant memory.
 
@@ -59,27 +51,33 @@ def render_path(renderer: nn.Module, cameras: Cameras, *, gray: float, blender: 
     the scene's frames (clouds) to show.
     """
     renderer.eval()
-    device = next(renderer.parameters()).device
+    device = renderer.device
     rendered: deque[tuple[RenderOutput, RenderedFrame]] = deque()  # not shown yet: a blender may look ahead
 
     def singles() -> Iterator[RenderedFrame]:
         for index in range(len(cameras)):
             camera = cameras[index].to(device)
             output = renderer(camera, frame)
-            rendered.append((output, single_frame(output, camera, bool(renderer.legacy))))
+            rendered.append((output, single_frame(output, camera)))
             yield rendered[-1][1]
 
     for picture, rgba in show(singles(), gray, blender):
         output, single = rendered.popleft()
-        yield FramePixels(_pixels(output.rgb), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
+        yield FramePixels(_pixels(output.trained_color), _pixels(output.alpha)[..., 0], single.depth[0].cpu().numpy(),
                             _pixels(_to_bytes(picture)), _pixels(_to_bytes(_straight(rgba))))
 
 
-def single_frame(output: RenderOutput, camera: Cameras, legacy: bool) -> RenderedFrame:
-    """A renderer's output as a frame of premultiplied RGBA, which a legacy renderer's color is not."""
-    # Where a legacy picture is C A + (1 - A) B, it is from here on one of premultiplied color C A.
-    rgb = output.rgb * output.alpha if legacy else output.rgb
-    return RenderedFrame(torch.cat([rgb, output.alpha], dim=1), output.depth, camera)
+def single_frame(output: RenderOutput, camera: Cameras) -> RenderedFrame:
+    """Make a frame of premultiplied RGBA, as blenders and refiners take them.
+
+    Args:
+        output: of a batch of one or several.
+        camera: that were rendered.
+
+    Returns:
+        The frame, with the output's graph.
+    """
+    return RenderedFrame(torch.cat([output.color, output.alpha], dim=1), output.depth, camera)
 
 
 def show(frames: Iterable[RenderedFrame], gray: float, blender: Blender | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -109,7 +107,7 @@ def _show_legacy(frames: Iterable[RenderedFrame], gray: float,
 
 
 def _over(rgba: Tensor, gray: float) -> Tensor:
-    return over_background(rgba[:, :3], rgba[:, 3:], gray, legacy=False)
+    return over_background(rgba[:, :3], rgba[:, 3:], gray)
 
 
 def _straight(rgba: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras
-from npcr.checkpoints.files import find_epoch, model_path
+from npcr.checkpoints import find_epoch, model_path
 from npcr.cli import config_from_args, make_parser, resolve_device
 from npcr.config import changed, explicit_keys
 from npcr.errors import ConfigError

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from npcr.data.samples import Sample
-from npcr.renderers import RenderOutput, over_background
+from npcr.renderers import RenderOutput
 
 
 class TrainingLog:
@@ -21,7 +21,6 @@ class TrainingLog:
 
     def __init__(self, cfg: CfgNode, done: int, steps_per_epoch: int, seconds: float = 0.0) -> None:
         self.period = cfg.SOLVER.LOG_PERIOD
-        self.legacy = cfg.MODEL.LEGACY
         self.epochs = cfg.SOLVER.MAX_EPOCHS
         self.writer = SummaryWriter(str(Path(cfg.OUTPUT_DIR) / "log"), purge_step=done or None)
         self.limit = cfg.SOLVER.MAX_MINUTES * 60
@@ -45,9 +44,7 @@ class TrainingLog:
     def pictures(self, iteration: int, output: RenderOutput, sample: Sample) -> None:
         """Rendered, target, both mattes, depth and region of interest of the last training sample."""
         target_alpha = sample.target[3:4]
-        rendered = over_background(output.rgb[0], output.alpha[0], 0.0, self.legacy)
-        target = sample.target[:3] * target_alpha if self.legacy else sample.target[:3]
-        for name, image in (("rendered", rendered), ("target", target), ("alpha", output.alpha[0]),
+        for name, image in (("rendered", output.color[0]), ("target", sample.color), ("alpha", output.alpha[0]),
                             ("alpha_target", target_alpha), ("depth", _shown_depth(output.depth[0])),
                             ("region_of_interest", sample.target[4:5])):
             self.writer.add_image(f"train/{name}", image.detach().float().clamp(0, 1), iteration)

@@ -7,60 +7,36 @@ import math
 from bisect import bisect_right
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from npcr.errors import MissingExtraError
+from npcr.renderers import Renderer
 
-_POINT_KINDS = ("splat", "shade", "opacity", "position", "width")
 
+def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -> torch.optim.Optimizer:
+    """Make the optimizer of the renderer's parameter groups.
 
-def build_optimizer(cfg: CfgNode, model: nn.Module, lr: float | None = None) -> torch.optim.Optimizer:
-    """Groups: network weights, biases (BIAS_LR_FACTOR, own decay), features and colors (FEATURE_LR_FACTOR), and in
-    the blended form the colors' change with direction, opacities, places and widths, each with its factor.
+    Args:
+        cfg: the configuration; its SOLVER section names optimizer, rates and decays.
+        renderer: gives the groups (`Renderer.param_groups`).
+        lr: the rate of a group with factor 1; None: SOLVER.BASE_LR.
 
-    Each group keeps its rate relative to `lr` (default SOLVER.BASE_LR) as `factor` for `set_learning_rate`.
+    Returns:
+        The optimizer; each group keeps its rate relative to `lr` as `factor`, for `set_learning_rate`.
+
+    Raises:
+        MissingExtraError: the optimizer needs a package that is not installed.
     """
-    solver = cfg.SOLVER
-    lr = solver.BASE_LR if lr is None else lr
-    kinds = {  # factor, weight decay
-        "weight": (1.0, solver.WEIGHT_DECAY),
-        "bias": (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY_BIAS),
-        "feature": (solver.FEATURE_LR_FACTOR, solver.WEIGHT_DECAY),
-        # No decay: Adam would move a point that no photograph sees as fast as any other.
-        "splat": (solver.FEATURE_LR_FACTOR, 0.0),
-        "shade": (solver.HARMONICS_LR_FACTOR, solver.HARMONICS_DECAY),
-        "opacity": (solver.OPACITY_LR_FACTOR, 0.0),
-        "position": (solver.POSITION_LR_FACTOR, 0.0),
-        "width": (solver.WIDTH_LR_FACTOR, 0.0),
-    }
-    parameters: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameters[_kind(name, cfg.MODEL.FORM == "blended")].append(parameter)
-    groups = [{"params": parameters[kind], "lr": lr * factor, "factor": factor, "weight_decay": decay}
-              for kind, (factor, decay) in kinds.items() if parameters[kind]]
-    if solver.OPTIMIZER_NAME in ("Adam", "AdamW"):
-        # The points' tables are large and plainly laid out. Torch's fused step reads a parameter and its gradient in
-        # the order they lie in memory, which must be the same: not to be counted on in a channels_last network.
-        for group, kind in zip(groups, (kind for kind in kinds if parameters[kind]), strict=True):
-            group["fused"] = kind in _POINT_KINDS
-    return _make(solver, groups)
-
-
-def _kind(name: str, blended: bool) -> str:
-    """Which group a parameter of a renderer belongs to."""
-    if name.startswith("opacity."):
-        return "opacity"
-    if name.startswith(("offsets.", "strands.")):
-        return "position"
-    if name.startswith("shades."):
-        return "shade"
-    if name.startswith("log_width."):
-        return "width"
-    if name == "default_feature" or name.startswith(("features.", "colors.")):
-        return "splat" if blended else "feature"
-    return "bias" if name.endswith("bias") else "weight"
+    lr = cfg.SOLVER.BASE_LR if lr is None else lr
+    adam = cfg.SOLVER.OPTIMIZER_NAME in ("Adam", "AdamW")  # the others know no `fused`
+    groups = []
+    for group in renderer.param_groups(cfg.SOLVER):
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        if trained:
+            fused = {"fused": group.get("fused", False)} if adam else {}
+            groups.append({"params": trained, "lr": lr * group["factor"], "factor": group["factor"],
+                           "weight_decay": group["weight_decay"], **fused})
+    return _make(cfg.SOLVER, groups)
 
 
 def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
@@ -77,9 +53,15 @@ def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:
 
 
 def learning_rate(cfg: CfgNode, epochs_done: float, progress: float = 0.0) -> float:
-    """BASE_LR after `epochs_done` epochs (fractions count): warm-up times decay.
+    """Return the base rate at one point of training: BASE_LR times warm-up times decay.
 
-    progress: the share of the training that is over, where time and not MAX_EPOCHS decides that.
+    Args:
+        cfg: the configuration.
+        epochs_done: fractions count.
+        progress: the share of the training that is over, 0 to 1, where time and not MAX_EPOCHS decides that.
+
+    Returns:
+        The rate of a group with factor 1.
     """
     solver = cfg.SOLVER
     rate = solver.BASE_LR
@@ -92,12 +74,26 @@ def learning_rate(cfg: CfgNode, epochs_done: float, progress: float = 0.0) -> fl
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of every group.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        lr: the rate of a group with factor 1.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
 
 
 def layers_at(cfg: CfgNode, epoch: int) -> int:
-    """Layers used in `epoch` (from 1): one more from each epoch in SOLVER.LAYER_SCHEDULE on."""
+    """Return how many layers an epoch uses: one more from each epoch in SOLVER.LAYER_SCHEDULE on.
+
+    Args:
+        cfg: the configuration.
+        epoch: from 1.
+
+    Returns:
+        From 1 to INPUT.LAYER_NUM.
+    """
     if not cfg.SOLVER.LAYER_SCHEDULE:
         return cfg.INPUT.LAYER_NUM
     return 1 + bisect_right(cfg.SOLVER.LAYER_SCHEDULE, epoch)

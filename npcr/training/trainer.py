@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,53 +22,30 @@ import torch
 from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
+from npcr import checkpoints
 from npcr.cameras import concatenate
-from npcr.checkpoints import files
-from npcr.config import dump_config
-from npcr.data.point_initialization import mean_colors, strand_directions
-from npcr.data.samples import Sample, SceneDataset
-from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
-from npcr.errors import CheckpointError, ConfigError, TrainingError
+from npcr.config import dump_config, to_dict
+from npcr.data.samples import Sample
+from npcr.data.scene import load_clouds, split_holdout
+from npcr.errors import CheckpointError, TrainingError
 from npcr.evaluation.views import evaluate_views, mean_scores
-from npcr.factory import build_loss, build_renderer, load_parameters, make_checkpoint
+from npcr.factory import (
+    View,
+    build_dataset,
+    build_loss,
+    build_renderer,
+    held_out_views,
+    open_scene,
+)
 from npcr.io.points import PointCloud
+from npcr.renderers import Photographs
 from npcr.renderers.half_activations import half_activations
 from npcr.training.log import TrainingLog
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
 
 logger = logging.getLogger("npcr")
 
-Job = tuple[int, int]  # frame, camera
-_SOME_VIEWS = 64  # photographs that say how a cloud looks before training
-
-
-def open_scene(cfg: CfgNode, folder: str) -> Scene:
-    """The scene in `folder`, checked against the configuration."""
-    if not folder:
-        raise ConfigError("DATASETS.TRAIN is empty; name the scene's folder, such as DATASETS.TRAIN datasets/cat")
-    return load_scene(Path(folder), size_raw=tuple(cfg.INPUT.SIZE_RAW), frame_num=cfg.DATASETS.FRAME_NUM,
-                      mask=cfg.DATASETS.MASK, center=cfg.DATASETS.CENTER)
-
-
-def make_views(cfg: CfgNode, scene: Scene, size: list[int], device: torch.device) -> SceneDataset:
-    """The photographs of `scene` as samples of `size` on `device`."""
-    return SceneDataset(scene, size=tuple(size), alpha_mode=cfg.DATASETS.ALPHA_MODE,
-                      alpha_background=cfg.DATASETS.ALPHA_BACKGROUND, legacy=cfg.MODEL.LEGACY,
-                      max_zoom=cfg.DATASETS.MAXRATION, cache_bytes=int(cfg.DATASETS.CACHE_MB) * 2**20,
-                      device=device, workers=cfg.DATALOADER.NUM_WORKERS)
-
-
-def held_out_views(cfg: CfgNode, scene: Scene, device: torch.device) -> tuple[SceneDataset, list[Job]] | None:
-    """Views to evaluate: the TEST scene's, else the held-out cameras; None where there are none."""
-    if cfg.DATASETS.TEST:
-        scene = open_scene(cfg, cfg.DATASETS.TEST)
-        which = list(range(len(scene.cameras)))
-    elif cfg.DATASETS.HOLDOUT_EVERY:
-        which = split_holdout(len(scene.cameras), cfg.DATASETS.HOLDOUT_EVERY)[1]
-    else:
-        return None
-    jobs = [(frame, camera) for frame in range(len(scene.frames)) for camera in which]
-    return make_views(cfg, scene, cfg.INPUT.SIZE_TEST, device), jobs
+_MOST_PHOTOGRAPHS = 64  # of a frame, from which points are initialized
 
 
 class Trainer:
@@ -80,13 +58,12 @@ class Trainer:
         scene = open_scene(cfg, cfg.DATASETS.TRAIN)
         self.clouds: list[PointCloud] = load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM)
         cameras = split_holdout(len(scene.cameras), cfg.DATASETS.HOLDOUT_EVERY)[0]
-        self.jobs: list[Job] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
-        self.views = make_views(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
+        self.jobs: list[View] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
+        self.views = build_dataset(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
         self.held_out = held_out_views(cfg, scene, device)
-        strands = None
-        if cfg.MODEL.FORM == "blended":
-            self.clouds, strands = self._seen_by_photographs(cameras)
-        self.renderer = build_renderer(cfg, self.clouds, strands).to(device)
+        renderer = build_renderer(cfg, self.clouds)
+        self.clouds = renderer.initialize_from(self.clouds, partial(self._photographs, cameras))
+        self.renderer = renderer.to(device)
         self.loss = build_loss(cfg).to(device)
         self.optimizer = build_optimizer(cfg, self.renderer)
         half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
@@ -98,25 +75,16 @@ class Trainer:
         self.stop_asked = False
         self.result: dict[str, Any] = {}  # the last step's mean losses, and its last sample with its pictures
 
-    def _seen_by_photographs(self, cameras: list[int]) -> tuple[list[PointCloud], list[np.ndarray]]:
-        """What the blended form starts from: clouds with colors, their own or those of (some of) the training
-        photographs, and the directions of the strands in these."""
-        some = cameras[::math.ceil(len(cameras) / _SOME_VIEWS)]
-        clouds, strands = [], []
-        for frame, cloud in enumerate(self.clouds):
-            samples = [self.views.plain(frame, camera) for camera in some]
-            seen = (cloud.positions, concatenate([sample.cameras.to("cpu") for sample in samples]),
-                    [sample.target[:4].cpu() for sample in samples])
-            strands.append(strand_directions(*seen))
-            if cloud.colors is None:
-                logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(some))
-                cloud = PointCloud(cloud.positions, mean_colors(*seen))
-            clouds.append(cloud)
-        return clouds, strands
+    def _photographs(self, cameras: list[int], frame: int) -> Photographs:
+        """Some of the training photographs of a frame, evenly chosen, for initializing the points."""
+        some = cameras[::math.ceil(len(cameras) / _MOST_PHOTOGRAPHS)]
+        samples = [self.views.plain(frame, camera) for camera in some]
+        return Photographs(concatenate([sample.cameras.to("cpu") for sample in samples]),
+                           [sample.target[:4].cpu() for sample in samples])
 
     # Data -------------------------------------------------------------------------------------------------
 
-    def _order(self, epoch: int) -> list[Job]:
+    def _order(self, epoch: int) -> list[View]:
         shuffled = np.random.default_rng([self.cfg.SOLVER.SEED, epoch]).permutation(len(self.jobs))
         return [self.jobs[i] for i in shuffled]
 
@@ -152,7 +120,7 @@ class Trainer:
             with (torch.autocast(self.device.type, dtype=self.amp_type, enabled=self.amp_type is not None),
                   half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS)):
                 output = self.renderer(sample.cameras, sample.frame)
-                terms = self.loss(output.rgb, output.alpha, output.depth, sample.target[None])
+                terms = self.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / len(batch)
             if not math.isfinite(sums["total"]):
@@ -263,21 +231,21 @@ class Trainer:
 
     def save(self, epoch: int) -> None:
         """Write the model's and the training's checkpoint; `epoch` may be incomplete after Ctrl-C."""
-        files.save_model(files.model_path(self.output, epoch),
-                         make_checkpoint(self.renderer, self.clouds, self.cfg, epoch))
+        checkpoints.save_model(checkpoints.model_path(self.output, epoch),
+                         checkpoints.make_checkpoint(self.renderer, self.clouds, to_dict(self.cfg), epoch))
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        files.save_training_state(files.optimizer_path(self.output, epoch), {
+        checkpoints.save_training_state(checkpoints.optimizer_path(self.output, epoch), {
             "iteration": self.iteration, "seconds": self.seconds, "steps_per_epoch": self.steps_per_epoch,
             "jobs": [list(job) for job in self.jobs], "seed": self.cfg.SOLVER.SEED,
             "optimizer": self.optimizer.state_dict(), "optimizer_name": self.cfg.SOLVER.OPTIMIZER_NAME,
             "scaler": self.scaler.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda})
 
     def _resume(self) -> None:
-        epoch = files.find_epoch(self.output, self.cfg.LOAD_EPOCH, resume=True)
-        path = files.optimizer_path(self.output, epoch)
-        model_path = files.model_path(self.output, epoch)
-        load_parameters(self.renderer, files.load_model(model_path), model_path)
-        state = files.load_training_state(path)
+        epoch = checkpoints.find_epoch(self.output, self.cfg.LOAD_EPOCH, resume=True)
+        path = checkpoints.optimizer_path(self.output, epoch)
+        model_path = checkpoints.model_path(self.output, epoch)
+        checkpoints.load_parameters(self.renderer, checkpoints.load_model(model_path), model_path)
+        state = checkpoints.load_training_state(path)
         for name, now in (("optimizer_name", self.cfg.SOLVER.OPTIMIZER_NAME), ("seed", self.cfg.SOLVER.SEED),
                           ("steps_per_epoch", self.steps_per_epoch),
                           ("jobs", [list(job) for job in self.jobs])):

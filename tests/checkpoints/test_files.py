@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import npcr.io.files
-from npcr.checkpoints.files import (
+from npcr.checkpoints import (
     ModelCheckpoint,
     find_epoch,
     load_model,
@@ -221,8 +221,8 @@ def test_kill_9_during_a_write_leaves_the_old_file(tmp_path: Path, stall: str) -
     path = model_path(tmp_path, 1)
     save_model(path, make_model(points=500))
     code = (
-        "import os, time, torch\nfrom npcr.checkpoints.files import save_model\n"
-        "from test_checkpoint import make_model\n"
+        "import os, time, torch\nfrom npcr.checkpoints import save_model\n"
+        "from test_files import make_model\n"
         "def wait(): print('ready', flush=True); time.sleep(600)\n"
         f"{stall}\nsave_model(sys.argv[1], make_model(2))\n"
     )
@@ -241,8 +241,8 @@ def test_kill_9_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     kill_once_ready(
         child(
             """
-        from npcr.checkpoints.files import save_model
-        from test_checkpoint import make_model
+        from npcr.checkpoints import save_model
+        from test_files import make_model
         models = [make_model(1, 20_000), make_model(2, 20_000)]
         save_model(sys.argv[1], models[0])
         print("ready", flush=True)
@@ -333,7 +333,7 @@ def test_file_size_limit(tmp_path: Path) -> None:
         """
         import errno, resource
         from pathlib import Path
-        from test_checkpoint import SAVES, assert_refused, load_model, make_model, save_model, assert_same
+        from test_files import SAVES, assert_refused, load_model, make_model, save_model, assert_same
         path = Path(sys.argv[1]) / "nr_model_1.pth"
         save_model(path, make_model())
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

@@ -21,11 +21,12 @@ import pytest
 import torch
 from torch import nn
 
-from npcr.checkpoints.files import load_model, save_model
+from npcr.checkpoints import load_model, save_model
 from npcr.checkpoints.published import is_published, read_published
 from npcr.checkpoints.restricted_unpickler import Global, PickledObject, StorageRef, TensorRef, read_pickle
 from npcr.errors import CheckpointError
-from npcr.renderers import GatedUNet, LayeredRenderer
+from npcr.renderers import LayeredRenderer
+from npcr.renderers.gated_unet import GatedUNet
 
 # --- a small model built like the published one, from classes in modules of the published names
 

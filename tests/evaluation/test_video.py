@@ -38,7 +38,7 @@ def write_truth(folder: Path, count: int, step: float) -> PathGroundTruth:
     for index in range(count):
         camera = orbit(count, step)[index]
         with torch.no_grad():
-            frame = single_frame(PlaneRenderer(alpha=1.0)(camera), camera, legacy=False)
+            frame = single_frame(PlaneRenderer(alpha=1.0)(camera), camera)
         pixels = frame.image[0].permute(1, 2, 0).numpy()
         write_image(folder / f"img_{index + 1:04d}.png", pixels)
         position = unproject(frame.depth, camera)[0].permute(1, 2, 0).numpy().copy()

@@ -21,17 +21,18 @@ from npcr.metrics.image import psnr, ssim
 from npcr.renderers import RenderOutput
 from npcr.visualization.captions import CAPTION_HEIGHT, GAP
 from tests.scenes import SIZE, photograph, write_tiny_scene
+from tests.stub_renderer import StubRenderer
 
 CAMERAS, FRAMES = 4, 2
 ALL = [(frame, camera) for frame in range(FRAMES) for camera in range(CAMERAS)]
 
 
-class Photographer(nn.Module):
+class Photographer(StubRenderer):
     """Renders exactly what the photographs show, changed by `change`; remembers how it was called."""
 
     def __init__(self, views: SceneDataset, legacy: bool = False) -> None:
-        super().__init__()
-        self.views, self.legacy = views, legacy
+        super().__init__(legacy)
+        self.views = views
         self.weight = nn.Parameter(torch.zeros(()))
         self.calls: list[tuple[int, int]] = []  # cameras, frame
         self.modes: set[tuple[bool, bool]] = set()  # training, gradients
@@ -46,6 +47,8 @@ class Photographer(nn.Module):
         which = [int((poses - pose).abs().sum((1, 2)).argmin()) for pose in cameras.cam_to_world]
         target = torch.stack([self.views.plain(frame, camera).target for camera in which])
         rgb, alpha = self.change(target[:, :3], target[:, 3:4])
+        if self.legacy:
+            return self.output(rgb + self.weight, alpha, alpha[:, 0])
         return RenderOutput(rgb + self.weight, alpha, *[alpha[:, 0]] * 4)
 
 

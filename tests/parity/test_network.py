@@ -59,7 +59,7 @@ def test_layers(loaded, cameras, expected, camera: int, backend: str) -> None:  
 def test_composited_frames_in_one_batch(loaded, cameras, expected) -> None:  # type: ignore[no-untyped-def]
     with torch.no_grad():
         output = loaded[0](cameras)
-    assert largest(torch.cat([output.rgb, output.alpha], 1), expected["frames_rgba"]) < 1e-4
+    assert largest(torch.cat([output.trained_color, output.alpha], 1), expected["frames_rgba"]) < 1e-4
 
 
 def test_running_statistics(parity: Path, cameras, expected) -> None:  # type: ignore[no-untyped-def]
@@ -74,7 +74,7 @@ def test_running_statistics(parity: Path, cameras, expected) -> None:  # type: i
                 renderer.network(image)
         output = renderer.eval()(cameras[0])
     # Rounding adds up over the eight frames whose statistics came before: 5e-5 to 1.3e-4, by number of threads.
-    assert largest(torch.cat([output.rgb, output.alpha], 1)[0], expected["frame0_eval_rgba"]) < 5e-4
+    assert largest(torch.cat([output.trained_color, output.alpha], 1)[0], expected["frame0_eval_rgba"]) < 5e-4
 
 
 def our_name(published: str) -> str:
@@ -96,7 +96,8 @@ def test_training_step(shared: Path, loaded, expected, step: int) -> None:  # ty
                      torch.from_numpy(expected[f"step{step}_K"])[None], (120, 96))
     renderer.zero_grad()
     output = renderer(camera)
-    terms = loss(output.rgb, output.alpha, output.depth, torch.from_numpy(expected[f"step{step}_target"])[None])
+    target = torch.from_numpy(expected[f"step{step}_target"])[None]
+    terms = loss(output.trained_color, output.alpha, output.depth, target)
     terms["total"].backward()
     for name, theirs in (("perceptual", "ploss"), ("mse", "mseloss"), ("gradient", "gradloss"),
                          ("total", "totalloss")):

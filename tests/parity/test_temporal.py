@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from npcr.factory import build_vgg
+from npcr.factory import build_blender, build_vgg
 from npcr.io.images import read_image
 from npcr.refine.published import PathRefiner, RefineSettings
-from npcr.rendering.frames import make_blender, render_path
+from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
 
 RENDER = Path(__file__).resolve().parents[2] / "tools" / "render.py"
@@ -38,7 +38,7 @@ def inputs(shared: Path, parity: Path) -> PathInputs:
 def test_blended_frames(inputs: PathInputs, expected: dict[str, np.ndarray]) -> None:
     assert inputs.cfg.TEMPORAL.BLEND == "legacy"  # of itself, with a published model
     frames = list(render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
-                              blender=make_blender(inputs.cfg)))
+                              blender=build_blender(inputs.cfg)))
     pictures = np.stack([frame.picture for frame in frames]).astype(np.float32)
     error = np.abs(pictures - expected["render_frames_bgr"][..., ::-1]).max(axis=-1)
     assert error.shape == (10, 96, 120)

@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from npcr.cameras import Cameras, unproject
-from npcr.renderers.layered import RenderOutput
+from npcr.renderers.base import RenderOutput
 from tests.path_stub import SIZE
+from tests.stub_renderer import StubRenderer
 
 
-class Shimmer(nn.Module):
+class Shimmer(StubRenderer):
     """A plane at depth 2; its brightness depends on where the camera stands by `shimmer`, which is learned."""
 
     def __init__(self, legacy: bool = False, alpha: float = 0.8) -> None:
-        super().__init__()
+        super().__init__(legacy)
         self.brightness = nn.Parameter(torch.tensor(0.5))
         self.shimmer = nn.Parameter(torch.tensor(0.1))
         self.default_feature = nn.Parameter(torch.arange(3.0), requires_grad=False)
-        self.legacy, self.alpha = legacy, alpha
+        self.alpha = alpha
 
     def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
         depth = torch.full((len(cameras), SIZE[1], SIZE[0]), 2.0)
@@ -27,5 +28,4 @@ class Shimmer(nn.Module):
         phase = torch.sin(40 * cameras.cam_to_world[:, 0, 3])[:, None, None, None]
         color = self.brightness + texture + self.shimmer * phase
         alpha = torch.full_like(color[:, :1], self.alpha)
-        empty: Tensor = torch.empty(0)
-        return RenderOutput(color if self.legacy else color * alpha, alpha, depth, empty, empty, empty)
+        return self.output(color, alpha, depth)

@@ -31,7 +31,9 @@ def losses_written_out(renderer: PlaneRenderer, count: int) -> list[Tensor]:
     for index in range(count):
         camera = orbit(count)[index]
         output = renderer(camera)
-        image = output.rgb if renderer.legacy else torch.cat([output.rgb, output.alpha], dim=1)
+        image = output.legacy_color
+        if image is None:
+            image = torch.cat([output.color, output.alpha], dim=1)
         frames.append(RenderedFrame(image, output.depth, camera))
     blended, losses = frames[0].image.detach(), []
     for earlier, current in pairwise(frames):

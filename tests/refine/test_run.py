@@ -12,8 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from npcr.checkpoints.files import load_model, load_training_state, save_training_state
-from npcr.checkpoints.model import ModelCheckpoint
+from npcr.checkpoints import ModelCheckpoint, load_model, load_training_state, save_training_state
 from npcr.config import load_config
 from npcr.errors import CheckpointError
 from npcr.refine.clips import PathClips

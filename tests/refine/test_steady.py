@@ -41,7 +41,7 @@ def bright_photographs(brightness: float) -> Photographs:
     def draw(rng: np.random.Generator) -> Sample:
         camera = orbit(6)[int(rng.integers(6))]
         output = painter(camera)
-        target = torch.cat([output.rgb, output.alpha, torch.ones_like(output.alpha)], dim=1)[0].detach()
+        target = torch.cat([output.color, output.alpha, torch.ones_like(output.alpha)], dim=1)[0].detach()
         return Sample("0/img", 0, 0, camera, target)
 
     return Photographs(draw, RenderLoss(perceptual=0, mse=100, gradient=0, ssim=0, vgg=None))

@@ -17,15 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from yacs.config import CfgNode
 
 from npcr.config import changed, default_config
-from npcr.factory import build_renderer
+from npcr.factory import build_renderer, prepare_rendering
 from npcr.io.points import PointCloud
 from npcr.renderers import Renderer, acceleration
-from npcr.renderers.acceleration import compile_network, network_run, prepare_rendering
-from npcr.renderers.cpu import autograd as fast
+from npcr.renderers.acceleration import NetworkRunner
 from npcr.renderers.cuda_graphs import Captured, GraphReplay
 from npcr.renderers.gated_unet import GatedUNet
 from npcr.renderers.half_activations import half_activations
-from npcr.renderers.receptive_field import Window
+from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
 from tests.scenes import orbit_cameras
 
@@ -50,8 +49,8 @@ def make(cfg: CfgNode) -> Renderer:
     return renderer.eval()
 
 
-def network(form: str) -> GatedUNet | ResidualUNet:
-    return make(config(form)).network
+def network(form: str, backend: str = "auto") -> GatedUNet | ResidualUNet:
+    return make(config(form, PROJECTION__BACKEND=backend)).network
 
 
 def picture(of: GatedUNet | ResidualUNet, count: int = 1, seed: int = 0) -> Tensor:
@@ -65,7 +64,7 @@ def picture(of: GatedUNet | ResidualUNet, count: int = 1, seed: int = 0) -> Tens
 @pytest.mark.parametrize("form", FORMS)
 def test_compiling_leaves_the_names_in_checkpoints_alone(form: str) -> None:
     plain, compiled = make(config(form)), make(config(form, MODEL__COMPILE=True))
-    assert network_run(compiled.network).compiled is not None
+    assert compiled.runner.compiled is not None
     assert list(compiled.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in compiled.named_modules()] == [name for name, _ in plain.named_modules()]
 
@@ -73,56 +72,55 @@ def test_compiling_leaves_the_names_in_checkpoints_alone(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_as_one_graph_for_all_frames(form: str) -> None:
     """Windows move from frame to frame; that must not compile anew."""
-    net = network(form)
+    net, run = network(form, "torch"), NetworkRunner()
     windows: list[Any] = [()] * 3
     if form == "layered":
-        windows[1:] = [(Window(3, 2, 20, 18, SIZE[::-1]),), (Window(0, 5, 32, 24, SIZE[::-1]),)]
-    with torch.no_grad(), fast.torch_only():
+        windows[1:] = [(PixelRegion(3, 2, 20, 18, SIZE[::-1]),), (PixelRegion(0, 5, 32, 24, SIZE[::-1]),)]
+    with torch.no_grad():
         wanted = [net(picture(net, seed=i), *window) for i, window in enumerate(windows)]
     counter = CompileCounter()
-    compile_network(net, backend=counter)
+    run.compile(net, backend=counter)
     with torch.no_grad():
-        found = [net(picture(net, seed=i), *window) for i, window in enumerate(windows)]
+        found = [run(net, picture(net, seed=i), *window) for i, window in enumerate(windows)]
     assert counter.frame_count == 1
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_a_size_that_changes_is_compiled_twice_only() -> None:
-    net = network("blended")
+    net, run = network("blended"), NetworkRunner()
     counter = CompileCounter()
-    compile_network(net, backend=counter)
+    run.compile(net, backend=counter)
     with torch.no_grad():
         for width in (32, 40, 48, 56, 64):
-            assert net(torch.rand(1, net.in_channels, 24, width)).shape == (1, 4, 24, width)
+            assert run(net, torch.rand(1, net.in_channels, 24, width)).shape == (1, 4, 24, width)
     assert counter.frame_count == 2
 
 
 @needs_compiler
 def test_compiled_to_machine_code_equals_plain(caplog: pytest.LogCaptureFixture) -> None:
-    """The light network only: the gated U-Net takes a minute to compile (benchmarks/options.py compares it)."""
+    """The residual U-Net only: the gated U-Net takes a minute to compile (benchmarks/options.py compares it)."""
     plain, compiled = make(config("blended")), make(config("blended", MODEL__COMPILE=True))
     compiled.load_state_dict(plain.state_dict())
     camera = orbit_cameras(1, SIZE)
     with torch.no_grad(), caplog.at_level(logging.WARNING, "npcr"):
         wanted, found = plain(camera), compiled(camera)
-    if network_run(compiled.network).compiled is None:
+    if compiled.runner.compiled is None:
         pytest.skip(f"torch.compile does not work here: {caplog.text}")
-    assert (found.rgb - wanted.rgb).abs().max() < 1e-4
+    assert (found.color - wanted.color).abs().max() < 1e-4
     assert (found.alpha - wanted.alpha).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_the_compiled_network(form: str) -> None:
-    net = network(form)
+    net, run = network(form, "torch"), NetworkRunner()
     x = picture(net)
-    with fast.torch_only():
-        net(x).square().mean().backward()
+    net(x).square().mean().backward()
     wanted = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     net.zero_grad()
-    compile_network(net, backend="aot_eager")
-    net(x).square().mean().backward()
+    run.compile(net, backend="aot_eager")
+    run(net, x).square().mean().backward()
     found = [p.grad for p in net.parameters() if p.grad is not None]
-    assert network_run(net).compiled is not None
+    assert run.compiled is not None
     assert max(w.abs().max() for w in wanted) > 1e-4
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
@@ -130,16 +128,16 @@ def test_gradients_of_the_compiled_network(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_compiled_network_with_half_activations(form: str) -> None:
     """SOLVER.HALF_ACTIVATIONS finds what a compiled network keeps for its gradients, too."""
-    net = network(form)
+    net, run = network(form), NetworkRunner()
     x = torch.rand(1, net.in_channels, 96, 120, generator=torch.Generator().manual_seed(0))
-    compile_network(net, backend="aot_eager")
+    run.compile(net, backend="aot_eager")
     gradients = []
     for half in (False, True):
         net.zero_grad()
         with half_activations(half) as packing:
-            net(x).square().mean().backward()
+            run(net, x).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
-    assert network_run(net).compiled is not None
+    assert run.compiled is not None
     assert packing is not None
     assert packing.bytes_after == packing.bytes_before / 2 > 100_000
     assert 0 < (gradients[1] - gradients[0]).norm() < 2e-2 * gradients[0].norm()
@@ -147,28 +145,28 @@ def test_the_compiled_network_with_half_activations(form: str) -> None:
 
 def test_a_deep_copy_runs_its_own_weights() -> None:
     """Refining holds on to the unrefined model in this way."""
-    net = network("blended")
-    compile_network(net, backend="eager")
-    frozen = copy.deepcopy(net)
-    x = picture(net)
+    renderer = make(config("blended"))
+    renderer.runner.compile(renderer.network, backend="eager")
+    frozen = copy.deepcopy(renderer)
+    x = picture(renderer.network)
     with torch.no_grad():
-        before = net(x)
-        nn.init.zeros_(net.out.weight)  # type: ignore[arg-type]
-        assert torch.equal(frozen(x), before)
-        assert not torch.equal(net(x), before)
+        before = renderer.run_network(x)
+        nn.init.zeros_(renderer.network.out.weight)
+        assert torch.equal(frozen.run_network(x), before)
+        assert not torch.equal(renderer.run_network(x), before)
 
 
 def test_where_compiling_fails_the_network_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: object) -> Callable[..., Any]:
         raise RuntimeError("no compiler anywhere")
 
-    net = network("layered")
+    net, run = network("layered"), NetworkRunner()
     x = picture(net)
     with torch.no_grad():
         wanted = net(x)
-    compile_network(net, backend=broken)
+    run.compile(net, backend=broken)
     with torch.no_grad(), caplog.at_level(logging.WARNING, "npcr"):
-        found = [net(x) for _ in range(3)]
+        found = [run(net, x) for _ in range(3)]
     assert all(torch.equal(each, wanted) for each in found)
     assert len(caplog.records) == 1
     assert "no compiler anywhere" in caplog.text
@@ -181,21 +179,21 @@ def test_where_compiling_fails_the_network_runs_as_it_is(caplog: pytest.LogCaptu
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_of_the_network_alone(form: str, precision: str) -> None:
-    renderer = make(config(form, MODEL__NORM="batch"))
+    renderer = make(config(form, MODEL__NORM="batch", PROJECTION__BACKEND="torch"))
     camera = orbit_cameras(1, SIZE)
     seen: list[torch.dtype] = []
     last = renderer.network.out if isinstance(renderer.network, ResidualUNet) else renderer.network.alpha_out.point
     last.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
-    with torch.no_grad(), fast.torch_only():
+    with torch.no_grad():
         wanted = renderer(camera)
         prepare_rendering(renderer, config(form, RENDER__PRECISION=precision))
         found = renderer(camera)
     assert seen == [torch.float32, acceleration.PRECISIONS[precision]]
-    assert found.rgb.dtype == found.alpha.dtype == torch.float32
+    assert found.color.dtype == found.alpha.dtype == torch.float32
     assert torch.equal(found.depth, wanted.depth)
     # Batch norm: instance norm over the two or three pixels of the deepest level here would enlarge differences.
-    difference = (found.rgb - wanted.rgb).abs().max()
-    assert 0 < difference < 0.05 * wanted.rgb.abs().max()
+    difference = (found.color - wanted.color).abs().max()
+    assert 0 < difference < 0.05 * wanted.color.abs().max()
 
 
 def test_gradients_are_in_full_precision() -> None:
@@ -203,7 +201,7 @@ def test_gradients_are_in_full_precision() -> None:
     prepared = make(config("blended"))
     prepared.network.load_state_dict(net.state_dict())
     prepare_rendering(prepared, config("blended", RENDER__PRECISION="bfloat16"))
-    assert torch.equal(net(picture(net)), prepared.network(picture(net)))
+    assert torch.equal(net(picture(net)), prepared.run_network(picture(net)))
 
 
 # CUDA graphs ---------------------------------------------------------------------------------------------
@@ -233,58 +231,58 @@ def test_replayed_frames_equal_plain_ones(form: str) -> None:
     pictures = [picture(net, 2, seed) for seed in range(4)]
     with torch.no_grad():
         wanted = [net(x) for x in pictures]
-        capture = FakeCapture()
-        network_run(net).graph = GraphReplay(capture)
-        found = [net(x) for x in pictures]  # all are kept: no frame may be written over by the next
+        run, capture = NetworkRunner(), FakeCapture()
+        run.graph = GraphReplay(capture)
+        found = [run(net, x) for x in pictures]  # all are kept: no frame may be written over by the next
     assert (capture.captures, capture.replays) == (1, 4)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_replay_in_and_out_of_inference_mode() -> None:
-    net = network("blended")
-    network_run(net).graph = GraphReplay(FakeCapture())
+    net, run = network("blended"), NetworkRunner()
+    run.graph = GraphReplay(FakeCapture())
     x = picture(net)
     with torch.inference_mode():
-        first = net(x)
+        first = run(net, x)
     with torch.no_grad():
-        assert torch.equal(net(x), first)
+        assert torch.equal(run(net, x), first)
 
 
 def test_weights_that_change_are_seen() -> None:
-    net, capture = network("blended"), FakeCapture()
-    network_run(net).graph = GraphReplay(capture)
+    net, run, capture = network("blended"), NetworkRunner(), FakeCapture()
+    run.graph = GraphReplay(capture)
     x = picture(net)
     with torch.no_grad():
-        first = net(x)
+        first = run(net, x)
         net.load_state_dict({name: value * 2 for name, value in net.state_dict().items()})  # in place
-        second = net(x)
+        second = run(net, x)
         assert capture.captures == 1
         net.out.weight.data = torch.zeros_like(net.out.weight)  # elsewhere
-        third = net(x)
+        third = run(net, x)
     assert capture.captures == 2
     assert not torch.equal(first, second)
     assert torch.equal(third, net.out.bias[:, None, None].expand_as(third))
 
 
 def test_another_size_is_captured_anew_and_gradients_are_not_captured() -> None:
-    net, capture = network("blended"), FakeCapture()
-    network_run(net).graph = GraphReplay(capture)
+    net, run, capture = network("blended"), NetworkRunner(), FakeCapture()
+    run.graph = GraphReplay(capture)
     with torch.no_grad():
-        assert [net(picture(net, count)).shape[0] for count in (1, 2, 2, 1)] == [1, 2, 2, 1]
+        assert [run(net, picture(net, count)).shape[0] for count in (1, 2, 2, 1)] == [1, 2, 2, 1]
     assert (capture.captures, capture.replays) == (3, 4)
-    net(picture(net)).sum().backward()
+    run(net, picture(net)).sum().backward()
     assert capture.replays == 4
     assert net.out.weight.grad is not None
 
 
 def test_windows_are_cut_outside_of_what_is_captured() -> None:
-    net, capture = network("layered"), FakeCapture()
+    net, run, capture = network("layered"), NetworkRunner(), FakeCapture()
     x = picture(net)
-    windows = [Window(3, 2, 20, 18, SIZE[::-1]), Window(0, 5, 32, 24, SIZE[::-1])]
+    windows = [PixelRegion(3, 2, 20, 18, SIZE[::-1]), PixelRegion(0, 5, 32, 24, SIZE[::-1])]
     with torch.no_grad():
         wanted = [net(x, window) for window in windows]
-        network_run(net).graph = GraphReplay(capture)
-        found = [net(x, window) for window in windows]
+        run.graph = GraphReplay(capture)
+        found = [run(net, x, window) for window in windows]
     assert capture.captures == 1
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
@@ -293,7 +291,7 @@ def test_without_a_gpu_graphs_are_left_out_with_a_notice(caplog: pytest.LogCaptu
     renderer = make(config("blended"))
     with caplog.at_level(logging.WARNING, "npcr"):
         prepare_rendering(renderer, config("blended", RENDER__CUDA_GRAPHS=True))
-    assert network_run(renderer.network).graph is None
+    assert renderer.runner.graph is None
     assert "RENDER.CUDA_GRAPHS is True, but rendering is on the cpu" in caplog.text
 
 
@@ -306,7 +304,7 @@ class _NoHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("net", [GatedUNet(7, "instance"), GatedUNet(7, "batch"), GatedUNet(7, "none"),
-                                 ResidualUNet(7, 4, 4)], ids=["instance", "batch", "none", "light"])
+                                 ResidualUNet(7, 4, 4)], ids=["instance", "batch", "none", "residual"])
 def test_the_networks_can_be_captured(net: nn.Module) -> None:
     net = copy.deepcopy(net).eval().to("meta")
     with torch.no_grad(), _NoHost():
@@ -321,7 +319,7 @@ def test_captured_on_a_gpu(form: str, precision: str) -> None:
     cameras = orbit_cameras(3, SIZE).to("cuda")
     prepare_rendering(renderer, config(form, RENDER__PRECISION=precision))
     with torch.inference_mode():
-        wanted = [renderer(cameras[i]).rgb for i in range(3)]
+        wanted = [renderer(cameras[i]).color for i in range(3)]
         prepare_rendering(renderer, config(form, RENDER__PRECISION=precision, RENDER__CUDA_GRAPHS=True))
-        found = [renderer(cameras[i]).rgb for i in range(3)]
+        found = [renderer(cameras[i]).color for i in range(3)]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

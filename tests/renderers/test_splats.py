@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.ops import Fragments, rasterize
-from npcr.ops import native as compiled
+from npcr.ops import Fragments, compiled_available, native, rasterize
+from npcr.ops.compositing import MAX_COVERAGE, front_to_back
 from npcr.renderers import BlendedRenderer
-from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.splats import (
-    OPAQUE,
     Splats,
     composite_splats,
     dots_along,
-    front_to_back,
     soft_splat,
     spherical_harmonics,
     start_width,
@@ -68,7 +65,7 @@ def by_loops(splats: Splats, camera: Cameras, fragments: Fragments) -> tuple[Ten
                 sigma = 0.6 * (1 + largest * share) * math.exp(float(splats.log_width[point]))
                 reach = 1.5 + largest * (1 - (float(middle[point]) - near) / (far - near))
                 fading = max(0.0, 1 - away / reach**2)
-                cover = min(OPAQUE, fading * math.exp(-away / (2 * sigma**2)) / (1 + math.exp(
+                cover = min(MAX_COVERAGE, fading * math.exp(-away / (2 * sigma**2)) / (1 + math.exp(
                     -float(splats.opacity[point]))))
                 values[:, y, x] += passing * cover * splats.values[point]
                 moment += passing * cover * float(depths[dot])
@@ -79,13 +76,12 @@ def by_loops(splats: Splats, camera: Cameras, fragments: Fragments) -> tuple[Ten
     return values, alphas, depth
 
 
-@pytest.mark.parametrize("reference", [True, False])
-def test_equals_the_definition(reference: bool) -> None:
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_equals_the_definition(backend: str) -> None:
     splats, camera = make_splats(), orbit_cameras(1, (12, 10))
     fragments = fragments_of(splats, camera)
     assert (fragments.index[0, 1] >= 0).sum() > 10
-    with fast.torch_only(reference):
-        result = composite_splats(splats, camera, fragments, DOTS, SPLAT)
+    result = composite_splats(splats, camera, fragments, DOTS, SPLAT, backend=backend)
     for ours, wanted in zip(result, by_loops(splats, camera, fragments), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
@@ -104,18 +100,17 @@ def test_gradients_of_every_number() -> None:
     assert torch.autograd.gradcheck(compose, leaves, eps=1e-6, atol=1e-5)
 
 
-@pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+@pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
 @pytest.mark.parametrize(("channels", "layers", "size"), [(1, 1, (7, 5)), (11, 16, (33, 21)), (4, 5, (64, 64))])
-def test_the_kernel_equals_its_twin(channels: int, layers: int, size: tuple[int, int]) -> None:
+def test_the_kernel_equals_the_reference(channels: int, layers: int, size: tuple[int, int]) -> None:
     """Values and gradients of one random cotangent; some splats are so opaque that they are clamped."""
     splats, camera = make_splats(400, channels), orbit_cameras(1, size)
     splats = splats._replace(opacity=4 * splats.opacity)
     fragments = fragments_of(splats, camera, layers)
     results = []
-    for reference in (False, True):
+    for backend in ("compiled", "torch"):
         leaves = [part.clone().requires_grad_() for part in splats]
-        with fast.torch_only(reference):
-            image = composite_splats(Splats(*leaves), camera, fragments, DOTS, SPLAT)
+        image = composite_splats(Splats(*leaves), camera, fragments, DOTS, SPLAT, backend=backend)
         generator = torch.Generator().manual_seed(1)
         loss = sum((part * torch.randn(part.shape, generator=generator)).sum() for part in image[:2])
         results.append([*(part.detach() for part in image), *torch.autograd.grad(loss, leaves)])
@@ -123,7 +118,7 @@ def test_the_kernel_equals_its_twin(channels: int, layers: int, size: tuple[int,
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-@pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+@pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
 def test_the_kernel_gives_the_same_on_any_number_of_threads() -> None:
     splats, camera = make_splats(3000, 3), orbit_cameras(1, (128, 96))
     fragments = fragments_of(splats, camera, 6)
@@ -133,8 +128,8 @@ def test_the_kernel_gives_the_same_on_any_number_of_threads() -> None:
             torch.set_num_threads(threads)
             dots = torch.rand(9000, 2, generator=torch.Generator().manual_seed(0)) * 96
             points = torch.rand(3000, 6, generator=torch.Generator().manual_seed(0))
-            image, depth = compiled.composite(dots, points, fragments.index[0], fragments.depth[0], torch.ones(3))
-            grads = compiled.composite_grad(dots, points, fragments.index[0], torch.ones(3), image)
+            image, depth = native.composite(dots, points, fragments.index[0], fragments.depth[0], torch.ones(3))
+            grads = native.composite_grad(dots, points, fragments.index[0], torch.ones(3), image)
             results.append([image, depth, *grads])
     finally:
         torch.set_num_threads(before)
@@ -168,11 +163,11 @@ def test_before_training_the_picture_is_the_clouds_colors(colored: bool) -> None
     renderer = BlendedRenderer([cloud], [color] if colored else None, splat=(2.0, 8.0, 1.0)).eval()
     with torch.no_grad():
         output = renderer(orbit_cameras(2, (32, 24)))
-    assert output.rgb.shape == (2, 3, 24, 32)
+    assert output.color.shape == (2, 3, 24, 32)
     assert output.depth.shape == (2, 24, 32)
     middle = output.alpha[:, :, 8:16, 12:20]
     assert middle.min() > 0.15
-    shown = output.rgb[:, :, 8:16, 12:20] / middle
+    shown = output.color[:, :, 8:16, 12:20] / middle
     wanted = color[0] if colored else torch.full((3,), 0.5)
     torch.testing.assert_close(shown, wanted[:, None, None].expand_as(shown), rtol=0, atol=1e-4)
     assert (output.depth[output.alpha[:, 0] == 0] == 0).all()
@@ -206,12 +201,12 @@ def test_a_picture_moves_smoothly_with_the_camera() -> None:
     assert 0 < change(0.02) < 0.15 * change(0.4)
 
 
-@pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+@pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
 def test_backend_torch_leaves_the_kernels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the kernel was called")
 
-    monkeypatch.setattr(compiled, "composite", refuse)
+    monkeypatch.setattr(native, "composite", refuse)
     cameras = orbit_cameras(1, (32, 24))
     with torch.no_grad():
         BlendedRenderer([torch.zeros(3, 3)], backend="torch")(cameras)

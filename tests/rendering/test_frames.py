@@ -11,9 +11,10 @@ import torch
 
 from npcr.config import changed, default_config
 from npcr.errors import NpcrError
+from npcr.factory import build_blender
 from npcr.io.images import read_image
 from npcr.rendering import path_videos
-from npcr.rendering.frames import FramePixels, FrameWriter, make_blender, render_path
+from npcr.rendering.frames import FramePixels, FrameWriter, render_path
 from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 from tests.path_stub import SIZE, PlaneRenderer, orbit
 
@@ -94,15 +95,15 @@ def test_legacy_blending_leaves_the_matte_as_rendered() -> None:
     assert same == [True] * 5 + [False] * 3
 
 
-def test_make_blender() -> None:
+def test_build_blender() -> None:
     cfg = default_config()
-    default = make_blender(cfg)
+    default = build_blender(cfg)
     assert isinstance(default, DefaultBlender)
     assert (default.history, default.color_tolerance, default.depth_tolerance, default.angle) == (3, 22, 0.02, 20)
-    legacy = make_blender(changed(cfg, TEMPORAL__BLEND="legacy"))
+    legacy = build_blender(changed(cfg, TEMPORAL__BLEND="legacy"))
     assert isinstance(legacy, LegacyBlender)
     assert (legacy.weights, legacy.color_threshold) == (WEIGHTS, 8000)
-    assert make_blender(changed(cfg, TEMPORAL__BLEND="off")) is None
+    assert build_blender(changed(cfg, TEMPORAL__BLEND="off")) is None
 
 
 def test_what_is_written(tmp_path: Path) -> None:

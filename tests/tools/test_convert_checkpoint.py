@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from npcr.checkpoints.files import load_model
-from npcr.checkpoints.published import is_published
+from npcr.checkpoints import is_published, load_model
 from npcr.errors import CheckpointError
 from tools import convert_checkpoint as tool
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.checkpoints.files import model_path, save_model
-from npcr.config import changed, load_config
+from npcr.checkpoints import make_checkpoint, model_path, save_model
+from npcr.config import changed, load_config, to_dict
 from npcr.data.scene import load_clouds
 from npcr.errors import NpcrError
-from npcr.factory import build_renderer, make_checkpoint
+from npcr.factory import build_renderer
 from npcr.io.images import read_image, write_image
 from tests.scenes import write_tiny_scene
 from tools import evaluate as tool
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     clouds = load_clouds("scene", 1)
     for epoch in (3, 12):
         renderer = build_renderer(changed(cfg, SOLVER__SEED=epoch), clouds)
-        save_model(model_path("output", epoch), make_checkpoint(renderer, clouds, cfg, epoch))
+        save_model(model_path("output", epoch), make_checkpoint(renderer, clouds, to_dict(cfg), epoch))
     return tmp_path
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from npcr.checkpoints.files import load_model, load_training_state
+from npcr.checkpoints import load_model, load_training_state
 from npcr.config import load_config
 from npcr.errors import TrainingError
 from npcr.refine.published import PathRefiner, RefineLoss

@@ -52,7 +52,7 @@ def test_the_blended_forms_points_have_rates_of_their_own() -> None:
                                             ("SGD", torch.optim.SGD)])
 def test_optimizer_names(name: str, kind: type) -> None:
     optimizer = build_optimizer(config("SOLVER.OPTIMIZER_NAME", name, "SOLVER.MOMENTUM", "0.7"),
-                                torch.nn.Linear(2, 2))
+                                LayeredRenderer([torch.zeros(4, 3)], feature_dim=2))
     assert type(optimizer) is kind
     if name == "SGD":
         assert optimizer.defaults["momentum"] == 0.7
@@ -63,7 +63,8 @@ def test_fused_adam_says_what_it_needs() -> None:
         import apex  # noqa: F401
     except ImportError:
         with pytest.raises(MissingExtraError, match="needs NVIDIA apex"):
-            build_optimizer(config("SOLVER.OPTIMIZER_NAME", "FusedAdam"), torch.nn.Linear(2, 2))
+            build_optimizer(config("SOLVER.OPTIMIZER_NAME", "FusedAdam"),
+                            LayeredRenderer([torch.zeros(4, 3)], feature_dim=2))
     else:
         pytest.skip("apex is installed")
 

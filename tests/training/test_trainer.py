@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from yacs.config import CfgNode
 
-from npcr.checkpoints.files import load_model, model_path
+from npcr.checkpoints import load_model, model_path
 from npcr.config import load_config
 from npcr.errors import CheckpointError, ConfigError, TrainingError
 from npcr.training.trainer import Trainer

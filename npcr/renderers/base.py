@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a renderer: what it is made from, what it gives, how it is optimized and saved.
+
+A form of the renderer is one class that subclasses `Renderer`, and one line in `npcr.renderers.FORMS`.
+docs/extending.md goes through a whole example.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from npcr.cameras import Cameras
+from npcr.errors import CheckpointError
+from npcr.io.points import PointCloud
+from npcr.renderers.acceleration import NetworkRunner
+from npcr.renderers.receptive_field import PixelRegion
+
+# For an optimizer: `params`, `factor` of the learning rate, `weight_decay`, perhaps `fused`.
+ParamGroup = dict[str, Any]
+
+
+class RenderOutput(NamedTuple):
+    """What one call renders for B cameras with K layers."""
+
+    color: Tensor  # (B, 3, H, W) premultiplied by alpha; not clamped
+    alpha: Tensor  # (B, 1, H, W), not clamped
+    depth: Tensor  # (B, H, W) camera-space z of the first layer, 0 where empty
+    layer_rgba: Tensor  # (B, K, 4, H, W) of each layer before compositing
+    layer_depth: Tensor  # (B, K, H, W)
+    index: Tensor  # type: ignore[assignment]  # (B, K, H, W) visible points, -1 where empty
+    # (B, 3, H, W) the color sum that published models are trained on, which is not premultiplied; None elsewhere.
+    legacy_color: Tensor | None = None
+
+    @property
+    def trained_color(self) -> Tensor:
+        """(B, 3, H, W): the color that training compares with the photograph: `legacy_color` where there is one."""
+        return self.color if self.legacy_color is None else self.legacy_color
+
+
+class Photographs(NamedTuple):
+    """Training photographs of one frame, from which a renderer may initialize its points."""
+
+    cameras: Cameras  # B, on the CPU
+    rgba: list[Tensor]  # B of (4, H, W) float32 in [0, 1], premultiplied, on the CPU
+
+
+class Renderer(nn.Module, ABC):
+    """A point cloud per frame with learned numbers per point, and a network, rendered from any camera.
+
+    A subclass calls this `__init__`, then makes its parameters and at last `self.network`. Point clouds are no part of
+    the state dict: they are data, and checkpoints keep them beside it.
+
+    Args:
+        clouds: (N, 3) world coordinates, a tensor for each frame.
+        layers: depth-peeled layers K, at least 1; training may change the attribute (SOLVER.LAYER_SCHEDULE).
+    """
+
+    legacy: bool = False  # True: renders as the published implementation does, and gives `legacy_color`
+    network: nn.Module  # the image network, to be run through `run_network`
+
+    def __init__(self, clouds: Sequence[Tensor], layers: int) -> None:
+        super().__init__()
+        self.frames = len(clouds)
+        self.layers = layers
+        self.runner = NetworkRunner()
+        for frame, cloud in enumerate(clouds):
+            self.register_buffer(f"points_{frame}", cloud.float().contiguous(), persistent=False)
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, cfg: CfgNode, clouds: Sequence[PointCloud]) -> Renderer:
+        """Make a renderer with fresh parameters; the only place where its class reads the configuration's MODEL,
+        INPUT, PROJECTION and RENDER sections.
+
+        Raises:
+            NpcrError: the clouds lack what the configuration asks for.
+        """
+
+    @abstractmethod
+    def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        """Render `cameras` (B, on the renderer's device), all of them of the cloud of `frame` (from 0)."""
+
+    @abstractmethod
+    def param_groups(self, rates: CfgNode) -> list[ParamGroup]:
+        """Every parameter in exactly one group, with its learning rate relative to SOLVER.BASE_LR.
+
+        Args:
+            rates: the configuration's SOLVER section.
+
+        Returns:
+            Groups with `params`, `factor`, `weight_decay`; `fused` True where torch's fused step is safe: it reads a
+            parameter and its gradient in the order in which they lie in memory, which must be the same, and a
+            channels_last network does not promise that.
+        """
+
+    def points(self, frame: int) -> Tensor:
+        """(N, 3) float32 world coordinates of a frame's cloud."""
+        return self.get_buffer(f"points_{frame}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def run_network(self, images: Tensor, region: PixelRegion | None = None) -> Tensor:
+        """`self.network(images)`, as `npcr.renderers.acceleration` was told to run it."""
+        return self.runner(self.network, images, region)
+
+    def initialize_from(self, clouds: Sequence[PointCloud],
+                        photographs: Callable[[int], Photographs]) -> list[PointCloud]:
+        """Initialize the points before training from what photographs show; the default is to do nothing.
+
+        Args:
+            clouds: those the renderer was made from.
+            photographs: gives training photographs of a frame (from 0); they are decoded when it is called.
+
+        Returns:
+            The clouds, completed where photographs told more (colors); checkpoints keep these.
+        """
+        del photographs
+        return list(clouds)
+
+    @classmethod
+    def check_state(cls, state: Mapping[str, Tensor], clouds: Sequence[Tensor], source: str) -> None:
+        """Refuse a checkpoint's state dict that contradicts its clouds; the default is to accept.
+
+        Args:
+            state: the state dict.
+            clouds: (N, 3), a tensor for each frame; empty where the checkpoint holds none.
+            source: what the message begins with.
+
+        Raises:
+            CheckpointError: a parameter is missing or has the wrong shape.
+        """
+
+    @classmethod
+    def fingerprint(cls, state: Mapping[str, Tensor]) -> list[float]:
+        """A few numbers of a state dict by which another trained model is told apart."""
+        return [float(state[name].double().mean()) for name in sorted(state) if state[name].is_floating_point()]
+
+
+def network_groups(network: nn.Module, rates: CfgNode) -> list[ParamGroup]:
+    """Two groups of a network's parameters: biases learn at a rate and decay of their own.
+
+    Args:
+        network: a network of any kind.
+        rates: the configuration's SOLVER section.
+
+    Returns:
+        The weights' group and the biases' group.
+    """
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (biases if name == "bias" else weights).append(parameter)
+    return [{"params": weights, "factor": 1.0, "weight_decay": rates.WEIGHT_DECAY},
+            {"params": biases, "factor": rates.BIAS_LR_FACTOR, "weight_decay": rates.WEIGHT_DECAY_BIAS}]
+
+
+def check_feature_rows(state: Mapping[str, Tensor], clouds: Sequence[Tensor], source: str) -> None:
+    """Check `default_feature` (C,) and, for each cloud of N points, `features.FRAME` (N, C).
+
+    Args:
+        state: a state dict.
+        clouds: (N, 3), a tensor for each frame.
+        source: what the message begins with.
+
+    Raises:
+        CheckpointError: one of them is missing or has another shape.
+    """
+    default = state.get("default_feature")
+    if default is None or default.ndim != 1:
+        raise CheckpointError(f"{source}: the model has no weight default_feature of shape (C,)")
+    channels = default.shape[0]
+    for frame, cloud in enumerate(clouds):
+        features = state.get(f"features.{frame}")
+        if features is None or tuple(features.shape) != (len(cloud), channels):
+            found = "missing" if features is None else describe_shape(features)
+            raise CheckpointError(f"{source}: the weight features.{frame} is {found}; the frame's points "
+                                  f"need ({len(cloud)}, {channels})")
+
+
+def unit_colors(clouds: Sequence[PointCloud]) -> list[Tensor]:
+    """Colors of clouds as numbers from 0 to 1.
+
+    Args:
+        clouds: each with colors, (N, 3) uint8.
+
+    Returns:
+        (N, 3) float32 in [0, 1], a tensor for each cloud.
+    """
+    return [torch.from_numpy(np.asarray(cloud.colors, np.float32) / 255) for cloud in clouds]
+
+
+def describe_shape(tensor: Tensor) -> str:
+    """Shape and dtype for a message.
+
+    Args:
+        tensor: any.
+
+    Returns:
+        Text such as "(5, 3) float32".
+    """
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
