@@ -67,7 +67,7 @@ class RefineValidator:
 
     def measure(self, renderer: Renderer) -> ValidationScores:
         """Render the clips and views and score them; a progress bar is visible meanwhile."""
-        device = next(renderer.parameters()).device
+        device = renderer.device
         flickers = []
         for cameras in tqdm(self._clips, desc="measuring flicker", unit="clip", leave=False):
             with torch.no_grad():
