@@ -16,8 +16,8 @@ from yacs.config import CfgNode
 from benchmarks.quality.variants import CloudChange
 from npcr.cameras import Cameras
 from npcr.config import load_config
-from npcr.data.scene import find_clouds, load_clouds, split_holdout
 from npcr.data.cloud_geometry import near_far_size, point_spacing
+from npcr.data.scene import find_clouds, load_clouds, split_holdout
 from npcr.data.scene_config import FILE_NAME
 from npcr.data.scene_folder import new_scene_folder
 from npcr.errors import ConfigError, SceneError

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.data.scene_config import near_far_size, point_spacing
+from npcr.data.cloud_geometry import near_far_size, point_spacing
 from npcr.ops import rasterize
 
 _SPACINGS = 4  # of the cloud: how far a point may lie behind the nearest one and still count as seen

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
-from npcr.cameras import Cameras, project
+from npcr.cameras import Cameras
 from npcr.config import from_dict
 from npcr.config.schema import RANGES
+from npcr.data.cloud_geometry import near_far_size, object_centers
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
 
 FILE_NAME = "scene.yml"
-LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
-_NEIGHBOR = 6
 # What a new scene is trained with (docs/blended-form.md). The keys' own defaults are the published ones.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
@@ -64,7 +62,7 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
         "INPUT": {"SIZE_RAW": [width, height], "SIZE_TRAIN": size, "SIZE_TEST": list(size)},
         # Beside this file, wherever the folder is moved.
         "DATASETS": {"TRAIN": ".", "FRAME_NUM": 1, "MASK": mask, "ALPHA_MODE": "straight",
-                     "HOLDOUT_EVERY": holdout_every(len(cameras))},
+                     "HOLDOUT_EVERY": _holdout_every(len(cameras))},
         "OUTPUT_DIR": f"output/{name}",
     }
     for section, values in (RECOMMENDED if len(cameras) >= FEW_CAMERAS else RECOMMENDED_FEW).items():
@@ -72,7 +70,7 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
     return own
 
 
-def holdout_every(cameras: int) -> int:
+def _holdout_every(cameras: int) -> int:
     """Every how many cameras one is held out: 8, less for small scenes so that three are; 0 below six."""
     return 0 if cameras < 6 else max(2, min(8, cameras // 3))
 
@@ -85,53 +83,6 @@ def point_settings(points: np.ndarray, cameras: Cameras, size: list[int], *, is_
     splats = near_far_size(points, cameras.resized((size[0], size[1])))
     return {"INPUT": {"NEAR_FAR_SIZE": splats if is_cloud else [*splats[:2], 1.0]},
             "DATASETS": {"CENTER": object_centers(points, cameras)}}
-
-
-def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
-    """[near, far, max_size] that let the splats of `points` (N, 3) close up without covering each other.
-
-    A splat should shrink as the gaps between projected points do, with 1/z; the radius falls linearly, so it
-    follows the line that touches that curve at the median depth. near is where the nearest points are. The
-    radius there makes a splat 1.5 times as wide as the points' spacing. Raises `SceneError` where no camera
-    sees a point.
-    """
-    sample = torch.from_numpy(_subset(points, 20000)).float()
-    depths = np.concatenate([_seen_depths(sample, cameras[i]) for i in range(len(cameras))])
-    if not len(depths):
-        raise SceneError("none of the cameras sees a point of the cloud; do cloud and cameras belong together?")
-    middle, near = float(np.median(depths)), 0.98 * float(np.percentile(depths, 0.5))
-    focal = float(cameras.intrinsics[:, 0, 0].median())
-    gap = focal * point_spacing(points) / middle
-    radius = max(LEAST_RADIUS, (1.5 * gap - 1) / 2)
-    return [_rounded(near), _rounded(2 * middle), _rounded(radius * (2 - near / middle))]
-
-
-def point_spacing(points: np.ndarray) -> float:
-    """Side of the square that a point of a cloud (N, 3) on a surface has to itself, median over the cloud."""
-    if len(points) <= _NEIGHBOR:
-        return 0.0
-    cloud = torch.from_numpy(_subset(points, 100000)).float()
-    probes = cloud[torch.linspace(0, len(cloud) - 1, min(len(cloud), 512)).long()]
-    # By differences: cdist's fast path loses nearby points in rounding.
-    nearest = [torch.cdist(chunk, cloud, compute_mode="donot_use_mm_for_euclid_dist")
-               .topk(_NEIGHBOR + 1, largest=False).values[:, -1] for chunk in probes.split(64)]
-    # The disc out to the k-th neighbor holds k points besides its own; a subset lies sparser than the cloud.
-    spacing = float(torch.cat(nearest).median()) * np.sqrt(np.pi / _NEIGHBOR)
-    return float(spacing * np.sqrt(len(cloud) / len(points)))
-
-
-def object_centers(points: np.ndarray, cameras: Cameras) -> list[int]:
-    """CENTER: [y, x] of the cloud's middle, one pair where it hardly moves between cameras, else one each."""
-    middle = torch.from_numpy(np.median(points, axis=0)).float()
-    pixels, depth = project(middle.expand(len(cameras), 1, 3), cameras)
-    width, height = cameras.size
-    center = torch.tensor([(width - 1) / 2, (height - 1) / 2])
-    pixels = torch.where((depth > 0)[..., None] & pixels.isfinite(), pixels, center)[:, 0]
-    pixels = torch.stack([pixels[:, 0].clamp(0, width - 1), pixels[:, 1].clamp(0, height - 1)], dim=1)
-    mean = pixels.mean(0, keepdim=True)
-    if (pixels - mean).abs().max() <= 0.1 * min(width, height):
-        pixels = mean
-    return [round(v) for v in pixels.flip(1).flatten().tolist()]
 
 
 def write_scene_config(folder: Path, settings: dict[str, Any], maker: str) -> None:
@@ -158,20 +109,3 @@ def update_scene_config(file: Path, settings: dict[str, Any]) -> None:
 def _write(file: Path, header: str, values: dict[str, Any]) -> None:
     with atomic_write(file, "w") as stream:
         stream.write(header + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110))
-
-
-def _seen_depths(points: torch.Tensor, camera: Cameras) -> np.ndarray:
-    """Depths of the points (N, 3) that fall into the picture of one camera."""
-    pixels, depth = project(points[None], camera)
-    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
-    return depth[inside].numpy()
-
-
-def _subset(points: np.ndarray, limit: int) -> np.ndarray:
-    if len(points) <= limit:
-        return points
-    return points[np.random.default_rng(0).choice(len(points), limit, replace=False)]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

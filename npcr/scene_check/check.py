@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.data.scene import find_clouds, find_frames, frame_names
 from npcr.data.cloud_geometry import point_spacing
+from npcr.data.scene import find_clouds, find_frames, frame_names
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import inspect_image, read_image, read_matte

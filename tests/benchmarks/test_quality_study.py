@@ -20,8 +20,8 @@ from benchmarks.quality.runs import Job, Study, finished, remove, run
 from benchmarks.quality.scores import flip, mean_of
 from benchmarks.quality.variants import BASE, CloudChange, Question, Variant, all_variants, questions, select
 from npcr.config import changed, explicit_keys, load_config
+from npcr.data.cloud_geometry import point_spacing
 from npcr.data.scene import load_clouds
-from npcr.data.scene_config import point_spacing
 from npcr.errors import ConfigError, MissingExtraError, NpcrError, SceneError
 from npcr.io.points import PointCloud
 from npcr.training.trainer import Trainer
