@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npcr.synthetic.hair.surfaces import Ellipsoid, Mesh, Surface, ball, blended_mesh
+from npcr.synthetic.hair.meshes import Ellipsoid, Mesh, Surface, ball, blended_mesh
 
 _SKIN, _DARK_SKIN, _BLACK = (0.56, 0.33, 0.24), (0.12, 0.07, 0.05), (0.012, 0.010, 0.010)
 

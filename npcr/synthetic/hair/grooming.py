@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from npcr.synthetic.hair.distance import DistanceField
+from npcr.synthetic.hair.meshes import Surface, sample_mesh
 from npcr.synthetic.hair.presets import Groom
+from npcr.synthetic.hair.signed_distance import DistanceField
 from npcr.synthetic.hair.strands import Strands
 from npcr.synthetic.hair.styling import clump, curl, frizz, resample
-from npcr.synthetic.hair.surfaces import Surface, sample_mesh
 
 _POINTS = {"combed": 28, "fur": 10, "tied": 36}  # of each strand
 _STEPS = 48  # of a simulated strand

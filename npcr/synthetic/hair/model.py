@@ -14,10 +14,10 @@ from npcr.cameras import Cameras
 from npcr.io.hair_files import read_hair
 from npcr.synthetic.hair.bodies import BODIES
 from npcr.synthetic.hair.grooming import grow
+from npcr.synthetic.hair.meshes import Surface, read_surface, upright
 from npcr.synthetic.hair.options import HairOptions
 from npcr.synthetic.hair.rendering import Optics
 from npcr.synthetic.hair.strands import Strands
-from npcr.synthetic.hair.surfaces import Surface, read_surface, upright
 
 _DISTANCE = 3.4  # of the cameras, in radii of the object
 _FILL = 0.47  # share of the picture that the object's radius takes

@@ -18,8 +18,8 @@ import plyfile
 
 from npcr.errors import MissingExtraError
 from npcr.synthetic.hair.lighting import environment_map
+from npcr.synthetic.hair.meshes import Mesh, Surface
 from npcr.synthetic.hair.strands import Strands, splines_of
-from npcr.synthetic.hair.surfaces import Mesh, Surface
 
 _TONES = 8  # into which the strands' pigment is sorted: one material each
 _DEPTH = 10  # bounces of a path

@@ -32,11 +32,11 @@ from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.files import atomic_write
 from npcr.io.images import inspect_image, read_image, read_matte, write_image
 from npcr.io.points import PointCloud, write_points
-from npcr.synthetic.hair.cloud import sample_cloud
 from npcr.synthetic.hair.model import Model, build_model, optics_of, path_cameras, view_cameras
 from npcr.synthetic.hair.options import FILE_NAME, HairOptions, is_recorded, recipe, record
+from npcr.synthetic.hair.point_cloud import sample_cloud
 from npcr.synthetic.hair.rendering import Geometry, load_mitsuba, write_model
-from npcr.synthetic.hair.workers import Job, render_all
+from npcr.synthetic.hair.worker_pool import Job, render_all
 from npcr.synthetic.tone_mapping import to_srgb
 
 _JPEG_QUALITY = 93

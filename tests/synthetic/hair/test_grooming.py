@@ -6,12 +6,12 @@ import pytest
 
 from npcr.errors import ConfigError, SceneError
 from npcr.synthetic.hair.bodies import BODIES
-from npcr.synthetic.hair.distance import DistanceField
 from npcr.synthetic.hair.grooming import grow
+from npcr.synthetic.hair.meshes import Mesh, ball, read_surface, sample_mesh
 from npcr.synthetic.hair.presets import PRESETS
+from npcr.synthetic.hair.signed_distance import DistanceField
 from npcr.synthetic.hair.strands import Strands, splines_of
 from npcr.synthetic.hair.styling import resample
-from npcr.synthetic.hair.surfaces import Mesh, ball, read_surface, sample_mesh
 
 SURFACES = {name: make() for name, make in BODIES.items()}
 

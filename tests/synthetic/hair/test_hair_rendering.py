@@ -7,10 +7,10 @@ import torch
 
 from npcr.camera_paths import look_at
 from npcr.cameras import Cameras, pixel_grid, project
+from npcr.synthetic.hair.meshes import Surface, ball
 from npcr.synthetic.hair.rendering import HairRenderer, Optics, write_model
 from npcr.synthetic.hair.scene import straight_srgb
 from npcr.synthetic.hair.strands import Strands, splines_of
-from npcr.synthetic.hair.surfaces import Surface, ball
 
 pytest.importorskip("mitsuba", reason="mitsuba is not installed: pip install 'npcr[hair]'")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from npcr.synthetic.hair.meshes import sample_mesh
 from npcr.synthetic.hair.model import Model
 from npcr.synthetic.hair.strands import splines_of
-from npcr.synthetic.hair.surfaces import sample_mesh
 
 
 def sample_cloud(model: Model, count: int, skin_share: float, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from npcr.synthetic.hair.surfaces import Mesh, sample_mesh
+from npcr.synthetic.hair.meshes import Mesh, sample_mesh
 
 _SAMPLES = 2500  # of the surface; distances are to their tangent planes
 _CELLS = 32  # of the grid along each axis
