@@ -24,27 +24,27 @@ def write(tmp_path, data: bytes):
     return path
 
 
-def test_every_array_is_found_in_its_place(tmp_path):
+def test_every_array_is_read_from_its_offset(tmp_path):
     widths = np.array([1, 2, 3, 4, 5], "<f4")
     path = write(tmp_path, header(arrays=31) + segments(1, 2) + POINTS.tobytes() + widths.tobytes()
                  + np.full(5, 9, "<f4").tobytes() + np.full(15, 7, "<f4").tobytes())
-    strands, has_thickness = read_hair(path)
-    assert has_thickness
+    strands = read_hair(path)
+    assert strands.has_thickness
     assert strands.counts.tolist() == [2, 3]
     np.testing.assert_array_equal(strands.points, POINTS)
-    np.testing.assert_array_equal(strands.radii, widths / 2)
+    np.testing.assert_array_equal(strands.thickness, widths)
 
 
-def test_defaults_stand_in_for_missing_arrays(tmp_path):
+def test_missing_arrays_take_the_headers_defaults(tmp_path):
     path = write(tmp_path, header(points=4, arrays=2, segments=1, thickness=0.5) + POINTS[:4].tobytes())
-    strands, has_thickness = read_hair(path)
-    assert not has_thickness
+    strands = read_hair(path)
+    assert not strands.has_thickness
     assert strands.counts.tolist() == [2, 2]
-    assert (strands.radii == 0.25).all()
+    assert (strands.thickness == 0.5).all()
 
 
 def test_strands_of_one_point_are_left_out(tmp_path):
-    strands, _ = read_hair(write(tmp_path, header(strands=3) + segments(1, 0, 1) + POINTS.tobytes()))
+    strands = read_hair(write(tmp_path, header(strands=3) + segments(1, 0, 1) + POINTS.tobytes()))
     assert strands.counts.tolist() == [2, 2]
     np.testing.assert_array_equal(strands.points, POINTS[[0, 1, 3, 4]])
 

@@ -68,13 +68,14 @@ def _grown(surface: Surface, options: HairOptions) -> Strands:
 
 
 def _from_file(options: HairOptions) -> Strands:
-    strands, has_thickness = read_hair(str(options.hair))
+    file = read_hair(str(options.hair))
+    strands = Strands(file.points, file.thickness / 2, file.counts, np.zeros((len(file.counts), 2)))
     if options.number is not None and options.number < len(strands):
         rng = np.random.default_rng(np.random.SeedSequence([options.seed, 2]))
         strands = strands.subset(np.sort(rng.choice(len(strands), options.number, replace=False)))
     points = upright(strands.points, options.up)
     radii = strands.radii
-    if options.thickness is not None or not has_thickness:
+    if options.thickness is not None or not file.has_thickness:
         radius = float(np.abs(points - (points.min(0) + points.max(0)) / 2).max())
         radii = np.full(len(points), 0.5 * options.groom.thickness * radius)
     rng = np.random.default_rng(np.random.SeedSequence([options.seed, 1]))
