@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import npcr  # noqa: E402, F401  before torch: it sets how torch's threads wait
+import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 
 # isort: split
 import torch  # noqa: E402
@@ -28,7 +28,6 @@ from torch import Tensor  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.renderers import BlendedRenderer  # noqa: E402
-from npcr.renderers.cpu import autograd as fast  # noqa: E402
 
 COLUMNS = ("layers", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_twin", "error")
 SPLAT = (3.0, 7.0, 0.45)
@@ -88,16 +87,18 @@ def rows_for(options: argparse.Namespace, layers: int, device: torch.device) -> 
     renderer, camera = make(options, layers, device)
     with torch.no_grad():
         ours = renderer(camera).rgb
-        with fast.torch_only():
-            error = float((renderer(camera).rgb - ours).abs().max())
+        renderer.backend = "torch"
+        error = float((renderer(camera).rgb - ours).abs().max())
+        renderer.backend = "auto"
     rows = []
     for stage, run in stages(renderer, camera).items():
         timing = measure(run, repeats=options.repeats, device=device)
         row = {"layers": layers, "stage": stage, "median_ms": timing.median, "low_ms": timing.low,
                "high_ms": timing.high, "runs": timing.runs}
         if stage.startswith("compositing"):
-            with fast.torch_only():
-                row["twin_ms"] = measure(run, repeats=options.repeats, device=device).median
+            renderer.backend = "torch"
+            row["twin_ms"] = measure(run, repeats=options.repeats, device=device).median
+            renderer.backend = "auto"
             row["of_twin"], row["error"] = timing.median / row["twin_ms"], error
         rows.append(row)
     return rows

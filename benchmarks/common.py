@@ -14,7 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npcr.errors import NpcrError  # before torch: npcr sets how torch's threads wait
+import npcr.entry_point  # noqa: F401  before torch is loaded
+
+# isort: split
+from npcr.errors import NpcrError
 
 # isort: split
 import torch

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import npcr  # noqa: E402, F401  before torch: it sets how torch's threads wait
+import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 
 # isort: split
 import torch  # noqa: E402

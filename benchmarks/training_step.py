@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-import npcr  # noqa: E402, F401  before torch: it sets how torch's threads wait
+import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 
 # isort: split
 import torch  # noqa: E402
@@ -42,7 +42,6 @@ import torch  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_twin  # noqa: E402
-from npcr.renderers.cpu import autograd as fast  # noqa: E402
 from npcr.renderers.half_activations import half_activations  # noqa: E402
 
 VARIANTS = ("plain", "ours", "half", "recompute", "both", "reference")
@@ -68,6 +67,8 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     renderer.recompute_layers = options.variant in ("recompute", "both")
     if options.variant == "plain":
         renderer.network = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
+    elif options.variant == "reference":
+        renderer.network.backend = "torch"
     optimizer = torch.optim.Adam(renderer.parameters(), 1e-4)
     target = torch.full((4, *reversed(cameras.size)), 0.5, device=device)
     losses = []
@@ -75,7 +76,7 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
 
     def differentiate(half: bool) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with fast.torch_only(options.variant == "reference"), half_activations(half):
+        with half_activations(half):
             output = renderer(cameras)
             loss = torch.nn.functional.mse_loss(torch.cat([output.rgb, output.alpha], 1)[0], target)
         loss.backward()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import npcr  # noqa: F401  before any test imports torch: it sets how torch's threads wait
+import npcr.entry_point  # noqa: F401  before any test imports torch
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"cameras"},
     "temporal": {"cameras"},
     "visualization": {"camera_paths", "io"},
-    "renderers": {"cameras", "metrics", "ops"},
+    "renderers": {"cameras", "data", "io", "metrics", "ops"},
     "data": {"cameras", "config", "io", "ops"},
     "reconstruction": {"cameras", "data", "io", "ops"},
     "importers": {"camera_paths", "cameras", "data", "io", "reconstruction"},
@@ -61,7 +61,7 @@ def _imports(file: Path) -> set[str]:
 @pytest.mark.parametrize("file", sorted((ROOT / "npcr").rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_run_one_way(file: Path) -> None:
     part = file.relative_to(ROOT / "npcr").parts[0].removesuffix(".py")
-    if part == "__init__":
+    if part in ("__init__", "entry_point"):
         assert _imports(file) == set()
         return
     allowed = MAY_IMPORT[part] | {part, "errors", "__version__"}
@@ -73,6 +73,22 @@ def test_importing_npcr_needs_no_optional_package() -> None:
             "'laspy', 'pymatting', 'pycvvdp'):\n    sys.modules[name] = None\n"
             "import npcr, npcr.training.trainer, npcr.rendering.frames")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_library_leaves_the_environment_alone() -> None:
+    code = """
+import importlib, os, pkgutil
+import npcr
+
+before = {name: value for name, value in os.environ.items() if "OMP" in name}
+for module in pkgutil.walk_packages(npcr.__path__, "npcr."):
+    if module.name not in ("npcr.entry_point", "npcr.config.__main__"):
+        importlib.import_module(module.name)
+after = {name: value for name, value in os.environ.items() if "OMP" in name}
+assert after == before, (before, after)
+"""
+    environment = {name: value for name, value in os.environ.items() if "OMP" not in name}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
 SCRIPTS = [file for folder in ("tools", "benchmarks", "ExParamGen") for file in sorted((ROOT / folder).rglob("*.py"))

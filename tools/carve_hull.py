@@ -10,17 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import npcr.entry_point  # noqa: F401  before torch is loaded
+
+# isort: split
 import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from npcr import cli  # before torch: npcr sets how torch's threads wait
-
-# isort: split
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from npcr import cli
 from npcr.cameras import project
 from npcr.config import load_config
 from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_config

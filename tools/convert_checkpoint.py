@@ -10,6 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import npcr.entry_point  # noqa: F401  before torch is loaded
+
+# isort: split
 from npcr.checkpoints import ModelCheckpoint, read_published, save_model
 from npcr.cli import run
 from npcr.errors import CheckpointError

@@ -15,6 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import npcr.entry_point  # noqa: F401  before torch is loaded
+
+# isort: split
 from npcr import cli
 from npcr.checkpoints import find_epoch, model_path
 from npcr.errors import CheckpointError, NpcrError

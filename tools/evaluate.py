@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import npcr  # before torch: it sets how torch's threads wait
+import npcr.entry_point
 
 # isort: split
 import numpy as np

@@ -7,23 +7,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import npcr.entry_point  # noqa: F401  before torch is loaded
+
+# isort: split
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from npcr import cli
-from npcr.importers.base import Capture
-from npcr.importers.colmap import read_colmap
+from npcr.importers import Option, find_importer, import_capture, importers
 from npcr.importers.matting import Matting
-from npcr.importers.metashape import read_metashape
-from npcr.importers.nhr import read_nhr
-from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
 from npcr.reconstruction.point_filters import PointFilters
 
 logger = logging.getLogger("npcr")
@@ -40,72 +38,30 @@ then, where the capture has no point cloud:
 docs/your-own-data.md goes through whole captures.
 """
 
-COLMAP = """\
-A COLMAP workspace: its sparse model (sparse/0, binary or text, any perspective camera model), its images/ and, where
-there is one, masks/ (x.jpg.png as COLMAP names them, or x.png). Photographs are undistorted here. The cloud is the
-sparse one; --points dense/0/fused.ply takes the dense one. Needs pip install 'npcr[colmap]'.
-"""
-TRANSFORMS = """\
-transforms.json of nerfstudio, instant-ngp or NeRF-synthetic: intrinsics for all or for each photograph (fl_x, fl_y,
-cx, cy, w, h, or camera_angle_x), lens distortion (undistorted here), RGBA photographs or mask_path, ply_file_path.
-A folder's transforms_train, _val and _test.json keep their splits: the test views become the scene
-DESTINATION/test, which DATASETS.TEST names. Photographs that do not exist are counted and left out.
-"""
-NHR = """\
-The layout of NHR and ConvNeRF, or NPCR's own: CamPose.inf, Intrinsic.inf, img/FRAME/img_0000.jpg numbered from 0 or
-1, mattes as img_0000_alpha.png or mask/img_0000.jpg, pointclouds/frame1.obj; several frames.
-"""
-METASHAPE = """\
-Agisoft Metashape's cameras.xml (File, Export, Export Cameras): frame and fisheye sensors with distortion, affinity
-and skew, which are undone here. Disabled and unaligned cameras are left out. The cloud is exported separately
-(--points), in local coordinates, so that it fits the cameras.
-"""
-
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line, which has a sub-command for each importer."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-
-    colmap = _kind(kinds, "colmap", "COLMAP's sparse model", COLMAP, lambda args: read_colmap(
-        args.source, model=args.model, images=args.images, masks=args.masks))
-    colmap.add_argument("--model", type=Path, metavar="FOLDER", help="the sparse model (default: sparse/0 or sparse)")
-    colmap.add_argument("--images", type=Path, metavar="FOLDER", help="the photographs (default: images or input)")
-    colmap.add_argument("--masks", type=Path, metavar="FOLDER", help="their mattes (default: masks beside images)")
-
-    transforms = _kind(kinds, "transforms", "transforms.json (nerfstudio, instant-ngp, NeRF-synthetic)", TRANSFORMS,
-                       lambda args: read_transforms(args.source, pixel_origin=args.pixel_origin,
-                                                    undo_applied=args.undo_applied_transform))
-    transforms.add_argument("--pixel-origin", choices=("corner", "center"), default="corner",
-                            help="what cx and cy count from: the outer corner of the first pixel, as nerfstudio and "
-                                 "COLMAP do (default), or its center, as OpenCV's calibration does")
-    transforms.add_argument("--undo-applied-transform", action="store_true",
-                            help="take the cameras back to before nerfstudio's applied_transform, to fit a cloud "
-                                 "(--points) that was not moved with them, such as COLMAP's fused.ply")
-
-    nhr = _kind(kinds, "nhr", "layouts of NHR and ConvNeRF", NHR,
-                lambda args: read_nhr(args.source, frames=args.frames))
-    nhr.add_argument("--frames", type=int, metavar="N", help="use the first N frames (default: all)")
-
-    metashape = _kind(kinds, "metashape", "Agisoft Metashape's cameras.xml", METASHAPE, lambda args: read_metashape(
-        args.source, images=args.images, masks=args.masks, chunk_space=args.chunk_space))
-    metashape.add_argument("--images", type=Path, metavar="FOLDER",
-                           help="the photographs, searched through (default: images beside the file, else its folder)")
-    metashape.add_argument("--masks", type=Path, metavar="FOLDER", help="their mattes, as x.png or x.jpg.png")
-    metashape.add_argument("--chunk-space", action="store_true",
-                           help="keep the chunk's inner coordinates instead of applying its transform")
+    for importer in importers():
+        kind = kinds.add_parser(importer.name, help=importer.summary, description=importer.description,
+                                epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        _add_common_options(kind)
+        for option in importer.options:
+            _add_option(kind, option)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Read the capture, write the scene, say what comes next."""
+    """Read the capture, write the scene, print what comes next."""
     args = parse()
     matting = None
     if args.background is not None or args.trimap is not None:
         matting = Matting(args.background, tuple(args.tolerance), args.trimap)
-    edit = PointFilters(args.crop and tuple(args.crop), args.outliers, args.voxel, args.max_points)
-    capture: Capture = args.read(args)
+    filters = PointFilters(args.crop and tuple(args.crop), args.outliers, args.voxel, args.max_points)
+    importer = find_importer(args.kind)
+    capture = importer.read(args.source, **{option.name: getattr(args, option.name) for option in importer.options})
     if capture.missing:
         logger.warning("%s: %d of %d photographs (or masks) do not exist and are left out, the first is %s",
                        capture.file, len(capture.missing), len(capture.missing) + len(capture.views),
@@ -113,7 +69,7 @@ def main() -> None:
     if args.points is not None:
         capture = replace(capture, clouds=[args.points])
     cameras = import_capture(capture, args.destination, downscale=args.downscale, mask=args.mask, matting=matting,
-                             edit=edit, densify_to=args.densify, overwrite=args.overwrite, workers=args.workers,
+                             filters=filters, densify_to=args.densify, overwrite=args.overwrite, workers=args.workers,
                              progress=_bar)
     print(f"scene:  {args.destination}, {len(cameras)} photographs of {cameras.size[0]}x{cameras.size[1]}")
     print(f"config: {args.destination / 'scene.yml'}")
@@ -122,13 +78,8 @@ def main() -> None:
               "from the mattes")
 
 
-def _kind(kinds: Any, name: str, summary: str, description: str,
-          read: Callable[[argparse.Namespace], Capture]) -> argparse.ArgumentParser:
-    """A sub-command with the arguments that every kind of source has."""
-    parser: argparse.ArgumentParser = kinds.add_parser(
-        name, help=summary, description=description, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(read=read)
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that every kind of source has."""
     parser.add_argument("source", type=Path, help="the capture: a folder, or the file that describes it")
     parser.add_argument("destination", type=Path, help="folder of the new scene")
     parser.add_argument("--downscale", type=float, default=1.0, metavar="F",
@@ -160,7 +111,16 @@ def _kind(kinds: Any, name: str, summary: str, description: str,
     cloud.add_argument("--max-points", type=int, metavar="N", help="keep at most N points, drawn at random")
     cloud.add_argument("--densify", type=int, default=0, metavar="N",
                        help="search the photographs for more points (plane-sweeping stereo) until there are about N")
-    return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+    """Add an option of one importer."""
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.is_flag:
+        parser.add_argument(flag, action="store_true", help=option.help)
+    else:
+        parser.add_argument(flag, type=option.type, default=option.default, choices=option.choices,
+                            metavar=option.metavar, help=option.help)
 
 
 def _color(text: str) -> tuple[int, ...]:

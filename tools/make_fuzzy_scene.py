@@ -7,6 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import npcr.entry_point  # noqa: F401  before torch is loaded
+
+# isort: split
 import argparse
 from functools import partial
 

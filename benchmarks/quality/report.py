@@ -18,6 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+import npcr.entry_point  # noqa: E402, F401  before torch is loaded
+
+# isort: split
 from benchmarks.pages import fill_page  # noqa: E402
 from benchmarks.quality.scores import METRICS  # noqa: E402
 from benchmarks.quality.variants import BASE, Question, all_variants, questions  # noqa: E402
