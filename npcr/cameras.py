@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pinhole cameras: resizing, projecting, unprojecting, view directions.
+"""Pinhole cameras: resizing, projection, unprojection, view directions.
 
 Axes are OpenCV's (x right, y down, z forward); poses are camera-to-world; integer pixel coordinates lie at
 pixel centers (docs/conventions.md).
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cameras:
-    """B pinhole cameras that share one picture size."""
+    """B pinhole cameras that share one image size."""
 
     cam_to_world: Tensor  # (B, 4, 4) float32
     intrinsics: Tensor  # (B, 3, 3) float32, in pixels of `size`
@@ -31,21 +31,28 @@ class Cameras:
     def __len__(self) -> int:
         return self.cam_to_world.shape[0]
 
-    def __getitem__(self, which: int | slice | list[int] | Tensor) -> Cameras:
-        """A sub-batch; a single index gives a batch of one."""
-        if isinstance(which, int):
-            if not -len(self) <= which < len(self):
-                raise IndexError(f"camera {which} of {len(self)}")
-            which = [which]
-        return Cameras(self.cam_to_world[which], self.intrinsics[which], self.size)
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Cameras:
+        """Return a sub-batch; an integer gives a batch of one."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"camera {index} of {len(self)}")
+            index = [index]
+        return Cameras(self.cam_to_world[index], self.intrinsics[index], self.size)
 
     def to(self, device: torch.device | str) -> Cameras:
+        """Return the cameras on another device."""
         return Cameras(self.cam_to_world.to(device), self.intrinsics.to(device), self.size)
 
     def resized(self, size: tuple[int, int], legacy: bool = False) -> Cameras:
-        """The same cameras for pictures resized to `size` (width, height).
+        """Return the cameras of the images resized by a factor s in each direction.
 
-        Default: the pixel-center rule, c' = (c + 0.5) s - 0.5 and f' = f s. Legacy: K's first two rows times s.
+        Args:
+            size: (width, height) of the resized images.
+            legacy: False: integer coordinates are at pixel centers, c' = (c + 0.5) s - 0.5 and f' = f s. True: the
+                first two rows of K times s, as the published implementation does.
+
+        Returns:
+            Cameras with the same poses.
         """
         scale = [size[0] / self.size[0], size[1] / self.size[1]]
         intrinsics = self.intrinsics.clone()
@@ -58,7 +65,7 @@ class Cameras:
 
     @property
     def world_to_cam(self) -> Tensor:
-        """(B, 4, 4): the inverse of `cam_to_world`, by transposing the rotation."""
+        """(B, 4, 4) inverse of `cam_to_world`, by transposing the rotation."""
         rotation = self.cam_to_world[:, :3, :3].transpose(1, 2)
         matrix = torch.zeros_like(self.cam_to_world)
         matrix[:, :3, :3] = rotation
@@ -68,7 +75,17 @@ class Cameras:
 
 
 def concatenate(cameras: list[Cameras]) -> Cameras:
-    """One batch out of several of one picture size."""
+    """Concatenate batches of cameras.
+
+    Args:
+        cameras: at least one batch; all have the same image size.
+
+    Returns:
+        One batch with all cameras, in order.
+
+    Raises:
+        ValueError: the image sizes differ.
+    """
     if len({one.size for one in cameras}) != 1:
         raise ValueError(f"concatenate: cameras of different sizes {sorted({one.size for one in cameras})}")
     return Cameras(torch.cat([one.cam_to_world for one in cameras]),
@@ -76,7 +93,15 @@ def concatenate(cameras: list[Cameras]) -> Cameras:
 
 
 def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """(H, W, 2) float32 pixel coordinates (x, y); pixel centers are whole numbers."""
+    """Return the coordinates of all pixel centers, which are integers.
+
+    Args:
+        size: (width, height).
+        device: of the result.
+
+    Returns:
+        (H, W, 2) float32, (x, y).
+    """
     width, height = size
     y, x = torch.meshgrid(torch.arange(height, device=device, dtype=torch.float32),
                           torch.arange(width, device=device, dtype=torch.float32), indexing="ij")
@@ -84,7 +109,14 @@ def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu") -> Ten
 
 
 def camera_rays(cameras: Cameras) -> Tensor:
-    """(B, H, W, 3): R K^-1 [x, y, 1], the ray through each pixel, scaled so that camera z is 1."""
+    """Return the ray through each pixel center, R K^-1 [x, y, 1].
+
+    Args:
+        cameras: B cameras.
+
+    Returns:
+        (B, H, W, 3) float32 directions in world axes, of camera-space z 1.
+    """
     device = cameras.intrinsics.device
     grid = pixel_grid(cameras.size, device)
     homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1)  # (H, W, 3)
@@ -93,9 +125,14 @@ def camera_rays(cameras: Cameras) -> Tensor:
 
 
 def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
-    """(B, 3, H, W) unit vectors from the camera through each pixel, in world axes.
+    """Return unit vectors from the camera through each pixel center.
 
-    Legacy adds the camera center before normalizing, as the published implementation does.
+    Args:
+        cameras: B cameras.
+        legacy: add the camera center before normalizing, as the published implementation does.
+
+    Returns:
+        (B, 3, H, W) float32, in world axes.
     """
     rays = camera_rays(cameras)
     if legacy:
@@ -104,15 +141,29 @@ def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
 
 
 def unproject(depth: Tensor, cameras: Cameras) -> Tensor:
-    """World points (B, 3, H, W) of pixels at camera-space `depth` (B, H, W); the camera center at depth 0."""
+    """Return the world points of pixels of known depth.
+
+    Args:
+        depth: (B, H, W) camera-space z; 0 gives the camera center.
+        cameras: B cameras of size (W, H).
+
+    Returns:
+        (B, 3, H, W) world coordinates.
+    """
     rays = camera_rays(cameras) * depth[..., None]
     return (rays + cameras.cam_to_world[:, None, None, :3, 3]).permute(0, 3, 1, 2)
 
 
 def project(points: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """World `points` (B, ..., 3) to pixels (B, ..., 2) and camera-space depth (B, ...).
+    """Project world points into images.
 
-    Depth at or below 0 is behind the camera; the pixel then means nothing (and may not be finite).
+    Args:
+        points: (B, ..., 3) world coordinates.
+        cameras: B cameras.
+
+    Returns:
+        Pixel coordinates (x, y), (B, ..., 2), and camera-space z, (B, ...). Where z is at or below 0 the point is
+        behind the camera and its pixel coordinates are meaningless (they may not be finite).
     """
     world_to_cam = cameras.world_to_cam
     flat = points.reshape(len(cameras), -1, 3)

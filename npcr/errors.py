@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that a user can mend.
+"""Errors that the user can correct: in files, configuration keys, or the installation.
 
-Everything here is about the user's files, keys and machine, never about a bug of ours. Messages name the
-file, the line or key, the limit and the value found; the scripts print them as one line and exit with 2
-(`npcr.cli.run`), without a traceback.
+Messages name the file, the line or key, the limit and the value found. The scripts print them as one line, without a
+traceback, and exit with status 2 (`npcr.cli.run`). Errors of the caller's code are built-in exceptions instead.
 """
 
 
 class NpcrError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base class of all errors that the user can correct."""
 
 
 class ConfigError(NpcrError):

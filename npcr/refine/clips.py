@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from npcr.camera_paths import move_about, rotation, unit
+from npcr.camera_paths import normalize, rotation, transform_about
 from npcr.cameras import Cameras
 from npcr.errors import TrainingError
 
@@ -67,7 +67,7 @@ class ArcClips:
         start = self._between(poses, camera, rng)
         axis = _perpendicular(start[:3, 3] - self.pivot, rng)
         turn = math.radians(self.degrees) * SMALLEST_TURN ** rng.random()
-        arc = [move_about(start, rotation(axis, turn * step), self.pivot) for step in range(self.length)]
+        arc = [transform_about(start, rotation(axis, turn * step), self.pivot) for step in range(self.length)]
         return Cameras(torch.from_numpy(np.stack(arc)).float(),
                        self.cameras.intrinsics[camera].expand(self.length, 3, 3).clone(), self.cameras.size)
 
@@ -85,12 +85,12 @@ class ArcClips:
         axis = np.cross(directions[camera], directions[other])
         scale = (distances[other] / distances[camera]) ** share
         if np.linalg.norm(axis) < 1e-9:
-            return move_about(poses[camera], np.eye(3), self.pivot, scale)
-        return move_about(poses[camera], rotation(axis, share * float(angles[other])), self.pivot, scale)
+            return transform_about(poses[camera], np.eye(3), self.pivot, scale)
+        return transform_about(poses[camera], rotation(axis, share * float(angles[other])), self.pivot, scale)
 
 
 def _perpendicular(direction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random axis (3,) at right angles to `direction`."""
-    ray = unit(direction)
+    ray = normalize(direction)
     sideways = np.cross(ray, np.eye(3)[np.argmin(np.abs(ray))])
-    return rotation(ray, 2 * math.pi * rng.random()) @ unit(sideways)
+    return rotation(ray, 2 * math.pi * rng.random()) @ normalize(sideways)

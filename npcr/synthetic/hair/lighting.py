@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npcr.camera_paths import unit
+from npcr.camera_paths import normalize
 
 _SKY, _GROUND = (0.62, 0.68, 0.76), (0.26, 0.22, 0.19)
 _LAMPS = (  # direction towards the lamp, radiance at its middle, half width in degrees
@@ -24,7 +24,7 @@ def radiance(directions: np.ndarray) -> np.ndarray:
     up = up * up * (3 - 2 * up)
     light = up * np.array(_SKY) + (1 - up) * np.array(_GROUND)
     for toward, color, width in _LAMPS:
-        cosine = np.clip(directions @ unit(toward), -1, 1)
+        cosine = np.clip(directions @ normalize(toward), -1, 1)
         angle = np.degrees(np.arccos(cosine))
         light = light + np.exp(-0.5 * (angle / (0.6 * width)) ** 2)[..., None] * np.array(color)
     return light
