@@ -23,7 +23,7 @@ from npcr.io.images import read_image
 logger = logging.getLogger("npcr")
 
 
-class Geometry(NamedTuple):
+class GroundTruthGeometry(NamedTuple):
     """What the ray through each pixel's center meets first."""
 
     position: Tensor  # (1, H, W, 3) world space, NaN where nothing is
@@ -40,7 +40,7 @@ class PathGroundTruth:
     def __init__(self, folder: str | Path, count: int, size: tuple[int, int]) -> None:
         self.folder = Path(folder)
         self.size = size
-        self._pictures = _numbered(self.folder, "img_{:04d}.png", count)
+        self._images = _numbered(self.folder, "img_{:04d}.png", count)
         self._geometry = _numbered(self.folder, "geometry_{:04d}.npz", count)
         if self._geometry and self.geometry(0).depth.shape[1:] != (size[1], size[0]):
             height, width = self.geometry(0).depth.shape[1:]
@@ -49,21 +49,21 @@ class PathGroundTruth:
             self._geometry = []
 
     @property
-    def has_pictures(self) -> bool:
-        return bool(self._pictures)
+    def has_images(self) -> bool:
+        return bool(self._images)
 
     @property
     def has_geometry(self) -> bool:
         return bool(self._geometry)
 
-    def picture(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
         """(1, 4, H, W) premultiplied RGBA in [0, 1] of a frame, from 0. Raises `SceneError`."""
-        pixels = read_image(self._pictures[index])
+        pixels = read_image(self._images[index])
         alpha = pixels[..., 3] if pixels.shape[2] == 4 else np.full(pixels.shape[:2], 255, np.uint8)
         rgba = np.dstack([premultiply(pixels[..., :3], alpha, "straight"), alpha])
         return torch.from_numpy(resize(rgba, self.size).copy()).permute(2, 0, 1)[None].float() / 255
 
-    def geometry(self, index: int) -> Geometry:
+    def geometry(self, index: int) -> GroundTruthGeometry:
         """A frame's geometry. Raises `SceneError` where the file is not what it should be."""
         path = self._geometry[index]
         try:
@@ -74,7 +74,7 @@ class PathGroundTruth:
         if depth.ndim != 2 or tuple(position.shape) != (*depth.shape, 3):
             raise SceneError(f"{path}: position must be (H, W, 3) and depth (H, W), are {tuple(position.shape)} "
                              f"and {tuple(depth.shape)}")
-        return Geometry(position[None], depth[None])
+        return GroundTruthGeometry(position[None], depth[None])
 
 
 def _numbered(folder: Path, pattern: str, count: int) -> list[Path]:

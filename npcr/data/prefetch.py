@@ -11,7 +11,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def run_ahead(jobs: Iterable[Callable[[], Result]], workers: int) -> Iterator[Result]:
+def prefetch(jobs: Iterable[Callable[[], Result]], workers: int) -> Iterator[Result]:
     """Yield the jobs' results in order; `workers` threads keep up to twice as many results ready.
 
     0 workers run each job when its result is asked for. A job's exception is raised in its place. Leaving
@@ -22,7 +22,7 @@ def run_ahead(jobs: Iterable[Callable[[], Result]], workers: int) -> Iterator[Re
             yield job()
         return
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="npcr-ahead")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="npcr-prefetch")
     try:
         for job in jobs:
             pending.append(pool.submit(job))

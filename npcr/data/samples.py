@@ -20,7 +20,7 @@ from torch import Tensor
 
 from npcr.cameras import Cameras
 from npcr.data.image_cache import ImageCache
-from npcr.data.prefetch import run_ahead
+from npcr.data.prefetch import prefetch
 from npcr.data.scene import Scene
 
 
@@ -46,7 +46,7 @@ class SceneDataset:
 
     The target's RGB is premultiplied by its alpha (see `ImageCache` for `alpha_mode` and
     `alpha_background`). In legacy mode it is left as the photograph has it, and K follows the published
-    rule for resizing, which knows no half pixels. `max_zoom` is the largest that `augmented` will be asked
+    rule for resizing, which knows no half pixels. `max_zoom` is the largest that `augmented_sample` will be asked
     for: photographs are kept in memory just large enough for it, in at most `cache_bytes`.
     """
 
@@ -63,13 +63,13 @@ class SceneDataset:
                            min(self._raw_size[1], math.ceil(self.size[1] * (1 + max_zoom))))
         self._photographs = ImageCache(scene, alpha_mode, alpha_background, legacy, cache_bytes)
 
-    def plain(self, frame: int, camera: int) -> Sample:
+    def sample(self, frame: int, camera: int) -> Sample:
         """The whole picture, resized. Raises `SceneError` where the photograph cannot be decoded."""
         pixels = self._load(frame, camera, self.size)
         target = torch.cat([pixels, torch.ones_like(pixels[:1])])
-        return self._sample(frame, camera, self.scene.cameras[camera].resized(self.size, self.legacy), target)
+        return self._make_sample(frame, camera, self.scene.cameras[camera].resized(self.size, self.legacy), target)
 
-    def augmented(self, frame: int, camera: int, rng: np.random.Generator, *, shift: float, max_zoom: float,
+    def augmented_sample(self, frame: int, camera: int, rng: np.random.Generator, *, shift: float, max_zoom: float,
                   rotation: float) -> Sample:
         """A random crop around the object's center.
 
@@ -83,21 +83,21 @@ class SceneDataset:
         angle = math.radians(rotation * (turned - 0.5))
         cameras, to_raw = self._crop(camera, offset, zoom, angle)
         target = warp(self._load(frame, camera, self._kept_size), self._raw_size, to_raw, self.size)
-        return self._sample(frame, camera, cameras, target)
+        return self._make_sample(frame, camera, cameras, target)
 
-    def ahead(self, jobs: Iterable[Callable[[], Sample]]) -> Iterator[Sample]:
-        """Results of `jobs` (such as `functools.partial(views.plain, 0, camera)`) in order.
+    def prefetch(self, jobs: Iterable[Callable[[], Sample]]) -> Iterator[Sample]:
+        """Results of `jobs` (such as `functools.partial(views.sample, 0, camera)`) in order.
 
-        `workers` threads, which share the photographs, prepare them ahead; see `run_ahead`.
+        `workers` threads, which share the photographs, prepare them ahead; see `prefetch`.
         """
-        return run_ahead(jobs, self.workers)
+        return prefetch(jobs, self.workers)
 
     def _load(self, frame: int, camera: int, size: tuple[int, int]) -> Tensor:
         """(4, h, w) float32 0..1 on the device."""
         pixels = torch.from_numpy(self._photographs.get(frame, camera, size).copy()).to(self.device)
         return pixels.permute(2, 0, 1).float() / 255
 
-    def _sample(self, frame: int, camera: int, cameras: Cameras, target: Tensor) -> Sample:
+    def _make_sample(self, frame: int, camera: int, cameras: Cameras, target: Tensor) -> Sample:
         name = f"{self.scene.frames[frame].name}/{self.scene.frames[frame].images[camera].name}"
         return Sample(name, frame, camera, cameras.to(self.device), target, premultiplied=not self.legacy)
 

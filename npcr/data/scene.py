@@ -39,7 +39,7 @@ _MASK = re.compile(r"img_(\d+)(?:_alpha)?\.(?:jpe?g|png)", re.IGNORECASE)  # wit
 
 
 @dataclass
-class Frame:
+class SceneFrame:
     """One pose of the object: a point cloud and a photograph by every camera."""
 
     name: str
@@ -54,7 +54,7 @@ class Scene:
 
     folder: Path
     cameras: Cameras  # at the size of the photographs
-    frames: list[Frame]
+    frames: list[SceneFrame]
     centers: Tensor  # (cameras, 2) float32 [y, x] of the object; the picture spans 0..height, 0..width
 
 
@@ -75,7 +75,7 @@ def load_scene(folder: str | Path, *, size_raw: Sequence[int], frame_num: int, m
     return Scene(folder, cameras, frames, _spread_centers(center, len(cameras), size))
 
 
-def find_frames(folder: Path, cameras: Cameras, frame_num: int, mask: bool) -> list[Frame]:
+def find_frames(folder: Path, cameras: Cameras, frame_num: int, mask: bool) -> list[SceneFrame]:
     """The first `frame_num` frames' photographs and mattes, one for each camera and of the cameras' size.
 
     Clouds are not looked for. Raises `SceneError`.
@@ -83,7 +83,7 @@ def find_frames(folder: Path, cameras: Cameras, frame_num: int, mask: bool) -> l
     frames = []
     for name in frame_names(folder, frame_num):
         images = find_photographs(folder / "img" / name, len(cameras), folder / "CamPose.inf")
-        frames.append(Frame(name, None, list(images.values()), find_mattes(folder, name, images)))
+        frames.append(SceneFrame(name, None, list(images.values()), find_mattes(folder, name, images)))
     _check_pictures(frames, cameras.size, mask)
     return frames
 
@@ -220,8 +220,8 @@ def _warn_of_others(place: Path, known: set[Path], expected: str) -> None:
                        others[0], expected)
 
 
-def _check_pictures(frames: list[Frame], size: tuple[int, int], mask: bool) -> None:
-    """Check every photograph's and matte's header, and settle `Frame.mattes` (see there)."""
+def _check_pictures(frames: list[SceneFrame], size: tuple[int, int], mask: bool) -> None:
+    """Check every photograph's and matte's header, and settle `SceneFrame.mattes` (see there)."""
     for frame in frames:
         own_alpha = []
         for image in tqdm(frame.images, desc=f"checking frame {frame.name}", delay=2, leave=False):
@@ -238,7 +238,7 @@ def _check_pictures(frames: list[Frame], size: tuple[int, int], mask: bool) -> N
         _check_mattes(frame, own_alpha, size)
 
 
-def _check_mattes(frame: Frame, own_alpha: list[bool], size: tuple[int, int]) -> None:
+def _check_mattes(frame: SceneFrame, own_alpha: list[bool], size: tuple[int, int]) -> None:
     if any(own and matte for own, matte in zip(own_alpha, frame.mattes, strict=True)):
         logger.warning("%s: photographs have alpha channels beside their mattes; the mattes are used",
                        frame.images[0].parent)

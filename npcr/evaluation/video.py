@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from npcr.cameras import Cameras, unproject
-from npcr.data.path_ground_truth import Geometry, PathGroundTruth
+from npcr.data.path_ground_truth import GroundTruthGeometry, PathGroundTruth
 from npcr.metrics.image import psnr, ssim
 from npcr.metrics.video import (
     Correspondence,
@@ -73,7 +73,7 @@ class _PathFrame:
     rendered: RenderedFrame  # not blended
     images: dict[str, Tensor]  # (1, 3, H, W) by blending, and of the ground truth
     mask: Tensor | None  # (1, H, W) bool, the ground truth's matte
-    geometry: Geometry | None
+    geometry: GroundTruthGeometry | None
 
     def blendings(self) -> list[str]:
         return [name for name in self.images if name != GROUND_TRUTH]
@@ -173,12 +173,12 @@ def _with_ground_truth(rendered: RenderedFrame, images: dict[str, Tensor], gray:
                        ground_truth: PathGroundTruth | None, index: int) -> _PathFrame:
     device = rendered.depth.device
     mask = geometry = None
-    if ground_truth is not None and ground_truth.has_pictures:
-        rgba = ground_truth.picture(index).to(device)
+    if ground_truth is not None and ground_truth.has_images:
+        rgba = ground_truth.image(index).to(device)
         images = {**images, GROUND_TRUTH: over_background(rgba[:, :3], rgba[:, 3:], gray)}
         mask = rgba[:, 3] > 0
     if ground_truth is not None and ground_truth.has_geometry:
-        geometry = Geometry(*(part.to(device) for part in ground_truth.geometry(index)))
+        geometry = GroundTruthGeometry(*(part.to(device) for part in ground_truth.geometry(index)))
     return _PathFrame(rendered, images, mask, geometry)
 
 

@@ -82,7 +82,7 @@ def evaluate_paths(renderer: Renderer, cfg: CfgNode, selection: PathSelection, o
     report = {**metadata, "cam_pose": str(cam_pose), "row": row, "paths": {}}
     for name, one in scores.items():
         means = one.means()
-        if name == "path" and ground_truth.has_pictures:
+        if name == "path" and ground_truth.has_images:
             _add_color_video_vdp(means, one, cfg.RENDER.FPS)
         report["paths"][name] = {"frames": one.frames, "mean": means, "each": one.per_frame,
                                  "seconds": {"render": one.render_seconds, "blend": one.blend_seconds}}

@@ -70,7 +70,7 @@ def evaluate_views(renderer: Renderer, dataset: SceneDataset, views: Sequence[tu
     scores: list[ViewScore] = []
     training = renderer.training
     renderer.eval()
-    samples = dataset.ahead(partial(dataset.plain, frame, camera) for frame, camera in views)
+    samples = dataset.prefetch(partial(dataset.sample, frame, camera) for frame, camera in views)
     try:
         with torch.no_grad(), tqdm(total=len(views), desc="evaluating", unit="view", disable=not progress,
                                    leave=False) as bar:

@@ -110,8 +110,8 @@ def make_photographs(inputs: PathInputs, scene: Scene) -> Photographs:
 
     def draw(rng: np.random.Generator) -> Sample:
         camera = cameras[int(rng.integers(len(cameras)))]
-        return views.augmented(inputs.frame, camera, rng, shift=data.SHIFT, max_zoom=data.MAXRATION,
-                               rotation=data.ROTATION)
+        return views.augmented_sample(inputs.frame, camera, rng, shift=data.SHIFT, max_zoom=data.MAXRATION,
+                                      rotation=data.ROTATION)
 
     return Photographs(draw, build_loss(cfg).to(_device(inputs)))
 

@@ -78,7 +78,7 @@ class Trainer:
     def _photographs(self, cameras: list[int], frame: int) -> Photographs:
         """Some of the training photographs of a frame, evenly chosen, for initializing the points."""
         some = cameras[::math.ceil(len(cameras) / _MOST_PHOTOGRAPHS)]
-        samples = [self.views.plain(frame, camera) for camera in some]
+        samples = [self.views.sample(frame, camera) for camera in some]
         return Photographs(concatenate([sample.cameras.to("cpu") for sample in samples]),
                            [sample.target[:4].cpu() for sample in samples])
 
@@ -98,11 +98,11 @@ class Trainer:
             while True:
                 for position, (frame, camera) in list(enumerate(self._order(epoch)))[start:]:
                     rng = np.random.default_rng([self.cfg.SOLVER.SEED, epoch, position])
-                    yield lambda frame=frame, camera=camera, rng=rng: self.views.augmented(  # type: ignore[misc]
+                    yield lambda frame=frame, camera=camera, rng=rng: self.views.augmented_sample(  # type: ignore[misc]
                         frame, camera, rng, shift=data.SHIFT, max_zoom=data.MAXRATION, rotation=data.ROTATION)
                 epoch, start = epoch + 1, 0
 
-        samples = self.views.ahead(jobs())
+        samples = self.views.prefetch(jobs())
         done = self.iteration
         while True:
             first = done % self.steps_per_epoch * size

@@ -28,12 +28,12 @@ def write_truth(folder: Path, count: int) -> None:
 def test_pictures_come_premultiplied_and_geometry_as_it_is(tmp_path: Path) -> None:
     write_truth(tmp_path, 3)
     truth = PathGroundTruth(tmp_path, 3, SIZE)
-    assert truth.has_pictures
+    assert truth.has_images
     assert truth.has_geometry
-    picture = truth.picture(1)
-    assert tuple(picture.shape) == (1, 4, 6, 8)
-    assert picture[0, 3].numpy() == pytest.approx(0.4)
-    assert picture[0, :3].numpy() == pytest.approx(200 / 255 * 0.4, abs=1 / 255)
+    image = truth.image(1)
+    assert tuple(image.shape) == (1, 4, 6, 8)
+    assert image[0, 3].numpy() == pytest.approx(0.4)
+    assert image[0, :3].numpy() == pytest.approx(200 / 255 * 0.4, abs=1 / 255)
     position, depth = truth.geometry(2)
     assert (tuple(position.shape), tuple(depth.shape)) == ((1, 6, 8, 3), (1, 6, 8))
     assert position[0, 0].isnan().all()
@@ -42,7 +42,7 @@ def test_pictures_come_premultiplied_and_geometry_as_it_is(tmp_path: Path) -> No
 
 def test_a_folder_without_truth_has_none(tmp_path: Path) -> None:
     truth = PathGroundTruth(tmp_path, 3, SIZE)
-    assert not truth.has_pictures
+    assert not truth.has_images
     assert not truth.has_geometry
 
 
@@ -51,7 +51,7 @@ def test_another_size_resizes_pictures_and_leaves_geometry_out(tmp_path: Path,
     write_truth(tmp_path, 1)
     with caplog.at_level(logging.WARNING, "npcr"):
         truth = PathGroundTruth(tmp_path, 1, (4, 3))
-    assert tuple(truth.picture(0).shape) == (1, 4, 3, 4)
+    assert tuple(truth.image(0).shape) == (1, 4, 3, 4)
     assert not truth.has_geometry
     assert "geometry is of 8x6, INPUT.SIZE_TEST is 4x3: left out" in caplog.text
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from npcr.cameras import Cameras, project
 from npcr.data.image_cache import ImageCache, premultiply, resize
-from npcr.data.prefetch import run_ahead
+from npcr.data.prefetch import prefetch
 from npcr.data.samples import SceneDataset
-from npcr.data.scene import Frame, Scene, load_scene
+from npcr.data.scene import Scene, SceneFrame, load_scene
 from tests.scenes import SIZE, orbit_poses, photograph, write_tiny_scene
 
 
@@ -34,7 +34,7 @@ def test_plain_is_the_published_training_sample(parity: Path) -> None:
     views = SceneDataset(scene, size=(120, 96), legacy=True)
     with np.load(parity / "expected.npz") as expected:
         for camera in (0, 1):
-            sample = views.plain(0, camera)
+            sample = views.sample(0, camera)
             np.testing.assert_array_equal(sample.target.numpy(), expected[f"step{camera}_target"])
             np.testing.assert_array_equal(sample.cameras.intrinsics[0].numpy(), expected[f"step{camera}_K"])
             np.testing.assert_array_equal(sample.cameras.cam_to_world[0].numpy(), expected[f"step{camera}_T"])
@@ -43,7 +43,7 @@ def test_plain_is_the_published_training_sample(parity: Path) -> None:
 # ---- plain ----
 
 def test_plain_at_full_size_is_the_photograph_premultiplied(tmp_path: Path) -> None:
-    sample = SceneDataset(_tiny(tmp_path), size=SIZE).plain(0, 2)
+    sample = SceneDataset(_tiny(tmp_path), size=SIZE).sample(0, 2)
     pixels = torch.from_numpy(photograph(2)).permute(2, 0, 1).float() / 255
     assert sample.name == "0/img_0003.png"
     assert (sample.frame, sample.camera) == (0, 2)
@@ -57,18 +57,18 @@ def test_plain_at_full_size_is_the_photograph_premultiplied(tmp_path: Path) -> N
 def test_legacy_leaves_colors_and_half_pixels_alone(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     legacy, default = (SceneDataset(scene, size=(12, 8), legacy=legacy) for legacy in (True, False))
-    assert legacy.plain(0, 0).target[:3, 0, 0].min() > 0  # alpha is 0 in the corner
-    assert default.plain(0, 0).target[:3, 0, 0].max() == 0
+    assert legacy.sample(0, 0).target[:3, 0, 0].min() > 0  # alpha is 0 in the corner
+    assert default.sample(0, 0).target[:3, 0, 0].max() == 0
     raw = scene.cameras.intrinsics[0]
-    assert legacy.plain(0, 0).cameras.intrinsics[0, 0, 2] == raw[0, 2] / 2
-    assert default.plain(0, 0).cameras.intrinsics[0, 0, 2] == (raw[0, 2] + 0.5) / 2 - 0.5
+    assert legacy.sample(0, 0).cameras.intrinsics[0, 0, 2] == raw[0, 2] / 2
+    assert default.sample(0, 0).cameras.intrinsics[0, 0, 2] == (raw[0, 2] + 0.5) / 2 - 0.5
 
 
 def test_own_alpha_and_no_alpha(tmp_path: Path) -> None:
     write_tiny_scene(tmp_path / "s", mattes="rgba")
     load = partial(load_scene, tmp_path / "s", size_raw=SIZE, frame_num=1, center=[])
-    own = SceneDataset(load(mask=True), size=SIZE).plain(0, 1).target
-    none = SceneDataset(load(mask=False), size=SIZE).plain(0, 1).target
+    own = SceneDataset(load(mask=True), size=SIZE).sample(0, 1).target
+    none = SceneDataset(load(mask=False), size=SIZE).sample(0, 1).target
     pixels = torch.from_numpy(photograph(1)).permute(2, 0, 1).float() / 255
     assert torch.equal(own[3], pixels[3])
     assert torch.equal(none[:3], pixels[:3])
@@ -116,7 +116,7 @@ def _dot_scene(tmp_path: Path, size: tuple[int, int], intrinsics: list[list[floa
     dot = np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * 6.0**2))
     path = tmp_path / "dot.png"
     Image.fromarray(np.rint(np.dstack([dot] * 3) * 255).astype(np.uint8)).save(path)
-    return Scene(tmp_path, cameras, [Frame("0", path, [path], [None])], torch.tensor([centers]))
+    return Scene(tmp_path, cameras, [SceneFrame("0", path, [path], [None])], torch.tensor([centers]))
 
 
 def _centroid(image: torch.Tensor) -> np.ndarray:
@@ -136,8 +136,8 @@ def test_the_picture_moves_as_its_camera_says(tmp_path: Path, size: tuple[int, i
     scene = _dot_scene(tmp_path, (200, 150), intrinsics, point, center)
     views = SceneDataset(scene, size=size, max_zoom=0.5)
     rng = np.random.default_rng(0)
-    samples = [views.plain(0, 0)]
-    samples += [views.augmented(0, 0, rng, shift=10, max_zoom=0.5, rotation=60) for _ in range(12)]
+    samples = [views.sample(0, 0)]
+    samples += [views.augmented_sample(0, 0, rng, shift=10, max_zoom=0.5, rotation=60) for _ in range(12)]
     places = []
     for sample in samples:
         expected, _ = project(torch.from_numpy(point)[None].float(), sample.cameras)
@@ -150,8 +150,8 @@ def test_no_augmentation_is_plain(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     for legacy in (False, True):
         views = SceneDataset(scene, size=(15, 12), legacy=legacy)
-        plain = views.plain(0, 1)
-        same = views.augmented(0, 1, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
+        plain = views.sample(0, 1)
+        same = views.augmented_sample(0, 1, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
         torch.testing.assert_close(same.target, plain.target, atol=1e-5, rtol=0)
         torch.testing.assert_close(same.cameras.intrinsics, plain.cameras.intrinsics)
         assert torch.equal(same.cameras.cam_to_world, plain.cameras.cam_to_world)
@@ -159,7 +159,7 @@ def test_no_augmentation_is_plain(tmp_path: Path) -> None:
 
 def test_legacy_and_default_crops_differ_by_the_half_pixels_only(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    samples = [SceneDataset(scene, size=(15, 12), legacy=legacy).augmented(
+    samples = [SceneDataset(scene, size=(15, 12), legacy=legacy).augmented_sample(
         0, 1, np.random.default_rng(3), shift=3, max_zoom=0.5, rotation=0) for legacy in (False, True)]
     default, legacy = (sample.cameras.intrinsics[0] for sample in samples)
     assert torch.equal(samples[0].target[3:], samples[1].target[3:])
@@ -171,7 +171,7 @@ def test_the_draws_stay_within_their_bounds(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     views = SceneDataset(scene, size=SIZE, max_zoom=1.0)
     rng = np.random.default_rng(0)
-    samples = [views.augmented(0, 0, rng, shift=4, max_zoom=1.0, rotation=30).cameras for _ in range(200)]
+    samples = [views.augmented_sample(0, 0, rng, shift=4, max_zoom=1.0, rotation=30).cameras for _ in range(200)]
     zooms = np.array([float(one.intrinsics[0, 0, 0]) for one in samples]) / SIZE[0]
     assert 1 <= zooms.min() < 1.05
     assert 1.95 < zooms.max() <= 2
@@ -188,17 +188,17 @@ def test_the_draws_stay_within_their_bounds(tmp_path: Path) -> None:
 def test_the_region_of_interest_is_where_the_photograph_reaches(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     scene.centers[:] = torch.tensor([8.0, 2.0])  # crops reach 10 pixels beyond the left border
-    sample = SceneDataset(scene, size=SIZE).augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0,
-                                                    rotation=0)
+    sample = SceneDataset(scene, size=SIZE).augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0,
+                                                             rotation=0)
     assert (sample.target[:, :, :10] == 0).all()
     assert (sample.target[4, :, 10:] == 1).all()
-    plain = SceneDataset(scene, size=SIZE).plain(0, 0)
+    plain = SceneDataset(scene, size=SIZE).sample(0, 0)
     torch.testing.assert_close(sample.target[:4, :, 10:], plain.target[:4, :, :14], atol=1e-5, rtol=0)
 
 
 def test_samples_depend_on_their_generator_alone(tmp_path: Path) -> None:
     views = SceneDataset(_tiny(tmp_path), size=(12, 8), max_zoom=0.5)
-    augmented = partial(views.augmented, 0, 0, shift=2, max_zoom=0.5, rotation=9)
+    augmented = partial(views.augmented_sample, 0, 0, shift=2, max_zoom=0.5, rotation=9)
     first, again, other = (augmented(rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.target, again.target)
     assert torch.equal(first.cameras.intrinsics, again.cameras.intrinsics)
@@ -208,7 +208,7 @@ def test_samples_depend_on_their_generator_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_samples_on_a_gpu(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    cpu, gpu = (SceneDataset(scene, size=(15, 12), max_zoom=0.5, device=device).augmented(
+    cpu, gpu = (SceneDataset(scene, size=(15, 12), max_zoom=0.5, device=device).augmented_sample(
         0, 1, np.random.default_rng(3), shift=3, max_zoom=0.5, rotation=20) for device in ("cpu", "cuda"))
     assert gpu.target.is_cuda
     assert gpu.cameras.intrinsics.is_cuda
@@ -252,10 +252,10 @@ def test_a_picture_beyond_the_bound_is_not_kept(tmp_path: Path) -> None:
 
 def test_photographs_are_kept_no_larger_than_needed(tmp_path: Path) -> None:
     views = SceneDataset(_tiny(tmp_path), size=(8, 8), max_zoom=0.5, cache_bytes=10**6)
-    views.augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
+    views.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
     assert views._photographs.bytes_kept == 12 * 12 * 4
     full = SceneDataset(views.scene, size=(20, 8), max_zoom=0.5, cache_bytes=10**6)
-    full.augmented(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
+    full.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
     assert full._photographs.bytes_kept == 24 * 12 * 4
 
 
@@ -269,11 +269,11 @@ def test_ahead_gives_the_same_samples_in_order(tmp_path: Path, workers: int) -> 
 
     def jobs(source: SceneDataset) -> Iterator[Callable[[], Any]]:
         for camera in [0, 3, 1, 5, 2, 4] * 3:
-            yield partial(source.augmented, 0, camera, np.random.default_rng(camera), shift=2, max_zoom=0.5,
+            yield partial(source.augmented_sample, 0, camera, np.random.default_rng(camera), shift=2, max_zoom=0.5,
                           rotation=10)
 
     count = 0
-    for job, sample in zip(jobs(reference), views.ahead(jobs(views)), strict=True):
+    for job, sample in zip(jobs(reference), views.prefetch(jobs(views)), strict=True):
         expected = job()
         assert sample.camera == expected.camera
         assert torch.equal(sample.target, expected.target)
@@ -288,7 +288,7 @@ def test_an_exception_comes_in_its_place(workers: int) -> None:
             raise ValueError("third")
         return number
 
-    results = run_ahead((partial(job, number) for number in range(100)), workers)
+    results = prefetch((partial(job, number) for number in range(100)), workers)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="third"):
         next(results)
@@ -303,7 +303,7 @@ def test_looking_ahead_is_bounded_and_stops_when_left() -> None:
             yield lambda number=number: number
 
     before = threading.active_count()
-    results = run_ahead(jobs(), 2)
+    results = prefetch(jobs(), 2)
     assert next(results) == 0
     assert len(taken) <= 6
     results.close()

@@ -45,7 +45,7 @@ class Photographer(StubRenderer):
         self.modes.add((self.training, torch.is_grad_enabled()))
         poses = self.views.scene.cameras.cam_to_world
         which = [int((poses - pose).abs().sum((1, 2)).argmin()) for pose in cameras.cam_to_world]
-        target = torch.stack([self.views.plain(frame, camera).target for camera in which])
+        target = torch.stack([self.views.sample(frame, camera).target for camera in which])
         rgb, alpha = self.change(target[:, :3], target[:, 3:4])
         if self.legacy:
             return self.output(rgb + self.weight, alpha, alpha[:, 0])
@@ -99,7 +99,7 @@ def test_values_beyond_the_range_are_clipped(folder: Path) -> None:
     renderer = Photographer(views)
     renderer.change = lambda rgb, alpha: (torch.full_like(rgb, -3.0), alpha * 7 - 2)  # type: ignore[method-assign]
     score = run(renderer, views, [(0, 0)])[0]
-    target = views.plain(0, 0).target
+    target = views.sample(0, 0).target
     assert score.psnr == pytest.approx(
         psnr(torch.zeros(1, 3, *SIZE[::-1]), target[None, :3]).item(), abs=1e-4
     )
@@ -153,7 +153,7 @@ def test_on_view_gets_every_view_in_order(folder: Path) -> None:
         renderer, views, batch=4, on_view=lambda score, pictures: seen.append((score.name, pictures))
     )
     assert [name for name, _ in seen] == [score.name for score in scores]
-    target = views.plain(1, 3).target
+    target = views.sample(1, 3).target
     pictures = seen[-1][1]
     assert torch.equal(pictures.target, target[:3])
     assert torch.equal(pictures.rendered, target[:3])
