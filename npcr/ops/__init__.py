@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points to depth-peeled layers, and layers to feature images. The whole public interface is this page.
+"""The operators that have compiled kernels: points to layers, layers to feature images, soft dots to one image.
 
-`rasterize` finds the point that wins each pixel of each layer; `gather_features` puts the winners' feature
-vectors there. Both exist twice: as compiled kernels (`pcpr_ext`) and as a readable reference in torch
-(`npcr.ops.reference`), which gives the same numbers anywhere. Arithmetic, rounding and ties are those
-of docs/conventions.md: pixel centers lie at integer coordinates, the nearest point wins, of two at one depth
-the one with the lower index.
+The whole public interface is this page. `rasterize` finds the point that is visible in each pixel of each layer,
+`gather_features` puts these points' feature vectors there, `composite_dots` blends the layers of soft dots. Each exists
+twice: as compiled kernels (`pcpr_ext`) and as a readable reference in torch (`npcr.ops.reference`,
+`npcr.ops.compositing`), which gives the same numbers anywhere; `npcr.ops.dispatch` chooses. Arithmetic, rounding and
+ties are those of docs/conventions.md: pixel centers lie at integer coordinates, the nearest point wins, of two at one
+depth the one with the lower index.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from npcr.ops import checks
-from npcr.ops import operators as ops
-from npcr.ops.checks import ProjectionError
+from npcr.ops import checks, operators
+from npcr.ops.checks import OperatorError
+from npcr.ops.compositing import composite_dots
 from npcr.ops.native import available as compiled_available
 from npcr.ops.native import release_scratch
 
 __all__ = [
     "Fragments",
-    "ProjectionError",
+    "OperatorError",
     "compiled_available",
+    "composite_dots",
     "gather_features",
     "rasterize",
     "release_scratch",
@@ -32,7 +34,7 @@ __all__ = [
 
 
 class Fragments(NamedTuple):
-    """The winning point of each pixel in each layer."""
+    """The visible point of each pixel in each layer."""
 
     # (B, K, H, W) int32, int64 from 2**31 points on; row of the point, -1 where empty
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a pair of tensors
@@ -53,7 +55,7 @@ def rasterize(
     peeling: str = "point",
     backend: str = "auto",
 ) -> Fragments:
-    """Project a point cloud into depth-peeled layers (design: "Projection").
+    """Project a point cloud into depth-peeled layers (docs/conventions.md, "Projection").
 
     A point covers the pixels round(u - r)..round(u + r) by round(v - r)..round(v + r), clipped to the image,
     with r = max_size * clamp(1 - (z - near) / (far - near), 0, 1). Points at z <= 0 and points whose
@@ -70,16 +72,20 @@ def rasterize(
         layers: K >= 1.
         peeling: "point" takes every point that won a pixel out of the cloud before the next layer, "pixel"
             gives each pixel its K nearest points.
-        backend: "compiled", "torch" (the reference), or "auto": compiled where there is a library for the device.
+        backend: "compiled", "torch" (the reference), or "auto": compiled where there is a library for the device, else
+            the reference, with a warning.
+
+    Returns:
+        Index and depth, (B, K, H, W) each; index -1 and depth 0 where empty.
 
     Raises:
-        ProjectionError: an argument has the wrong shape, dtype, device or range, or backend "compiled" was
-            asked for and is not there.
+        OperatorError: an argument has the wrong shape, dtype, device or range, or backend "compiled" was
+            asked for and is missing.
     """
     width, height = checks.rasterize_arguments(
         points, cam_to_world, intrinsics, size, near, far, max_size, layers, peeling, backend
     )
-    index, depth = ops.rasterize(
+    index, depth = operators.rasterize(
         points.detach(),
         cam_to_world.detach(),
         intrinsics.detach(),
@@ -96,7 +102,7 @@ def rasterize(
 
 
 def gather_features(features: Tensor, default_feature: Tensor, index: Tensor, *, backend: str = "auto") -> Tensor:
-    """Feature vectors of the winning points, as images.
+    """Gather the feature vectors of the visible points, as images.
 
     Differentiable in features and default_feature; the backward pass adds up in a fixed order.
 
@@ -110,8 +116,8 @@ def gather_features(features: Tensor, default_feature: Tensor, index: Tensor, *,
         (B, K, C, H, W), a view of memory laid out (B, K, H, W, C): channels_last once B and K are flattened.
 
     Raises:
-        ProjectionError: an argument has the wrong shape, dtype or device.
+        OperatorError: an argument has the wrong shape, dtype or device, or backend "compiled" cannot serve.
     """
     checks.gather_arguments(features, default_feature, index, backend)
-    pixels: Tensor = ops.gather(features, default_feature, index, backend)
+    pixels: Tensor = operators.gather(features, default_feature, index, backend)
     return torch.movedim(pixels, -1, 2)

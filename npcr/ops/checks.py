@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the projection's arguments must be. Every message names the argument, the limit and what was found."""
+"""Checks of the operators' arguments. Every message names the argument, the limit and the value found."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PEELINGS = ("point", "pixel")
 BACKENDS = ("auto", "torch", "compiled")
 
 
-class ProjectionError(NpcrError, ValueError):
-    """An argument of the projection is wrong, or a backend is not there."""
+class OperatorError(NpcrError, ValueError):
+    """An operator's argument is wrong, or the backend that was asked for cannot serve."""
 
 
 def rasterize_arguments(
@@ -34,62 +34,109 @@ def rasterize_arguments(
     peeling: str,
     backend: str,
 ) -> tuple[int, int]:
-    """Check `npcr.ops.rasterize`'s arguments and return (width, height)."""
+    """Check the arguments of `npcr.ops.rasterize`.
+
+    Args:
+        points, cam_to_world, intrinsics, size, near, far, max_size, layers, peeling, backend: as there.
+
+    Returns:
+        (width, height) as plain integers.
+
+    Raises:
+        OperatorError: an argument has the wrong shape, dtype, device or range.
+    """
     where = "rasterize"
     _shape(where, "points", points, ("N", 3))
     _shape(where, "cam_to_world", cam_to_world, ("B", 4, 4))
     _shape(where, "intrinsics", intrinsics, (cam_to_world.shape[0], 3, 3))
     for name, tensor in (("points", points), ("cam_to_world", cam_to_world), ("intrinsics", intrinsics)):
         if tensor.dtype != torch.float32:
-            raise ProjectionError(f"{where}: {name} must be torch.float32, got {tensor.dtype}")
+            raise OperatorError(f"{where}: {name} must be torch.float32, got {tensor.dtype}")
         _device(where, name, tensor, "points", points)
     if points.shape[0] > MAX_POINTS:
-        raise ProjectionError(f"{where}: points has {points.shape[0]} rows, the limit is {MAX_POINTS}")
+        raise OperatorError(f"{where}: points has {points.shape[0]} rows, the limit is {MAX_POINTS}")
     if len(size) != 2:
-        raise ProjectionError(f"{where}: size must be (width, height), got {tuple(size)}")
+        raise OperatorError(f"{where}: size must be (width, height), got {tuple(size)}")
     for name, side in zip(("width", "height"), size, strict=True):
         _whole(where, f"size's {name}", side, MAX_SIDE)
     _whole(where, "layers", layers, MAX_LAYERS)
     for name, value in (("near", near), ("far", far), ("max_size", max_size)):
         if not math.isfinite(value):
-            raise ProjectionError(f"{where}: {name} must be finite, got {value}")
+            raise OperatorError(f"{where}: {name} must be finite, got {value}")
     if far <= near:
-        raise ProjectionError(f"{where}: far must be greater than near, got near {near} and far {far}")
+        raise OperatorError(f"{where}: far must be greater than near, got near {near} and far {far}")
     if max_size < 0:
-        raise ProjectionError(f"{where}: max_size must be at least 0, got {max_size}")
+        raise OperatorError(f"{where}: max_size must be at least 0, got {max_size}")
     _choice(where, "peeling", peeling, PEELINGS)
     _choice(where, "backend", backend, BACKENDS)
     return int(size[0]), int(size[1])
 
 
 def gather_arguments(features: Tensor, default_feature: Tensor, index: Tensor, backend: str) -> None:
-    """Check `npcr.ops.gather_features`'s arguments."""
+    """Check the arguments of `npcr.ops.gather_features`.
+
+    Args:
+        features, default_feature, index, backend: as there.
+
+    Raises:
+        OperatorError: an argument has the wrong shape, dtype, device or range.
+    """
     where = "gather_features"
     _shape(where, "features", features, ("N", "C"))
     if features.shape[1] < 1:
-        raise ProjectionError(f"{where}: features must have at least one channel, got {_describe(features)}")
+        raise OperatorError(f"{where}: features must have at least one channel, got {_describe(features)}")
     _shape(where, "default_feature", default_feature, (features.shape[1],))
     _shape(where, "index", index, ("B", "K", "H", "W"))
     if not features.dtype.is_floating_point:
-        raise ProjectionError(f"{where}: features must be floating point, got {features.dtype}")
-    if default_feature.dtype != features.dtype:
-        raise ProjectionError(
-            f"{where}: default_feature must be {features.dtype} like features, got {default_feature.dtype}"
-        )
-    if index.dtype not in (torch.int32, torch.int64):
-        raise ProjectionError(f"{where}: index must be torch.int32 or torch.int64, got {index.dtype}")
+        raise OperatorError(f"{where}: features must be floating point, got {features.dtype}")
+    _same_dtype(where, "default_feature", default_feature, "features", features)
+    _index_dtype(where, index)
     _device(where, "default_feature", default_feature, "features", features)
     _device(where, "index", index, "features", features)
     _choice(where, "backend", backend, BACKENDS)
-    if backend == "compiled" and features.dtype != torch.float32:
-        raise ProjectionError(f"{where}: backend 'compiled' takes torch.float32, features is {features.dtype}")
+
+
+def composite_arguments(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, background: Tensor,
+                        backend: str) -> None:
+    """Check the arguments of `npcr.ops.composite_dots`.
+
+    Args:
+        dots, points, index, depth, background, backend: as there.
+
+    Raises:
+        OperatorError: an argument has the wrong shape, dtype, device or range.
+    """
+    where = "composite_dots"
+    _shape(where, "dots", dots, ("D", 2))
+    _shape(where, "background", background, ("C",))
+    _shape(where, "points", points, ("N", 3 + background.shape[0]))
+    _shape(where, "index", index, ("K", "H", "W"))
+    _shape(where, "depth", depth, tuple(index.shape))
+    if points.shape[0] == 0 or dots.shape[0] == 0 or dots.shape[0] % points.shape[0] != 0:
+        raise OperatorError(f"{where}: dots must have a multiple of the {points.shape[0]} rows of points, and at least "
+                            f"one, got {_describe(dots)}")
+    if not dots.dtype.is_floating_point:
+        raise OperatorError(f"{where}: dots must be floating point, got {dots.dtype}")
+    for name, tensor in (("points", points), ("depth", depth), ("background", background)):
+        _same_dtype(where, name, tensor, "dots", dots)
+    _index_dtype(where, index)
+    for name, tensor in (("points", points), ("index", index), ("depth", depth), ("background", background)):
+        _device(where, name, tensor, "dots", dots)
+    _choice(where, "backend", backend, BACKENDS)
 
 
 def float32_range(near: float, far: float, max_size: float) -> None:
-    """Refuse a depth range or radius that collapses or overflows once rounded to float32."""
+    """Refuse a depth range or radius that collapses or overflows once rounded to float32.
+
+    Args:
+        near, far, max_size: as in `npcr.ops.rasterize`.
+
+    Raises:
+        OperatorError: it does.
+    """
     near32, far32, size32 = torch.tensor([near, far, max_size], dtype=torch.float32).tolist()
     if not (far32 > near32 and math.isfinite(far32 - near32) and math.isfinite(size32)):
-        raise ProjectionError(
+        raise OperatorError(
             f"rasterize: near {near}, far {far}, max_size {max_size} must stay apart and finite in float32"
         )
 
@@ -104,21 +151,31 @@ def _shape(where: str, name: str, tensor: Tensor, wanted: tuple[str | int, ...])
     )
     if not fits:
         listed = ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "")
-        raise ProjectionError(f"{where}: {name} must have shape ({listed}), got {_describe(tensor)}")
+        raise OperatorError(f"{where}: {name} must have shape ({listed}), got {_describe(tensor)}")
 
 
 def _device(where: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     if tensor.device != other.device:
-        raise ProjectionError(
+        raise OperatorError(
             f"{where}: {name} (on {tensor.device}) must be on the device of {other_name} ({other.device})"
         )
 
 
+def _same_dtype(where: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.dtype != other.dtype:
+        raise OperatorError(f"{where}: {name} must be {other.dtype} like {other_name}, got {tensor.dtype}")
+
+
+def _index_dtype(where: str, index: Tensor) -> None:
+    if index.dtype not in (torch.int32, torch.int64):
+        raise OperatorError(f"{where}: index must be torch.int32 or torch.int64, got {index.dtype}")
+
+
 def _whole(where: str, name: str, value: int, limit: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 1 <= value <= limit:
-        raise ProjectionError(f"{where}: {name} must be a whole number from 1 to {limit}, got {value!r}")
+        raise OperatorError(f"{where}: {name} must be a whole number from 1 to {limit}, got {value!r}")
 
 
 def _choice(where: str, name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ProjectionError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise OperatorError(f"{where}: {name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -3,7 +3,7 @@
 
 The C library gives large blocks back to the system at once, and the next tensor pays a page fault for every
 4 KiB, which is a good part of a frame's time. Here a block goes to a list of free ones instead, for the next
-tensor of about that size.
+tensor of about that size. `POOL` is the one that all share.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _SMALL = 1 << 16  # bytes; below, torch's own allocator is as good
 _SPARE = 1.2  # mapped memory stays below this times the most that was in use at once
 
 
-class _Lease:
-    """A block in use; numpy holds it as the base of an array over its first bytes, and torch holds the array."""
+class _BlockInUse:
+    """A block in use, which numpy holds as the base of an array over its first bytes; torch holds the array."""
 
     def __init__(self, pool: MemoryPool, block: NDArray[np.uint8], size: int) -> None:
         self._pool, self._block = pool, block
@@ -32,19 +32,19 @@ class _Lease:
             "data": (block.ctypes.data, False), "shape": (size,), "typestr": "|u1", "version": 3}
 
     def __del__(self) -> None:
-        self._pool._give_back(self._block)
+        self._pool._take_back(self._block)
 
 
 class MemoryPool:
-    """Gives tensors, and takes their memory back when they die; threads may share it."""
+    """An allocator of tensors that keeps their memory when they are gone; threads may share it."""
 
     def __init__(self) -> None:
         self._free: list[NDArray[np.uint8]] = []  # longest unused first
-        self._lock = threading.RLock()  # a tensor may die, and give back, while its own thread is in here
+        self._lock = threading.RLock()  # a tensor may be freed while its own thread is in here
         self.bytes_in_use = self.bytes_free = self._most = 0
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """An uninitialized tensor."""
+        """Allocate an uninitialized contiguous tensor of that shape."""
         count = math.prod(shape)
         needed = count * dtype.itemsize
         if needed < _SMALL:
@@ -54,10 +54,10 @@ class MemoryPool:
             block = self._take(size)
             self.bytes_in_use += len(block)
             self._most = max(self._most, self.bytes_in_use)
-        return torch.from_numpy(np.asarray(_Lease(self, block, needed))).view(dtype).view(shape)
+        return torch.from_numpy(np.asarray(_BlockInUse(self, block, needed))).view(dtype).view(shape)
 
     def release(self) -> None:
-        """Give all free blocks back to the system."""
+        """Return all free blocks to the system."""
         with self._lock:
             self._free.clear()
             self.bytes_free = 0
@@ -75,7 +75,7 @@ class MemoryPool:
             self.bytes_free -= len(self._free.pop(0))
         return np.frombuffer(_map(size), np.uint8)
 
-    def _give_back(self, block: NDArray[np.uint8]) -> None:
+    def _take_back(self, block: NDArray[np.uint8]) -> None:
         with self._lock:
             self.bytes_in_use -= len(block)
             self.bytes_free += len(block)

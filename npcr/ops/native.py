@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls the native libraries: torch allocates, `pcpr_ext` computes."""
+"""The calls of the native libraries' kernels: torch allocates, `pcpr_ext` computes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,26 @@ _local = threading.local()
 
 
 def available(device: str | torch.device = "cpu") -> bool:
-    """Whether there is a compiled kernel that runs on `device`."""
+    """Return whether there are compiled kernels that run on a device.
+
+    Args:
+        device: a torch device or its name.
+
+    Returns:
+        True where there are.
+    """
     return not why_missing(torch.device(device))
 
 
 def why_missing(device: torch.device) -> str:
-    """One sentence on why there is no kernel for `device` and what to do; empty where there is one."""
+    """Explain why there are no kernels for a device, and what to do.
+
+    Args:
+        device: of the operator's arguments.
+
+    Returns:
+        A sentence; empty where there are kernels.
+    """
     if device.type not in pcpr_ext.KINDS:
         return f"there are no compiled kernels for {device.type} devices"
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -46,7 +60,7 @@ def _why_not_on_gpu(library: pcpr_ext.Library, device: torch.device) -> str:
 
 
 def release_scratch() -> None:
-    """Give back the memory that this thread keeps between calls (some 16 bytes a point, on the CPU)."""
+    """Free the memory that this thread keeps between calls (some 16 bytes a point, on the CPU)."""
     _local.scratch = None
     POOL.release()
 
@@ -63,7 +77,15 @@ def rasterize(
     layers: int,
     peeling: str,
 ) -> tuple[Tensor, Tensor]:
-    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterize`."""
+    """Run the kernel of `npcr.ops.rasterize`.
+
+    Args:
+        points, cam_to_world, intrinsics, near, far, max_size, layers, peeling: as there.
+        width, height: of the image in pixels.
+
+    Returns:
+        Index and depth, (B, K, H, W) each.
+    """
     points, cam_to_world, intrinsics = points.contiguous(), cam_to_world.contiguous(), intrinsics.contiguous()
     shape = (cam_to_world.shape[0], layers, height, width)
     index = _empty(shape, points.device, index_dtype(points.shape[0]))
@@ -90,7 +112,16 @@ def rasterize(
 
 
 def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
-    """Rows of `features` (N, C) at index (B, K, H, W), default_feature where negative: (B, K, H, W, C)."""
+    """Run the kernel of `npcr.ops.gather_features`.
+
+    Args:
+        features: (N, C) float32.
+        default_feature: (C,) float32.
+        index: (B, K, H, W) int32 or int64.
+
+    Returns:
+        (B, K, H, W, C): rows of features, default_feature where index is negative.
+    """
     features, default_feature, index = features.contiguous(), default_feature.contiguous(), index.contiguous()
     shape = (*index.shape, features.shape[1])
     output = _empty(shape, features.device)
@@ -109,7 +140,16 @@ def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
 
 
 def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """The gradient of `gather`: (points, C) for the features and (C,) for the default feature."""
+    """Compute the gradient of `gather`.
+
+    Args:
+        grad: (B, K, H, W, C) float32, of the result of `gather`.
+        index: (B, K, H, W) int32 or int64.
+        points: N, the rows of the features.
+
+    Returns:
+        (N, C) for the features and (C,) for the default feature.
+    """
     grad, index = grad.contiguous(), index.contiguous()
     channels = grad.shape[-1]
     grad_features = _empty((points, channels), grad.device).zero_()
@@ -134,14 +174,17 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
 
 
 def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Soft splats front to back: (H, W, C + 1) values and coverage, and the mean depth (H, W).
+    """Run the kernel of `npcr.ops.composite_dots`.
 
-    dots (N M, 2) pixels, points (N, 3 + C), index (K, H, W), depth (K, H, W), background (C), all contiguous; the
-    reference is `npcr.renderers.splats.composite_reference`.
+    Args:
+        dots, points, index, depth, background: as there, all contiguous and, but for index, float32.
+
+    Returns:
+        (H, W, C + 1) values and coverage, and (H, W) the mean depth.
     """
     shape = (*index.shape[1:], len(background) + 1)
     image, mean_depth = _empty(shape, dots.device), _empty(shape[:2], dots.device)
-    task = pcpr_ext.Composite(**_splats(dots, points, index, background), depth=depth.data_ptr(),
+    task = pcpr_ext.Composite(**_composite_inputs(dots, points, index, background), depth=depth.data_ptr(),
                               image=image.data_ptr(), mean_depth=mean_depth.data_ptr())
     _run(task, dots.device)
     return image, mean_depth
@@ -149,7 +192,15 @@ def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, backgr
 
 def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tensor,
                    grad_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `composite` in dots, points and background, from that of the image (H, W, C + 1)."""
+    """Compute the gradient of `composite`.
+
+    Args:
+        dots, points, index, background: as given to `composite`.
+        grad_image: (H, W, C + 1), of the image.
+
+    Returns:
+        The gradients of dots, points and background.
+    """
     grads = (_empty(dots.shape, dots.device).zero_(), _empty(points.shape, dots.device).zero_(),
              torch.empty_like(background))
     order = None
@@ -157,14 +208,15 @@ def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tens
         # As in `scatter`: each point's fragments together, in their order.
         owners = torch.div(index.reshape(-1), len(dots) // len(points), rounding_mode="floor")
         order = torch.sort(owners, stable=True).indices
-    task = pcpr_ext.CompositeGrad(**_splats(dots, points, index, background), grad_image=grad_image.data_ptr(),
-                                  order=None if order is None else order.data_ptr(), grad_dots=grads[0].data_ptr(),
-                                  grad_points=grads[1].data_ptr(), grad_background=grads[2].data_ptr())
+    task = pcpr_ext.CompositeGrad(**_composite_inputs(dots, points, index, background),
+                                  grad_image=grad_image.data_ptr(), order=None if order is None else order.data_ptr(),
+                                  grad_dots=grads[0].data_ptr(), grad_points=grads[1].data_ptr(),
+                                  grad_background=grads[2].data_ptr())
     _run(task, dots.device)
     return grads
 
 
-def _splats(dots: Tensor, points: Tensor, index: Tensor, background: Tensor) -> dict[str, int]:
+def _composite_inputs(dots: Tensor, points: Tensor, index: Tensor, background: Tensor) -> dict[str, int]:
     layers, height, width = index.shape
     return {"dots": dots.data_ptr(), "points": points.data_ptr(), "index": index.data_ptr(),
             "background": background.data_ptr(), "dot_count": len(dots), "point_count": len(points),
@@ -184,7 +236,7 @@ _Task = pcpr_ext.Rasterize | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Compo
 
 def _run(task: _Task, device: torch.device) -> None:
     library = pcpr_ext.library(device.type)
-    assert library is not None, "the caller asks available() first"
+    assert library is not None, "the caller checks available() first"
     guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if device.type == "cuda":
         guard = torch.cuda.device(device)

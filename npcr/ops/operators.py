@@ -1,46 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators npcr::rasterize and npcr::gather_features, so that autograd and torch.compile see them.
+"""The operators npcr::rasterize and npcr::gather_features, registered with torch for autograd and torch.compile.
 
-Each goes to the compiled kernels or to the reference. Schemas are written out: torch then infers nothing.
+Each runs a compiled kernel or the reference. Schemas are written out: torch then infers nothing.
 """
 
 from __future__ import annotations
 
-import functools
-import warnings
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from npcr.ops import checks, reference
-from npcr.ops import native as compiled
+from npcr.ops import checks, native, reference
+from npcr.ops.dispatch import GATHER, RASTERIZE, Operator, use_compiled
 
 
-def _implementation(backend: str, device: torch.device) -> ModuleType:
-    """The module that serves `backend` on `device`."""
-    if backend == "torch":
-        return reference
-    if compiled.available(device):
-        return compiled
-    if backend == "compiled":
-        raise checks.ProjectionError(f"backend 'compiled' on {device}: {compiled.why_missing(device)}")
-    _warn_once(device.type)
-    return reference
-
-
-@functools.cache
-def _warn_once(kind: str) -> None:
-    reason = compiled.why_missing(torch.device(kind))
-    warnings.warn(f"projection on {kind} runs in plain torch, slowly: {reason}", RuntimeWarning, stacklevel=2)
-
-
-def _features_implementation(backend: str, features: Tensor) -> ModuleType:
-    """As `_implementation`; the compiled kernels know float32 only."""
-    if backend == "auto" and features.dtype != torch.float32:
-        return reference
-    return _implementation(backend, features.device)
+def _implementation(operator: Operator, backend: str, tensor: Tensor) -> ModuleType:
+    return native if use_compiled(operator, backend, tensor) else reference
 
 
 @torch.library.custom_op(
@@ -62,9 +39,17 @@ def rasterize(
     peeling: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """(index, depth), (B, K, H, W) each: `npcr.ops.rasterize` without its checks of shapes."""
+    """Run `npcr.ops.rasterize` without its checks of shapes.
+
+    Args:
+        points, cam_to_world, intrinsics, near, far, max_size, layers, peeling, backend: as there.
+        width, height: of the image in pixels.
+
+    Returns:
+        Index and depth, (B, K, H, W) each.
+    """
     checks.float32_range(near, far, max_size)
-    module = _implementation(backend, points.device)
+    module = _implementation(RASTERIZE, backend, points)
     result: tuple[Tensor, Tensor] = module.rasterize(
         points, cam_to_world, intrinsics, width, height, near, far, max_size, layers, peeling
     )
@@ -96,8 +81,18 @@ def _(
     schema="(Tensor features, Tensor default_feature, Tensor index, str backend) -> Tensor",
 )
 def gather(features: Tensor, default_feature: Tensor, index: Tensor, backend: str) -> Tensor:
-    """(B, K, H, W, C) from features (N, C), default_feature (C,) and index (B, K, H, W)."""
-    module = _features_implementation(backend, features)
+    """Run `npcr.ops.gather_features` without its checks of shapes.
+
+    Args:
+        features: (N, C).
+        default_feature: (C,).
+        index: (B, K, H, W).
+        backend: as there.
+
+    Returns:
+        (B, K, H, W, C).
+    """
+    module = _implementation(GATHER, backend, features)
     result: Tensor = module.gather(features, default_feature, index)
     return result
 
@@ -113,8 +108,18 @@ def _(features: Tensor, default_feature: Tensor, index: Tensor, backend: str) ->
     schema="(Tensor grad, Tensor index, int points, str backend) -> (Tensor, Tensor)",
 )
 def scatter(grad: Tensor, index: Tensor, points: int, backend: str) -> tuple[Tensor, Tensor]:
-    """The gradient of `gather` for grad (B, K, H, W, C): (points, C) and (C,), added up in a fixed order."""
-    module = _features_implementation(backend, grad)
+    """Compute the gradient of `gather`, adding up in a fixed order.
+
+    Args:
+        grad: (B, K, H, W, C), of the result of `gather`.
+        index: (B, K, H, W).
+        points: N.
+        backend: as in `gather`.
+
+    Returns:
+        (N, C) and (C,).
+    """
+    module = _implementation(GATHER, backend, grad)
     result: tuple[Tensor, Tensor] = module.scatter(grad, index, points)
     return result
 

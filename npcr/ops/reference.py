@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readable reference of the compiled kernels: same numbers, any device, plain torch.
+"""The readable reference of the kernels that rasterize and gather: same numbers, any device, plain torch.
 
 `pcpr_ext/csrc/camera.h` is the other place that holds this arithmetic. Sums are written out, element by
 element, because a matrix product may fuse or reorder them; every scalar is a float32 tensor on the points'
@@ -20,8 +20,8 @@ EMPTY = torch.iinfo(torch.int64).max
 _INDEX_BITS = 32
 
 
-class Splats(NamedTuple):
-    """The visible points and the pixels x0..x1 by y0..y1 that each covers, in the order of their indices."""
+class Footprints(NamedTuple):
+    """The points that cover pixels, and the pixels x0..x1 by y0..y1 of each, in the order of their indices."""
 
     key: Tensor  # (M,) int64: depth bits above, point index below; the smaller is nearer, or lower
     x0: Tensor  # (M,) int64, like the other three
@@ -29,13 +29,20 @@ class Splats(NamedTuple):
     y0: Tensor
     y1: Tensor
 
-    def select(self, rows: Tensor) -> Splats:
-        """The splats at `rows`, a mask or indices."""
-        return Splats(*(values[rows] for values in self))
+    def select(self, rows: Tensor) -> Footprints:
+        """Those at `rows`, a mask or indices."""
+        return Footprints(*(values[rows] for values in self))
 
 
 def index_dtype(points: int) -> torch.dtype:
-    """The dtype of indices into so many points."""
+    """Choose the dtype of indices.
+
+    Args:
+        points: how many there are.
+
+    Returns:
+        torch.int32, or torch.int64 from 2**31 points on.
+    """
     return torch.int32 if points < 2**31 else torch.int64
 
 
@@ -51,7 +58,15 @@ def rasterize(
     layers: int,
     peeling: str,
 ) -> tuple[Tensor, Tensor]:
-    """Index and depth, (B, K, H, W) each; arguments as in `npcr.ops.rasterize`."""
+    """Rasterize as `npcr.ops.rasterize`.
+
+    Args:
+        points, cam_to_world, intrinsics, near, far, max_size, layers, peeling: as there.
+        width, height: of the image in pixels.
+
+    Returns:
+        Index and depth, (B, K, H, W) each.
+    """
     shape = (cam_to_world.shape[0], layers, height, width)
     index = torch.full(shape, -1, dtype=index_dtype(points.shape[0]), device=points.device)
     depth = torch.zeros(shape, dtype=torch.float32, device=points.device)
@@ -66,8 +81,17 @@ def rasterize(
     return index, depth
 
 
-def peel_points(splats: Splats, width: int, height: int, layers: int) -> Iterator[Tensor]:
-    """Keys of the winners, (H * W,) per layer; whatever won a pixel leaves the cloud for the next layer."""
+def peel_points(splats: Footprints, width: int, height: int, layers: int) -> Iterator[Tensor]:
+    """Peel layers by points: a point that is visible anywhere is removed before the next layer.
+
+    Args:
+        splats: of one camera.
+        width, height: of the image in pixels.
+        layers: K.
+
+    Yields:
+        The keys of the visible points, (H * W,) for each layer.
+    """
     index = _key_index(splats.key)
     gone = torch.zeros(int(index[-1]) + 1 if len(index) else 0, dtype=torch.bool, device=index.device)
     for _ in range(layers):
@@ -77,16 +101,34 @@ def peel_points(splats: Splats, width: int, height: int, layers: int) -> Iterato
         splats = splats.select(~gone[_key_index(splats.key)])
 
 
-def peel_pixels(splats: Splats, width: int, height: int, layers: int) -> Iterator[Tensor]:
-    """Keys of the winners, (H * W,) per layer: each pixel's nearest point, second nearest, and so on."""
+def peel_pixels(splats: Footprints, width: int, height: int, layers: int) -> Iterator[Tensor]:
+    """Peel layers by pixels: each pixel's nearest point, second nearest, and so on.
+
+    Args:
+        splats: of one camera.
+        width, height: of the image in pixels.
+        layers: K.
+
+    Yields:
+        The keys of the visible points, (H * W,) for each layer.
+    """
     keys = None
     for _ in range(layers):
         keys = nearest(splats, width, height, beyond=keys)
         yield keys
 
 
-def nearest(splats: Splats, width: int, height: int, beyond: Tensor | None = None) -> Tensor:
-    """The smallest key that covers each pixel, (H * W,), among those above the pixel's `beyond` if given."""
+def nearest(splats: Footprints, width: int, height: int, beyond: Tensor | None = None) -> Tensor:
+    """Find the nearest point in each pixel.
+
+    Args:
+        splats: of one camera.
+        width, height: of the image in pixels.
+        beyond: (H * W,) keys; only points behind those of the same pixel count. None: all do.
+
+    Returns:
+        (H * W,) keys, the smallest of those that cover the pixel; `EMPTY` where there is none.
+    """
     keys = torch.full((height * width,), EMPTY, dtype=torch.int64, device=splats.key.device)
     for rows, pixels in fragments(splats, width):
         candidates = splats.key[rows]
@@ -96,8 +138,16 @@ def nearest(splats: Splats, width: int, height: int, beyond: Tensor | None = Non
     return keys
 
 
-def fragments(splats: Splats, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every pixel of every splat as pairs (row of the splat, pixel), a bounded number at a time."""
+def fragments(splats: Footprints, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """List every pixel of every splat, a bounded number at a time.
+
+    Args:
+        splats: of one camera.
+        width: of the image in pixels.
+
+    Yields:
+        Rows of `splats`, and as many pixels (y * width + x).
+    """
     columns = splats.x1 - splats.x0 + 1
     areas = columns * (splats.y1 - splats.y0 + 1)
     ends = torch.cumsum(areas, 0)
@@ -122,8 +172,19 @@ def project(
     near: float,
     far: float,
     max_size: float,
-) -> Splats:
-    """What each visible point covers, for one camera: `project` and `make_camera` of camera.h."""
+) -> Footprints:
+    """Project points to the pixels that each covers, for one camera: `project` and `make_camera` of camera.h.
+
+    Args:
+        points: (N, 3) float32, world coordinates.
+        cam_to_world: (4, 4) float32.
+        intrinsics: (3, 3) float32.
+        width, height: of the image in pixels.
+        near, far, max_size: as in `npcr.ops.rasterize`.
+
+    Returns:
+        The points that cover at least one pixel.
+    """
     near_depth, far_depth, largest = points.new_tensor([near, far, max_size]).unbind()
     world_to_cam = cam_to_world[:3, :3].T
     translation = [-_dot(row, *cam_to_world[:3, 3]) for row in world_to_cam]
@@ -141,11 +202,20 @@ def project(
     y1 = _round_half_away((v + radius).clamp(-1, height)).clamp_max(height - 1)
     # Depths are positive, so their bits sort as the numbers do.
     key = (z[rows].view(torch.int32).long() << _INDEX_BITS) | rows
-    return Splats(key, x0, x1, y0, y1).select((x0 <= x1) & (y0 <= y1))
+    return Footprints(key, x0, x1, y0, y1).select((x0 <= x1) & (y0 <= y1))
 
 
 def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
-    """Rows of `features` (N, C) at index (B, K, H, W), default_feature where negative: (B, K, H, W, C)."""
+    """Gather as `npcr.ops.gather_features`.
+
+    Args:
+        features: (N, C).
+        default_feature: (C,).
+        index: (B, K, H, W).
+
+    Returns:
+        (B, K, H, W, C): rows of features, default_feature where index is negative.
+    """
     if features.shape[0] == 0:
         return default_feature.expand(*index.shape, -1).contiguous()
     rows = features[index.clamp_min(0).long()]
@@ -153,10 +223,18 @@ def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
 
 
 def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """The gradient of `gather`: (points, C) for the features and (C,) for the default feature.
+    """Compute the gradient of `gather`.
 
     Sums run in the order of the fragments on any device, in float32 at least (the default's in float64: it
     may be the sum over millions of pixels).
+
+    Args:
+        grad: (B, K, H, W, C), of the result of `gather`.
+        index: (B, K, H, W).
+        points: N, the rows of the features.
+
+    Returns:
+        (N, C) for the features and (C,) for the default feature.
     """
     channels = grad.shape[-1]
     grad_rows, flat = grad.reshape(-1, channels), index.reshape(-1).long()

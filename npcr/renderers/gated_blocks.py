@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of the U-Net: gated convolutions, anti-aliased halving, doubling, output."""
+"""The blocks of the gated U-Net: gated convolutions, anti-aliased halving, doubling, output."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from npcr.renderers.cpu import autograd as fast
 from npcr.renderers.norms import fixed_affine, make_norm, own_statistics
-from npcr.renderers.receptive_field import Window
 
 
 class GatedConv(nn.Module):
     """`sigmoid(gate(x)) * conv(x)`, both 3x3 with bias and padding 1: (B, a, H, W) to (B, b, H, W).
 
-    Both convolutions read the same picture, so one convolution with the weights of both stacked computes
+    Both convolutions read the same feature map, so one convolution with the weights of both stacked computes
     them in a single pass; the parameters stay apart, as published checkpoints have them.
+
+    Args:
+        channels_in: a.
+        channels_out: b.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -47,7 +49,13 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 class DoubleConv(nn.Module):
-    """Two gated convolutions, each followed by norm and ReLU: (B, a, H, W) to (B, b, H, W)."""
+    """Two gated convolutions, each followed by norm and ReLU: (B, a, H, W) to (B, b, H, W).
+
+    Args:
+        channels_in: a.
+        channels_out: b.
+        norm: as in `npcr.renderers.norms.make_norm`.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
@@ -56,26 +64,21 @@ class DoubleConv(nn.Module):
         self.conv2 = GatedConv(channels_out, channels_out)
         self.norm2 = make_norm(norm, channels_out)
 
-    def forward(self, *sources: Tensor, window: Window | None = None) -> Tensor:
-        """Several sources (B, a_i, H, W) count as concatenated along the channels.
-
-        window: the pixels that are wanted, where `fast.supports_regions`; the others then hold anything.
-        """
-        if fast.serves(*sources):
-            layers = ((self.conv1, self.norm1), (self.conv2, self.norm2))
-            windows = (window.grown(1), window) if window else (None, None)
-            for (gated, norm), wanted in zip(layers, windows, strict=True):
-                sources = (fast.gated_layer(sources, gated.conv, gated.gate, norm, wanted),)
-            return sources[0]
+    def forward(self, *sources: Tensor) -> Tensor:
+        """Several sources (B, a_i, H, W) count as concatenated along the channels."""
         x = sources[0] if len(sources) == 1 else torch.cat(sources, dim=1)
         x = F.relu(self.conv1.normed(x, self.norm1))
         return F.relu(self.conv2.normed(x, self.norm2))
 
 
 def blur_halve(x: Tensor) -> Tensor:
-    """Anti-aliased halving: binomial [1 2 1]² / 16 filter at stride 2, reflected borders.
+    """Halve with anti-aliasing: binomial [1 2 1]² / 16 filter at stride 2, reflected borders.
 
-    (B, C, H, W) to (B, C, ceil(H / 2), ceil(W / 2)); H and W at least 2 (the border is reflected once).
+    Args:
+        x: (B, C, H, W), H and W at least 2 (the border is reflected once).
+
+    Returns:
+        (B, C, ceil(H / 2), ceil(W / 2)).
     """
     channels = x.shape[1]
     # Made on the device: a copy from the host would wait for it, and could not be captured in a CUDA graph.
@@ -85,32 +88,50 @@ def blur_halve(x: Tensor) -> Tensor:
 
 
 class Down(nn.Module):
-    """Max-pool 2 at stride 1, anti-aliased stride 2, double convolution: halves H and W."""
+    """Max-pool 2 at stride 1, anti-aliased stride 2, double convolution: halves H and W.
+
+    Args:
+        channels_in, channels_out, norm: as of `DoubleConv`.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
         self.conv = DoubleConv(channels_in, channels_out, norm)
 
-    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
-        halved = fast.halve(x) if fast.serves(x) else blur_halve(F.max_pool2d(x, 2, stride=1))
-        return self.conv(halved, window=window)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, a, H, W) to (B, b, H // 2, W // 2)."""
+        result: Tensor = self.conv(blur_halve(F.max_pool2d(x, 2, stride=1)))
+        return result
 
 
 class Up(nn.Module):
-    """Bilinear doubling, zero-padded to the skips' size, concatenated after them, double convolution."""
+    """Bilinear doubling, zero-padded to the skips' size, concatenated after them, double convolution.
+
+    Args:
+        channels_in: of the skips and the doubled feature map together.
+        channels_out, norm: as of `DoubleConv`.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
         self.conv = DoubleConv(channels_in, channels_out, norm)
 
-    def forward(self, x: Tensor, *skips: Tensor, window: Window | None = None) -> Tensor:
-        size = (skips[0].shape[2], skips[0].shape[3])
-        doubled = fast.double(x, size) if fast.serves(x) else double(x, size)
-        return self.conv(*skips, doubled, window=window)
+    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+        """x (B, a, h, w) and at least one skip (B, a_i, H, W), H >= 2 h, W >= 2 w, to (B, b, H, W)."""
+        result: Tensor = self.conv(*skips, double(x, (skips[0].shape[2], skips[0].shape[3])))
+        return result
 
 
 def double(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear doubling with aligned corners, zeros around it up to `size` (H, W), the smaller half first."""
+    """Double bilinearly with aligned corners, and pad with zeros.
+
+    Args:
+        x: (B, C, h, w).
+        size: (H, W) to pad to, the smaller half first; at least (2 h, 2 w).
+
+    Returns:
+        (B, C, H, W).
+    """
     x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
     rows, columns = size[0] - x.shape[2], size[1] - x.shape[3]
     if rows or columns:
@@ -119,15 +140,19 @@ def double(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Out(nn.Module):
-    """A 1x1 convolution plus a 3x3 convolution, summed."""
+    """A 1x1 convolution plus a 3x3 convolution, summed.
+
+    Args:
+        channels_in: of the feature map.
+        channels_out: of the result.
+    """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.point = nn.Conv2d(channels_in, channels_out, 1)
         self.spatial = nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
-    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
-        if fast.serves(x):  # the 1x1 weights are the middle of 3x3 ones
-            weight = self.spatial.weight + F.pad(self.point.weight, (1, 1, 1, 1))
-            return fast.convolution([x], weight, _bias(self.point) + _bias(self.spatial), window)
-        return self.point(x) + self.spatial(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, a, H, W) to (B, b, H, W)."""
+        result: Tensor = self.point(x) + self.spatial(x)
+        return result

@@ -3,26 +3,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from npcr.renderers.cpu import autograd as fast
+from npcr.renderers import cpu
 from npcr.renderers.gated_blocks import DoubleConv, Down, Out, Up
-from npcr.renderers.receptive_field import Window, block_regions, zero_outside
+from npcr.renderers.receptive_field import PixelRegion, zero_outside
 
-SMALLEST_PICTURE = 24  # pixels; four halvings must leave something for the last border to reflect
+SMALLEST_SIDE = 24  # pixels; four halvings must leave something for the last border to reflect
 
 
 class GatedUNet(nn.Module):
-    """(B, in_channels, H, W) to (B, 4, H, W): color, then alpha, neither bounded. H and W at least 24.
+    """The U-Net of the layered form: (B, in_channels, H, W) to (B, 4, H, W), color then alpha, neither bounded.
 
-    Alpha is a second, shallower U-Net that also sees the color and the color net's encoder.
-    `norm` is instance, batch or none (`npcr.renderers.gated_blocks.make_norm`).
+    H and W are at least 24. Alpha is a second, shallower U-Net that also takes the color and the color net's encoder.
+
+    Args:
+        in_channels: of the feature images.
+        norm: "instance", "batch" or "none" (`npcr.renderers.norms.make_norm`).
+        backend: "auto" and "compiled" run on compiled kernels where there are any, which is on a CPU in float32,
+            neither under autocast nor in torch.compile; "torch" never does.
     """
 
-    def __init__(self, in_channels: int, norm: str = "instance") -> None:
+    def __init__(self, in_channels: int, norm: str = "instance", backend: str = "auto") -> None:
         super().__init__()
         self.in_channels = in_channels
+        self.backend = backend
+        self.packed_weights = cpu.PackedWeights()
         self.enter = DoubleConv(in_channels, 24, norm)
         self.down1 = Down(24, 48, norm)
         self.down2 = Down(48, 96, norm)
@@ -41,28 +51,34 @@ class GatedUNet(nn.Module):
         self.alpha_up2 = Up(24 + 16 + 32, 8, norm)
         self.alpha_out = Out(8, 1)
 
-    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
-        """With a window, the same values inside it and 0 outside.
+    def forward(self, x: Tensor, region: PixelRegion | None = None) -> Tensor:
+        """Run the network.
 
-        Where no norm looks at the whole picture, only what the window depends on is then computed.
+        Args:
+            x: (B, in_channels, H, W).
+            region: the pixels that are wanted; the result is 0 outside, and where the kernels can, only what the region
+                depends on is computed. None: all.
+
+        Returns:
+            (B, 4, H, W).
+
+        Raises:
+            ValueError: x has the wrong shape.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_PICTURE:
+        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_SIDE:
             raise ValueError(f"GatedUNet: x must be (B, {self.in_channels}, H, W) with H and W at least "
-                             f"{SMALLEST_PICTURE}, is {tuple(x.shape)}")
-        if len(x) > 1 and fast.serves(x) and not torch.is_grad_enabled():  # one by one they stay in the caches
-            return torch.cat([GatedUNet.forward(self, one, window) for one in x.split(1)])
-        if window is None:
-            return self._through(x, {})
-        whole = self._through(x, block_regions(window) if fast.supports_regions(self, x) else {})
-        return zero_outside(whole, window)
+                             f"{SMALLEST_SIDE}, is {tuple(x.shape)}")
+        on_kernels = cpu.block_runner(self, x, region, self.backend, self.packed_weights)
+        if on_kernels is None:
+            result = self._forward(lambda name, *inputs: getattr(self, name)(*inputs), x)
+        elif len(x) > 1 and not torch.is_grad_enabled():  # one by one they stay in the processor's caches
+            result = torch.cat([self._forward(on_kernels, image) for image in x.split(1)])
+        else:
+            result = self._forward(on_kernels, x)
+        return result if region is None else zero_outside(result, region)
 
-    def _through(self, x: Tensor, windows: dict[str, Window]) -> Tensor:
-        """`windows`: the pixels that a block must compute, by its name; a block that is not there, all."""
-
-        def run(name: str, *inputs: Tensor) -> Tensor:
-            result: Tensor = getattr(self, name)(*inputs, window=windows.get(name))
-            return result
-
+    def _forward(self, run: Callable[..., Any], x: Tensor) -> Tensor:
+        """How the blocks are wired; `run(name, *inputs)` runs one of them, and gives tensors for `out`, `alpha_out`."""
         level1 = run("enter", x)
         level2 = run("down1", level1)
         level3 = run("down2", level2)

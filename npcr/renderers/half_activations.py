@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What autograd keeps of pictures for the gradients, in half precision (SOLVER.HALF_ACTIVATIONS)."""
+"""Feature maps that autograd keeps for the gradients, kept in half precision (SOLVER.HALF_ACTIVATIONS).
+
+Torch's hooks for saved tensors hold for a thread while a context is open. A context variable stands beside them,
+because torch does not tell an autograd function or a recomputed layer whether they are in place.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,16 @@ _half: ContextVar[bool] = ContextVar("npcr_half_activations", default=False)
 
 @contextlib.contextmanager
 def half_activations(switch: bool = True) -> Iterator[_Packing | None]:
-    """What operations in this context save of pictures is kept as float16, beyond its range as its largest value.
+    """Keep as float16 what operations in this context save of feature maps; beyond its range as its largest value.
 
-    They still compute in float32, so only gradients change. Pictures are tensors of four dimensions, float32, of some
-    size; what two operations save is kept once. `switch` False changes nothing.
+    They still compute in float32, so only gradients change. Feature maps are tensors of four dimensions, float32, of
+    some size; what two operations save is kept once.
+
+    Args:
+        switch: False changes nothing.
+
+    Yields:
+        The bytes before and after packing, as attributes; None where `switch` is False.
     """
     if not switch:
         yield None
@@ -42,14 +52,22 @@ def half_activations(switch: bool = True) -> Iterator[_Packing | None]:
 
 
 @contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """In this context all is saved as it is, whatever `half_activations` is around."""
+def full_activations() -> Iterator[None]:
+    """Keep all as it is that operations in this context save, even within `half_activations`.
+
+    Yields:
+        Nothing.
+    """
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         yield
 
 
-def halved() -> bool:
-    """Whether a `half_activations` is around."""
+def half_activations_enabled() -> bool:
+    """Return whether this runs within `half_activations`.
+
+    Returns:
+        True within it.
+    """
     return _half.get()
 
 
@@ -63,10 +81,10 @@ class _Packing:
     def __init__(self) -> None:
         # The weak reference keeps the storage's identity from being given to another while the entry is here.
         self._packed: dict[tuple[Any, ...], tuple[StorageWeakRef, _Packed]] = {}
-        self.bytes_before = self.bytes_after = 0  # of all pictures packed, each once
+        self.bytes_before = self.bytes_after = 0  # of all feature maps packed, each once
 
     def pack(self, x: Tensor) -> Tensor | _Packed:
-        if not _is_picture(x):
+        if not _is_feature_map(x):
             return x
         storage = StorageWeakRef(x.untyped_storage())
         key = (storage.cdata, x.storage_offset(), x.shape, x.stride(), x._version)
@@ -87,7 +105,7 @@ def _empty_half(x: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=torch.float16)
 
 
-def _is_picture(x: Tensor) -> bool:
+def _is_feature_map(x: Tensor) -> bool:
     return (x.dtype == torch.float32 and x.ndim == 4 and x.numel() >= _SMALL and max(x.shape[-2:]) > _KERNEL
             and not isinstance(x, torch.nn.Parameter))
 

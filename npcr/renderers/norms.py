@@ -8,11 +8,15 @@ from torch import Tensor, nn
 
 
 class ImageNorm(nn.Module):
-    """Normalizes each channel of each picture by its own mean and variance, then scales and shifts.
+    """Normalize each channel of each image by its own mean and variance, then scale and shift.
 
     Equals `nn.InstanceNorm2d(affine=True)`, and batch norm in training mode on a batch of one, which is how
     the published method both trains and renders. Written out because torch's instance norm leaves
     channels_last memory, and its group norm in that memory loses three digits of the variance.
+
+    Args:
+        channels: of the feature map.
+        eps: added to the variance.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -29,7 +33,18 @@ class ImageNorm(nn.Module):
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """`kind`: instance (per picture, as published), batch (running statistics), none."""
+    """Make the norm that a value of MODEL.NORM names.
+
+    Args:
+        kind: "instance" (of each image, as published), "batch" (running statistics) or "none".
+        channels: of the feature map.
+
+    Returns:
+        An ImageNorm, nn.BatchNorm2d or nn.Identity.
+
+    Raises:
+        ValueError: kind is another.
+    """
     if kind == "instance":
         return ImageNorm(channels)
     if kind == "batch":
@@ -40,14 +55,29 @@ def make_norm(kind: str, channels: int) -> nn.Module:
 
 
 def own_statistics(norm: nn.Module) -> bool:
-    """Whether the norm looks at the pictures it is given, rather than applying what it has learned."""
+    """Return whether a norm takes its statistics from its input, rather than applying what it has learned.
+
+    Args:
+        norm: as `make_norm` gives it.
+
+    Returns:
+        True for an ImageNorm, and for a BatchNorm2d in training.
+    """
     if isinstance(norm, nn.BatchNorm2d):
         return norm.training
     return not isinstance(norm, nn.Identity)
 
 
 def fixed_affine(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a norm without statistics of its own applies: batch norm's running ones, or none."""
+    """Return scale and shift that a norm without statistics of its own applies.
+
+    Args:
+        norm: a BatchNorm2d or Identity.
+        channels: of the feature map.
+
+    Returns:
+        (channels,) each: from batch norm's running statistics, or ones and zeros.
+    """
     if isinstance(norm, nn.BatchNorm2d):
         assert norm.running_mean is not None
         assert norm.running_var is not None

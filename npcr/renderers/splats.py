@@ -1,30 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Points of all layers to one feature image: soft splats, composited front to back by learned opacity.
+"""Soft splats: what a point with a learned width covers of an image, and their layers composited into one image.
 
 Where the published method gives each layer a U-Net pass of its own and composites the results, this composites
 first and leaves one pass for all layers, so that a further layer costs a gather. A splat is round and soft, with
 a learned width: what a point adds to a pixel changes smoothly as the camera moves, which a z-buffer of hard
 squares does not (compare 3D Gaussian Splatting, Kerbl et al. 2023, and TRIPS, Franke et al. 2024; here the K
-points of each pixel come from depth peeling, and a network finishes the picture).
+points of each pixel come from depth peeling, and a network finishes the image).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from npcr.cameras import Cameras, pixel_grid
-from npcr.ops import Fragments, gather_features
-from npcr.ops import native as compiled
-from npcr.renderers.cpu import autograd as fast
+from npcr.cameras import Cameras
+from npcr.ops import Fragments, composite_dots
 
-OPAQUE = 0.99  # the most that one splat covers, so that light, and gradients, still reach those behind
 MAX_DEGREE = 3  # of spherical harmonics
 _SMALLEST = 0.6  # pixels: standard deviation of the smallest splat before training
-COVERED = 1e-3  # coverage from which on a pixel has a depth
 
 
 class Splats(NamedTuple):
@@ -39,7 +34,7 @@ class Splats(NamedTuple):
 
 
 class SplatImage(NamedTuple):
-    """What one camera sees, before the network."""
+    """The image of one camera, before the network."""
 
     values: Tensor  # (C, H, W)
     alpha: Tensor  # (H, W) coverage, 0 to 1
@@ -47,29 +42,57 @@ class SplatImage(NamedTuple):
 
 
 def start_width(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
-    """Standard deviation in pixels of an untrained splat at camera-space `depth`: in step with the radius that
-    INPUT.NEAR_FAR_SIZE, `splat`, gives it (design, "Projection"), and never below what a pixel can show.
+    """Compute the standard deviation of an untrained splat, in step with the radius of hard ones.
+
+    Args:
+        depth: camera-space z, any shape.
+        splat: (near, far, max_size) as of INPUT.NEAR_FAR_SIZE (docs/conventions.md, "Projection").
+
+    Returns:
+        Pixels, shape of depth; never below what an image can show.
     """
     near, far, max_size = splat
     return _SMALLEST * (1 + max_size * (1 - (depth - near) / (far - near)).clamp(0, 1))
 
 
 def soft_splat(splat: tuple[float, float, float]) -> tuple[float, float, float]:
-    """(near, far, max_size) with which soft splats are rasterized, where hard ones have `splat`: one pixel more at
-    near and at far, and on the line between them.
+    """Widen a splat for rasterizing it soft: by one pixel at near and at far, and on the line between them.
+
+    Args:
+        splat: (near, far, max_size) of hard splats.
+
+    Returns:
+        (near, far, max_size) for `npcr.ops.rasterize`.
     """
     near, far, max_size = splat
     return near, near + (far - near) * (max_size + 1) / max_size if max_size > 0 else 1e6 * far, max_size + 1
 
 
 def reach(depth: Tensor, splat: tuple[float, float, float]) -> Tensor:
-    """Pixels from a dot at camera-space `depth` to the border of the square that is rasterized for it."""
+    """Compute the distance from a dot to the border of the square that is rasterized for it.
+
+    Args:
+        depth: camera-space z, any shape.
+        splat: (near, far, max_size) of hard splats.
+
+    Returns:
+        Pixels, shape of depth.
+    """
     near, far, max_size = soft_splat(splat)
     return 0.5 + max_size * (1 - (depth - near) / (far - near)).clamp(0, 1)
 
 
 def dots_along(points: Tensor, strands: Tensor, dots: int) -> Tensor:
-    """(N * M, ...): M places evenly along each strand, from its start to its end; the middles for one dot."""
+    """Place dots evenly along each strand, from its start to its end.
+
+    Args:
+        points: (N, D) the middles.
+        strands: (N, D) half of each strand.
+        dots: M, of each strand; for one dot it is the middle.
+
+    Returns:
+        (N * M, D), those of one point following each other.
+    """
     if dots == 1:
         return points
     places = torch.linspace(-1, 1, dots, dtype=points.dtype, device=points.device)[:, None]
@@ -77,15 +100,23 @@ def dots_along(points: Tensor, strands: Tensor, dots: int) -> Tensor:
 
 
 def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots: int,
-                     splat: tuple[float, float, float]) -> SplatImage:
-    """Composite the points of each pixel: `w_k = a_k prod_{j<k}(1 - a_j)`,
-    `a = sigmoid(o) exp(-d² / 2 s²) (1 - d² / R²)`.
+                     splat: tuple[float, float, float], *, backend: str = "auto") -> SplatImage:
+    """Composite the points of each pixel front to back; a dot covers `sigmoid(o) exp(-d² / 2 s²) (1 - d² / R²)` of it.
 
-    d is the distance in pixels from the pixel's center to the projected point, s = start_width exp(log_width), and R
-    how far it was rasterized: a dot must have faded where it ends, or moving pictures flicker.
-    camera: a batch of one. fragments: its dots, (1, K, H, W), nearest first; those of one point follow each other.
-    splat: (near, far, max_size). Differentiable in all of `splats`; the choice of the dots, `start_width` and
-    `reach` are held fixed.
+    d is the distance in pixels from the pixel's center to the projected dot, s = start_width exp(log_width), and R
+    = `reach`: a dot must have faded where it ends, or moving images flicker. Differentiable in all of `splats`; the
+    choice of the dots, `start_width` and `reach` are held fixed.
+
+    Args:
+        splats: of one cloud.
+        camera: a batch of one.
+        fragments: its dots, (1, K, H, W), nearest first; those of one point follow each other.
+        dots: M, of each point.
+        splat: (near, far, max_size) of hard splats.
+        backend: as in `npcr.ops.composite_dots`.
+
+    Returns:
+        The image.
     """
     rotation, intrinsics = camera.world_to_cam[0, :3, :3], camera.intrinsics[0]
     middles = splats.points @ rotation.T + camera.world_to_cam[0, :3, 3]
@@ -96,72 +127,21 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     sharpness = 0.5 / (start_width(depth, splat) * torch.exp(splats.log_width)).square()
     fade = reach(depth, splat).square().reciprocal()
     points = torch.cat([torch.sigmoid(splats.opacity), sharpness, fade, splats.values], dim=1)
-    arguments = (pixels, points, fragments.index[0], fragments.depth[0], splats.background)
-    image, depth = _Composite.apply(*arguments) if _kernel_serves(pixels) else composite_reference(*arguments)
-    return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], depth)
-
-
-def composite_reference(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,
-                   background: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and coverage (H, W, C + 1) and the mean depth (H, W), in torch: what the kernel npcr_composite does.
-
-    dots (N M, 2) pixels; points (N, 3 + C): opacity 0 to 1, sharpness 1 / 2 s², fade 1 / R², values;
-    index, depth (K, H, W).
-    """
-    height, width = index.shape[1:]
-    at = _gather(dots, index)
-    point = _gather(points, torch.where(index >= 0, index // (len(dots) // len(points)), -1))
-    away = (at - pixel_grid((width, height), dots.device)).square().sum(-1)
-    within = (1 - away * point[..., 2].detach()).clamp(min=0)
-    coverage = point[..., 0] * torch.exp(-away * point[..., 1]) * within
-    weights = front_to_back(torch.where(index >= 0, coverage, 0).clamp(max=OPAQUE))
-    alpha = weights.sum(0)[..., None]
-    values = torch.einsum("khw,khwc->hwc", weights, point[..., 3:]) + (1 - alpha) * background
-    with torch.no_grad():
-        mean_depth = torch.where(alpha[..., 0] > COVERED, (weights * depth).sum(0) / alpha[..., 0], 0)
-    return torch.cat([values, alpha], dim=-1), mean_depth
-
-
-def _kernel_serves(x: Tensor) -> bool:
-    if x.device.type == "cpu":
-        return fast.serves(x)
-    return fast.enabled() and x.dtype == torch.float32 and not torch.compiler.is_compiling() and compiled.available(
-        x.device)
-
-
-class _Composite(torch.autograd.Function):
-    """`composite_reference` on the compiled kernels."""
-
-    @staticmethod
-    def forward(ctx: Any, dots: Tensor, points: Tensor, index: Tensor, depth: Tensor,  # type: ignore[override]
-                background: Tensor) -> tuple[Tensor, Tensor]:
-        kept = [tensor.detach().contiguous() for tensor in (dots, points, index, background)]
-        image, mean_depth = compiled.composite(kept[0], kept[1], kept[2], depth.contiguous(), kept[3])
-        ctx.save_for_backward(*kept)
-        ctx.mark_non_differentiable(mean_depth)
-        return image, mean_depth
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_image: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        dots, points, index, background = ctx.saved_tensors
-        grads = compiled.composite_grad(dots, points, index, background, grad_image.contiguous())
-        return grads[0], grads[1], None, None, grads[2]
-
-
-def _gather(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of `table` (N, C) at index (K, H, W), zeros where that is negative: (K, H, W, C)."""
-    return gather_features(table, table.new_zeros(table.shape[1]), index[None])[0].movedim(1, -1)
-
-
-def front_to_back(coverage: Tensor) -> Tensor:
-    """(K, ...) shares that layers cover, nearest first, to the shares of the picture that they get."""
-    passing = torch.cumprod(1 - coverage, dim=0)
-    return coverage * torch.cat([torch.ones_like(passing[:1]), passing[:-1]])
+    image, mean_depth = composite_dots(pixels, points, fragments.index[0], fragments.depth[0], splats.background,
+                                       backend=backend)
+    return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], mean_depth)
 
 
 def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
-    """(N, 3) unit vectors to the real spherical harmonics up to `degree` (0 to 3), (N, (degree + 1)²)."""
+    """Evaluate the real spherical harmonics up to a degree.
+
+    Args:
+        directions: (N, 3) unit vectors.
+        degree: 0 to `MAX_DEGREE`.
+
+    Returns:
+        (N, (degree + 1)²), orthonormal over the sphere.
+    """
     x, y, z = directions.unbind(-1)
     values = [torch.full_like(x, 0.28209479)]
     if degree >= 1:

@@ -9,8 +9,7 @@ import torch
 
 import pcpr_ext
 from npcr.errors import NpcrError
-from npcr.ops import ProjectionError, compiled_available, gather_features, rasterize
-from npcr.ops import operators as ops
+from npcr.ops import OperatorError, compiled_available, dispatch, gather_features, rasterize
 
 GOOD: dict[str, Any] = {
     "points": torch.zeros(4, 3),
@@ -55,7 +54,7 @@ GOOD_GATHER: dict[str, Any] = {
     ],
 )
 def test_rasterize_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ProjectionError, match=message) as caught:
+    with pytest.raises(OperatorError, match=message) as caught:
         rasterize(**(GOOD | change))
     assert isinstance(caught.value, NpcrError)
 
@@ -88,14 +87,14 @@ def test_rasterize_names_what_is_wrong(change: dict[str, Any], message: str) -> 
     ],
 )
 def test_gather_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ProjectionError, match=message):
+    with pytest.raises(OperatorError, match=message):
         gather_features(**(GOOD_GATHER | change))
 
 
 def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: None)
     monkeypatch.setattr(pcpr_ext, "why_missing", lambda kind: "not built, run 'python -m pcpr_ext.build'")
-    ops._warn_once.cache_clear()
+    dispatch._warn_once.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match=r"python -m pcpr_ext\.build"):
             rasterize(**GOOD)
@@ -104,7 +103,7 @@ def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.Monke
             rasterize(**GOOD)
             gather_features(**GOOD_GATHER)
         assert not compiled_available()
-        with pytest.raises(ProjectionError, match=r"backend 'compiled' on cpu: not built"):
+        with pytest.raises(OperatorError, match=r"backend 'compiled' on cpu: not built"):
             rasterize(**GOOD, backend="compiled")
     finally:
-        ops._warn_once.cache_clear()
+        dispatch._warn_once.cache_clear()

@@ -46,7 +46,7 @@ def largest(a: torch.Tensor, b: np.ndarray) -> float:
 @pytest.mark.parametrize("camera", [0, 1, 2])
 def test_layers(loaded, cameras, expected, camera: int, backend: str) -> None:  # type: ignore[no-untyped-def]
     renderer = loaded[0]
-    renderer.backend = backend
+    renderer.backend = renderer.network.backend = backend
     with torch.no_grad():
         output = renderer(cameras[camera])
     for k in range(4):

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import pcpr_ext
-from npcr.ops import native as compiled
-from npcr.ops import reference
-from npcr.renderers.splats import composite_reference
+from npcr.ops import native, reference
+from npcr.ops.compositing import composite_reference
 from pcpr_ext.build import SOURCES, cpu_compiler
 from tests.ops.clouds import random_case
 
@@ -47,7 +46,7 @@ def test_rasterize(seed: int, peeling: str, library: pcpr_ext.Library, monkeypat
     arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
     expected = reference.rasterize(*arguments)
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    for found, wanted in zip(compiled.rasterize(*arguments), expected, strict=True):
+    for found, wanted in zip(native.rasterize(*arguments), expected, strict=True):
         assert torch.equal(found, wanted)
 
 
@@ -61,7 +60,7 @@ def test_large_splats_are_filled_by_a_whole_warp(
     expected = reference.rasterize(*arguments)
     assert len(torch.unique(expected[0])) > 20
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    for found, wanted in zip(compiled.rasterize(*arguments), expected, strict=True):
+    for found, wanted in zip(native.rasterize(*arguments), expected, strict=True):
         assert torch.equal(found, wanted)
 
 
@@ -71,8 +70,8 @@ def test_rasterize_with_int64_indices(peeling: str, library: pcpr_ext.Library, m
     arguments = (points, poses, intrinsics, *size, *settings.values(), peeling)
     expected, _ = reference.rasterize(*arguments)
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    monkeypatch.setattr(compiled, "index_dtype", lambda points: torch.int64)
-    assert torch.equal(compiled.rasterize(*arguments)[0], expected.long())
+    monkeypatch.setattr(native, "index_dtype", lambda points: torch.int64)
+    assert torch.equal(native.rasterize(*arguments)[0], expected.long())
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
@@ -138,15 +137,15 @@ def test_composite(points: int, dots: int, channels: int, layers: int, dtype: to
     grad = torch.randn(image.shape, generator=generator)
     expected = torch.autograd.grad(image, leaves, grad)
 
-    on_cpu = compiled.composite_grad(places, table, index, background, grad)
+    on_cpu = native.composite_grad(places, table, index, background, grad)
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    found, found_depth = compiled.composite(places, table, index, depth, background)
+    found, found_depth = native.composite(places, table, index, depth, background)
     torch.testing.assert_close(found, image.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found_depth, mean_depth, rtol=1e-5, atol=1e-5)
     order = torch.sort(torch.div(index.reshape(-1), dots, rounding_mode="floor"), stable=True).indices
     grads = torch.zeros_like(places), torch.zeros_like(table), torch.empty(channels)
-    task = pcpr_ext.CompositeGrad(**compiled._splats(places, table, index, background), grad_image=grad.data_ptr(),
-                                  order=order.data_ptr(), grad_dots=grads[0].data_ptr(),
+    task = pcpr_ext.CompositeGrad(**native._composite_inputs(places, table, index, background),
+                                  grad_image=grad.data_ptr(), order=order.data_ptr(), grad_dots=grads[0].data_ptr(),
                                   grad_points=grads[1].data_ptr(), grad_background=grads[2].data_ptr())
     scratch = torch.empty(library.scratch_bytes(task), dtype=torch.uint8)
     task.scratch, task.scratch_bytes = scratch.data_ptr(), scratch.numel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept for the gradients: pictures in half precision, and pictures that are made again from others."""
+"""What is kept for the gradients: feature maps in half precision, and those that are rematerialized from others."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from npcr.ops import native_network as compiled
+from npcr.ops import compiled_available
 from npcr.renderers import BlendedRenderer, LayeredRenderer, Renderer
-from npcr.renderers.cpu import autograd as fast
+from npcr.renderers.cpu import PackedWeights
+from npcr.renderers.cpu.autograd import resize
+from npcr.renderers.cpu.rematerialize import FeatureMap
+from npcr.renderers.cpu.runner import run_block
 from npcr.renderers.gated_blocks import DoubleConv, Up, blur_halve
-from npcr.renderers.half_activations import half_activations, halved
+from npcr.renderers.half_activations import half_activations, half_activations_enabled
 from tests.scenes import orbit_cameras
 
-kernels = pytest.mark.skipif(not compiled.available(), reason="the CPU kernels were not built")
+kernels = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
+BACKENDS = pytest.mark.parametrize("backend", [pytest.param("compiled", marks=kernels), "torch"])
 
 
 @contextlib.contextmanager
@@ -37,19 +41,20 @@ def counted() -> Iterator[dict[int, int]]:
         yield storages
 
 
-def layered() -> LayeredRenderer:
-    return LayeredRenderer([torch.rand(4000, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0))
+def layered(backend: str) -> LayeredRenderer:
+    return LayeredRenderer([torch.rand(4000, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0),
+                           backend=backend)
 
 
-def blended() -> BlendedRenderer:
+def blended(backend: str) -> BlendedRenderer:
     renderer = BlendedRenderer([torch.rand(400, 3) - 0.5], layers=3, feature_dim=4, splat=(3.0, 5.0, 1.0),
-                                    width=16)
+                               width=16, backend=backend)
     nn.init.normal_(renderer.network.out.weight, std=0.1)  # 0 at the start: no gradient would pass
     return renderer
 
 
 def step(renderer: Renderer, half: bool) -> tuple[float, Tensor, int]:
-    """The loss, the gradient of all parameters, and the bytes saved by packing pictures."""
+    """The loss, the gradient of all parameters, and the bytes saved by packing feature maps."""
     renderer.zero_grad(set_to_none=True)
     with half_activations(half) as packing:
         output = renderer(orbit_cameras(1, size=(60, 52)))
@@ -59,37 +64,35 @@ def step(renderer: Renderer, half: bool) -> tuple[float, Tensor, int]:
     return loss.item(), torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None]), saved
 
 
-@pytest.mark.parametrize("reference", [pytest.param(False, marks=kernels), True])
+@BACKENDS
 @pytest.mark.parametrize("make", [layered, blended])
-def test_only_gradients_change_and_little(make: Callable[[], Renderer], reference: bool) -> None:
+def test_only_gradients_change_and_little(make: Callable[[str], Renderer], backend: str) -> None:
     torch.manual_seed(0)
-    renderer = make().train()
+    renderer = make(backend).train()
     names = list(renderer.state_dict())
-    with fast.torch_only(reference):
-        loss, exact, nothing = step(renderer, False)
-        half_loss, close, saved = step(renderer, True)
+    loss, exact, nothing = step(renderer, False)
+    half_loss, close, saved = step(renderer, True)
     assert half_loss == loss
-    # The kernels find a window's largest pixel again, among rounded ones; torch has kept which it was.
-    assert 0 < (close - exact).norm() < (1e-3 if reference else 2e-2) * exact.norm()
+    # The kernels find the largest pixel of a pooling window again, among rounded ones; torch has kept which it was.
+    assert 0 < (close - exact).norm() < (1e-3 if backend == "torch" else 2e-2) * exact.norm()
     assert nothing == 0
     assert saved > 1e6
     assert list(renderer.state_dict()) == names
     assert all(value.dtype == torch.float32 for value in renderer.state_dict().values())
 
 
-@pytest.mark.parametrize("reference", [pytest.param(False, marks=kernels), True])
-def test_recomputed_layers_are_halved_too(reference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@BACKENDS
+def test_recomputed_layers_are_halved_too(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    renderer = layered().train()
+    renderer = layered(backend).train()
     entered = []
     forward = renderer.network.forward
     monkeypatch.setattr(renderer.network, "forward", lambda x: entered.append(
-        (torch.is_grad_enabled(), halved())) or forward(x))
-    with fast.torch_only(reference):
-        renderer.recompute_layers = True
-        loss, exact, _ = step(renderer, False)
-        entered.clear()
-        half_loss, close, _ = step(renderer, True)
+        (torch.is_grad_enabled(), half_activations_enabled())) or forward(x))
+    renderer.recompute_layers = True
+    loss, exact, _ = step(renderer, False)
+    entered.clear()
+    half_loss, close, _ = step(renderer, True)
     assert half_loss == pytest.approx(loss, rel=1e-6)
     assert 0 < (close - exact).norm() < 2e-2 * exact.norm()
     # Once without gradients, and once for them, in half precision.
@@ -134,8 +137,9 @@ def test_what_comes_out_of_a_layer_is_not_kept_beside_what_it_is_made_of() -> No
     first, second = DoubleConv(8, 16, "instance"), Up(16, 24, "instance")
     x = torch.randn(2, 8, 40, 36).contiguous(memory_format=torch.channels_last)
     with counted() as storages:
-        level = first(x.requires_grad_())
-        second.conv(fast.double(fast.halve(level), (40, 36)))
+        level = run_block(first, [x.requires_grad_()], PackedWeights())
+        assert isinstance(level, FeatureMap)
+        run_block(second.conv, [resize(resize(level, (20, 18)), (40, 36))], PackedWeights())
     pixels = 2 * 40 * 36 * 4
     # The input; values and gates, these of two bytes, of two layers each; what is resized twice. Neither what comes out
     # of a layer, nor it halved.
@@ -143,19 +147,30 @@ def test_what_comes_out_of_a_layer_is_not_kept_beside_what_it_is_made_of() -> No
     assert pictures == pytest.approx(pixels * (8 + 3 * 16 + 3 * 24 + 16), rel=0.02)
 
 
+def on_kernels(first: DoubleConv, up: Up, x: Tensor) -> Tensor:
+    """`first`, halved, and `up` of that and of `first`."""
+    level = run_block(first, [x], PackedWeights())
+    assert isinstance(level, FeatureMap)
+    low = resize(level, (x.shape[2] // 2, x.shape[3] // 2))
+    result = run_block(up, [low, level], PackedWeights())
+    assert isinstance(result, FeatureMap)
+    return result.tensor
+
+
 @kernels
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-def test_pictures_made_again_give_the_same_gradients(norm: str) -> None:
+def test_rematerialized_maps_give_the_same_gradients(norm: str) -> None:
     torch.manual_seed(0)
     first, up = DoubleConv(5, 9, norm), Up(9 + 9, 7, norm)
     x = torch.randn(2, 5, 26, 23)
     gradients = []
     for reference in (False, True):
         leaf = x.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
-        with fast.torch_only(reference):
+        if reference:
             level = first(leaf)
-            low = blur_halve(F.max_pool2d(level, 2, stride=1)) if reference else fast.halve(level)
-            result = up(low, level)
+            result = up(blur_halve(F.max_pool2d(level, 2, stride=1)), level)
+        else:
+            result = on_kernels(first, up, leaf)
         cotangent = torch.randn(result.shape, generator=torch.Generator().manual_seed(1))
         gradients.append(torch.autograd.grad(result, [leaf, *first.parameters(), *up.parameters()], cotangent))
     for a, b in zip(*gradients, strict=True):

@@ -181,7 +181,7 @@ def test_a_batch_equals_its_cameras() -> None:
     with torch.no_grad():
         whole = renderer(cameras)
         for i in range(3):
-            torch.testing.assert_close(renderer(cameras[i]).rgb[0], whole.rgb[i], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(renderer(cameras[i]).color[0], whole.color[i], rtol=1e-4, atol=1e-4)
 
 
 def test_a_picture_moves_smoothly_with_the_camera() -> None:
@@ -195,7 +195,7 @@ def test_a_picture_moves_smoothly_with_the_camera() -> None:
         moved = camera.intrinsics.clone()
         moved[:, 0, 2] += step
         with torch.no_grad():
-            before, after = renderer(camera).rgb, renderer(Cameras(camera.cam_to_world, moved, camera.size)).rgb
+            before, after = renderer(camera).color, renderer(Cameras(camera.cam_to_world, moved, camera.size)).color
         return float((after - before).abs().mean())
 
     assert 0 < change(0.02) < 0.15 * change(0.4)

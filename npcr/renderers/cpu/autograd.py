@@ -1,123 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks on the CPU's kernels, with gradients: the same numbers as their torch form, faster.
+"""The network's layers on the CPU's kernels, with gradients: the same numbers as in torch, faster.
 
 Convolutions are Winograd's (pcpr_ext/csrc/winograd.h); conv, gate, norm and ReLU are one pass; several inputs count
-as concatenated without being copied together. `serves` says when the blocks come here. Tensors outside are
-(B, C, H, W) in channels_last memory, inside (B, H, W, C). How far gates are open is kept for the gradients as 16 bits,
-which changes those by up to some 2e-4 of their largest value.
+as concatenated without being copied together. Tensors outside are (B, C, H, W) in channels_last memory, inside
+(B, H, W, C). The sigmoids of the gates are kept for the gradients as 16 bits, which changes those by up to some 2e-4 of
+their largest value.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from npcr.ops import native_network as compiled
+from npcr.ops import native_network
 from npcr.ops.memory import POOL
-from npcr.renderers.cpu.rematerialize import Origin, channels_inside, origin_of, remember, save, saved
-from npcr.renderers.half_activations import halved
-from npcr.renderers.norms import ImageNorm, fixed_affine, own_statistics
-from npcr.renderers.receptive_field import Window
-
-_enabled: ContextVar[bool] = ContextVar("npcr_fast_network", default=True)
-
-
-@contextlib.contextmanager
-def torch_only(switch: bool = True) -> Iterator[None]:
-    """Within this context the blocks run in plain torch, as they do on a GPU; `switch` False changes nothing."""
-    token = _enabled.set(_enabled.get() and not switch)
-    try:
-        yield
-    finally:
-        _enabled.reset(token)
+from npcr.renderers.cpu.packed_weights import PackedWeights
+from npcr.renderers.cpu.rematerialize import FeatureMap, Recipe, channels_last, save, saved
+from npcr.renderers.gated_blocks import GatedConv
+from npcr.renderers.half_activations import half_activations_enabled
+from npcr.renderers.norms import fixed_affine, own_statistics
+from npcr.renderers.receptive_field import PixelRegion
 
 
-def enabled() -> bool:
-    """Whether no `torch_only` is around."""
-    return _enabled.get()
+def gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: nn.Module, packed: PackedWeights,
+                region: PixelRegion | None = None) -> FeatureMap:
+    """Compute `ReLU(norm(sigmoid(gate(x)) * conv(x)))`.
 
+    Args:
+        sources: up to three, which concatenated along the channels are x.
+        gated: the two convolutions.
+        norm: ImageNorm, BatchNorm2d or Identity.
+        packed: of the network; used without gradients.
+        region: the pixels to compute; without gradients only. None: all.
 
-def serves(*sources: Tensor) -> bool:
-    """Whether these kernels take such pictures: float32 on a CPU, not while torch.compile traces."""
-    return (_enabled.get() and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in sources)
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and compiled.available())
-
-
-def supports_regions(network: nn.Module, x: Tensor) -> bool:
-    """Whether the network can compute a part of its pixels: on these kernels, without gradients, and with no norm
-    that looks at the whole picture."""
-    return (serves(x) and not torch.is_grad_enabled()
-            and not any(own_statistics(module) for module in network.modules()
-                        if isinstance(module, (ImageNorm, nn.BatchNorm2d))))
-
-
-def gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: nn.Module,
-                window: Window | None = None) -> Tensor:
-    """`ReLU(norm(sigmoid(gate(x)) * conv(x)))` for x = the sources, concatenated; `window` only without gradients."""
+    Returns:
+        The layer's result.
+    """
+    conv, gate = gated.conv, gated.gate
     if not torch.is_grad_enabled():
-        return _infer_gated_layer(sources, conv, gate, norm, window)
-    bias = torch.cat([_bias(conv), _bias(gate)])
+        return FeatureMap.of(_infer_gated_layer(sources, gated, norm, packed, region))
+    assert conv.bias is not None
+    assert gate.bias is not None
+    bias = torch.cat([conv.bias, gate.bias])
     statistics = _statistics_of(norm)
     affine = (norm.weight, norm.bias) if statistics else fixed_affine(norm, conv.out_channels)
-    origins = [origin_of(x) for x in sources]
-    out, values, scale, shift = _GatedLayer.apply(statistics, origins, conv.weight, gate.weight, bias, *affine,
-                                                  *sources)
-    return remember(out, Origin(values, scale, shift, origins[0].size))
+    recipes = [source.recipe for source in sources]
+    out, values, scale, shift = _GatedLayer.apply(statistics, recipes, conv.weight, gate.weight, bias, *affine,
+                                                  *(source.tensor for source in sources))
+    return FeatureMap(out, Recipe(values, scale, shift, recipes[0].size)) if out.requires_grad else FeatureMap.of(out)
 
 
-def _infer_gated_layer(sources: Sequence[Tensor], conv: nn.Conv2d, gate: nn.Conv2d, norm: Any,
-                       window: Window | None) -> Tensor:
-    """Without gradients; the weights' packed form is kept from call to call."""
-    pictures = [channels_inside(x) for x in sources]
-    batch, height, width = pictures[0].shape[:3]
-    packed, bias = _kept_pack(conv, gate)
-    out = POOL.empty(batch, height, width, conv.out_channels)
+def _infer_gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: Any, packed: PackedWeights,
+                       region: PixelRegion | None) -> Tensor:
+    maps = [source.recipe.rematerialize() for source in sources]
+    batch, height, width = maps[0].shape[:3]
+    channels = gated.conv.out_channels
+    weights, bias = packed.get(gated)
+    out = POOL.empty(batch, height, width, channels)
     statistics = _statistics_of(norm)
     if statistics:
-        _normalized(statistics, pictures, packed, bias, norm.weight, norm.bias, out, None, out)
+        _normalized(statistics, maps, weights, bias, norm.weight, norm.bias, out, None, out)
     else:
-        scale, shift = fixed_affine(norm, conv.out_channels)
-        compiled.convolve(pictures, packed, bias, [out], gated=True, scale=scale, shift=shift,
-                          window=window and window.box)
+        scale, shift = fixed_affine(norm, channels)
+        native_network.convolve(maps, weights, bias, [out], gated=True, scale=scale, shift=shift,
+                                region=region and region.box)
     return out.movedim(-1, 1)
 
 
-def convolution(sources: Sequence[Tensor], weight: Tensor, bias: Tensor, window: Window | None = None) -> Tensor:
-    """3x3 convolution, padding 1, of the sources, concatenated; `window` only without gradients."""
-    return _Convolution.apply(window, [origin_of(x) for x in sources], weight, bias, *sources)
+def convolution(source: FeatureMap, weight: Tensor, bias: Tensor, region: PixelRegion | None = None) -> Tensor:
+    """Convolve with 3x3 kernels and padding 1.
+
+    Args:
+        source: C channels.
+        weight: (outputs, C, 3, 3).
+        bias: (outputs,).
+        region: the pixels to compute; without gradients only. None: all.
+
+    Returns:
+        (B, outputs, H, W).
+    """
+    result: Tensor = _Convolution.apply(region, [source.recipe], weight, bias, source.tensor)
+    return result
 
 
-def halve(x: Tensor) -> Tensor:
-    """Max-pool 2 at stride 1 and the anti-aliased halving (`npcr.renderers.gated_blocks.blur_halve`)."""
-    return _resized(x, (x.shape[2] // 2, x.shape[3] // 2))
+def resize(source: FeatureMap, size: tuple[int, int]) -> FeatureMap:
+    """Halve or double a feature map, as `Down` and `Up` of `npcr.renderers.gated_blocks` do before they convolve.
 
+    Args:
+        source: of H x W pixels.
+        size: (H // 2, W // 2), or at least (2 H, 2 W) with zeros around the doubled map, the smaller half first.
 
-def double(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear doubling, aligned corners, zeros around up to `size` (H, W), the smaller half first."""
-    return _resized(x, size)
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    origin = origin_of(x)
-    result: Tensor = _Resize.apply(size, origin, x)
-    # What is resized twice is made of the first result, which is then kept.
-    return result if origin.resized else remember(result, origin._replace(size=size))
+    Returns:
+        The resized map.
+    """
+    result: Tensor = _Resize.apply(size, source.recipe, source.tensor)
+    # What is resized twice is rematerialized from the first result, which is then kept.
+    if source.recipe.resizes or not result.requires_grad:
+        return FeatureMap.of(result)
+    return FeatureMap(result, source.recipe._replace(size=size))
 
 
 # Statistics ----------------------------------------------------------------------------------------------
 
 
 class _Statistics(NamedTuple):
-    """A norm whose mean and variance come from the pictures themselves."""
+    """A norm whose mean and variance are those of the images themselves."""
 
     eps: float
-    pooled: bool  # over all pictures of the batch, else over each
+    pooled: bool  # over all images of the batch, else over each
     running: nn.BatchNorm2d | None  # whose running statistics to keep
 
 
@@ -129,14 +123,14 @@ def _statistics_of(norm: nn.Module) -> _Statistics | None:
     return _Statistics(float(norm.eps), pooled, norm if pooled else None)  # type: ignore[arg-type]
 
 
-def _normalized(statistics: _Statistics, pictures: Sequence[Tensor], packed: Tensor, bias: Tensor, weight: Tensor,
-                norm_bias: Tensor, values: Tensor, opening: Tensor | None,
+def _normalized(statistics: _Statistics, maps: Sequence[Tensor], packed: Tensor, bias: Tensor, weight: Tensor,
+                norm_bias: Tensor, values: Tensor, gates: Tensor | None,
                 out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fill `values` (B, H, W, C), before norm and ReLU, and `out`, behind them, which may be the same, and how far the
-    gates are open; returns scale, shift (B, C) float32 and mean, rstd (B, C) float64."""
+    """Fill `values` (B, H, W, C), before norm and ReLU, `out`, behind them, which may be the same, and `gates`; returns
+    scale, shift (B, C) float32 and mean, rstd (B, C) float64."""
     batch, height, width, channels = out.shape
     sums = torch.empty(batch, 2, channels, dtype=torch.float64)
-    compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening, sums=sums)
+    native_network.convolve(maps, packed, bias, [values], gated=True, gates=gates, sums=sums)
     count = height * width
     if statistics.pooled:
         sums, count = sums.sum(0, keepdim=True), count * batch
@@ -148,7 +142,7 @@ def _normalized(statistics: _Statistics, pictures: Sequence[Tensor], packed: Ten
     scale = weight * rstd
     shift = (norm_bias - mean * scale).float().expand(batch, -1).contiguous()
     scale = scale.float().expand(batch, -1).contiguous()
-    compiled.normalize(values, scale, shift, out)
+    native_network.normalize(values, scale, shift, out)
     return scale, shift, mean.expand(batch, -1), rstd.expand(batch, -1)
 
 
@@ -169,51 +163,51 @@ def _update_running(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Non
 
 class _GatedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, statistics: _Statistics | None, origins: Sequence[Origin],  # type: ignore[override]
+    def forward(ctx: Any, statistics: _Statistics | None, recipes: Sequence[Recipe],  # type: ignore[override]
                 weight: Tensor, gate_weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor,
                 *sources: Tensor) -> tuple[Tensor, ...]:
-        """The result, and what it is made of: the values before the norm, and what the norm multiplies by and adds.
+        """The result, and its recipe: the values before the norm, and what the norm multiplies by and adds.
 
-        scale, shift: the norm's weight and bias where it has statistics, else what is applied as it is.
+        scale, shift: the norm's weight and bias where it has statistics, else what is multiplied by and added.
         """
-        pictures = [channels_inside(x) for x in sources]
-        batch, height, width = pictures[0].shape[:3]
-        packed = compiled.pack(weight, gate_weight)
+        maps = [channels_last(x) for x in sources]
+        batch, height, width = maps[0].shape[:3]
+        packed = native_network.pack(weight, gate_weight)
         shape = (batch, height, width, len(weight))
-        values, opening, out = POOL.empty(*shape), POOL.empty(*shape, dtype=torch.int16), POOL.empty(*shape)
+        values, gates, out = POOL.empty(*shape), POOL.empty(*shape, dtype=torch.int16), POOL.empty(*shape)
         if statistics is None:
             applied = [t.detach().expand(batch, -1).contiguous() for t in (scale, shift)]
-            compiled.convolve(pictures, packed, bias, [values], gated=True, opening=opening)
-            compiled.normalize(values, applied[0], applied[1], out)
+            native_network.convolve(maps, packed, bias, [values], gated=True, gates=gates)
+            native_network.normalize(values, applied[0], applied[1], out)
             moments = []
         else:
-            *applied, mean, rstd = _normalized(statistics, pictures, packed, bias, scale, shift, values, opening, out)
+            *applied, mean, rstd = _normalized(statistics, maps, packed, bias, scale, shift, values, gates, out)
             moments = [mean, rstd]  # float64
-        made_of = [values, *applied]
-        ctx.centered = statistics is not None and halved()
+        recipe = [values, *applied]
+        ctx.centered = statistics is not None and half_activations_enabled()
         if ctx.centered:
-            # Half precision is relative: of almost even pictures, as those of nearly empty layers, only what differs
+            # Half precision is relative: of almost even maps, as those of nearly empty layers, only what differs
             # from the mean counts.
             mean = moments[0].float()
             values.sub_(mean[:, None, None])
-            made_of[2] = (applied[1] + mean.double() * applied[0]).float()
+            recipe[2] = (applied[1] + mean.double() * applied[0]).float()
         ctx.statistics = statistics
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*made_of)
-        save(ctx, [weight, gate_weight, values, opening, *applied, *moments], origins)
-        return out.movedim(-1, 1), *made_of
+        ctx.mark_non_differentiable(*recipe)
+        save(ctx, [weight, gate_weight, values, gates, *applied, *moments], recipes)
+        return out.movedim(-1, 1), *recipe
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *none: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (weight, gate_weight, values, opening, scale, shift, *moments), origins = saved(ctx)
+        (weight, gate_weight, values, gates, scale, shift, *moments), recipes = saved(ctx)
         if grad is None:
-            return (None,) * (7 + len(origins))
+            return (None,) * (7 + len(recipes))
         if ctx.centered:
             values = torch.add(values, moments[0].float()[:, None, None], out=POOL.empty(*values.shape))
-        grad = channels_inside(grad)
+        grad = channels_last(grad)
         batch, _, _, channels = grad.shape
-        sums = compiled.gate_sums(values, grad, scale, shift)
+        sums = native_network.gate_sums(values, grad, scale, shift)
         if ctx.statistics is None:
             of_value = constant = torch.zeros_like(scale)
             grad_shift, grad_scale = sums.sum(0).float()
@@ -229,80 +223,65 @@ class _GatedLayer(torch.autograd.Function):
             share = batch if ctx.statistics.pooled else 1  # expanded rows are all the same sum
             grad_scale, grad_shift = (of_normed.sum(0) / share).float(), (sums[:, 0].sum(0) / share).float()
         grad_raw = POOL.empty(*grad.shape[:3], 2 * channels)
-        bias_sums = compiled.gate_grad(values, opening, grad, scale, shift, of_grad=scale, of_value=of_value,
+        bias_sums = native_network.gate_grad(values, gates, grad, scale, shift, of_grad=scale, of_value=of_value,
                                        constant=constant, grad_raw=grad_raw).sum(0)
-        del values, opening, grad
-        grad_weights, grad_sources = _convolution_grads([weight, gate_weight], origins, grad_raw,
+        del values, gates, grad
+        grad_weights, grad_sources = _convolution_grads([weight, gate_weight], recipes, grad_raw,
                                                         ctx.needs_input_grad[7:])
         return None, None, *grad_weights, bias_sums.float(), grad_scale, grad_shift, *grad_sources
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, window: Window | None, origins: Sequence[Origin], weight: Tensor,  # type: ignore[override]
-                bias: Tensor, *sources: Tensor) -> Tensor:
-        pictures = [channels_inside(x) for x in sources]
-        packed = compiled.pack(weight)
-        out = POOL.empty(*pictures[0].shape[:3], weight.shape[0])
-        compiled.convolve(pictures, packed, bias.contiguous(), [out], window=window and window.box)
-        save(ctx, [weight], origins)
+    def forward(ctx: Any, region: PixelRegion | None, recipes: Sequence[Recipe],  # type: ignore[override]
+                weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
+        maps = [channels_last(x) for x in sources]
+        packed = native_network.pack(weight)
+        out = POOL.empty(*maps[0].shape[:3], weight.shape[0])
+        native_network.convolve(maps, packed, bias.contiguous(), [out], region=region and region.box)
+        save(ctx, [weight], recipes)
         return out.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (weight,), origins = saved(ctx)
-        grad = channels_inside(grad)
-        grad_weights, grad_sources = _convolution_grads([weight], origins, grad, ctx.needs_input_grad[4:])
+        (weight,), recipes = saved(ctx)
+        grad = channels_last(grad)
+        grad_weights, grad_sources = _convolution_grads([weight], recipes, grad, ctx.needs_input_grad[4:])
         return None, None, *grad_weights, grad.sum((0, 1, 2)), *grad_sources
 
 
-def _convolution_grads(weights: Sequence[Tensor], origins: Sequence[Origin], grad: Tensor,
+def _convolution_grads(weights: Sequence[Tensor], recipes: Sequence[Recipe], grad: Tensor,
                        wanted: Sequence[bool]) -> tuple[list[Tensor], list[Tensor | None]]:
     """The gradients of a convolution's weights, and its gates', and of its sources, from that of its result (B, H, W,
     outputs)."""
     grad_weights = [POOL.empty(*weight.shape) for weight in weights]
-    compiled.convolve_grad([origin.in_size()[:3] for origin in origins], grad, *grad_weights)
+    native_network.convolve_grad([recipe.in_size()[:3] for recipe in recipes], grad, *grad_weights)
     if not any(wanted):
         return grad_weights, [None for _ in wanted]
-    grads = [POOL.empty(*origin.shape) if want else None for origin, want in zip(origins, wanted, strict=True)]
-    targets = [origin.shape[3] if of_source is None else of_source
-               for origin, of_source in zip(origins, grads, strict=True)]
-    compiled.convolve([grad], compiled.pack(*weights, transposed=True), None, targets)
+    grads = [POOL.empty(*recipe.shape) if want else None for recipe, want in zip(recipes, wanted, strict=True)]
+    targets = [recipe.shape[3] if of_source is None else of_source
+               for recipe, of_source in zip(recipes, grads, strict=True)]
+    native_network.convolve([grad], native_network.pack(*weights, transposed=True), None, targets)
     return grad_weights, [None if of_source is None else of_source.movedim(-1, 1) for of_source in grads]
 
 
 class _Resize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, size: tuple[int, int], origin: Origin, x: Tensor) -> Tensor:  # type: ignore[override]
-        pictures = channels_inside(x)
-        out = POOL.empty(len(pictures), *size, pictures.shape[3])
-        compiled.resize(pictures, out)
-        ctx.shape = pictures.shape
-        save(ctx, [], [origin] if size < pictures.shape[1:3] else [])
+    def forward(ctx: Any, size: tuple[int, int], recipe: Recipe, x: Tensor) -> Tensor:  # type: ignore[override]
+        values = channels_last(x)
+        out = POOL.empty(len(values), *size, values.shape[3])
+        native_network.resize(values, out)
+        ctx.shape = values.shape
+        save(ctx, [], [recipe] if size < values.shape[1:3] else [])
         return out.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        _, origins = saved(ctx)
-        pictures = origins[0].picture() if origins else None
+        _, recipes = saved(ctx)
+        values = recipes[0].rematerialize() if recipes else None
         result = POOL.empty(*ctx.shape)
-        compiled.resize_grad(pictures, channels_inside(grad), result)
+        native_network.resize_grad(values, channels_last(grad), result)
         return None, None, result.movedim(-1, 1)
 
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None  # nn.Conv2d's type allows None; ours always have one
-    return conv.bias
-
-
-def _kept_pack(conv: nn.Conv2d, gate: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Packed weights and biases of both, made anew where the weights have changed since."""
-    parameters = (conv.weight, gate.weight, _bias(conv), _bias(gate))
-    now = [(p.data_ptr(), p._version) for p in parameters]
-    kept: tuple[list[tuple[int, int]], Tensor, Tensor] | None = conv.__dict__.get("_packed")
-    if kept is None or kept[0] != now:
-        kept = (now, compiled.pack(conv.weight, gate.weight), torch.cat(parameters[2:]).detach())
-        conv.__dict__["_packed"] = kept
-    return kept[1], kept[2]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that the gradients need, made again from what is kept anyway instead of being kept themselves.
+"""Feature maps that gradients need, rematerialized from what is kept anyway instead of being kept themselves.
 
-A gated layer keeps its values before norm and ReLU. What comes out of it, also halved or doubled, is a cheap function
-of them, so whoever needs such a picture for its gradients saves the values too, which takes no memory, and applies the
-norm again.
+A gated layer keeps its values before norm and ReLU. Its result, also halved or doubled, is a cheap function of them. So
+an operation that needs such a result for its gradients saves those values too, which takes no further memory, and
+applies the norm again.
 """
 
 from __future__ import annotations
@@ -12,88 +12,101 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from npcr.ops import native_network as compiled
+from npcr.ops import native_network
 from npcr.ops.memory import POOL
 
 
-class Origin(NamedTuple):
-    """What a picture is made of: ReLU(scale values + shift), or the values alone, resized to `size`."""
+class Recipe(NamedTuple):
+    """What a feature map is rematerialized from: ReLU(scale values + shift), or the values alone, resized to `size`."""
 
     values: Tensor  # (B, height, width, C)
     scale: Tensor | None  # (B, C)
     shift: Tensor | None
-    size: tuple[int, int]  # (H, W): that of the values, half of it, or at least twice it (`compiled.resize`)
+    size: tuple[int, int]  # (H, W): that of the values, half of it, or at least twice it (`native_network.resize`)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(B, H, W, C) of the picture."""
+        """(B, H, W, C) of the feature map."""
         return self.values.shape[0], *self.size, self.values.shape[3]
 
     @property
-    def resized(self) -> bool:
+    def resizes(self) -> bool:
+        """Whether the feature map has another size than the values."""
         return self.size != tuple(self.values.shape[1:3])
 
-    def in_size(self) -> Origin:
-        """The same picture without resizing left to do."""
-        if not self.resized:
+    def in_size(self) -> Recipe:
+        """The same feature map, already resized."""
+        if not self.resizes:
             return self
         out = POOL.empty(*self.shape)
-        for i in range(len(out)):  # a picture at a time, so that little is held twice
-            compiled.resize(self._one(i)._normed(), out[i:i + 1])
-        return Origin(out, None, None, self.size)
+        for i in range(len(out)):  # an image at a time, so that little is held twice
+            native_network.resize(self._image(i)._normalized(), out[i:i + 1])
+        return Recipe(out, None, None, self.size)
 
-    def picture(self) -> Tensor:
-        """The picture, (B, H, W, C); the values themselves where nothing is to be done."""
-        return self.in_size()._normed()
+    def rematerialize(self) -> Tensor:
+        """The feature map, (B, H, W, C); the values themselves where nothing is to be done."""
+        return self.in_size()._normalized()
 
-    def _one(self, i: int) -> Origin:
+    def _image(self, i: int) -> Recipe:
         one = slice(i, i + 1)
         return self._replace(values=self.values[one], scale=None if self.scale is None else self.scale[one],
                              shift=None if self.shift is None else self.shift[one])
 
-    def _normed(self) -> Tensor:
-        """The values behind the norm."""
+    def _normalized(self) -> Tensor:
         if self.scale is None or self.shift is None:
             return self.values
         out = POOL.empty(*self.values.shape)
-        compiled.normalize(self.values, self.scale, self.shift, out)
+        native_network.normalize(self.values, self.scale, self.shift, out)
         return out
 
 
-_origins = WeakTensorKeyDictionary()  # an origin lives as long as the tensor that comes of it
+class FeatureMap(NamedTuple):
+    """What blocks give to each other: a tensor with its gradient's graph, and what it can be rematerialized from."""
+
+    tensor: Tensor  # (B, C, H, W) in channels_last memory
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> FeatureMap:
+        """The feature map of a tensor (B, C, H, W) that is kept itself."""
+        values = channels_last(tensor)
+        return cls(tensor, Recipe(values, None, None, (values.shape[1], values.shape[2])))
 
 
-def remember(x: Tensor, origin: Origin) -> Tensor:
-    """x (B, C, H, W), of which `origin_of` from now on knows where it comes from; nothing where no gradients follow."""
-    if x.requires_grad:
-        _origins[x] = origin
-    return x
+def channels_last(tensor: Tensor) -> Tensor:
+    """Move the channels to the last dimension, detached; without a copy where memory is channels_last already.
+
+    Args:
+        tensor: (B, C, H, W).
+
+    Returns:
+        (B, H, W, C), contiguous.
+    """
+    return tensor.detach().movedim(1, -1).contiguous()
 
 
-def origin_of(x: Tensor) -> Origin:
-    """Of x (B, C, H, W): what `remember` was told, else x itself."""
-    known: Origin | None = _origins.get(x)
-    if known is not None:
-        return known
-    pictures = channels_inside(x)
-    return Origin(pictures, None, None, (pictures.shape[1], pictures.shape[2]))
+def save(ctx: Any, own: Sequence[Tensor], recipes: Sequence[Recipe]) -> None:
+    """Save tensors and recipes for the backward pass; calls `ctx.save_for_backward`.
+
+    Args:
+        ctx: of an autograd function.
+        own: tensors of the function itself.
+        recipes: of the feature maps that its gradient needs.
+    """
+    ctx.sizes = [recipe.size for recipe in recipes]
+    ctx.save_for_backward(*own, *(tensor for recipe in recipes for tensor in recipe[:3]))
 
 
-def save(ctx: Any, own: Sequence[Tensor], origins: Sequence[Origin]) -> None:
-    """As `ctx.save_for_backward`, which is thus called."""
-    ctx.sizes = [origin.size for origin in origins]
-    ctx.save_for_backward(*own, *(tensor for origin in origins for tensor in origin[:3]))
+def saved(ctx: Any) -> tuple[list[Tensor], list[Recipe]]:
+    """Return what `save` saved.
 
+    Args:
+        ctx: of the same autograd function.
 
-def saved(ctx: Any) -> tuple[list[Tensor], list[Origin]]:
-    """What `save` was given."""
+    Returns:
+        The tensors and the recipes.
+    """
     tensors, count = list(ctx.saved_tensors), 3 * len(ctx.sizes)
     own, rest = tensors[:len(tensors) - count], tensors[len(tensors) - count:]
-    return own, [Origin(rest[3 * i], rest[3 * i + 1], rest[3 * i + 2], size) for i, size in enumerate(ctx.sizes)]
-
-
-def channels_inside(x: Tensor) -> Tensor:
-    """(B, C, H, W) to contiguous (B, H, W, C); without a copy where x is in channels_last memory."""
-    return x.detach().movedim(1, -1).contiguous()
+    return own, [Recipe(rest[3 * i], rest[3 * i + 1], rest[3 * i + 2], size) for i, size in enumerate(ctx.sizes)]
