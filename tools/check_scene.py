@@ -27,8 +27,8 @@ from npcr.config import load_config
 from npcr.data.scene_config import FILE_NAME
 from npcr.errors import SceneError
 from npcr.scene_check.check import check_scene, load_material
+from npcr.scene_check.report import as_text
 from npcr.scene_check.report_images import write_pictures
-from npcr.scene_check.report_text import as_text
 
 EXAMPLES = """examples:
   python tools/check_scene.py datasets/cat

@@ -14,7 +14,7 @@ from npcr.io.points import PointCloud
 from npcr.ops import rasterize
 from npcr.scene_check.check import Material, Report, check_scene, load_material
 from npcr.scene_check.hypotheses import Reading, fixed_mistakes
-from npcr.scene_check.report_text import as_text
+from npcr.scene_check.report import as_text
 from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
 
 _SIDE = 24  # columns added left and right, so that width and height differ
