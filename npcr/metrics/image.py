@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a rendered picture and matte are from the photographed ones, one number per picture."""
+"""Metrics of rendered images and mattes against reference ones, one number per image."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SSIM_WINDOW = 11  # pixels
-SSIM_SIGMA = 1.5  # pixels, of the Gaussian in that window
+# Of the reference implementation (Wang et al. 2004).
+SSIM_WINDOW = 11  # side, pixels
+SSIM_SIGMA = 1.5  # standard deviation of the Gaussian weights, pixels
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
 def psnr(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
-    """(B, ...) and (B, ...) -> (B,) peak signal-to-noise ratio in dB, `10 log10(data_range² / MSE)`.
+    """Peak signal-to-noise ratio, 10 log10(data_range² / MSE); higher is better.
 
-    The mean squared error runs over all channels and pixels of a picture; infinite where it is 0.
+    Args:
+        image: (B, ...) float, values in [0, data_range].
+        target: (B, ...) reference.
+        data_range: largest value.
+
+    Returns:
+        (B,) dB; infinite for equal images. The mean squared error is over all channels and pixels of an image.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> black, gray = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.1)
+        >>> round(psnr(gray, black).item(), 3)
+        20.0
     """
     _check_shapes("psnr", image, target)
     mse = (image - target).square().flatten(1).mean(1)
@@ -25,11 +40,28 @@ def psnr(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
-    """(B, C, H, W) and (B, C, H, W) -> (B,) mean structural similarity, at most 1 (Wang et al. 2004).
+    """Mean structural similarity; higher is better.
 
-    Gaussian window of 11x11 pixels (sigma 1.5), at the positions where it lies within the picture; the mean
-    runs over these and the channels. In a picture smaller than that the window, and sigma with it, shrinks
-    to the largest odd size that fits. Differentiable in `image`; computed in float32 also under autocast.
+    Z. Wang, A. Bovik, H. Sheikh, E. Simoncelli: "Image quality assessment: from error visibility to structural
+    similarity", IEEE TIP 2004. Gaussian window of 11x11 pixels (sigma 1.5), at the positions where it lies within the
+    image; the mean is over these and the channels. In a smaller image the window shrinks, and sigma with it, to the
+    largest odd size that fits. Differentiable; computed in float32 also under autocast.
+
+    Args:
+        image: (B, C, H, W) float, values in [0, data_range].
+        target: (B, C, H, W) reference.
+        data_range: largest value.
+
+    Returns:
+        (B,) float32 in [-1, 1]; 1 for equal images.
+
+    Raises:
+        ValueError: the shapes differ, or are not (B, C, H, W).
+
+    Example:
+        >>> image = torch.arange(256.0).view(1, 1, 16, 16) / 255
+        >>> round(ssim(image, image).item(), 2), round(ssim(1 - image, image).item(), 2)
+        (1.0, -0.83)
     """
     _check_shapes("ssim", image, target)
     if image.ndim != 4:
@@ -37,7 +69,7 @@ def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     with torch.autocast(image.device.type, enabled=False):
         x, y = image.float(), target.float()
         window = _gaussian(min(SSIM_WINDOW, *x.shape[2:]), x.device)
-        # One filtering for the five moments that SSIM is made of.
+        # One convolution for the five moments that SSIM is made of.
         moments = _filter(torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 2)[:, None], window)
         mean_x, mean_y, xx, yy, xy = moments.unflatten(0, (5, *x.shape[:2])).squeeze(3).unbind(0)
         variance_x, variance_y = xx - mean_x**2, yy - mean_y**2
@@ -49,15 +81,45 @@ def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def alpha_mae(alpha: Tensor, target: Tensor) -> Tensor:
-    """(B, 1, H, W) and (B, 1, H, W) mattes in [0, 1] -> (B,) mean absolute difference."""
+    """Mean absolute error of a matte; lower is better.
+
+    Args:
+        alpha: (B, 1, H, W) float in [0, 1].
+        target: (B, 1, H, W) reference.
+
+    Returns:
+        (B,) in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> round(alpha_mae(torch.full((1, 1, 4, 4), 0.75), torch.ones(1, 1, 4, 4)).item(), 3)
+        0.25
+    """
     _check_shapes("alpha_mae", alpha, target)
     return (alpha - target).abs().flatten(1).mean(1)
 
 
 def alpha_sad(alpha: Tensor, target: Tensor) -> Tensor:
-    """(B, 1, H, W) and (B, 1, H, W) mattes in [0, 1] -> (B,) sum of absolute differences in thousands.
+    """Sum of absolute differences of a matte, in thousands; lower is better.
 
-    The unit of image matting benchmarks (Rhemann et al. 2009); unlike a mean it grows with the picture.
+    The unit of matting benchmarks (C. Rhemann et al.: "A perceptually motivated online benchmark for image matting",
+    CVPR 2009). Unlike a mean it grows with the image.
+
+    Args:
+        alpha: (B, 1, H, W) float in [0, 1].
+        target: (B, 1, H, W) reference.
+
+    Returns:
+        (B,) in [0, H W / 1000].
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> round(alpha_sad(torch.full((1, 1, 40, 50), 0.75), torch.ones(1, 1, 40, 50)).item(), 3)
+        0.5
     """
     _check_shapes("alpha_sad", alpha, target)
     return (alpha - target).abs().flatten(1).sum(1) / 1000
@@ -79,5 +141,5 @@ def _gaussian(largest: int, device: torch.device) -> Tensor:
 
 
 def _filter(images: Tensor, window: Tensor) -> Tensor:
-    """(N, 1, H, W) filtered along both axes, where the window fits."""
+    """Convolve (N, 1, H, W) with a separable window, without padding."""
     return F.conv2d(F.conv2d(images, window[None, None, None, :]), window[None, None, :, None])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of steadiness on made-up videos, where the right answer is known."""
+"""Temporal metrics on synthetic videos, where the right value is known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from npcr.cameras import Cameras, camera_rays, unproject
 from npcr.errors import MissingExtraError
 from npcr.metrics.video import (
     color_video_vdp,
-    correspond,
+    find_correspondences,
     flicker,
     flow_error,
     masked_mean,
-    sample,
+    sample_bicubic,
     second_difference_error,
     warp_error,
 )
@@ -44,12 +44,12 @@ def plane(cameras: Cameras, z: float = 4.0) -> tuple[Tensor, Tensor, Tensor]:
 def test_a_warp_with_known_geometry_is_exact() -> None:
     now, positions, _ = plane(camera(0.35))
     before, _, depth = plane(camera(0.0))
-    where = correspond(positions, depth, camera(0.0))
-    assert where.seen.float().mean() == pytest.approx(36 / 40)  # 0.35 * 40 / 4 is 3.5 pixels to the right
+    where = find_correspondences(positions, depth, camera(0.0))
+    assert where.visible.float().mean() == pytest.approx(36 / 40)  # 0.35 * 40 / 4 is 3.5 pixels to the right
     assert (where.pixels[..., 0] - torch.arange(40.0)).numpy() == pytest.approx(3.5, abs=1e-4)
     assert warp_error(now, before, where).item() < 5e-5  # the samples at the border, whose neighbors are missing
     assert warp_error(now + 0.1, before, where).item() == pytest.approx(0.1, abs=5e-5)
-    still = correspond(plane(camera())[1], depth, camera())
+    still = find_correspondences(plane(camera())[1], depth, camera())
     assert warp_error(now, before, still).item() == pytest.approx(0.1 * 0.35, abs=1e-5)  # without the motion
 
 
@@ -60,23 +60,23 @@ def test_what_the_other_frame_hides_or_lacks_is_not_compared() -> None:
     hidden[:, :10] = 0
     positions = positions.clone()
     positions[:, 25:] = math.nan
-    seen = correspond(positions, hidden, camera()).seen
+    seen = find_correspondences(positions, hidden, camera()).visible
     assert seen[0, 11:25, 21:].all()  # whole coordinates, but for rounding
     assert not seen[0, :9].any()
     assert not seen[0, 25:].any()
     assert not seen[0, :, :19].any()
     behind = camera()
     behind.cam_to_world[:, 2, 3] = 9.0
-    assert not correspond(positions, depth, behind).seen.any()
-    nothing = correspond(torch.full_like(positions, math.nan), depth, camera())
+    assert not find_correspondences(positions, depth, behind).visible.any()
+    nothing = find_correspondences(torch.full_like(positions, math.nan), depth, camera())
     assert torch.isfinite(nothing.pixels).all()
     assert warp_error(torch.rand(1, 3, 30, 40), torch.rand(1, 3, 30, 40), nothing).item() == 0
 
 
 def test_a_constant_scene_has_no_flicker_and_a_planted_one_is_measured() -> None:
     pictures, positions, depths = zip(*(plane(camera(x)) for x in (0.0, 0.13, 0.26)), strict=True)
-    back = correspond(positions[1], depths[0], camera(0.0))
-    on = correspond(positions[1], depths[2], camera(0.26))
+    back = find_correspondences(positions[1], depths[0], camera(0.0))
+    on = find_correspondences(positions[1], depths[2], camera(0.26))
     assert flicker(*pictures, back, on).item() < 5e-5
     jump = flicker(pictures[0], pictures[1] + 0.08, pictures[2], back, on)
     assert jump.item() == pytest.approx(0.08, abs=5e-5)
@@ -113,11 +113,11 @@ def test_flow_error_is_the_distance_of_motions() -> None:
 def test_sampling_is_whole_at_pixel_centers() -> None:
     image = torch.rand(1, 2, 5, 7)
     grid = torch.stack(torch.meshgrid(torch.arange(7.0), torch.arange(5.0), indexing="xy"), dim=-1)[None]
-    assert torch.allclose(sample(image, grid), image, atol=1e-6)
-    between = sample(image, grid[:, :, 1:5] + torch.tensor([0.5, 0.0]))
+    assert torch.allclose(sample_bicubic(image, grid), image, atol=1e-6)
+    between = sample_bicubic(image, grid[:, :, 1:5] + torch.tensor([0.5, 0.0]))
     wanted = (9 * (image[..., 1:5] + image[..., 2:6]) - image[..., :4] - image[..., 3:7]) / 16
     assert torch.allclose(between, wanted, atol=1e-6)
-    far = sample(image, torch.tensor([-1e30, 1e30]).expand(1, 5, 7, 2))
+    far = sample_bicubic(image, torch.tensor([-1e30, 1e30]).expand(1, 5, 7, 2))
     assert torch.allclose(far, image[:, :, -1:, :1].expand_as(far), atol=1e-6)
 
 
@@ -127,7 +127,7 @@ def test_samples_of_squares_are_exact() -> None:
     picture = (0.02 * x * x - 0.1 * x) * (0.03 * y * y + 0.2)
     u, v = places.unbind(-1)
     wanted = (0.02 * u * u - 0.1 * u) * (0.03 * v * v + 0.2)
-    assert torch.allclose(sample(picture[None, None], places)[:, 0], wanted, atol=1e-5)
+    assert torch.allclose(sample_bicubic(picture[None, None], places)[:, 0], wanted, atol=1e-5)
 
 
 def test_sharp_texture_that_moves_steadily_hardly_reads_as_flicker() -> None:
@@ -135,7 +135,7 @@ def test_sharp_texture_that_moves_steadily_hardly_reads_as_flicker() -> None:
     cameras = [camera(x) for x in (0.0, 0.021, 0.042)]  # a fifth of a pixel from frame to frame, as on a fine orbit
     points = [unproject(depth, one) for one in cameras]
     pictures = [0.5 + 0.3 * torch.sin(2 * math.pi / 0.4 * place[:, :1]).expand(-1, 3, -1, -1) for place in points]
-    where = [correspond(points[1].permute(0, 2, 3, 1), depth, cameras[other]) for other in (0, 2)]
+    where = [find_correspondences(points[1].permute(0, 2, 3, 1), depth, cameras[other]) for other in (0, 2)]
     bilinear = torch.sin(torch.tensor(2 * math.pi / 4)) * 0.2 * 0.3  # what it would read: a wave of four pixels
     assert flicker(*pictures, *where).item() < 0.2 * bilinear
 
