@@ -24,7 +24,7 @@ from npcr.data.path_ground_truth import GroundTruthGeometry, PathGroundTruth
 from npcr.metrics.image import psnr, ssim
 from npcr.metrics.video import (
     Correspondence,
-    correspond,
+    find_correspondences,
     flicker,
     flow_error,
     second_difference_error,
@@ -199,7 +199,7 @@ def _score_frame(scores: VideoScores, index: int, current: _PathFrame) -> None:
 
 def _score_pair(scores: VideoScores, index: int, earlier: _PathFrame, current: _PathFrame) -> None:
     if current.geometry is not None and earlier.geometry is not None:
-        true = correspond(current.geometry.position, earlier.geometry.depth, earlier.rendered.cameras)
+        true = find_correspondences(current.geometry.position, earlier.geometry.depth, earlier.rendered.cameras)
         for name, image in current.images.items():
             scores.record(name, "warp_error", index, warp_error(image, earlier.images[name], true))
     own = _correspond_by_rendered_depth(current.rendered, earlier.rendered)
@@ -225,7 +225,7 @@ def _score_triple(scores: VideoScores, index: int, earlier: _PathFrame, middle: 
 def _correspond_by_rendered_depth(current: RenderedFrame, other: RenderedFrame) -> Correspondence:
     positions = unproject(current.depth, current.cameras).permute(0, 2, 3, 1)
     positions = torch.where(current.depth[..., None] > 0, positions, torch.nan)
-    return correspond(positions, other.depth, other.cameras, RENDERED_DEPTH_TOLERANCE)
+    return find_correspondences(positions, other.depth, other.cameras, RENDERED_DEPTH_TOLERANCE)
 
 
 def _to_bytes(image: Tensor) -> NDArray[np.uint8]:
