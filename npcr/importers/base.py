@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every importer's reader gives: photographs with their cameras, mattes and clouds, in this project's axes."""
+"""The contract of importers: from a source in some layout to a `Capture` in this project's axes.
+
+An importer subclasses `Importer` and reads its source; it writes nothing. What comes after, undistorting, mattes and
+the scene's files, is the same for all (`npcr.importers.scene_writer`).
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +25,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 class View:
     """One photograph that exists, with its camera."""
 
-    label: str  # where the source names it: "frames[3]"
+    label: str  # what the source calls it: "frames[3]"
     image: Path
     mask: Path | None  # its matte; None: its own alpha channel, where it has one
     cam_to_world: np.ndarray  # (4, 4) float64, OpenCV axes
@@ -43,10 +50,56 @@ class Capture:
         return self.file if self.file.is_dir() else self.file.parent
 
 
-def named_after(folder: Path, image: Path) -> Path | None:
-    """The picture in `folder` that belongs to `image`: named x.jpg.png as COLMAP does, or x.png, x.jpg.
+@dataclass(frozen=True)
+class Option:
+    """An option of one importer; the command line has it as --name-with-hyphens."""
 
-    A folder structure that mirrors the photographs' is looked into first.
+    name: str  # of the keyword argument that `Importer.read` takes
+    help: str
+    type: Callable[[str], Any] = str  # makes the value out of the text
+    default: Any = None
+    choices: tuple[str, ...] | None = None
+    metavar: str | None = None  # what stands for the value in the help
+    is_flag: bool = False  # takes no value: True where it is given, else False
+
+
+class Importer(ABC):
+    """Reads the captures of one tool, or of one layout of files."""
+
+    name: ClassVar[str]  # as it is typed on the command line
+    summary: ClassVar[str]  # one line for the list of importers
+    description: ClassVar[str]  # the start of its help: what is read, converted and left out
+    options: ClassVar[Sequence[Option]] = ()
+
+    @abstractmethod
+    def read(self, source: Path, **options: Any) -> Capture:
+        """Read and check a source; write nothing.
+
+        Args:
+            source: the capture: a folder, or the file that describes it.
+            options: a value for each of `options`, by name; the defaults stand where one is not given.
+
+        Returns:
+            The photographs that exist, with their cameras in OpenCV's axes and in pixel-center coordinates
+            (docs/conventions.md), and the point clouds, if there are any.
+
+        Raises:
+            SceneError: something is missing or malformed; the message names file, entry, key and value.
+            MissingExtraError: an optional package is needed, which is imported here and not with the module.
+        """
+
+
+def find_mask(folder: Path, image: Path) -> Path | None:
+    """Find the mask that belongs to a photograph: named x.jpg.png as COLMAP does, or x.png, x.jpg.
+
+    A folder structure that mirrors the photographs' is searched first.
+
+    Args:
+        folder: of the masks.
+        image: path of the photograph; its name and its folder's name count.
+
+    Returns:
+        The mask's path, or None where there is none.
     """
     for inner in (Path(*image.parts[-2:]), Path(image.name)):
         place = folder / inner

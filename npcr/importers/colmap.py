@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse models of COLMAP, binary or text, with every perspective camera model, read by pycolmap.
 
-COLMAP's poses are world-to-camera in OpenCV's axes; its pixels count from the outer corner of the first pixel,
-so half a pixel is subtracted. Lens distortion is left to pycolmap's own camera models.
+COLMAP's poses are world-to-camera in OpenCV's axes; its pixel coordinates start at the outer corner of the first
+pixel, so half a pixel is subtracted. Lens distortion is left to pycolmap's own camera models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import MissingExtraError, NpcrError, SceneError
-from npcr.importers.base import Capture, View, named_after
+from npcr.importers.base import Capture, Importer, Option, View, find_mask
 from npcr.importers.colmap_binary import MODEL_FILES, check_binary_model
 from npcr.importers.lenses import Lens
 from npcr.io.points import PointCloud
@@ -36,20 +36,49 @@ class ColmapDistortion:
     model: str
     params: tuple[float, ...]
 
-    def __call__(self, plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         camera = _camera(self.model, self.params)
-        pixels = camera.img_from_cam(np.concatenate([plane, np.ones((len(plane), 1))], axis=1))
+        pixels = camera.img_from_cam(np.concatenate([points, np.ones((len(points), 1))], axis=1))
         center = (camera.principal_point_x, camera.principal_point_y)
         return np.asarray((pixels - center) / (camera.focal_length_x, camera.focal_length_y))
 
 
+class ColmapImporter(Importer):
+    """COLMAP's workspaces and models."""
+
+    name = "colmap"
+    summary = "COLMAP's sparse model"
+    description = """\
+A COLMAP workspace: its sparse model (sparse/0, binary or text, any perspective camera model), its images/ and, where
+there is one, masks/ (x.jpg.png as COLMAP names them, or x.png). Photographs are undistorted here. The cloud is the
+sparse one; --points dense/0/fused.ply takes the dense one. Needs pip install 'npcr[colmap]'.
+"""
+    options = (
+        Option("model", "the sparse model (default: sparse/0 or sparse)", Path, metavar="FOLDER"),
+        Option("images", "the photographs (default: images or input)", Path, metavar="FOLDER"),
+        Option("masks", "their mattes (default: masks beside images)", Path, metavar="FOLDER"),
+    )
+
+    def read(self, source: Path, **options: Any) -> Capture:
+        return read_colmap(source, **options)
+
+
 def read_colmap(source: str | Path, *, model: Path | None = None, images: Path | None = None,
                 masks: Path | None = None) -> Capture:
-    """Read SOURCE, a COLMAP workspace (with sparse/0 and images) or a model folder.
+    """Read a sparse model of COLMAP.
 
-    model, images, masks: these folders where they are not found by COLMAP's conventions: sparse/0 or sparse;
-    images or input; masks. The cloud is the sparse one. Raises `SceneError` where something is missing or
-    malformed, `MissingExtraError` without pycolmap.
+    Args:
+        source: a workspace (with sparse/0 and images), or a model's folder.
+        model: the model's folder; None: sparse/0 or sparse.
+        images: the photographs' folder; None: images or input.
+        masks: the mattes' folder; None: masks beside the photographs' folder, where there is one.
+
+    Returns:
+        The registered photographs that exist, in the order of their names, and the sparse cloud.
+
+    Raises:
+        SceneError: something is missing or malformed.
+        MissingExtraError: pycolmap is missing.
     """
     folder = Path(source)
     place = model or _find_model(folder)
@@ -69,7 +98,7 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
         if not path.is_file():
             missing.append(path)
             continue
-        mask = named_after(masks, Path(image.name)) if masks is not None else None
+        mask = find_mask(masks, Path(image.name)) if masks is not None else None
         views.append(View(image.name, path, mask, _pose(image, place), lenses[image.camera_id]))
     if unregistered:
         logger.warning("%s: %d images have no pose; they are left out", place, unregistered)
@@ -103,7 +132,7 @@ def _find_images(folder: Path, model: Path) -> Path:
 
 
 def _read_model(place: Path) -> Any:
-    """pycolmap's Reconstruction of the model in `place`, of which binary files go before text."""
+    """pycolmap's Reconstruction of the model in `place`; binary files are preferred to text."""
     pycolmap = _pycolmap()
     binary = (place / "cameras.bin").is_file()
     if binary:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the counts in COLMAP's binary files agree with their sizes.
+"""A check that the counts in COLMAP's binary files agree with the files' sizes.
 
-COLMAP's reader believes the counts: with a damaged file it runs for hours over data that is not there, or fills
-the memory. It is therefore only given files whose records end where the file does.
+COLMAP's reader trusts the counts: with a damaged file it runs for hours over data that does not exist, or fills the
+memory. It therefore only gets files whose records end where the file does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ MODEL_FILES = ("cameras", "images", "points3D")
 
 
 def check_binary_model(folder: Path, params_of: Callable[[int], int | None]) -> None:
-    """Raise `SceneError` naming the file of the binary model in `folder` that is cut short or whose counts lie.
+    """Check a binary model's counts against its files' sizes.
 
-    params_of: number of parameters of the camera model of an id; None: no such model.
+    Args:
+        folder: of the model.
+        params_of: returns the number of parameters of the camera model of an id, or None where there is no such model.
+
+    Raises:
+        SceneError: a file is missing, cut short, or its counts are wrong; the message names it.
     """
     for name, skip in (*((n, _SKIP[n]) for n in MODEL_FILES), ("rigs", _rig), ("frames", _frame)):
         file = folder / f"{name}.bin"
@@ -57,7 +62,7 @@ class _Data:
         return SceneError(f"{self.file}: is damaged or no COLMAP file: {what}")
 
 
-# Each gives the offset behind the record at `at`.
+# Each returns the offset behind the record at `at`.
 
 def _camera(data: _Data, at: int) -> int:
     model = data.number("<i", at + 4)

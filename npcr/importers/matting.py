@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mattes for photographs without: keying out a known background color, or solving for alpha within a trimap."""
+"""Mattes for photographs that have none: by keying a known background color, or by closed-form matting of a trimap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from npcr.errors import MissingExtraError, SceneError
 
-KNOWN = 5  # of 255: how far from 0 and 255 a trimap's certain pixels may be
+TRIMAP_TOLERANCE = 5  # of 255: how far from 0 and 255 a trimap's certain pixels may be
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Matting:
     """How a matte is made: exactly one of `background` and `trimaps` is given."""
 
     background: tuple[int, int, int] | None = None  # RGB behind the object
-    tolerance: tuple[float, float] = (20.0, 60.0)  # RGB distance up to which it is background, from which object
+    tolerance: tuple[float, float] = (20.0, 60.0)  # RGB distance up to which a pixel is background, from which object
     trimaps: Path | None = None  # folder: black background, white object, gray unknown
 
     def __post_init__(self) -> None:
@@ -34,20 +34,38 @@ class Matting:
             raise SceneError(f"{self.trimaps}: no such folder of trimaps")
 
 
-def keyed_matte(pixels: NDArray[np.uint8], matting: Matting) -> NDArray[np.uint8]:
-    """(H, W) matte of RGB pixels (H, W, 3): a ramp of the distance from the background's color."""
+def matte_from_background(pixels: NDArray[np.uint8], matting: Matting) -> NDArray[np.uint8]:
+    """Key out the background: alpha is a ramp of the distance from its color.
+
+    Args:
+        pixels: (H, W, 3) RGB.
+        matting: the background's color, and the distances between which the ramp runs.
+
+    Returns:
+        (H, W) matte.
+    """
     distance = np.linalg.norm(pixels.astype(np.float32) - np.array(matting.background, np.float32), axis=2)
     low, high = matting.tolerance
     return np.rint(np.clip((distance - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def solved_matte(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
-    """(H, W, 4): the object's own color and alpha, by pymatting's closed form, from RGB pixels and a trimap.
+def matte_from_trimap(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
+    """Estimate alpha and the object's own color within a trimap (Levin et al. 2008, "A Closed-Form Solution to Natural
+    Image Matting", and multi-level foreground estimation, both by pymatting).
 
-    trimap: (H, W), 0 background, 255 object, else unknown. Raises `SceneError` naming the trimap where it has
-    no certain pixel of either kind, `MissingExtraError` without pymatting.
+    Args:
+        pixels: (H, W, 3) RGB.
+        trimap: (H, W), 0 background, 255 object, else unknown.
+        name: the trimap's path, for messages.
+
+    Returns:
+        (H, W, 4) RGBA, straight alpha.
+
+    Raises:
+        SceneError: the trimap has no certain background, or no certain object.
+        MissingExtraError: pymatting is missing.
     """
-    known = np.where(trimap <= KNOWN, 0.0, np.where(trimap >= 255 - KNOWN, 1.0, 0.5))
+    known = np.where(trimap <= TRIMAP_TOLERANCE, 0.0, np.where(trimap >= 255 - TRIMAP_TOLERANCE, 1.0, 0.5))
     if not (known == 0).any() or not (known == 1).any():
         raise SceneError(f"{name}: a trimap needs black pixels (background) and white ones (object)")
     try:

@@ -2,8 +2,8 @@
 """cameras.xml of Agisoft Metashape (File, Export, Export Cameras).
 
 Its axes are OpenCV's already and its poses camera-to-chunk; the transform of the chunk (or of the camera's
-component) brings them to world space. In its camera model the principal point is an offset from the picture's
-middle, the tangential coefficients stand in another order than OpenCV's, and b1, b2 are affinity and skew
+component) brings them to world space. In its camera model the principal point is an offset from the image's
+middle, the tangential coefficients are in another order than OpenCV's, and b1, b2 are affinity and skew
 ("Frame camera model", Metashape manual, appendix on camera models).
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
-from npcr.importers.base import IMAGE_SUFFIXES, Capture, View, named_after
+from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View, find_mask
 from npcr.importers.lenses import Distortion, Lens
 
 logger = logging.getLogger("npcr")
@@ -37,12 +38,12 @@ class MetashapeDistortion:
     coefficients: tuple[float, ...]
     fisheye: bool
 
-    def __call__(self, plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         k1, k2, k3, k4, p1, p2, p3, p4 = self.coefficients
         if self.fisheye:
-            radius = np.linalg.norm(plane, axis=1, keepdims=True)
-            plane = plane * np.where(radius > 1e-9, np.arctan(radius) / np.maximum(radius, 1e-9), 1)
-        x, y = plane.T
+            radius = np.linalg.norm(points, axis=1, keepdims=True)
+            points = points * np.where(radius > 1e-9, np.arctan(radius) / np.maximum(radius, 1e-9), 1)
+        x, y = points.T
         r2 = x * x + y * y
         radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
         more = 1 + p3 * r2 + p4 * r2 * r2
@@ -50,13 +51,42 @@ class MetashapeDistortion:
                          y * radial + (p2 * (r2 + 2 * y * y) + 2 * p1 * x * y) * more], axis=1)
 
 
+class MetashapeImporter(Importer):
+    """Agisoft Metashape's export of cameras."""
+
+    name = "metashape"
+    summary = "Agisoft Metashape's cameras.xml"
+    description = """\
+Agisoft Metashape's cameras.xml (File, Export, Export Cameras): frame and fisheye sensors with distortion, affinity
+and skew, which are undone here. Disabled and unaligned cameras are left out. The cloud is exported separately
+(--points), in local coordinates, so that it fits the cameras.
+"""
+    options = (
+        Option("images", "the photographs, searched through (default: images beside the file, else its folder)", Path,
+               metavar="FOLDER"),
+        Option("masks", "their mattes, as x.png or x.jpg.png", Path, metavar="FOLDER"),
+        Option("chunk_space", "keep the chunk's inner coordinates instead of applying its transform", is_flag=True),
+    )
+
+    def read(self, source: Path, **options: Any) -> Capture:
+        return read_metashape(source, **options)
+
+
 def read_metashape(source: str | Path, *, images: Path | None = None, masks: Path | None = None,
                    chunk_space: bool = False) -> Capture:
-    """Read SOURCE, a cameras.xml.
+    """Read a cameras.xml; cameras that are disabled or not aligned are counted and left out.
 
-    images: folder of the photographs, searched through (default: images/ beside the file, else the file's own
-    folder). masks: folder of mattes, named as the photographs. chunk_space: leave the poses as they are within
-    the chunk. Cameras that are disabled or not aligned are left out and counted. Raises `SceneError`.
+    Args:
+        source: the file.
+        images: folder of the photographs, searched through; None: images/ beside the file, else the file's own folder.
+        masks: folder of mattes, named as the photographs; None: there are none.
+        chunk_space: leave the poses as they are within the chunk instead of applying its transform.
+
+    Returns:
+        The photographs that exist, in the file's order; no cloud.
+
+    Raises:
+        SceneError: something is missing or malformed, or no camera is left.
     """
     file = Path(source)
     chunk = _chunk(file)
@@ -88,7 +118,7 @@ def read_metashape(source: str | Path, *, images: Path | None = None, masks: Pat
         if image is None:
             missing.append(folder / label)
             continue
-        mask = named_after(masks, image) if masks is not None else None
+        mask = find_mask(masks, image) if masks is not None else None
         if masks is not None and mask is None:
             raise SceneError(f"{masks}: has no matte {image.name}.png or {image.stem}.png")
         views.append(View(label, image, mask, pose, sensor.lens(file)))
@@ -135,7 +165,7 @@ class _Sensor:
         distortion: Distortion | None = None
         if any(coefficients) or kind != "frame":
             distortion = MetashapeDistortion(coefficients, kind != "frame")
-        # Pixels count from the outer corner there, so the middle of the picture lies at w/2.
+        # Metashape measures pixels from the outer corner, so the middle of the image lies at w/2.
         center = (width / 2 + value("cx") - 0.5, height / 2 + value("cy") - 0.5)
         return Lens((f + b1, f), center, (round(width), round(height)), distortion, value("b2"))
 

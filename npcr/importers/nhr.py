@@ -10,20 +10,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from npcr.data.scene import find_clouds, find_mattes, find_photographs, frame_names
 from npcr.errors import SceneError
-from npcr.importers.base import Capture, View
+from npcr.importers.base import Capture, Importer, Option, View
 from npcr.importers.lenses import Lens
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
 from npcr.io.images import inspect_image
 
 
-def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
-    """Read SOURCE, a folder in such a layout.
+class NhrImporter(Importer):
+    """The layouts of NHR and ConvNeRF."""
 
-    frames: use the first so many; default all. Raises `SceneError` where a camera, photograph or cloud is
-    missing or malformed.
+    name = "nhr"
+    summary = "layouts of NHR and ConvNeRF"
+    description = """\
+The layout of NHR and ConvNeRF, or NPCR's own: CamPose.inf, Intrinsic.inf, img/FRAME/img_0000.jpg numbered from 0 or
+1, mattes as img_0000_alpha.png or mask/img_0000.jpg, pointclouds/frame1.obj; several frames.
+"""
+    options = (Option("frames", "use the first N frames (default: all)", int, metavar="N"),)
+
+    def read(self, source: Path, **options: Any) -> Capture:
+        return read_nhr(source, **options)
+
+
+def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
+    """Read a folder in the layout of NHR.
+
+    Args:
+        source: the folder.
+        frames: use the first so many; None: all.
+
+    Returns:
+        Every frame's photographs, in the order of the cameras, and the frames' clouds.
+
+    Raises:
+        SceneError: a camera, photograph or cloud is missing or malformed.
     """
     folder = Path(source)
     if not folder.is_dir():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture in some other layout becomes a scene: photographs undistorted and reduced, cameras, cloud, scene.yml."""
+"""Writing of a capture as a scene: photographs undistorted and reduced, cameras, clouds, scene.yml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from npcr.data.scene_config import point_settings, scene_settings, write_scene_c
 from npcr.data.scene_folder import check_destination, new_scene_folder
 from npcr.errors import SceneError
 from npcr.importers.base import Capture
-from npcr.importers.image_conversion import Recipe, Written, plan, with_trimaps, write_picture
+from npcr.importers.image_conversion import (
+    ConvertedImage,
+    ImageConversion,
+    convert_image,
+    plan_conversions,
+    with_trimaps,
+)
 from npcr.importers.matting import Matting
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.points import PointCloud, read_points, write_points
@@ -29,92 +35,115 @@ from npcr.reconstruction.visual_hull import estimate_bounds
 
 logger = logging.getLogger("npcr")
 
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # wraps an iteration of so many steps of some name
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # wraps an iteration of so many steps, with a title
 
-_FARTHEST = 1e4  # from the origin, in sizes of the cameras' room: float32 then tells a thousandth of it apart
+_MAX_DISTANCE = 1e4  # from the origin, in extents of the cameras: float32 then resolves a thousandth of their extent
 
 
 def import_capture(capture: Capture, destination: str | Path, *, downscale: float = 1.0, mask: bool | None = None,
-                   matting: Matting | None = None, edit: PointFilters | None = None, densify_to: int = 0,
+                   matting: Matting | None = None, filters: PointFilters | None = None, densify_to: int = 0,
                    overwrite: bool = False, workers: int = 4,
-                   progress: Progress = lambda jobs, count, name: jobs) -> Cameras:
-    """Write `capture` as a scene with a scene.yml; the source is only read.
+                   progress: Progress = lambda steps, count, title: steps) -> Cameras:
+    """Write a capture as a scene with a scene.yml; the source is only read.
 
-    downscale: the photographs are made smaller by this factor, at least 1. mask: whether to keep mattes; None:
-    where every photograph has one. matting: make mattes instead. edit: what to do to the clouds. densify_to:
-    search the photographs for points until the cloud has about so many; 0: do not. Views held out by the source
-    go to DESTINATION/test (or val), a scene of its own with the same cloud, which DATASETS.TEST names. Returns
-    the cameras to train on. Raises `SceneError`.
+    Views held out by the source go to DESTINATION/test (or val), a scene of its own with the same cloud, which
+    DATASETS.TEST names. The scene appears when it is whole, or not at all.
+
+    Args:
+        capture: what an importer has read.
+        destination: folder of the scene; it is created, and must lie neither within the source nor around it.
+        downscale: factor by which the photographs are made smaller, at least 1.
+        mask: whether to keep mattes; None: where every photograph has one.
+        matting: how to compute mattes instead; None: do not.
+        filters: applied to the clouds; None: they stay as they are.
+        densify_to: search the photographs for points until the cloud has about so many; 0: do not.
+        overwrite: replace a scene that exists already.
+        workers: threads.
+        progress: wraps the iterations over photographs.
+
+    Returns:
+        The cameras to train on.
+
+    Raises:
+        SceneError: the capture is malformed, an argument out of range, or the destination taken.
+        MissingExtraError: trimaps need pymatting.
     """
     if not (math.isfinite(downscale) and downscale >= 1):
         raise SceneError(f"--downscale is {downscale:g}; it must be at least 1")
     check_destination(destination, overwrite)
-    _keep_apart(capture.folder, Path(destination))
+    _check_apart(capture.folder, Path(destination))
     if matting is not None and matting.trimaps is not None:
         capture = replace(capture, views=with_trimaps(capture, matting.trimaps))
     if densify_to and not capture.clouds:
         raise SceneError(f"{capture.file}: --densify needs a sparse cloud to begin with; name one with --points")
-    clouds = _edited_clouds(capture, edit or PointFilters())
-    recipes = plan(capture, downscale, mask, matting)
-    splits = {name: [r for r in recipes if r.view.split == name] for name in ("train", "test", "val")}
+    filters = filters or PointFilters()
+    clouds = _load_clouds(capture, filters)
+    conversions = plan_conversions(capture, downscale, mask, matting)
+    splits = {name: [c for c in conversions if c.view.split == name] for name in ("train", "test", "val")}
     cameras = _cameras(splits["train"])
     _check_distance(cameras, capture)
     with new_scene_folder(destination, overwrite=overwrite) as folder:
-        written: dict[str, list[Written]] = {}
+        images: dict[str, list[ConvertedImage]] = {}
         for name, group in splits.items():
             if group:
-                written[name] = _write_views(folder if name == "train" else folder / name, group, matting, workers,
-                                             progress)
+                images[name] = _write_views(folder if name == "train" else folder / name, group, matting, workers,
+                                            progress)
         if densify_to:
-            clouds = _densified(clouds, splits["train"], written["train"], cameras, densify_to, workers, progress)
-            clouds = [(edit or PointFilters()).apply(cloud) for cloud in clouds]
+            clouds = _densified(clouds, splits["train"], images["train"], cameras, densify_to, workers, progress)
+            clouds = [filters.apply(cloud) for cloud in clouds]
         for number, cloud in enumerate(clouds, 1):
             write_points(folder / "pointclouds" / f"frame{number}.ply", cloud)
-        first = [w.small for r, w in zip(splits["train"], written["train"], strict=True) if r.view.frame == 0]
-        settings = _settings(Path(destination).resolve().name, cameras, clouds, first)
+        mattes = [image.small_matte for conversion, image in zip(splits["train"], images["train"], strict=True)
+                  if conversion.view.frame == 0]
+        settings = _settings(Path(destination).resolve().name, cameras, clouds, mattes)
         settings["DATASETS"].update(_dataset_settings(splits, matting, settings["DATASETS"]))
         write_scene_config(folder, settings, "tools/import_scene.py")
     return cameras
 
 
-def _edited_clouds(capture: Capture, edit: PointFilters) -> list[PointCloud]:
+def _load_clouds(capture: Capture, filters: PointFilters) -> list[PointCloud]:
     clouds = [cloud if isinstance(cloud, PointCloud) else read_points(cloud) for cloud in capture.clouds]
-    return [edit.apply(cloud) for cloud in clouds]
+    return [filters.apply(cloud) for cloud in clouds]
 
 
-def _cameras(recipes: list[Recipe]) -> Cameras:
-    """Those of the first frame; all frames share them."""
-    first = [r for r in recipes if r.view.frame == recipes[0].view.frame]
-    return Cameras(torch.from_numpy(np.stack([r.view.cam_to_world for r in first])).float(),
-                   torch.from_numpy(np.stack([r.intrinsics for r in first])).float(), first[0].size)
+def _first_frame(conversions: list[ImageConversion]) -> list[ImageConversion]:
+    """Those of the first frame, whose cameras all frames share."""
+    return [c for c in conversions if c.view.frame == conversions[0].view.frame]
+
+
+def _cameras(conversions: list[ImageConversion]) -> Cameras:
+    first = _first_frame(conversions)
+    return Cameras(torch.from_numpy(np.stack([c.view.cam_to_world for c in first])).float(),
+                   torch.from_numpy(np.stack([c.intrinsics for c in first])).float(), first[0].size)
 
 
 def _check_distance(cameras: Cameras, capture: Capture) -> None:
     """Raise `SceneError` where coordinates are so large (of a map, of the globe) that float32 blurs them."""
     centers = cameras.cam_to_world[:, :3, 3].double()
     middle = centers.median(0).values
-    room, away = float((centers - middle).norm(dim=1).max()), float(middle.norm())
-    if room > 0 and away > _FARTHEST * room:
-        raise SceneError(f"{capture.file}: the cameras stand {away:.3g} away from the origin but only {room:.3g} from "
-                         "each other; subtract an offset from cameras and cloud (export them in local coordinates)")
+    extent, distance = float((centers - middle).norm(dim=1).max()), float(middle.norm())
+    if extent > 0 and distance > _MAX_DISTANCE * extent:
+        raise SceneError(f"{capture.file}: the cameras stand {distance:.3g} away from the origin but only {extent:.3g} "
+                         "from each other; subtract an offset from cameras and cloud (export them in local "
+                         "coordinates)")
 
 
-def _write_views(folder: Path, recipes: list[Recipe], matting: Matting | None, workers: int,
-                 progress: Progress) -> list[Written]:
-    """Cameras and photographs of a scene folder, in the order of `recipes`."""
-    first = [r for r in recipes if r.view.frame == recipes[0].view.frame]
-    write_cam_poses(folder / "CamPose.inf", [r.view.cam_to_world for r in first])
-    write_intrinsics(folder / "Intrinsic.inf", [r.intrinsics for r in first])
-    jobs: list[tuple[Recipe, Path]] = []
-    numbers = dict.fromkeys((r.view.frame for r in recipes), 0)
-    for recipe in recipes:
-        frame = recipe.view.frame
+def _write_views(folder: Path, conversions: list[ImageConversion], matting: Matting | None, workers: int,
+                 progress: Progress) -> list[ConvertedImage]:
+    """Write cameras and photographs of a scene folder; the images in the order of `conversions`."""
+    first = _first_frame(conversions)
+    write_cam_poses(folder / "CamPose.inf", [c.view.cam_to_world for c in first])
+    write_intrinsics(folder / "Intrinsic.inf", [c.intrinsics for c in first])
+    jobs: list[tuple[ImageConversion, Path]] = []
+    numbers = dict.fromkeys((c.view.frame for c in conversions), 0)
+    for conversion in conversions:
+        frame = conversion.view.frame
         numbers[frame] += 1
         place = folder / "img" / str(frame)
         place.mkdir(parents=True, exist_ok=True)
-        jobs.append((recipe, place / f"img_{numbers[frame]:04d}"))
+        jobs.append((conversion, place / f"img_{numbers[frame]:04d}"))
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda job: write_picture(job[0], job[1], matting), jobs)
+        results = pool.map(lambda job: convert_image(job[0], job[1], matting), jobs)
         try:
             return list(progress(results, len(jobs), "photographs"))
         except BaseException:
@@ -122,13 +151,13 @@ def _write_views(folder: Path, recipes: list[Recipe], matting: Matting | None, w
             raise
 
 
-def _densified(clouds: list[PointCloud], recipes: list[Recipe], written: list[Written], cameras: Cameras, count: int,
-               workers: int, progress: Progress) -> list[PointCloud]:
+def _densified(clouds: list[PointCloud], conversions: list[ImageConversion], images: list[ConvertedImage],
+               cameras: Cameras, count: int, workers: int, progress: Progress) -> list[PointCloud]:
     result = []
     for frame, cloud in enumerate(clouds):
-        mine = [w for r, w in zip(recipes, written, strict=True) if r.view.frame == frame]
-        dense = densify(cloud, cameras, [w.image for w in mine], [w.matte for w in mine], count, workers=workers,
-                        progress=lambda jobs, steps: progress(jobs, steps, "stereo"))
+        mine = [image for conversion, image in zip(conversions, images, strict=True) if conversion.view.frame == frame]
+        dense = densify(cloud, cameras, [image.image for image in mine], [image.matte for image in mine], count,
+                        workers=workers, progress=lambda steps, number: progress(steps, number, "stereo"))
         logger.info("--densify: %d points were %d", len(dense), len(cloud))
         result.append(dense)
     return result
@@ -158,13 +187,13 @@ def _point_settings(clouds: list[PointCloud], cameras: Cameras, mattes: list[np.
         except SceneError as error:
             logger.warning("the object's bounds could not be found from the mattes: %s", error)
     guess = point_settings(_in_front(cameras), cameras, size, is_cloud=False)
-    return {"INPUT": guess["INPUT"]}  # where the object is in the pictures, nothing tells
+    return {"INPUT": guess["INPUT"]}  # the object's place in the images is unknown
 
 
-def _dataset_settings(splits: dict[str, list[Recipe]], matting: Matting | None,
+def _dataset_settings(splits: dict[str, list[ImageConversion]], matting: Matting | None,
                       found: dict[str, Any]) -> dict[str, Any]:
-    """What the frames, the source's own splits and keyed mattes say about DATASETS."""
-    values: dict[str, Any] = {"FRAME_NUM": len({r.view.frame for r in splits["train"]})}
+    """Values of DATASETS that follow from the frames, the source's own splits and keyed mattes."""
+    values: dict[str, Any] = {"FRAME_NUM": len({c.view.frame for c in splits["train"]})}
     if matting is not None and matting.background is not None:
         values.update(ALPHA_MODE="composited", ALPHA_BACKGROUND=list(matting.background))
     held_out = next((name for name in ("test", "val") if splits[name]), None)
@@ -189,7 +218,7 @@ def _in_front(cameras: Cameras) -> np.ndarray:
     return (centers + steps * forward).reshape(-1, 3).astype(np.float32)
 
 
-def _keep_apart(source: Path, destination: Path) -> None:
+def _check_apart(source: Path, destination: Path) -> None:
     ours, theirs = destination.resolve(), source.resolve()
     if ours == theirs or ours in theirs.parents or theirs in ours.parents:
         raise SceneError(f"{destination}: lies within the source {source} or around it; give a folder of its own")

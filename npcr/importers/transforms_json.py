@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """transforms.json of nerfstudio, instant-ngp and NeRF-synthetic: cameras, photographs, mattes, cloud.
 
-Camera axes there are OpenGL's (x right, y up, z back); here they become OpenCV's. The principal point there
-counts from the outer corner of the first pixel (as in nerfstudio and COLMAP); here pixel centers are whole
-numbers, so half a pixel is subtracted. `pixel_origin="center"` leaves it as it is, for files whose numbers
-came from a calibration that already counts from pixel centers (OpenCV's, Bouguet's toolbox).
+The file's camera axes are OpenGL's (x right, y up, z back) and become OpenCV's. Its principal point is measured from
+the outer corner of the first pixel (as in nerfstudio and COLMAP); in this project pixel centers are whole numbers, so
+half a pixel is subtracted. `pixel_origin="center"` leaves it as it is, for files whose numbers came from a calibration
+that already measures from pixel centers (OpenCV's, Bouguet's toolbox).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
-from npcr.importers.base import IMAGE_SUFFIXES, Capture, View
+from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
 from npcr.importers.lenses import BrownDistortion, Distortion, FisheyeDistortion, Lens
 
 logger = logging.getLogger("npcr")
@@ -29,14 +29,49 @@ _PINHOLE = ("", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL"
 _TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def read_transforms(source: str | Path, *, pixel_origin: str = "corner", undo_applied: bool = False) -> Capture:
-    """Read SOURCE, a transforms*.json or a folder that has one.
+class TransformsImporter(Importer):
+    """transforms.json of nerfstudio, instant-ngp and NeRF-synthetic."""
 
-    In a folder transforms.json is taken, else transforms_train.json with its siblings _val and _test, whose
-    views keep that split; so do the entries of train_filenames, val_filenames, test_filenames. `transform_matrix`
-    and the cloud of ply_file_path are in one frame already, which nerfstudio reached by `applied_transform`;
-    undo_applied: give cameras as they were before it, for a cloud (--points) in the frame of then. Raises
-    `SceneError` naming file, frame, key and value where something is malformed, and where no photograph exists.
+    name = "transforms"
+    summary = "transforms.json (nerfstudio, instant-ngp, NeRF-synthetic)"
+    description = """\
+transforms.json of nerfstudio, instant-ngp or NeRF-synthetic: intrinsics for all or for each photograph (fl_x, fl_y,
+cx, cy, w, h, or camera_angle_x), lens distortion (undistorted here), RGBA photographs or mask_path, ply_file_path.
+A folder's transforms_train, _val and _test.json keep their splits: the test views become the scene
+DESTINATION/test, which DATASETS.TEST names. Photographs that do not exist are counted and left out.
+"""
+    options = (
+        Option("pixel_origin", "what cx and cy count from: the outer corner of the first pixel, as nerfstudio and "
+               "COLMAP do (default), or its center, as OpenCV's calibration does",
+               default="corner", choices=("corner", "center")),
+        Option("undo_applied_transform", "take the cameras back to before nerfstudio's applied_transform, to fit a "
+               "cloud (--points) that was not moved with them, such as COLMAP's fused.ply", is_flag=True),
+    )
+
+    def read(self, source: Path, **options: Any) -> Capture:
+        return read_transforms(source, **options)
+
+
+def read_transforms(source: str | Path, *, pixel_origin: str = "corner",
+                    undo_applied_transform: bool = False) -> Capture:
+    """Read a transforms*.json.
+
+    In a folder transforms.json is taken, else transforms_train.json with its siblings _val and _test, whose views
+    keep that split; so do the entries of train_filenames, val_filenames, test_filenames. `transform_matrix` and the
+    cloud of ply_file_path are in one coordinate frame already, which nerfstudio reached by `applied_transform`.
+
+    Args:
+        source: the file, or a folder that has one.
+        pixel_origin: what cx and cy are measured from: "corner" or "center" of the first pixel.
+        undo_applied_transform: return the cameras as they were before `applied_transform`, for a cloud (--points) that
+            was not moved with them; the file's own cloud is left out.
+
+    Returns:
+        The photographs that exist, in the file's order, and its cloud where it names one.
+
+    Raises:
+        SceneError: something is malformed (the message names file, frame, key and value), or no photograph to train
+            on exists.
     """
     files = _find_files(Path(source))
     views: list[View] = []
@@ -47,8 +82,8 @@ def read_transforms(source: str | Path, *, pixel_origin: str = "corner", undo_ap
         frames = values.get("frames")
         if not isinstance(frames, list) or not frames:
             raise SceneError(f"{file}: needs a list 'frames' with an entry for each photograph")
-        splits = _split_of_names(file, values)
-        undo = _undoing(file, values) if undo_applied else None
+        splits = _splits_by_name(file, values)
+        undo = _inverse_applied_transform(file, values) if undo_applied_transform else None
         for number, entry in enumerate(frames):
             label = f"frames[{number}]" if len(files) == 1 else f"{file.name}, frames[{number}]"
             reader = _Entry(file, label, entry, values)
@@ -62,7 +97,7 @@ def read_transforms(source: str | Path, *, pixel_origin: str = "corner", undo_ap
         first = missing[0] if missing else views[0].image
         raise SceneError(f"{next(iter(files.values()))}: none of its {len(views) + len(missing)} photographs exists "
                          f"or is for training; the first is {first}")
-    if undo_applied and clouds:
+    if undo_applied_transform and clouds:
         logger.warning("%s: the cloud it names is in the frame of its cameras and is left out", source)
         clouds = []
     return Capture(next(iter(files.values())), views, missing, list(clouds[:1]))
@@ -158,7 +193,7 @@ class _Entry:
 
 
 def _find_files(source: Path) -> dict[str, Path]:
-    """{split: file}; one file holds what no entry of its own says otherwise about to train on."""
+    """{split: file}; the views of a single file are to train on, but for those that its lists hold out."""
     if not source.is_dir():
         return {"train": source}
     if (source / "transforms.json").is_file():
@@ -169,7 +204,7 @@ def _find_files(source: Path) -> dict[str, Path]:
     return found
 
 
-def _split_of_names(file: Path, values: dict[str, Any]) -> dict[str, str]:
+def _splits_by_name(file: Path, values: dict[str, Any]) -> dict[str, str]:
     """{file_path: split} of nerfstudio's lists train_filenames, val_filenames, test_filenames."""
     found = {}
     for split in _SPLITS:
@@ -180,7 +215,7 @@ def _split_of_names(file: Path, values: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _undoing(file: Path, values: dict[str, Any]) -> np.ndarray:
+def _inverse_applied_transform(file: Path, values: dict[str, Any]) -> np.ndarray:
     """(4, 4): the inverse of applied_transform; the unit matrix where there is none."""
     value = values.get("applied_transform", np.eye(4).tolist())
     matrix = _as_matrix(value)

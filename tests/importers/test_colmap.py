@@ -159,10 +159,10 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarr
 
 def _rays(lens: Lens, pixels: np.ndarray) -> np.ndarray:
     """(N, 3) unit rays of pixels, in camera space: the lens inverted by fixed-point iteration."""
-    plane = (pixels - lens.center) / lens.focal
+    points = (pixels - lens.center) / lens.focal
     for _ in range(20):
-        plane = plane - (lens.pixels(plane) - pixels) / lens.focal
-    rays = np.concatenate([plane, np.ones((len(plane), 1))], axis=1)
+        points = points - (lens.project(points) - pixels) / lens.focal
+    rays = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
@@ -185,8 +185,8 @@ def test_fox_from_both_sources_agrees():
     for one, other in zip(ours, theirs, strict=True):
         moved = scale * rotation @ one.cam_to_world[:3, 3] + shift
         assert np.linalg.norm(moved - other.cam_to_world[:3, 3]) < 0.005 * size
-        ray = _rays(one.lens.fitted((540, 960)), pixels) @ (rotation @ one.cam_to_world[:3, :3]).T
-        expected = _rays(other.lens.fitted((540, 960)), pixels) @ other.cam_to_world[:3, :3].T
+        ray = _rays(one.lens.resized((540, 960)), pixels) @ (rotation @ one.cam_to_world[:3, :3]).T
+        expected = _rays(other.lens.resized((540, 960)), pixels) @ other.cam_to_world[:3, :3].T
         assert np.degrees(np.arccos(np.clip((ray * expected).sum(1), -1, 1))).max() < 0.2
 
 

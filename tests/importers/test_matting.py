@@ -10,7 +10,7 @@ import pytest
 
 from npcr.config import load_config
 from npcr.errors import MissingExtraError, SceneError
-from npcr.importers.matting import Matting, keyed_matte, solved_matte
+from npcr.importers.matting import Matting, matte_from_background, matte_from_trimap
 from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.images import read_image, read_matte, write_image
@@ -29,7 +29,7 @@ def disc() -> tuple[np.ndarray, np.ndarray]:
 
 def test_keying_finds_object_and_background():
     picture, alpha = disc()
-    matte = keyed_matte(picture, Matting(GREEN, (20, 60)))
+    matte = matte_from_background(picture, Matting(GREEN, (20, 60)))
     assert (matte[alpha == 0] == 0).all()
     assert (matte[alpha > 0.6] == 255).all()
     assert ((matte > 0) & (matte < 255)).any()
@@ -84,12 +84,12 @@ def test_trimaps_that_do_not_serve_are_named(tmp_path, monkeypatch):
         Matting(trimaps=tmp_path / "none")
     monkeypatch.setitem(sys.modules, "pymatting", None)
     with pytest.raises(MissingExtraError, match=r"npcr\[matting\]"):
-        solved_matte(disc()[0], trimap, Path("t.png"))
+        matte_from_trimap(disc()[0], trimap, Path("t.png"))
 
 
 def test_a_trimap_needs_both_certainties():
     with pytest.raises(SceneError, match=r"t.png: a trimap needs black pixels"):
-        solved_matte(disc()[0], np.full((SIZE[1], SIZE[0]), 255, np.uint8), Path("t.png"))
+        matte_from_trimap(disc()[0], np.full((SIZE[1], SIZE[0]), 255, np.uint8), Path("t.png"))
 
 
 @pytest.mark.parametrize(("values", "message"), [

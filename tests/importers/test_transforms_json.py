@@ -217,7 +217,7 @@ def test_missing_photographs_are_counted_and_left_out(capture, tmp_path):
 
 
 def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
-    real, calls = scene_writer.write_picture, []
+    real, calls = scene_writer.convert_image, []
 
     def fails_late(recipe, stem, matting):
         calls.append(stem)
@@ -225,7 +225,7 @@ def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(recipe, stem, matting)
 
-    monkeypatch.setattr(scene_writer, "write_picture", fails_late)
+    monkeypatch.setattr(scene_writer, "convert_image", fails_late)
     with pytest.raises(KeyboardInterrupt):
         import_capture(read_transforms(capture[0]), tmp_path / "scenes" / "ball", workers=1)
     assert list((tmp_path / "scenes").iterdir()) == []
@@ -311,7 +311,7 @@ def test_an_applied_transform_can_be_undone(capture):
     save(folder, {**values, "applied_transform": applied.tolist()})
     moved = read_transforms(folder).views[2].cam_to_world
     np.testing.assert_allclose(moved, np.vstack([applied, [0, 0, 0, 1]]) @ sphere_band(8, 3.0)[2], atol=1e-12)
-    undone = read_transforms(folder, undo_applied=True).views[2].cam_to_world
+    undone = read_transforms(folder, undo_applied_transform=True).views[2].cam_to_world
     np.testing.assert_allclose(undone, sphere_band(8, 3.0)[2], atol=1e-12)
 
 
