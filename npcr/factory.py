@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from npcr.checkpoints import ModelCheckpoint, load_model, load_parameters
-from npcr.config import changed, explicit_keys
+from npcr.config import changed, checkpoint_keys, explicit_keys
 from npcr.data.samples import SceneDataset
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.errors import CheckpointError, ConfigError
@@ -23,12 +23,6 @@ from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 logger = logging.getLogger("npcr")
 
 View = tuple[int, int]  # frame and camera, from 0
-
-# What a checkpoint's parameters depend on: these must agree with it.
-_STRUCTURE = ("MODEL.FORM", "MODEL.FEATURE_DIM", "MODEL.NORM", "MODEL.WIDTH", "MODEL.DOTS", "MODEL.HARMONICS",
-              "INPUT.USE_RGB")
-# What it was trained with, and is rendered with unless the user says otherwise.
-_HABITS = ("MODEL.LEGACY", "INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING", "WEIGHTS.DEPTH_THR")
 
 
 def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> Renderer:
@@ -191,7 +185,8 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
     """`cfg` with what the checkpoint was trained with, where the user did not say otherwise."""
     values = {}
     explicit = explicit_keys(cfg)
-    for key in (*_STRUCTURE, *_HABITS):
+    structure = checkpoint_keys("structure")
+    for key in (*structure, *checkpoint_keys("rendering")):
         section, name = key.split(".")
         trained = checkpoint.config.get(section, {}).get(name)
         wanted = cfg[section][name]
@@ -199,7 +194,7 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
             continue
         if key not in explicit:
             values[key.replace(".", "__")] = trained
-        elif key in _STRUCTURE:
+        elif key in structure:
             raise CheckpointError(f"{path}: was trained with {key} {trained}, the configuration says {wanted}")
         elif key == "MODEL.LEGACY":
             logger.warning("%s was trained with MODEL.LEGACY %s; rendering with %s, as the configuration says",

@@ -31,7 +31,7 @@ from benchmarks.quality.runs import Job, Study, finished, remove, run  # noqa: E
 from benchmarks.quality.scores import METRICS, load_flip  # noqa: E402
 from benchmarks.quality.variants import BASE, Variant, all_variants, questions, select  # noqa: E402
 from npcr import cli  # noqa: E402
-from npcr.config.schema import RANGES  # noqa: E402
+from npcr.config import KEYS  # noqa: E402
 from npcr.data.scene_config import FILE_NAME  # noqa: E402
 from npcr.errors import ConfigError, NpcrError  # noqa: E402
 from npcr.renderers.losses import VggFeatures  # noqa: E402
@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args.side = side if args.side is None else args.side
     args.minutes = minutes if args.minutes is None else args.minutes
     args.output = args.output or Path("output/study") / args.size
-    least = int(RANGES["INPUT.SIZE_TRAIN"][0])
+    least = int(KEYS["INPUT.SIZE_TRAIN"].range[0])
     for name, value, limit in (("side", args.side, least), ("seeds", args.seeds, 1)):
         if value < limit:
             parser.error(f"--{name} is {value}; it must be at least {limit}")

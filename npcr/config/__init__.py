@@ -1,16 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: one schema of keys (`npcr.config.schema`), and loading, overriding, checking and writing it."""
+"""The configuration: one table of keys (`npcr.config.keys`), and loading, overriding, checking and writing it."""
 
-from npcr.config.loading import (
-    changed,
-    default_config,
-    dump_config,
-    explicit_keys,
-    from_dict,
-    load_config,
-    to_dict,
-    validate,
-)
+from npcr.config.keys import KEYS, checkpoint_keys, default_config
+from npcr.config.loading import changed, dump_config, explicit_keys, from_dict, load_config, to_dict
+from npcr.config.validation import validate
 
-__all__ = ["changed", "default_config", "dump_config", "explicit_keys", "from_dict", "load_config", "to_dict",
-           "validate"]
+__all__ = ["KEYS", "changed", "checkpoint_keys", "default_config", "dump_config", "explicit_keys", "from_dict",
+           "load_config", "to_dict", "validate"]

@@ -10,8 +10,7 @@ import numpy as np
 import yaml
 
 from npcr.cameras import Cameras
-from npcr.config import from_dict
-from npcr.config.schema import RANGES
+from npcr.config import KEYS, from_dict
 from npcr.data.cloud_geometry import near_far_size, object_centers
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
@@ -54,7 +53,7 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
     width, height = cameras.size
     scale = min(1.0, longest_side / max(width, height))
     size = [round(width * scale), round(height * scale)]
-    least = RANGES["INPUT.SIZE_TRAIN"][0]
+    least, _ = KEYS["INPUT.SIZE_TRAIN"].range
     if min(size) < least:
         raise SceneError(f"{name}: photographs of {width}x{height} make pictures of {size[0]}x{size[1]} to train on; "
                          f"each side must be at least {least:g}")

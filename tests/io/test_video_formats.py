@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npcr.config.schema import CHOICES
+from npcr.config import KEYS
 from npcr.errors import NpcrError
 from npcr.io import ffmpeg
 from npcr.io.frame_source import open_frames
@@ -55,7 +55,7 @@ def written(path: Path, name: str, frames: list[np.ndarray], fps: float = 25, pl
 
 
 def test_the_configuration_offers_exactly_the_formats() -> None:
-    assert CHOICES["RENDER.VIDEO"] == tuple(FORMATS)
+    assert KEYS["RENDER.VIDEO"].choices == tuple(FORMATS)
 
 
 @pytest.mark.parametrize("name", tuple(FORMATS))

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every configuration key, in the order in which configurations are written. docs/configuration.md is made from it."""
+
+from __future__ import annotations
+
+from math import inf
+
+from yacs.config import CfgNode
+
+from npcr.config.schema import CheckpointRole, Key
+
+SECTIONS = {
+    "MODEL": "The renderer and its network",
+    "INPUT": "Sizes of pictures and splats",
+    "PROJECTION": "From points to layers of pixels",
+    "DATASETS": "The scene, and what training makes of its photographs",
+    "DATALOADER": "Reading photographs",
+    "SOLVER": "Training",
+    "LOSS": "Weights of the training loss",
+    "PERCEPTUAL": "The network of the perceptual loss",
+    "TEST": "Evaluation of the held-out views",
+    "WEIGHTS": "Thresholds and weights of the published implementation",
+    "TEMPORAL": "Blending each frame with its neighbors",
+    "RENDER": "Rendering pictures and videos",
+    "REFINE": "Refining a model along a camera path",
+    "": "Keys without a section",
+}
+
+_TABLE = (
+    Key("MODEL.DEVICE", "cuda",
+        "Where everything runs: cuda, cpu or cuda:N. Where there is no GPU, the CPU serves, with a notice."),
+    Key("MODEL.FEATURE_DIM", 32, "Learned numbers per point.", range=(1, 1024), checkpoint="structure"),
+    Key("MODEL.FORM", "layered",
+        "The renderer. layered: as published, a U-Net pass for each layer. blended: one pass for all layers.",
+        choices=("layered", "blended"), checkpoint="structure"),
+    Key("MODEL.LEGACY", False, "Compute exactly what the published implementation computes, for published checkpoints.",
+        checkpoint="rendering"),
+    Key("MODEL.NORM", "instance",
+        "Normalization of the layered form. instance: per image, as published. batch: running statistics.",
+        choices=("instance", "batch", "none"), checkpoint="structure"),
+    Key("MODEL.DOTS", 1, "Soft dots that draw a point of the blended form; several lie along the strand through it.",
+        range=(1, 64), checkpoint="structure"),
+    Key("MODEL.WIDTH", 24, "Channels of the blended form's network at full resolution.",
+        range=(4, 1024), checkpoint="structure"),
+    Key("MODEL.COMPILE", False,
+        "Run the network through torch.compile, in training too. Where that fails, it runs as it is."),
+    Key("MODEL.HARMONICS", 2,
+        "Degree of the spherical harmonics by which a point's color follows the view direction in the blended form; "
+        "0: not at all.", range=(0, 3), checkpoint="structure"),
+
+    Key("INPUT.SIZE_RAW", [800, 800], "[width, height] of the photographs on disk, pixels.",
+        range=(1, 65536), length=2, element=int),
+    Key("INPUT.SIZE_TRAIN", [600, 600], "[width, height] of a training picture, pixels.",
+        range=(24, 16384), length=2, element=int),
+    Key("INPUT.SIZE_TEST", [600, 600], "[width, height] of a rendered picture, pixels.",
+        range=(24, 16384), length=2, element=int),
+    Key("INPUT.NEAR_FAR_SIZE", [6.0, 16.0, 1.0],
+        "[near, far, radius]: between the depths near and far, a splat's radius falls from radius to 0.",
+        range=(0, inf), length=3, checkpoint="rendering"),
+    Key("INPUT.LAYER_NUM", 1, "Depth-peeled layers.", range=(1, 256), checkpoint="rendering"),
+    Key("INPUT.USE_RGB", False,
+        "Feed the points' own colors to the layered form's network. (The blended form starts from them.)",
+        checkpoint="structure"),
+
+    Key("PROJECTION.PEELING", "point",
+        "How layers are made. point: as published, the points of a layer leave the cloud. "
+        "pixel: the K nearest points of each pixel.", choices=("point", "pixel"), checkpoint="rendering"),
+    Key("PROJECTION.BACKEND", "auto",
+        "Kernels of the projection and of the network. compiled: refuse to run without them. torch: never use them.",
+        choices=("auto", "compiled", "torch")),
+
+    Key("DATASETS.TRAIN", "", "Folder of the scene, relative to the YAML file, else to the working directory."),
+    Key("DATASETS.TEST", "",
+        "Folder of a second scene of the same cloud, whose photographs are the held-out views."),
+    Key("DATASETS.FRAME_NUM", 1, "Frames (poses of the object), each with photographs and a cloud of its own.",
+        range=(1, 100000)),
+    Key("DATASETS.MASK", True, "The photographs have mattes. False: alpha is 1 everywhere."),
+    Key("DATASETS.CENTER", [],
+        "[y, x] of the object for each camera; a shorter list is spread evenly over the cameras. "
+        "Empty: the picture's center.", pairs=True),
+    Key("DATASETS.SHIFT", 10, "Augmentation: the largest shift, in pixels of INPUT.SIZE_TRAIN.", range=(0, 16384)),
+    Key("DATASETS.MAXRATION", 0.5, "Augmentation: a crop is enlarged by a factor of 1 to 1 plus this.",
+        range=(0, 16)),
+    Key("DATASETS.ROTATION", 0.0, "Augmentation: the camera is rolled by up to half of this to each side, degrees.",
+        range=(0, 360)),
+    Key("DATASETS.HOLDOUT_EVERY", 0, "Every Nth camera is kept from training and used to evaluate; 0: none.",
+        range=(0, inf)),
+    Key("DATASETS.ALPHA_MODE", "straight", "How colors and alpha are combined in the photographs.",
+        choices=("straight", "premultiplied", "composited")),
+    Key("DATASETS.ALPHA_BACKGROUND", [0, 0, 0], "The color behind composited photographs, RGB from 0 to 255.",
+        range=(0, 255), length=3),
+    Key("DATASETS.CACHE_MB", 2048, "Decoded photographs are kept in memory up to this many MiB.", range=(0, inf)),
+
+    Key("DATALOADER.NUM_WORKERS", 0, "Threads that decode photographs ahead; they share one cache. 0: none.",
+        range=(0, 256)),
+
+    Key("SOLVER.OPTIMIZER_NAME", "Adam", "The optimizer. FusedAdam needs apex.",
+        choices=("Adam", "AdamW", "SGD", "FusedAdam")),
+    Key("SOLVER.MAX_EPOCHS", 1500, "Training ends after this many epochs.", range=(1, inf)),
+    Key("SOLVER.MAX_MINUTES", 0.0,
+        "Training ends, and cosine decay with it, after this many minutes or at SOLVER.MAX_EPOCHS; 0: no limit.",
+        range=(0, inf)),
+    Key("SOLVER.BASE_LR", 5e-5, "Learning rate; the factors below multiply it.", range=(0, 1)),
+    Key("SOLVER.BIAS_LR_FACTOR", 2.0, "Factor of the learning rate of biases.", range=(0, 1e6)),
+    Key("SOLVER.FEATURE_LR_FACTOR", 1.0, "Factor of the learning rate of point features.", range=(0, 1e6)),
+    Key("SOLVER.HARMONICS_LR_FACTOR", 1.0,
+        "Factor of the learning rate of the blended form's change of color with direction.", range=(0, 1e6)),
+    Key("SOLVER.HARMONICS_DECAY", 0.0, "Weight decay of the blended form's change of color with direction (AdamW).",
+        range=(0, 1e6)),
+    Key("SOLVER.OPACITY_LR_FACTOR", 30.0, "Factor of the learning rate of the blended form's point opacity.",
+        range=(0, 1e6)),
+    Key("SOLVER.POSITION_LR_FACTOR", 5.0,
+        "Factor of the learning rate of the blended form's point positions and strands.", range=(0, 1e6)),
+    Key("SOLVER.WIDTH_LR_FACTOR", 10.0, "Factor of the learning rate of the blended form's splat width.",
+        range=(0, 1e6)),
+    Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD.", range=(0, 1)),
+    Key("SOLVER.WEIGHT_DECAY", 2e-5, "Weight decay.", range=(0, 1)),
+    Key("SOLVER.WEIGHT_DECAY_BIAS", 0.0, "Weight decay of biases.", range=(0, 1)),
+    Key("SOLVER.LR_DECAY", "step",
+        "Decay of the learning rate. step: by SOLVER.GAMMA at SOLVER.STEPS. cosine: to zero at the end of training.",
+        choices=("step", "cosine")),
+    Key("SOLVER.GAMMA", 0.1, "Factor of each step of the learning rate's decay.", range=(0, 1)),
+    Key("SOLVER.STEPS", [], "Epochs at which the learning rate is multiplied by SOLVER.GAMMA.",
+        range=(0, inf), element=int),
+    Key("SOLVER.WARMUP_FACTOR", 1.0 / 3.0, "The share of the learning rate that warm-up starts at.", range=(0, 1)),
+    Key("SOLVER.WARMUP_ITERS", 20, "Epochs of warm-up.", range=(0, inf)),
+    Key("SOLVER.WARMUP_METHOD", "linear", "How the learning rate grows in warm-up.", choices=("linear", "constant")),
+    Key("SOLVER.CHECKPOINT_PERIOD", 10, "Epochs between checkpoints; the last epoch is always written.",
+        range=(1, inf)),
+    Key("SOLVER.LOG_PERIOD", 10, "Steps between TensorBoard scalars.", range=(1, inf)),
+    Key("SOLVER.IMS_PER_BATCH", 1, "Photographs per optimizer step.", range=(1, 1024)),
+    Key("SOLVER.LAYER_SCHEDULE", [],
+        "Epochs at which a layer is added, beginning with one layer. Empty: INPUT.LAYER_NUM layers from the start.",
+        range=(1, inf), element=int),
+    Key("SOLVER.AMP", True, "Train in mixed precision (torch.amp) on a GPU; without effect on a CPU."),
+    Key("SOLVER.RECOMPUTE_LAYERS", False,
+        "Keep the activations of only one layer of the layered form in memory at a time; a step takes longer."),
+    Key("SOLVER.HALF_ACTIVATIONS", False,
+        "Keep activations for the gradients as float16; computation stays as it is."),
+    Key("SOLVER.SEED", 0, "Seed of all random numbers of training and refining.", range=(0, 2**32 - 1)),
+
+    Key("LOSS.PERCEPTUAL", 1.0, "Weight of the difference of VGG-19 features; 0: VGG-19 is not loaded at all.",
+        range=(0, inf)),
+    Key("LOSS.MSE", 1.0, "Weight of the squared error over color and alpha.", range=(0, inf)),
+    Key("LOSS.L1", 0.0, "Weight of the absolute error over color and alpha.", range=(0, inf)),
+    Key("LOSS.GRADIENT", 0.0, "Weight of the difference of gradient magnitudes; 0: it is only logged.",
+        range=(0, inf)),
+    Key("LOSS.SSIM", 0.0, "Weight of 1 - SSIM.", range=(0, inf)),
+
+    Key("PERCEPTUAL.CHECKPOINT", "",
+        "File of VGG-19's weights (.safetensors or .pth). Empty: torchvision downloads them."),
+
+    Key("TEST.IMS_PER_BATCH", 1, "Views rendered together while evaluating.", range=(1, 1024)),
+    Key("TEST.PERIOD", 10, "Epochs between evaluations of the held-out views; 0: never while training.",
+        range=(0, inf)),
+
+    Key("WEIGHTS.RENDER_WEIGHTS", [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02],
+        "Weights of the legacy blend: of the current frame, the previous blended one, and five previous raw ones.",
+        range=(0, 1), length=7),
+    Key("WEIGHTS.REFINE_WEIGHTS", [0.5, 0.5, 0.25, 0.75],
+        "Weights of published refining: of the previous blended and the previous raw frame in their sum, "
+        "then of the raw frame and of that sum.", range=(0, 1), length=4),
+    Key("WEIGHTS.COLOR_THR", 8000.0,
+        "Largest squared RGB distance (0-255) at which the legacy blend and published refining use a color.",
+        range=(0, inf)),
+    Key("WEIGHTS.DEPTH_THR", 0.0,
+        "In the layered form, a deeper layer counts only within this depth of the one before it; 0: always.",
+        range=(0, inf), checkpoint="rendering"),
+
+    Key("TEMPORAL.BLEND", "default", "How frames are blended. legacy: as published.",
+        choices=("default", "legacy", "off")),
+    Key("TEMPORAL.HISTORY", 3.0,
+        "Frames that the default blend mixes into one, with the frame itself in the middle; 1: itself alone.",
+        range=(1, 99)),
+    Key("TEMPORAL.DEPTH_TOLERANCE", 0.02,
+        "Relative depth difference at which the default blend's weight of another frame falls to 1/e.",
+        range=(0, 1)),
+    Key("TEMPORAL.COLOR_TOLERANCE", 22.0,
+        "Difference of local mean colors (0-255) at which the default blend's weight of another frame falls to 1/e.",
+        range=(0, inf)),
+    Key("TEMPORAL.ANGLE", 20.0,
+        "Change of the viewing direction, in degrees per frame, at which the default blend's weight of another "
+        "frame falls to 1/e.", range=(0.01, 180)),
+
+    Key("RENDER.MARGIN", -1,
+        "Pixels around a layer's points beyond which a layer of the layered form is transparent; -1: no limit.",
+        range=(-1, 16384)),
+    Key("RENDER.PRECISION", "float32", "What the network computes in; the short ones are for GPUs.",
+        choices=("float32", "bfloat16", "float16")),
+    Key("RENDER.CUDA_GRAPHS", False, "Capture the network once on a GPU and replay it for each frame."),
+    Key("RENDER.RAW", False, "Also write raw/img_0001.npz and so on: rgb, alpha and depth as float32."),
+    Key("RENDER.VIDEO", ["h264"],
+        "Formats of the videos, such as h264,gif; vp9, prores and webp have alpha. []: no video.",
+        choices=("h264", "h265", "vp9", "prores", "gif", "webp"), element=str),
+    Key("RENDER.FPS", 30.0, "Frame rate of the videos.", range=(1, 1000)),
+
+    Key("REFINE.SCHEME", "steady",
+        "How a model is refined. published: one optimizer step per walk; legacy models take it unless told otherwise.",
+        choices=("steady", "published")),
+    Key("REFINE.PATH", "given",
+        "The steady scheme's cameras. given: the frames of --cam-pose. random: fine arcs all around the object.",
+        choices=("given", "random")),
+    Key("REFINE.PASSES", 10,
+        "Passes. published: walks over the path with one optimizer step each. steady: REFINE.STEPS steps each.",
+        range=(1, 10000)),
+    Key("REFINE.STEPS", 40, "Optimizer steps of a pass of the steady scheme; validation follows each pass.",
+        range=(1, 100000)),
+    Key("REFINE.LR", 0.0, "Learning rate; 0: SOLVER.BASE_LR.", range=(0, 1)),
+    Key("REFINE.WINDOW", 2, "Neighboring frames that a step of the steady scheme makes agree.", range=(2, 16)),
+    Key("REFINE.ARC_DEGREES", 1.0, "Largest turn from frame to frame of the steady scheme's random arcs, degrees.",
+        range=(0.001, 45)),
+    Key("REFINE.STEADINESS", 40.0,
+        "The steady scheme's weight of the squared difference between neighboring frames (colors 0-1).",
+        range=(0, inf)),
+    Key("REFINE.PHOTOMETRIC", 1.0,
+        "The steady scheme's weight of the training loss of a training photograph; 0: none.", range=(0, inf)),
+    Key("REFINE.ANCHOR", 1.0,
+        "The steady scheme's weight of the squared distance to the unrefined model's rendering; 0: none.",
+        range=(0, inf)),
+    Key("REFINE.DEPTH_TOLERANCE", 0.02,
+        "Relative depth difference at which the steady scheme's weight of a reprojection falls to 1/e.",
+        range=(1e-6, 1)),
+    Key("REFINE.PSNR_DROP", 0.1,
+        "The steady scheme discards a pass whose PSNR lies more than this below the start's, dB.", range=(0, inf)),
+    Key("REFINE.PATIENCE", 5,
+        "The steady scheme ends after this many passes in a row of good PSNR but no less flicker; 0: never.",
+        range=(0, 10000)),
+
+    Key("OUTPUT_DIR", "output", "Folder of checkpoints, logs and pictures."),
+    Key("BACKGROUND_GRAY", 255, "Gray behind rendered pictures, from 0 to 255.", range=(0, 255)),
+    Key("LOAD_EPOCH", -1, "Epoch of the checkpoint to load; -1: the newest.", range=(-1, inf)),
+    Key("RESUME", False, "Continue training from LOAD_EPOCH."),
+)
+
+KEYS = {key.name: key for key in _TABLE}
+
+
+def default_config() -> CfgNode:
+    """Return a fresh, mutable configuration of the keys' defaults."""
+    cfg = CfgNode()
+    for section in filter(None, SECTIONS):
+        cfg[section] = CfgNode()
+    for key in _TABLE:
+        node, leaf = locate(cfg, key.name)
+        node[leaf] = list(key.default) if isinstance(key.default, list) else key.default
+    return cfg
+
+
+def locate(cfg: CfgNode, name: str) -> tuple[CfgNode, str]:
+    """Find the place of a key in a configuration.
+
+    Args:
+        cfg: has the key's section.
+        name: dotted.
+
+    Returns:
+        The section, or `cfg` itself for a key without one, and the key's name in it.
+    """
+    section, _, leaf = name.rpartition(".")
+    return (cfg[section] if section else cfg), leaf
+
+
+def checkpoint_keys(role: CheckpointRole) -> tuple[str, ...]:
+    """List the keys that a checkpoint has a say in.
+
+    Args:
+        role: "structure": the checkpoint's parameters depend on these, so that the configuration must agree.
+            "rendering": it was trained with these, and is rendered with them unless the user set others.
+
+    Returns:
+        Dotted names.
+    """
+    return tuple(key.name for key in _TABLE if key.checkpoint == role)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a whole configuration: each value by its key, and values that must fit together."""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode
+
+from npcr.config.keys import KEYS, locate
+from npcr.errors import ConfigError
+
+
+def validate(cfg: CfgNode, source: str) -> None:
+    """Check every value of a configuration.
+
+    Args:
+        cfg: all keys, each in its type.
+        source: the values' origin, for error messages.
+
+    Raises:
+        ConfigError: a value is out of range, or two values contradict each other.
+    """
+    for name, key in KEYS.items():
+        node, leaf = locate(cfg, name)
+        key.check(node[leaf], source)
+    _check_device(cfg, source)
+    _check_together(cfg, source)
+
+
+def _check_device(cfg: CfgNode, source: str) -> None:
+    name = cfg.MODEL.DEVICE
+    if name not in ("cuda", "cpu") and not (name.startswith("cuda:") and name[5:].isdigit()):
+        raise ConfigError(f"{source}: MODEL.DEVICE is {name!r}; allowed: cuda, cpu, cuda:N")
+
+
+def _check_together(cfg: CfgNode, source: str) -> None:
+    near, far, _ = cfg.INPUT.NEAR_FAR_SIZE
+    if near >= far:
+        raise ConfigError(f"{source}: INPUT.NEAR_FAR_SIZE has near {near:g} not below far {far:g}")
+    center = cfg.DATASETS.CENTER
+    if len(center) % 2 and not all(isinstance(c, list) for c in center):
+        raise ConfigError(f"{source}: DATASETS.CENTER has {len(center)} numbers; it needs pairs of [y, x]")
+    if cfg.DATASETS.HOLDOUT_EVERY == 1:
+        raise ConfigError(f"{source}: DATASETS.HOLDOUT_EVERY 1 leaves no camera to train on; use 0 or at least 2")
+    if cfg.DATASETS.HOLDOUT_EVERY and cfg.DATASETS.TEST:
+        raise ConfigError(f"{source}: DATASETS.TEST and DATASETS.HOLDOUT_EVERY both name held-out views; "
+                          "give one of them")
+    schedule = cfg.SOLVER.LAYER_SCHEDULE
+    if schedule != sorted(set(schedule)):
+        raise ConfigError(f"{source}: SOLVER.LAYER_SCHEDULE is {schedule}; the epochs must increase")
+    if schedule and len(schedule) != cfg.INPUT.LAYER_NUM - 1:
+        raise ConfigError(f"{source}: SOLVER.LAYER_SCHEDULE has {len(schedule)} epochs, but INPUT.LAYER_NUM "
+                          f"{cfg.INPUT.LAYER_NUM} adds {cfg.INPUT.LAYER_NUM - 1} layers to the first")
+    if sorted(set(cfg.SOLVER.STEPS)) != cfg.SOLVER.STEPS:
+        raise ConfigError(f"{source}: SOLVER.STEPS is {cfg.SOLVER.STEPS}; the epochs must increase")
+    if cfg.SOLVER.RECOMPUTE_LAYERS and cfg.MODEL.NORM == "batch":
+        raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS takes layers one by one, but MODEL.NORM batch has "
+                          "statistics over all of them; use instance or none")
+    if cfg.MODEL.FORM == "blended" and cfg.MODEL.LEGACY:
+        raise ConfigError(f"{source}: MODEL.LEGACY True is about published models, which have MODEL.FORM layered")
+    if cfg.MODEL.FORM == "blended" and cfg.SOLVER.RECOMPUTE_LAYERS:
+        raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS is for MODEL.FORM layered; blended has one network pass")
+    if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.L1, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
+        raise ConfigError(f"{source}: every weight under LOSS is 0; nothing would be learned")
