@@ -23,7 +23,7 @@ from npcr.io.images import write_image
 from npcr.renderers import Renderer
 from npcr.renderers.base import RenderOutput
 from npcr.renderers.compositing import over_background
-from npcr.rendering.path_videos import PathVideos
+from npcr.rendering.frame_writer import PathVideos
 from npcr.temporal import Blender, LegacyBlender, RenderedFrame
 
 logger = logging.getLogger("npcr")

@@ -13,7 +13,7 @@ from npcr.config import changed, default_config
 from npcr.errors import NpcrError
 from npcr.factory import build_blender
 from npcr.io.images import read_image
-from npcr.rendering import path_videos
+from npcr.rendering import frame_writer
 from npcr.rendering.frames import FramePixels, FrameWriter, render_path
 from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 from tests.path_stub import SIZE, PlaneRenderer, orbit
@@ -181,7 +181,7 @@ def test_a_video_that_cannot_be_written_is_told_after_the_pictures(tmp_path: Pat
     def full(self: object, rgb: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(path_videos.VideoWriter, "write", full)
+    monkeypatch.setattr(frame_writer.VideoWriter, "write", full)
     with pytest.raises(NpcrError, match=r"two/video\.mp4: cannot be written: Broken pipe"):
         write(tmp_path / "two")
     for folder in ("one", "two"):

@@ -8,8 +8,8 @@ import pytest
 
 from npcr.errors import NpcrError
 from npcr.io.frame_source import open_frames
-from npcr.rendering import path_videos
-from npcr.rendering.path_videos import PathVideos
+from npcr.rendering import frame_writer
+from npcr.rendering.frame_writer import PathVideos
 
 
 def frame(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def frame(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_each_format_gets_what_it_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path_videos, "PREVIEW_SIDE", 32)
+    monkeypatch.setattr(frame_writer, "PREVIEW_SIDE", 32)
     videos = PathVideos(tmp_path, 24, ["h264", "prores", "gif"])
     for number in range(3):
         videos.write(*frame(number))
