@@ -18,6 +18,7 @@ import numpy as np
 from npcr.importers.lenses import Lens
 from npcr.io.points import PointCloud
 
+SPLITS = ("train", "test", "val")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 
 
@@ -31,8 +32,12 @@ class View:
     cam_to_world: np.ndarray  # (4, 4) float64, OpenCV axes
     lens: Lens | None  # None: only the angle of view is known, `angle` has it
     angle: tuple[float, float | None] = (0.0, None)  # horizontal and vertical angle of view, radians
-    split: str = "train"  # or "test", "val": held out by the source
+    split: str = "train"  # one of `SPLITS`; "test" and "val" are held out by the source
     frame: int = 0  # which pose of the object
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"View {self.label}: split is {self.split!r}; allowed: {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Importer(ABC):
 
         Args:
             source: the capture: a folder, or the file that describes it.
-            options: a value for each of `options`, by name; the defaults stand where one is not given.
+            options: a value for each of `options`, by name: the one typed, or its default.
 
         Returns:
             The photographs that exist, with their cameras in OpenCV's axes and in pixel-center coordinates

@@ -106,6 +106,7 @@ def convert_image(conversion: ImageConversion, stem: Path, matting: Matting | No
 
     Raises:
         SceneError: photograph or matte cannot be read, or differ in size.
+        MissingExtraError: `conversion.matte` is "trimap" and pymatting is missing.
     """
     source = conversion.view.image
     suffix = _COPIED.get(source.suffix.lower(), ".png")

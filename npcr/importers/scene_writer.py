@@ -18,7 +18,7 @@ from npcr.cameras import Cameras
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination, new_scene_folder
 from npcr.errors import SceneError
-from npcr.importers.base import Capture
+from npcr.importers.base import SPLITS, Capture
 from npcr.importers.image_conversion import (
     ConvertedImage,
     ImageConversion,
@@ -72,6 +72,8 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
         raise SceneError(f"--downscale is {downscale:g}; it must be at least 1")
     check_destination(destination, overwrite)
     _check_apart(capture.folder, Path(destination))
+    if not any(view.split == "train" for view in capture.views):
+        raise SceneError(f"{capture.file}: has no photograph to train on")
     if matting is not None and matting.trimaps is not None:
         capture = replace(capture, views=with_trimaps(capture, matting.trimaps))
     if densify_to and not capture.clouds:
@@ -79,7 +81,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
     filters = filters or PointFilters()
     clouds = _load_clouds(capture, filters)
     conversions = plan_conversions(capture, downscale, mask, matting)
-    splits = {name: [c for c in conversions if c.view.split == name] for name in ("train", "test", "val")}
+    splits = {name: [c for c in conversions if c.view.split == name] for name in SPLITS}
     cameras = _cameras(splits["train"])
     _check_distance(cameras, capture)
     with new_scene_folder(destination, overwrite=overwrite) as folder:
