@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled kernels behind a plain C interface: finds and loads what was built.
+"""The compiled kernels behind a plain C interface: find and load the built libraries.
 
-`library("cpu")` and `library("cuda")` give the loaded library or None; `why_missing` says why, and what to
+`library("cpu")` and `library("cuda")` return the loaded library or None; `why_missing` explains why, and what to
 do. The structures mirror `csrc/interface.h`. Nothing here needs torch.
 """
 
@@ -115,7 +115,15 @@ def _function(task: ctypes.Structure) -> str:
 
 
 def library_path(kind: str, folder: Path = _FOLDER) -> Path:
-    """Where the library of that kind ("cpu" or "cuda") lies once it is built."""
+    """Return the path of a library once it is built.
+
+    Args:
+        kind: "cpu" or "cuda".
+        folder: that holds the libraries.
+
+    Returns:
+        The path.
+    """
     return folder / f"_pcpr_{kind}.so"
 
 
@@ -137,10 +145,24 @@ def _load(kind: str) -> tuple[Library | None, str]:
 
 
 def library(kind: str) -> Library | None:
-    """The loaded library of that kind ("cpu" or "cuda"), or None where there is none that fits."""
+    """Return the loaded library of a kind.
+
+    Args:
+        kind: "cpu" or "cuda".
+
+    Returns:
+        The library; None where none was built, or it does not fit this machine or version.
+    """
     return _load(kind)[0]
 
 
 def why_missing(kind: str) -> str:
-    """One sentence on why `library(kind)` is None and what to do; empty where it is not."""
+    """Explain why there is no library of a kind, and what to do.
+
+    Args:
+        kind: "cpu" or "cuda".
+
+    Returns:
+        A sentence; empty where `library(kind)` is not None.
+    """
     return _load(kind)[1]

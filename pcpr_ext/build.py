@@ -51,11 +51,15 @@ OLDEST_CUDA_ARCH = 70
 
 
 class BuildError(RuntimeError):
-    """A compiler is missing or failed; the message holds what it said."""
+    """A compiler is missing or failed; the message holds its output."""
 
 
 def cpu_compiler() -> str | None:
-    """The C++ compiler's command line, or None where none is found."""
+    """Find a C++ compiler.
+
+    Returns:
+        Its command line; None where none is found.
+    """
     chosen = os.environ.get("CXX")
     if chosen:
         return chosen if shutil.which(shlex.split(chosen)[0]) else None
@@ -63,7 +67,11 @@ def cpu_compiler() -> str | None:
 
 
 def cuda_compiler() -> str | None:
-    """The path of nvcc, or None where none is found. Only nvcc itself knows where its toolkit lies."""
+    """Find nvcc, which alone knows where its toolkit lies.
+
+    Returns:
+        Its path; None where none is found.
+    """
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
         if home and (Path(home) / "bin" / "nvcc").is_file():
             return str(Path(home) / "bin" / "nvcc")
@@ -71,7 +79,17 @@ def cuda_compiler() -> str | None:
 
 
 def cuda_archs(nvcc: str) -> list[int]:
-    """The GPU architectures to compile for, ascending: NPCR_CUDA_ARCHS, or all that nvcc knows from 70 on."""
+    """List the GPU architectures to compile for: NPCR_CUDA_ARCHS, or all that nvcc knows from 70 on.
+
+    Args:
+        nvcc: its path.
+
+    Returns:
+        For example [80, 90], ascending.
+
+    Raises:
+        BuildError: NPCR_CUDA_ARCHS is malformed, or nvcc knows none.
+    """
     chosen = os.environ.get("NPCR_CUDA_ARCHS", "")
     if chosen.strip():
         try:
@@ -86,14 +104,28 @@ def cuda_archs(nvcc: str) -> list[int]:
 
 
 def arch_flags(archs: Sequence[int]) -> list[str]:
-    """Machine code for each architecture, and PTX of the newest (for GPUs to come) and of the oldest."""
+    """Request machine code for each architecture, and PTX of the newest (for GPUs to come) and of the oldest.
+
+    Args:
+        archs: ascending.
+
+    Returns:
+        Arguments of nvcc.
+    """
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     ptx = [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in sorted({archs[0], archs[-1]})]
     return flags + ptx
 
 
 def build_cpu(target: Path, extra: Sequence[str] = ()) -> Path:
-    """Build the CPU library at `target`.
+    """Build the CPU library.
+
+    Args:
+        target: the library's path.
+        extra: further arguments of the compiler.
+
+    Returns:
+        The target.
 
     Raises:
         BuildError: no compiler, or it failed.
@@ -107,7 +139,14 @@ def build_cpu(target: Path, extra: Sequence[str] = ()) -> Path:
 
 
 def build_cuda(target: Path, extra: Sequence[str] = ()) -> Path:
-    """Build the CUDA library at `target`, linked against the static runtime.
+    """Build the CUDA library, linked against the static runtime.
+
+    Args:
+        target: the library's path.
+        extra: further arguments of nvcc.
+
+    Returns:
+        The target.
 
     Raises:
         BuildError: no nvcc, or it failed.
@@ -122,7 +161,17 @@ def build_cuda(target: Path, extra: Sequence[str] = ()) -> Path:
 
 
 def build_all(folder: Path) -> list[str]:
-    """Build into `folder` what this machine can build; returns a line per library on how it went."""
+    """Build the libraries that this machine can build.
+
+    Args:
+        folder: where to put them.
+
+    Returns:
+        For each library, a line on the outcome.
+
+    Raises:
+        BuildError: NPCR_BUILD_CUDA is 1 and the CUDA library cannot be built.
+    """
     from pcpr_ext import library_path
 
     report = []
@@ -164,7 +213,14 @@ def _run(command: list[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build in place and say what was built; 1 where the CPU library could not be built."""
+    """Build in place, and print a line for each library.
+
+    Args:
+        arguments: of the command line; None: the process's.
+
+    Returns:
+        The exit status: 1 where the CPU library could not be built.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m pcpr_ext.build",
         description="Build the native kernels in place.",

@@ -70,8 +70,8 @@ def rasterize(
         far: depth at which a splat is down to one pixel, greater than near; does not clip.
         max_size: largest radius in pixels, >= 0.
         layers: K >= 1.
-        peeling: "point" takes every point that won a pixel out of the cloud before the next layer, "pixel"
-            gives each pixel its K nearest points.
+        peeling: "point" removes every point that is visible in a pixel before the next layer, "pixel" gives each
+            pixel its K nearest points.
         backend: "compiled", "torch" (the reference), or "auto": compiled where there is a library for the device, else
             the reference, with a warning.
 

@@ -74,9 +74,9 @@ def rasterize(
         splats = project(points, cam_to_world[camera], intrinsics[camera], width, height, near, far, max_size)
         peel = peel_points if peeling == "point" else peel_pixels
         for layer, keys in enumerate(peel(splats, width, height, layers)):
-            won = keys != EMPTY
+            filled = keys != EMPTY
             plane = keys.reshape(height, width)
-            index[camera, layer][won.reshape(height, width)] = _key_index(keys[won]).to(index.dtype)
+            index[camera, layer][filled.reshape(height, width)] = _key_index(keys[filled]).to(index.dtype)
             depth[camera, layer] = torch.where(plane != EMPTY, _key_depth(plane), 0.0)
     return index, depth
 
@@ -238,16 +238,16 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """
     channels = grad.shape[-1]
     grad_rows, flat = grad.reshape(-1, channels), index.reshape(-1).long()
-    won = flat >= 0
-    grad_default = torch.where(won[:, None], 0, grad_rows).sum(0, dtype=torch.float64)
+    filled = flat >= 0
+    grad_default = torch.where(filled[:, None], 0, grad_rows).sum(0, dtype=torch.float64)
     exact = torch.promote_types(grad.dtype, torch.float32)
     grad_features = torch.zeros(points, channels, dtype=exact, device=grad.device)
-    added = grad_rows[won].to(exact)
+    added = grad_rows[filled].to(exact)
     if grad.device.type == "cuda":
-        # index_add_ would use atomics there; this sorts.
-        grad_features.index_put_((flat[won],), added, accumulate=True)
+        # index_add_ would use atomics on a GPU; this sorts.
+        grad_features.index_put_((flat[filled],), added, accumulate=True)
     else:
-        grad_features.index_add_(0, flat[won], added)
+        grad_features.index_add_(0, flat[filled], added)
     return grad_features.to(grad.dtype), grad_default.to(grad.dtype)
 
 

@@ -78,7 +78,7 @@ class GatedUNet(nn.Module):
         return result if region is None else zero_outside(result, region)
 
     def _forward(self, run: Callable[..., Any], x: Tensor) -> Tensor:
-        """How the blocks are wired; `run(name, *inputs)` runs one of them, and gives tensors for `out`, `alpha_out`."""
+        """Wire the blocks; `run(name, *inputs)` runs one of them, and gives tensors for `out` and `alpha_out`."""
         level1 = run("enter", x)
         level2 = run("down1", level1)
         level3 = run("down2", level2)

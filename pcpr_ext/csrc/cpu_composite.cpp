@@ -33,7 +33,7 @@ int32_t composite(const NpcrComposite& task) {
     return outside.load() ? NPCR_BAD_INDEX : NPCR_OK;
 }
 
-// Adds up what the fragments say of one range of points and their dots.
+// Adds up the fragments' gradients of one range of points and their dots.
 template <class Index>
 void add_points(const NpcrCompositeGrad& task, const float* parts, const Share& points) {
     const Index* index = static_cast<const Index*>(task.index);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the convolution and its gradient share: the caller's pictures as patches of 6x6 pixels, transformed.
+// What the convolution and its gradient share: the caller's feature maps as patches of 6x6 pixels, transformed.
 #ifndef NPCR_CPU_CONVOLUTION_H
 #define NPCR_CPU_CONVOLUTION_H
 
@@ -21,7 +21,7 @@ namespace npcr {
 
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// Tiles of a region of the picture, row by row; the last ones may reach beyond it.
+// Tiles of a region of the image, row by row; the last ones may reach beyond it.
 struct Tiles {
     int64_t x0, y0, across, down;
 
@@ -41,7 +41,7 @@ inline int64_t row_floats(int64_t channels) { return round_up(channels + kPanel 
 // whole pages, which would all fall into one set of a cache, are avoided.
 inline int64_t plane_floats(int64_t floats) { return round_up(floats, 1024) + 3 * kPanel; }
 
-// Pixels of a picture. Those outside are not looked at, whatever is there, and count as 0.
+// Pixels of an image. Those outside are not read, whatever memory holds, and count as 0.
 struct Area {
     int64_t left, top, right, bottom;
 
@@ -50,7 +50,7 @@ struct Area {
     }
 };
 
-// A picture of several sources, their channels one after another.
+// A feature map of several sources, their channels one after another.
 struct Sources {
     const float* const* pixels;
     const int64_t* channels;

@@ -26,11 +26,11 @@ struct Columns {
 struct Plan {
     int64_t inputs, outputs;
     Columns columns;
-    Tiles tiles;    // of one picture
+    Tiles tiles;    // of one image
     Area area;      // what the region depends on
-    int64_t count;  // of all pictures' tiles
+    int64_t count;  // of all images' tiles
     int64_t left_row, right_row, block, blocks, left_plane, right_plane;
-    int64_t pictures;  // that a block may have tiles of
+    int64_t images;  // that a block may have tiles of
 
     explicit Plan(const NpcrConvolve& task)
         : inputs(sum_of(task.channels)),
@@ -53,16 +53,16 @@ struct Plan {
         blocks = (count + block - 1) / block;
         left_plane = plane_floats(block * left_row);
         right_plane = plane_floats(block * right_row);
-        pictures = std::min(task.images, (block - 1) / tiles.count() + 2);
+        images = std::min(task.images, (block - 1) / tiles.count() + 2);
     }
     int64_t thread_floats() const { return kProducts * (left_plane + right_plane); }
     int thread_count(int threads) const {
         const int64_t work = count * inputs * columns.padded / 32768;
         return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, blocks, 1 + work, 256})));
     }
-    int64_t picture(int64_t tile) const { return tile / tiles.count(); }
+    int64_t image_of(int64_t tile) const { return tile / tiles.count(); }
     int64_t channel_floats() const { return row_floats(outputs); }
-    int64_t block_sums() const { return 2 * pictures * channel_floats(); }
+    int64_t block_sums() const { return 2 * images * channel_floats(); }
     int64_t scratch_bytes(int threads, bool sums) const {
         return 4 * (thread_count(threads) * thread_floats() + 4 * channel_floats() + (sums ? blocks * block_sums() : 0)) + 128;
     }
@@ -124,7 +124,7 @@ NPCR_INLINE void store_gates(const typename Lanes<lanes>::Float& sigmoids, int64
 // What finish_tile needs for each channel, `stride` floats a kind, with whole vectors to read.
 struct PerChannel {
     float *bias, *gate_bias, *scale, *shift;
-    float* sums;  // a block's, of each of its pictures: of the results, then of their squares; or null
+    float* sums;  // a block's, of each of its images: of the results, then of their squares; or null
     int64_t stride;
 };
 
@@ -140,7 +140,7 @@ template <int lanes>
 NPCR_INLINE void finish_tile(const NpcrConvolve& task, const Plan& plan, const PerChannel& per_channel, float* sums,
                              const float* products, int64_t plane, int64_t tile, int target, int64_t start) {
     typedef typename Lanes<lanes>::Float V;
-    const int64_t image = plan.picture(tile), of_image = tile - image * plan.tiles.count();
+    const int64_t image = plan.image_of(tile), of_image = tile - image * plan.tiles.count();
     const int64_t x0 = plan.tiles.x(of_image), y0 = plan.tiles.y(of_image), outputs = task.outputs[target];
     const int64_t rows = std::min<int64_t>(kTile, task.region[3] - y0);
     const int64_t across = std::min<int64_t>(kTile, task.region[2] - x0);
@@ -188,12 +188,12 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
     float* left = memory;
     float* products = memory + kProducts * left_plane;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t image = plan.picture(first + i), tile = first + i - image * plan.tiles.count();
-        const float* pictures[3];
+        const int64_t image = plan.image_of(first + i), tile = first + i - image * plan.tiles.count();
+        const float* maps[3];
         for (int source = 0; source < 3; ++source) {
-            pictures[source] = task.sources[source] + image * task.height * task.width * task.channels[source];
+            maps[source] = task.sources[source] + image * task.height * task.width * task.channels[source];
         }
-        const Sources sources{pictures, task.channels, task.height, task.width, plan.area, nullptr, nullptr};
+        const Sources sources{maps, task.channels, task.height, task.width, plan.area, nullptr, nullptr};
         transform_patches<lanes>(sources, plan.tiles.y(tile), plan.tiles.x(tile), left + i * plan.left_row, left_plane);
     }
     const int64_t panel_floats = plan.inputs * kPanel, panels = plan.columns.padded / kPanel;
@@ -204,8 +204,8 @@ NPCR_INLINE void convolve_block(const NpcrConvolve& task, const Plan& plan, int6
                                                      plan.right_row, count, panels);
     }
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t picture = plan.picture(first + i) - plan.picture(first);
-        float* sums = per_channel.sums ? per_channel.sums + 2 * picture * per_channel.stride : nullptr;
+        const int64_t image = plan.image_of(first + i) - plan.image_of(first);  // of the block's
+        float* sums = per_channel.sums ? per_channel.sums + 2 * image * per_channel.stride : nullptr;
         for (int64_t target = 0, start = 0; target < 3; start += task.outputs[target++]) {
             if (!task.targets[target]) continue;
             finish_tile<lanes>(task, plan, per_channel, sums, products + i * plan.right_row, right_plane, first + i,
@@ -294,12 +294,12 @@ NPCR_INLINE void pack_panel(const NpcrPack& task, const PackPlan& plan, int64_t 
 
 NPCR_FOR_PROCESSOR(pack_panel, (const NpcrPack& task, const PackPlan& plan, int64_t panel), (task, plan, panel))
 
-// All blocks' sums to each picture's, in the blocks' order.
+// All blocks' sums to each image's, in the blocks' order.
 void add_up_sums(const NpcrConvolve& task, const Plan& plan, const float* sums) {
     std::fill_n(task.sums, task.images * 2 * plan.outputs, 0.0);
     for (int64_t block = 0; block < plan.blocks; ++block) {
-        const int64_t first = plan.picture(block * plan.block);
-        const int64_t last = plan.picture(std::min(plan.count, (block + 1) * plan.block) - 1);
+        const int64_t first = plan.image_of(block * plan.block);
+        const int64_t last = plan.image_of(std::min(plan.count, (block + 1) * plan.block) - 1);
         for (int64_t row = 2 * first; row < 2 * last + 2; ++row) {
             const float* of_block = sums + block * plan.block_sums() + (row - 2 * first) * plan.channel_floats();
             for (int64_t i = 0; i < plan.outputs; ++i) task.sums[row * plan.outputs + i] += of_block[i];

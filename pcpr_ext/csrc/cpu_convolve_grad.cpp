@@ -19,9 +19,9 @@ constexpr int64_t kTilesAtOnce = 128;         // of a product: these rows stay i
 constexpr int64_t kTilesPerTask = 16;
 
 struct Plan {
-    Tiles tiles;    // of one picture
+    Tiles tiles;    // of one image
     Area area;      // all of it
-    int64_t count;  // of all pictures' tiles
+    int64_t count;  // of all images' tiles
     int64_t inputs, outputs, columns, left_row, right_row;  // outputs: gates count among them
     int64_t groups, group, batch;  // how many groups, tiles of a group, tiles transformed before they are multiplied
     int64_t left_plane, right_plane, result_plane;
@@ -85,14 +85,14 @@ NPCR_INLINE void transform_tiles(const NpcrConvolveGrad& task, const Plan& plan,
     for (int64_t i = first; i < last; ++i) {
         const int64_t image = (start + i) / plan.tiles.count(), tile = (start + i) % plan.tiles.count();
         const int64_t x = plan.tiles.x(tile), y = plan.tiles.y(tile), pixels = image * task.height * task.width;
-        const float *pictures[3], *scale[3], *shift[3];
+        const float *maps[3], *scale[3], *shift[3];
         for (int source = 0; source < 3; ++source) {
             const int64_t channels = task.channels[source];
-            pictures[source] = task.sources[source] + pixels * channels;
+            maps[source] = task.sources[source] + pixels * channels;
             scale[source] = task.scale[source] ? task.scale[source] + image * channels : nullptr;
             shift[source] = task.scale[source] ? task.shift[source] + image * channels : nullptr;
         }
-        const Sources sources{pictures, task.channels, task.height, task.width, plan.area, scale, shift};
+        const Sources sources{maps, task.channels, task.height, task.width, plan.area, scale, shift};
         transform_patches<lanes>(sources, y, x, memory.left + i * plan.left_row, plan.left_plane);
         float* row = memory.right + i * plan.right_row;
         for (int64_t channel = 0; channel < plan.outputs; channel += lanes) {

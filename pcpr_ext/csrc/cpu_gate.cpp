@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gate, norm and ReLU pixel by pixel: the way back, and the norm. Sums are made of fixed groups of
+// Gate, norm and ReLU pixel by pixel: their gradient, and the norm. Sums are made of fixed groups of
 // pixels and added up in order, so they do not depend on the number of threads.
 
 #include <algorithm>
@@ -90,27 +90,27 @@ NPCR_TARGET_CLONES void normalize_pixels(const NpcrNormalize& task, int64_t imag
     }
 }
 
-// The pixels of each picture as groups of `size`.
+// The pixels of each image as groups of `size`.
 struct Groups {
-    int64_t size = kGroup, of_picture, count;
+    int64_t size = kGroup, per_image, count;
 
     template <class Task>
     explicit Groups(const Task& task) {
         do {
-            of_picture = (task.pixels + size - 1) / size;
-            count = task.images * of_picture;
+            per_image = (task.pixels + size - 1) / size;
+            count = task.images * per_image;
             size *= 2;
         } while (count > ThreadPool::kMaxTasks);
         size /= 2;
     }
 };
 
-// work(image, first, last, group): the pixels of all pictures are counted through.
+// work(image, first, last, group): the pixels of all images are counted through.
 template <class Task, class Work>
 void over_groups(const Task& task, const Groups& groups, Work work) {
     ThreadPool::run(thread_count(task.threads, task.images * task.pixels * task.channels), static_cast<int>(groups.count),
               [&](int group, int) {
-                  const int64_t image = group / groups.of_picture, first = group % groups.of_picture * groups.size;
+                  const int64_t image = group / groups.per_image, first = group % groups.per_image * groups.size;
                   const int64_t origin = image * task.pixels;
                   work(image, origin + first, origin + std::min(task.pixels, first + groups.size), group);
               });
@@ -129,7 +129,7 @@ int32_t sum_up(const NpcrGate& task, PixelSums work) {
     });
     std::fill_n(task.sums, task.images * width, 0.0);
     for (int64_t group = 0; group < groups.count; ++group) {
-        double* of_image = task.sums + group / groups.of_picture * width;
+        double* of_image = task.sums + group / groups.per_image * width;
         for (int64_t i = 0; i < width; ++i) of_image[i] += sums[group * width + i];
     }
     return NPCR_OK;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Anti-aliased halving and bilinear doubling of pictures (height, width, channels), and their gradients. A task is
+// Anti-aliased halving and bilinear doubling of feature maps (height, width, channels), and their gradients. A task is
 // a row of the result; every sum has its order, so nothing depends on the number of threads.
 
 #include <string.h>
@@ -28,7 +28,7 @@ bool valid(const NpcrResample& task) {
            task.target_height <= kMaxSide && task.target_width >= 1 && task.target_width <= kMaxSide;
 }
 
-bool halves(const NpcrResample& task) {  // the pooled picture must have a pixel to reflect
+bool halves(const NpcrResample& task) {  // the pooled map must have a pixel to reflect
     return valid(task) && task.height >= 3 && task.width >= 3 && task.target_height == task.height / 2 &&
            task.target_width == task.width / 2;
 }
@@ -126,7 +126,7 @@ void halve_row(const NpcrResample& task, int64_t row, std::vector<float>& blurre
     blur_columns(blurred.data(), pooled, channels, task.target_width, out);
 }
 
-// The gradient of row `pooled_row` of the pooled picture: the blur's transpose.
+// The gradient of row `pooled_row` of the pooled map: the blur's transpose.
 void pooled_grad(const NpcrResample& task, int64_t pooled_row, std::vector<float>& line, std::vector<float>& out) {
     const int64_t channels = task.channels, width = task.target_width, pooled = task.width - 1;
     line.assign(static_cast<size_t>(width * channels), 0.0f);
@@ -210,8 +210,8 @@ void double_grad_row(const NpcrResample& task, int64_t row, std::vector<float>& 
     double_columns_grad(line.data(), task.width, channels, out);
 }
 
-// One of the pictures of a task.
-NpcrResample picture(const NpcrResample& task, int64_t image) {
+// One of the images of a task.
+NpcrResample one_image(const NpcrResample& task, int64_t image) {
     const int64_t source = image * task.height * task.width * task.channels;
     const int64_t target = image * task.target_height * task.target_width * task.channels;
     NpcrResample one = task;
@@ -222,7 +222,7 @@ NpcrResample picture(const NpcrResample& task, int64_t image) {
     return one;
 }
 
-// work(picture, row, two lines of a thread's own) for all rows of all pictures.
+// work(image, row, two lines of a thread's own) for all rows of all images.
 template <class Work>
 int32_t over_rows(const NpcrResample& task, int64_t rows, Work work) {
     const int threads = thread_count(task);
@@ -230,9 +230,9 @@ int32_t over_rows(const NpcrResample& task, int64_t rows, Work work) {
         std::vector<std::vector<float>> lines(2 * threads);
         for (auto& line : lines) line.reserve(static_cast<size_t>(2 * std::max(task.width, task.target_width) *
                                                                   task.channels));
-        // Pictures one after another: a phase has room for about a million tasks.
+        // Images one after another: a phase has room for about a million tasks.
         for (int64_t image = 0; image < task.images; ++image) {
-            const NpcrResample one = picture(task, image);
+            const NpcrResample one = one_image(task, image);
             ThreadPool::run(threads, static_cast<int>(rows), [&](int row, int thread) {
                 work(one, static_cast<int64_t>(row), lines[2 * thread], lines[2 * thread + 1]);
             });

@@ -113,7 +113,7 @@ struct NpcrConvolveGrad {
 
 // The gradient of z = ReLU(scale y + shift), y = conv * g, g = sigmoid(gate), from y and g alone: conv's gradient is
 // dy g, the gate's dy y (1 - g). With du = grad where z > 0, else 0:
-// npcr_gate_sums gives the sums of du and of du y over each picture's pixels, npcr_gate_grad the gradient of conv and
+// npcr_gate_sums gives the sums of du and of du y over each image's pixels, npcr_gate_grad the gradient of conv and
 // gate for dy = of_grad du + of_value y + constant, and the sums of that.
 struct NpcrGate {
     const float* values;    // y, (images, pixels, channels)

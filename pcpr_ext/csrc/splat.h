@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Soft splats in one pixel, and the way back: for host and device.
+// Soft dots in one pixel, and their gradients: for host and device.
 #ifndef NPCR_SPLAT_H
 #define NPCR_SPLAT_H
 
@@ -16,16 +16,16 @@
 
 namespace npcr {
 
-constexpr float kOpaque = 0.99f;   // npcr.renderers.splats.OPAQUE
-constexpr float kCovered = 1e-3f;  // from which on a pixel has a depth
-constexpr int kSplatHead = 3;      // of a point's numbers, before its values: opacity, sharpness, fade
-constexpr int kSplatParts = 5;     // of a fragment's gradient: opacity, sharpness, x, y; and the weight of its values
+constexpr float kMaxCoverage = 0.99f;  // of one dot; both as in npcr.ops.compositing
+constexpr float kMinCoverage = 1e-3f;  // from which on a pixel has a depth
+constexpr int kSplatHead = 3;          // of a point's numbers, before its values: opacity, sharpness, fade
+constexpr int kSplatParts = 5;         // of a fragment's gradient: opacity, sharpness, x, y; and the weight of its values
 
 struct Cover {
     float dx, dy;    // from the pixel's center to the dot
     float fall;      // exp(-sharpness d²)
     float within;    // 1 - fade d², 0 out of the dot's reach
-    float share;     // of the pixel, at most kOpaque
+    float share;     // of the pixel, at most kMaxCoverage
 };
 
 NPCR_BOTH Cover cover(const float* dot, const float* point, int64_t x, int64_t y) {
@@ -37,13 +37,13 @@ NPCR_BOTH Cover cover(const float* dot, const float* point, int64_t x, int64_t y
     const float within = 1 - away * point[2];
     result.within = within > 0 ? within : 0;
     const float share = point[0] * result.fall * result.within;
-    result.share = share < kOpaque ? share : kOpaque;
+    result.share = share < kMaxCoverage ? share : kMaxCoverage;
     return result;
 }
 
 // `into`: the gradients of opacity, sharpness, and the dot's x and y, from that of the share.
 NPCR_BOTH void cover_grad(const Cover& at, const float* point, float grad_share, float* into) {
-    if (point[0] * at.fall * at.within > kOpaque) grad_share = 0;  // clamped
+    if (point[0] * at.fall * at.within > kMaxCoverage) grad_share = 0;  // clamped
     const float grad_fall = grad_share * point[0] * at.fall;
     const float grad_away = -grad_fall * (at.within * point[1] + (at.within > 0 ? point[2] : 0));
     into[0] = grad_share * at.fall * at.within;
@@ -75,7 +75,7 @@ NPCR_BOTH bool composite_pixel(const NpcrComposite& task, int64_t dots, int64_t 
     }
     for (int64_t c = 0; c < channels; ++c) values[c] += (1 - covered) * task.background[c];
     values[channels] = covered;
-    task.mean_depth[pixel] = covered > kCovered ? moment / covered : 0;
+    task.mean_depth[pixel] = covered > kMinCoverage ? moment / covered : 0;
     return sound;
 }
 
@@ -90,7 +90,7 @@ NPCR_BOTH float composite_pixel_grad(const NpcrCompositeGrad& task, int64_t dots
     for (int64_t c = 0; c < channels; ++c) of_background += grad[c] * task.background[c];
     for (int64_t k = 0; k < task.layers; ++k) {
         const int64_t dot = index[k * pixels + pixel];
-        if (dot < 0 || dot >= task.dot_count) continue;  // npcr_composite has told of the latter
+        if (dot < 0 || dot >= task.dot_count) continue;  // npcr_composite has refused the latter
         const float* point = task.points + dot / dots * (kSplatHead + channels);
         float of_weight = grad[channels] - of_background;
         for (int64_t c = 0; c < channels; ++c) of_weight += grad[c] * point[kSplatHead + c];
@@ -99,7 +99,7 @@ NPCR_BOTH float composite_pixel_grad(const NpcrCompositeGrad& task, int64_t dots
         into[4] = passing;
         passing *= 1 - cover(task.dots + 2 * dot, point, x, y).share;
     }
-    float behind = 0;  // what the shares further back say: they would gain if this one covered nothing
+    float behind = 0;  // the gradient from the dots further back: they would gain if this one covered nothing
     for (int64_t k = task.layers - 1; k >= 0; --k) {
         const int64_t dot = index[k * pixels + pixel];
         if (dot < 0 || dot >= task.dot_count) continue;
@@ -114,7 +114,7 @@ NPCR_BOTH float composite_pixel_grad(const NpcrCompositeGrad& task, int64_t dots
     return passing;
 }
 
-// Adds what one fragment says to its point's channels from `first` on in steps of `step`, and, by whoever has the
+// Adds one fragment's gradient to its point's channels from `first` on in steps of `step`, and, by whoever has the
 // first channel, to its dot.
 NPCR_BOTH void add_fragment(const NpcrCompositeGrad& task, int64_t dots, int64_t dot, int64_t pixel, const float* part,
                             int64_t first, int64_t step) {

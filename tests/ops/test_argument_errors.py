@@ -9,7 +9,7 @@ import torch
 
 import pcpr_ext
 from npcr.errors import NpcrError
-from npcr.ops import OperatorError, compiled_available, dispatch, gather_features, rasterize
+from npcr.ops import OperatorError, compiled_available, composite_dots, dispatch, gather_features, rasterize
 
 GOOD: dict[str, Any] = {
     "points": torch.zeros(4, 3),
@@ -25,6 +25,13 @@ GOOD_GATHER: dict[str, Any] = {
     "features": torch.zeros(4, 2),
     "default_feature": torch.zeros(2),
     "index": torch.zeros(1, 1, 3, 3, dtype=torch.int32),
+}
+GOOD_COMPOSITE: dict[str, Any] = {
+    "dots": torch.zeros(4, 2),
+    "points": torch.zeros(2, 5),
+    "index": torch.zeros(2, 3, 4, dtype=torch.int32),
+    "depth": torch.zeros(2, 3, 4),
+    "background": torch.zeros(2),
 }
 
 
@@ -89,6 +96,26 @@ def test_rasterize_names_what_is_wrong(change: dict[str, Any], message: str) -> 
 def test_gather_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(OperatorError, match=message):
         gather_features(**(GOOD_GATHER | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dots": torch.zeros(4, 3)}, r"dots must have shape \(D, 2\), got shape \(4, 3\)"),
+        ({"points": torch.zeros(2, 6)}, r"points must have shape \(N, 5\), got shape \(2, 6\)"),
+        ({"points": torch.zeros(3, 5)}, r"dots must have a multiple of the 3 rows of points, .* got shape \(4, 2\)"),
+        ({"points": torch.zeros(0, 5)}, r"dots must have a multiple of the 0 rows of points"),
+        ({"dots": torch.zeros(4, 2, dtype=torch.int32)}, r"dots must be floating point, got torch.int32"),
+        ({"points": torch.zeros(2, 5).double()}, r"points must be torch.float32 like dots, got torch.float64"),
+        ({"index": torch.zeros(2, 3, 4)}, r"index must be torch.int32 or torch.int64, got torch.float32"),
+        ({"depth": torch.zeros(2, 3, 3)}, r"depth must have shape \(2, 3, 4\), got shape \(2, 3, 3\)"),
+        ({"background": torch.zeros(2, device="meta")}, r"background \(on meta\) .* dots \(cpu\)"),
+        ({"backend": "gpu"}, r"backend must be one of auto, torch, compiled, got 'gpu'"),
+    ],
+)
+def test_composite_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OperatorError, match=message):
+        composite_dots(**(GOOD_COMPOSITE | change))
 
 
 def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

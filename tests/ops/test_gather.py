@@ -67,7 +67,9 @@ def test_by_hand(backend: str) -> None:
     ("points", "shape"), [(0, (1, 1, 3, 2)), (1, (1, 2, 1, 1)), (17, (2, 3, 9, 11)), (900, (2, 2, 70, 60))]
 )
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_kernel_equals_twin(points: int, channels: int, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+def test_kernel_equals_the_reference(
+    points: int, channels: int, shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
     case = random_case(points + channels, points, channels, shape, dtype)
     reference, kernel = run(case, "torch"), run(case, "compiled")
     assert torch.equal(reference[0], kernel[0])
@@ -103,7 +105,7 @@ def test_gradient_against_differences() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_dtypes_go_through_the_twin(dtype: torch.dtype) -> None:
+def test_other_dtypes_go_through_the_reference(dtype: torch.dtype) -> None:
     case = random_case(2, 9, 4, (1, 1, 8, 8))
     images, grad, grad_default = run(tuple(x if x.dtype == torch.int32 else x.to(dtype) for x in case), "auto")
     assert images.dtype == grad.dtype == grad_default.dtype == dtype

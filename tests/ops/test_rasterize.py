@@ -71,7 +71,7 @@ def test_five_by_five_by_hand(peeling: str, backend: str) -> None:
 @needs_kernel
 @pytest.mark.parametrize("peeling", PEELINGS)
 @pytest.mark.parametrize("seed", range(30))
-def test_kernel_equals_twin(seed: int, peeling: str) -> None:
+def test_kernel_equals_the_reference(seed: int, peeling: str) -> None:
     arguments, settings = random_case(seed)
     reference, kernel = (
         rasterize(*arguments, **settings, peeling=peeling, backend=backend) for backend in ("torch", "compiled")
@@ -126,13 +126,13 @@ def test_nothing_to_see(points: Tensor, size: tuple[int, int], peeling: str, bac
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("peeling", PEELINGS)
-def test_one_splat_over_the_whole_picture(peeling: str, backend: str) -> None:
+def test_one_splat_over_the_whole_image(peeling: str, backend: str) -> None:
     points = torch.tensor([[0.0, 0, 2], [0, 0, 1.5], [0, 0, 1]])
     index, _ = rasterize(
         points, *camera(), (4, 6), near=3, far=9, max_size=1000, layers=4, peeling=peeling, backend=backend
     )
-    for layer, winner in enumerate((2, 1, 0, -1)):
-        assert (index[0, layer] == winner).all()
+    for layer, visible in enumerate((2, 1, 0, -1)):
+        assert (index[0, layer] == visible).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -167,7 +167,7 @@ def test_scratch_memory_can_be_given_back() -> None:
     assert_equal(before, rasterize(*arguments, **settings, backend="compiled"))
 
 
-def test_twin_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, settings = random_case(13)
     settings["max_size"] = 9.0
     whole: dict[str, Any] = {

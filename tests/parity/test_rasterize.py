@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published implementation's projections (design: parity data), every camera and layer."""
+"""The projections of the published implementation, every camera and layer."""
 
 from __future__ import annotations
 

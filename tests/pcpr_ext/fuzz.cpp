@@ -106,7 +106,7 @@ Result run(NpcrRasterize task, int threads) {
     return task.index_bytes == 4 ? run_as<int32_t>(task) : run_as<int64_t>(task);
 }
 
-// Layer by layer over all points, as the design has it.
+// Layer by layer over all points, as docs/conventions.md defines it.
 Result plain(const NpcrRasterize& task) {
     const int64_t pixels = task.width * task.height;
     Result result;

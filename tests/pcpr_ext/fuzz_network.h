@@ -10,11 +10,11 @@ std::vector<float> randoms(int64_t count, bool wild) {
 
 bool close(double ours, double plain, double scale) { return fabs(ours - plain) <= 1e-4 * (scale + 1.0); }
 
-struct Pictures {
+struct FeatureMaps {
     int64_t images, height, width, channels[3], total = 0;
     std::vector<float> pixels[3];
 
-    explicit Pictures(bool wild) : images(pick(1, 3)), height(pick(1, 15)), width(pick(1, 15)) {
+    explicit FeatureMaps(bool wild) : images(pick(1, 3)), height(pick(1, 15)), width(pick(1, 15)) {
         for (int i = 0; i < 3; ++i) {
             channels[i] = i == 0 || pick(0, 1) ? pick(1, 21) : 0;
             if (i > 0 && channels[i - 1] == 0) channels[i] = 0;
@@ -53,23 +53,23 @@ std::vector<float> packed(const std::vector<float>& weights, int64_t outputs, in
 }
 
 void convolve_round(bool wild) {
-    const Pictures pictures(wild);
+    const FeatureMaps maps(wild);
     const bool gated = pick(0, 1);
     int64_t parts[3] = {pick(1, 20), 0, 0}, outputs = parts[0];
     for (int i = 1; i < 3 && !gated && pick(0, 1); ++i) outputs += parts[i] = pick(1, 20);
-    const int64_t rows = gated ? 2 * outputs : outputs, pixels = pictures.count();
-    const std::vector<float> weights = randoms(rows * pictures.total * 9, false), bias = randoms(rows, wild);
-    const std::vector<float> memory = packed(weights, rows, pictures.total, gated);
+    const int64_t rows = gated ? 2 * outputs : outputs, pixels = maps.count();
+    const std::vector<float> weights = randoms(rows * maps.total * 9, false), bias = randoms(rows, wild);
+    const std::vector<float> memory = packed(weights, rows, maps.total, gated);
     std::vector<uint16_t> gates(pixels * outputs);
-    std::vector<double> sums(pictures.images * 2 * outputs);
+    std::vector<double> sums(maps.images * 2 * outputs);
     NpcrConvolve task{};
-    pictures.into(task);
+    maps.into(task);
     task.packed = memory.data();
     task.bias = bias.data();
-    task.region[0] = pick(0, static_cast<int>(pictures.width) - 1);
-    task.region[1] = pick(0, static_cast<int>(pictures.height) - 1);
-    task.region[2] = pick(static_cast<int>(task.region[0]) + 1, static_cast<int>(pictures.width));
-    task.region[3] = pick(static_cast<int>(task.region[1]) + 1, static_cast<int>(pictures.height));
+    task.region[0] = pick(0, static_cast<int>(maps.width) - 1);
+    task.region[1] = pick(0, static_cast<int>(maps.height) - 1);
+    task.region[2] = pick(static_cast<int>(task.region[0]) + 1, static_cast<int>(maps.width));
+    task.region[3] = pick(static_cast<int>(task.region[1]) + 1, static_cast<int>(maps.height));
     task.gated = gated;
     if (gated) {
         task.gates = gates.data();
@@ -96,8 +96,8 @@ void convolve_round(bool wild) {
     if (wild) return;
     std::vector<double> expected_sums(sums.size()), sizes(sums.size());
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-        const int64_t x = pixel % pictures.width, y = pixel / pictures.width % pictures.height;
-        const int64_t image = pixel / (pictures.width * pictures.height);
+        const int64_t x = pixel % maps.width, y = pixel / maps.width % maps.height;
+        const int64_t image = pixel / (maps.width * maps.height);
         const bool inside = x >= task.region[0] && x < task.region[2] && y >= task.region[1] && y < task.region[3];
         int target = 0;
         for (int64_t output = 0, channel = 0; output < outputs; ++output, ++channel) {
@@ -107,9 +107,9 @@ void convolve_round(bool wild) {
                 const int64_t row = output + part * outputs;
                 values[part] = bias[row];
                 for (int64_t tap = 0; tap < 9; ++tap) {
-                    for (int64_t input = 0; input < pictures.total; ++input) {
-                        const double term = static_cast<double>(weights[(row * pictures.total + input) * 9 + tap]) *
-                                            pictures.at(image, y + tap / 3 - 1, x + tap % 3 - 1, input);
+                    for (int64_t input = 0; input < maps.total; ++input) {
+                        const double term = static_cast<double>(weights[(row * maps.total + input) * 9 + tap]) *
+                                            maps.at(image, y + tap / 3 - 1, x + tap % 3 - 1, input);
                         values[part] += term;
                         size += fabs(term);
                     }
@@ -130,27 +130,27 @@ void convolve_round(bool wild) {
 }
 
 void convolve_grad_round(bool wild) {
-    Pictures pictures(wild);
+    FeatureMaps maps(wild);
     const bool gated = pick(0, 1);
     const int64_t convolutions = pick(1, 20), outputs = gated ? 2 * convolutions : convolutions;
-    const std::vector<float> grad = randoms(pictures.count() * outputs, wild);
-    std::vector<float> result(convolutions * pictures.total * 9), gate_weights(gated ? result.size() : 0);
+    const std::vector<float> grad = randoms(maps.count() * outputs, wild);
+    std::vector<float> result(convolutions * maps.total * 9), gate_weights(gated ? result.size() : 0);
     NpcrConvolveGrad task{};
-    pictures.into(task);
+    maps.into(task);
     std::vector<float> before[3], scale[3], shift[3];
     for (int i = 0; i < 3; ++i) {  // some sources still to be scaled and shifted, which the plain loops below see done
         if (pick(0, 1)) continue;
-        scale[i] = randoms(pictures.images * pictures.channels[i], wild);
-        shift[i] = randoms(pictures.images * pictures.channels[i], wild);
-        before[i] = pictures.pixels[i];
+        scale[i] = randoms(maps.images * maps.channels[i], wild);
+        shift[i] = randoms(maps.images * maps.channels[i], wild);
+        before[i] = maps.pixels[i];
         task.sources[i] = before[i].data();
         task.scale[i] = scale[i].data();
         task.shift[i] = shift[i].data();
         for (size_t at = 0; at < before[i].size(); ++at) {
-            const int64_t of_picture = pictures.height * pictures.width * pictures.channels[i];
-            const int64_t channel = at / of_picture * pictures.channels[i] + at % pictures.channels[i];
+            const int64_t per_image = maps.height * maps.width * maps.channels[i];
+            const int64_t channel = at / per_image * maps.channels[i] + at % maps.channels[i];
             const float value = before[i][at] * scale[i][channel] + shift[i][channel];
-            pictures.pixels[i][at] = value > 0.0f ? value : 0.0f;
+            maps.pixels[i][at] = value > 0.0f ? value : 0.0f;
         }
     }
     task.grad_output = grad.data();
@@ -165,12 +165,12 @@ void convolve_grad_round(bool wild) {
     if (wild) return;
     result.insert(result.end(), gate_weights.begin(), gate_weights.end());
     for (int64_t i = 0; i < static_cast<int64_t>(result.size()); ++i) {
-        const int64_t tap = i % 9, input = i / 9 % pictures.total, output = i / 9 / pictures.total;
+        const int64_t tap = i % 9, input = i / 9 % maps.total, output = i / 9 / maps.total;
         double expected = 0, size = 0;
-        for (int64_t pixel = 0; pixel < pictures.count(); ++pixel) {
-            const int64_t x = pixel % pictures.width, y = pixel / pictures.width % pictures.height;
+        for (int64_t pixel = 0; pixel < maps.count(); ++pixel) {
+            const int64_t x = pixel % maps.width, y = pixel / maps.width % maps.height;
             const double term = static_cast<double>(grad[pixel * outputs + output]) *
-                                pictures.at(pixel / (pictures.width * pictures.height), y + tap / 3 - 1,
+                                maps.at(pixel / (maps.width * maps.height), y + tap / 3 - 1,
                                             x + tap % 3 - 1, input);
             expected += term;
             size += fabs(term);

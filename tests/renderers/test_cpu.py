@@ -26,7 +26,7 @@ from tests.scenes import orbit_cameras
 
 pytestmark = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
 
-# Every remainder of tiles of 4, of vectors of 4, 8 and 16, and pictures smaller than a tile's patch.
+# Every remainder of tiles of 4, of vectors of 4, 8 and 16, and feature maps smaller than a tile's patch.
 SIZES = [(3, 3), (4, 7), (9, 16), (21, 34)]
 NORMS = ["instance", "batch", "none"]
 

@@ -17,7 +17,7 @@ def plain_gated(block: GatedConv, x: torch.Tensor) -> torch.Tensor:
 
 
 def plain_blur(x: torch.Tensor) -> torch.Tensor:
-    """Reflect, filter at every pixel by sums of shifted pictures, keep every second one."""
+    """Reflect, filter at every pixel by sums of shifted images, keep every second one."""
     padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
     rows = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
     both = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]

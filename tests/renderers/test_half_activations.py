@@ -143,8 +143,8 @@ def test_what_comes_out_of_a_layer_is_not_kept_beside_what_it_is_made_of() -> No
     pixels = 2 * 40 * 36 * 4
     # The input; values and gates, these of two bytes, of two layers each; what is resized twice. Neither what comes out
     # of a layer, nor it halved.
-    pictures = sum(size for size in storages.values() if size >= pixels)
-    assert pictures == pytest.approx(pixels * (8 + 3 * 16 + 3 * 24 + 16), rel=0.02)
+    feature_maps = sum(size for size in storages.values() if size >= pixels)
+    assert feature_maps == pytest.approx(pixels * (8 + 3 * 16 + 3 * 24 + 16), rel=0.02)
 
 
 def on_kernels(first: DoubleConv, up: Up, x: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def test_an_untrained_splat_follows_the_published_radius() -> None:
 
 
 @pytest.mark.parametrize("colored", [True, False])
-def test_before_training_the_picture_is_the_clouds_colors(colored: bool) -> None:
+def test_before_training_the_image_is_the_clouds_colors(colored: bool) -> None:
     cloud = 0.6 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
     color = torch.tensor([0.9, 0.3, 0.1]).expand(4000, 3)
     renderer = BlendedRenderer([cloud], [color] if colored else None, splat=(2.0, 8.0, 1.0)).eval()
@@ -167,9 +167,9 @@ def test_before_training_the_picture_is_the_clouds_colors(colored: bool) -> None
     assert output.depth.shape == (2, 24, 32)
     middle = output.alpha[:, :, 8:16, 12:20]
     assert middle.min() > 0.15
-    shown = output.color[:, :, 8:16, 12:20] / middle
+    found = output.color[:, :, 8:16, 12:20] / middle
     wanted = color[0] if colored else torch.full((3,), 0.5)
-    torch.testing.assert_close(shown, wanted[:, None, None].expand_as(shown), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, wanted[:, None, None].expand_as(found), rtol=0, atol=1e-4)
     assert (output.depth[output.alpha[:, 0] == 0] == 0).all()
 
 
@@ -184,7 +184,7 @@ def test_a_batch_equals_its_cameras() -> None:
             torch.testing.assert_close(renderer(cameras[i]).color[0], whole.color[i], rtol=1e-4, atol=1e-4)
 
 
-def test_a_picture_moves_smoothly_with_the_camera() -> None:
+def test_an_image_moves_smoothly_with_the_camera() -> None:
     """Hard splats jump a whole pixel now and then; soft ones change in proportion to the camera's step."""
     generator = torch.Generator().manual_seed(5)
     renderer = BlendedRenderer([torch.rand(800, 3, generator=generator) - 0.5],

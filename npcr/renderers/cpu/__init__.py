@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gated U-Net on the CPU's compiled kernels; README.md has the whole story, and how to do without them."""
+"""The gated U-Net on the CPU's compiled kernels; README.md describes them, and how to do without."""
 
 from npcr.renderers.cpu.packed_weights import PackedWeights
 from npcr.renderers.cpu.runner import block_runner
