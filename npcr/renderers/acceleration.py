@@ -30,23 +30,23 @@ class NetworkRunner:
         self.precision: torch.dtype | None = None  # without gradients; a trainer has its own autocast
         self.graph: GraphReplay | None = None  # without gradients
 
-    def __call__(self, network: nn.Module, x: Tensor, window: PixelRegion | None = None) -> Tensor:
+    def __call__(self, network: nn.Module, x: Tensor, region: PixelRegion | None = None) -> Tensor:
         """Run `network` on `x` (L, C, H, W), with a region as `GatedUNet.forward` takes it."""
-        if window is not None and (self.compiled is not None or self.graph is not None):
+        if region is not None and (self.compiled is not None or self.graph is not None):
             # What is compiled or captured keeps its size from frame to frame.
-            return zero_outside(self(network, x), window)
+            return zero_outside(self(network, x), region)
         if self.graph is None or torch.is_grad_enabled():
-            return self._in_precision(network, x, window)
+            return self._in_precision(network, x, region)
         return self.graph(lambda images: self._in_precision(network, images), x,
                           [*network.parameters(), *network.buffers()])
 
-    def _in_precision(self, network: nn.Module, x: Tensor, window: PixelRegion | None = None) -> Tensor:
+    def _in_precision(self, network: nn.Module, x: Tensor, region: PixelRegion | None = None) -> Tensor:
         if self.precision is None or torch.is_grad_enabled():
-            return self._forward(network, x, window)
+            return self._forward(network, x, region)
         with torch.autocast(x.device.type, dtype=self.precision):
-            return self._forward(network, x, window).float()
+            return self._forward(network, x, region).float()
 
-    def _forward(self, network: nn.Module, x: Tensor, window: PixelRegion | None) -> Tensor:
+    def _forward(self, network: nn.Module, x: Tensor, region: PixelRegion | None) -> Tensor:
         if self.compiled is not None:
             from torch._dynamo.exc import TorchDynamoException  # here: the import takes seconds
 
@@ -55,7 +55,7 @@ class NetworkRunner:
             except TorchDynamoException as error:
                 _warn_not_compiled(error)
                 self.compiled = None
-        result: Tensor = network(x) if window is None else network(x, window)
+        result: Tensor = network(x) if region is None else network(x, region)
         return result
 
     def compile(self, network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -130,9 +130,9 @@ class LayeredRenderer(Renderer):
             return torch.cat([_recomputed(self.run_network, one) for one in images.split(1)])
         if self.training or self.margin < 0:
             return self.run_network(images)
-        windows = [bounding_region(layer >= 0, self.margin) for layer in index]
-        return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if window is None else self.run_network(one, window)
-                          for one, window in zip(images.split(1), windows, strict=True)])
+        regions = [bounding_region(layer >= 0, self.margin) for layer in index]
+        return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if region is None else self.run_network(one, region)
+                          for one, region in zip(images.split(1), regions, strict=True)])
 
     def feature_images(self, cameras: Cameras, frame: int = 0) -> tuple[Tensor, Fragments]:
         """What the network sees, (B, K, C, H, W), and the points it comes from.

@@ -71,17 +71,17 @@ def test_compiling_leaves_the_names_in_checkpoints_alone(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_as_one_graph_for_all_frames(form: str) -> None:
-    """Windows move from frame to frame; that must not compile anew."""
+    """Regions move from frame to frame; that must not compile anew."""
     net, run = network(form, "torch"), NetworkRunner()
-    windows: list[Any] = [()] * 3
+    regions: list[Any] = [()] * 3
     if form == "layered":
-        windows[1:] = [(PixelRegion(3, 2, 20, 18, SIZE[::-1]),), (PixelRegion(0, 5, 32, 24, SIZE[::-1]),)]
+        regions[1:] = [(PixelRegion(3, 2, 20, 18, SIZE[::-1]),), (PixelRegion(0, 5, 32, 24, SIZE[::-1]),)]
     with torch.no_grad():
-        wanted = [net(picture(net, seed=i), *window) for i, window in enumerate(windows)]
+        wanted = [net(picture(net, seed=i), *region) for i, region in enumerate(regions)]
     counter = CompileCounter()
     run.compile(net, backend=counter)
     with torch.no_grad():
-        found = [run(net, picture(net, seed=i), *window) for i, window in enumerate(windows)]
+        found = [run(net, picture(net, seed=i), *region) for i, region in enumerate(regions)]
     assert counter.frame_count == 1
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
@@ -275,14 +275,14 @@ def test_another_size_is_captured_anew_and_gradients_are_not_captured() -> None:
     assert net.out.weight.grad is not None
 
 
-def test_windows_are_cut_outside_of_what_is_captured() -> None:
+def test_regions_are_cut_outside_of_what_is_captured() -> None:
     net, run, capture = network("layered"), NetworkRunner(), FakeCapture()
     x = picture(net)
-    windows = [PixelRegion(3, 2, 20, 18, SIZE[::-1]), PixelRegion(0, 5, 32, 24, SIZE[::-1])]
+    regions = [PixelRegion(3, 2, 20, 18, SIZE[::-1]), PixelRegion(0, 5, 32, 24, SIZE[::-1])]
     with torch.no_grad():
-        wanted = [net(x, window) for window in windows]
+        wanted = [net(x, region) for region in regions]
         run.graph = GraphReplay(capture)
-        found = [run(net, x, window) for window in windows]
+        found = [run(net, x, region) for region in regions]
     assert capture.captures == 1
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
