@@ -1,13 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in surfaces: a mannequin's head and a small plump animal, both about 1 in radius."""
+"""Bodies on which hair grows: a mannequin's head and an animal, both of radius 1 or so, and mesh files.
+
+z is up and a face looks along -y.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
-from npcr.synthetic.hair.meshes import Ellipsoid, Mesh, Surface, ball, blended_mesh
+from npcr.errors import MissingExtraError, SceneError
+from npcr.synthetic.hair.ellipsoids import Ellipsoid, blended_mesh
+from npcr.synthetic.hair.meshes import Mesh, sphere_mesh, to_z_up
 
 _SKIN, _DARK_SKIN, _BLACK = (0.56, 0.33, 0.24), (0.12, 0.07, 0.05), (0.012, 0.010, 0.010)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A skin with a density of hair roots, and parts without hair (eyes, a nose)."""
+
+    skin: Mesh
+    root_density: np.ndarray  # (F,) of each quad of the skin, relative, per area; 0: no hair
+    hairless: tuple[Mesh, ...] = ()
+
+    @property
+    def meshes(self) -> tuple[Mesh, ...]:
+        """All meshes, the skin first."""
+        return (self.skin, *self.hairless)
+
+    def transformed(self, scale: float, offset: np.ndarray) -> Body:
+        """Return the body with vertices `scale * x + offset`."""
+        return Body(self.skin.transformed(scale, offset), self.root_density,
+                    tuple(mesh.transformed(scale, offset) for mesh in self.hairless))
 
 
 def _both_sides(center: tuple[float, float, float], radii: tuple[float, float, float],
@@ -40,32 +67,81 @@ _ANIMAL = (
 )
 
 
-def head() -> Surface:
-    """A mannequin's head and neck; hair grows above the hairline."""
+def make_head() -> Body:
+    """Make a mannequin's head and neck; hair grows above the hairline.
+
+    Returns:
+        The body, about 1 in radius.
+    """
     skin = blended_mesh(_HEAD, 32, floor=-1.45, color=_SKIN)
     x, y, z = skin.vertices[skin.quads].mean(1).T
     hairline = np.where(y < -0.3, 0.47 - 0.25 * (y + 0.3) - 0.55 * x * x, 0.05 - 0.9 * y + 0.10)
     hairline = np.maximum(hairline, -0.62)
-    # Behind and around the ears the line runs along their roots.
+    # Behind and around the ears the hairline follows their bases.
     ears = np.hypot((y - 0.10) / 0.20, (z + 0.20) / 0.27) < 1.15
-    growth = np.clip((z - hairline) / 0.06, 0, 1) * ~(ears & (np.abs(x) > 0.5))
-    return Surface(skin, growth, _eyes(0.235, -0.55, -0.10, 0.105))
+    root_density = np.clip((z - hairline) / 0.06, 0, 1) * ~(ears & (np.abs(x) > 0.5))
+    return Body(skin, root_density, _closed_eyes(0.235, -0.55, -0.10, 0.105))
 
 
-def animal() -> Surface:
-    """A plump animal that sits; hair grows everywhere but on eyes and nose."""
+def make_animal() -> Body:
+    """Make a plump, sitting animal; hair grows everywhere but on the eyes, the nose and the underside.
+
+    Returns:
+        The body, about 1 in radius.
+    """
     skin = blended_mesh(_ANIMAL, 32, floor=-0.86, color=_DARK_SKIN)
     middle = skin.vertices[skin.quads].mean(1)
-    nose = ball((0, -0.90, 0.29), 0.062, _BLACK, 0.12)
-    eyes = tuple(ball((side * 0.20, -0.70, 0.43), 0.072, _BLACK) for side in (-1, 1))
+    nose = sphere_mesh((0, -0.90, 0.29), 0.062, _BLACK, 0.12)
+    eyes = tuple(sphere_mesh((side * 0.20, -0.70, 0.43), 0.072, _BLACK) for side in (-1, 1))
     gap = np.min([np.linalg.norm(middle - mesh.vertices.mean(0), axis=1) for mesh in (nose, *eyes)], axis=0)
-    under = middle[:, 2] <= -0.859  # it sits on this
-    return Surface(skin, (gap > 0.10) * ~under * 1.0, (nose, *eyes))
+    underside = middle[:, 2] <= -0.859
+    return Body(skin, (gap > 0.10) * ~underside * 1.0, (nose, *eyes))
 
 
-def _eyes(x: float, y: float, z: float, radius: float) -> tuple[Mesh, ...]:
-    """Closed lids: skin-colored balls that stand a little proud of their sockets."""
-    return tuple(ball((side * x, y, z), radius, _SKIN, 0.35, 12) for side in (-1, 1))
+def _closed_eyes(x: float, y: float, z: float, radius: float) -> tuple[Mesh, ...]:
+    """Two skin-colored spheres as eyelids, symmetric about x = 0."""
+    return tuple(sphere_mesh((side * x, y, z), radius, _SKIN, 0.35, 12) for side in (-1, 1))
 
 
-BODIES = {"head": head, "animal": animal}
+def read_body(path: str | Path, up: str = "z", min_height: float = 0.0) -> Body:
+    """Read a body from a mesh file (.obj, .ply, .stl, .glb …) with trimesh.
+
+    Args:
+        path: the mesh file.
+        up: the file's axis that points upwards, "y" or "z".
+        min_height: fraction of the height, 0 to 1, above which hair grows.
+
+    Returns:
+        The body, with z up.
+
+    Raises:
+        SceneError: the file cannot be read, has no faces, or none above `min_height`.
+        MissingExtraError: trimesh is not installed.
+    """
+    path = Path(path)
+    try:
+        import trimesh
+    except ImportError:
+        raise MissingExtraError(f"{path}: reading a mesh needs trimesh: pip install 'npcr[hair]'") from None
+    if not path.is_file():
+        raise SceneError(f"{path}: no such mesh")
+    try:
+        loaded = trimesh.load_mesh(path, process=False)
+    except Exception as error:  # each of trimesh's many readers raises its own
+        raise SceneError(f"{path}: cannot be read as a mesh: {error}") from None
+    vertices = np.asarray(getattr(loaded, "vertices", ()), np.float64).reshape(-1, 3)
+    faces = np.asarray(getattr(loaded, "faces", ()), np.int64)
+    if not len(faces):
+        raise SceneError(f"{path}: has no faces; hair needs a surface to grow on")
+    if not np.isfinite(vertices).all():
+        raise SceneError(f"{path}: has coordinates that are not finite")
+    mesh = Mesh(to_z_up(vertices, up), faces[:, [0, 1, 2, 2]], (0.45, 0.28, 0.21))
+    height = mesh.vertices[mesh.quads].mean(axis=1)[:, 2]
+    low, high = mesh.vertices[:, 2].min(), mesh.vertices[:, 2].max()
+    root_density = (height >= low + min_height * (high - low)).astype(float)
+    if not (mesh.quad_areas * root_density).sum() > 0:
+        raise SceneError(f"{path}: no face with an area lies above {min_height:g} of the height; lower --region-above")
+    return Body(mesh, root_density)
+
+
+BODIES = {"head": make_head, "animal": make_animal}

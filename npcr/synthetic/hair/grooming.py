@@ -1,56 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural grooms: roots on a surface, strands that run as the style says, clumped, curled, frizzed.
+"""Procedural grooms: roots on the skin, strands that follow the style, then clumping, curls and frizz.
 
-Everything is drawn from one seed; z is up and the face looks along -y.
+All random numbers come from one seed. z is up and the face looks along -y.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from npcr.synthetic.hair.meshes import Surface, sample_mesh
+from npcr.synthetic.hair.bodies import Body
+from npcr.synthetic.hair.meshes import sample_mesh
 from npcr.synthetic.hair.presets import Groom
-from npcr.synthetic.hair.signed_distance import DistanceField
+from npcr.synthetic.hair.signed_distance import SignedDistanceField
 from npcr.synthetic.hair.strands import Strands
 from npcr.synthetic.hair.styling import clump, curl, frizz, resample
 
 _POINTS = {"combed": 28, "fur": 10, "tied": 36}  # of each strand
 _STEPS = 48  # of a simulated strand
-_TIE, _TIE_RADIUS = np.array([0.0, 1.06, 0.26]), 0.075  # where a ponytail is bound
+_TIE, _TIE_RADIUS = np.array([0.0, 1.06, 0.26]), 0.075  # of a ponytail
 _PARTING = 0.16  # x of the parting
 
 
-def grow(surface: Surface, groom: Groom, seed: int) -> Strands:
-    """The strands of `groom` on `surface`, whose radius is about 1."""
+def grow_strands(body: Body, groom: Groom, seed: int) -> Strands:
+    """Grow the strands of a groom on a body.
+
+    Args:
+        body: of radius 1 or so, to which the lengths of `groom` refer.
+        groom: the hair style.
+        seed: of the random numbers.
+
+    Returns:
+        `groom.number` strands.
+    """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    field = DistanceField(surface.skin, margin=0.5)
-    roots, normals = sample_mesh(surface.skin, surface.growth, groom.number, rng)
-    run = {"combed": _combed, "fur": _fur, "tied": _tied}[groom.style]
-    lines = run(roots, normals, groom, field, rng)
+    field = SignedDistanceField(body.skin, margin=0.5)
+    roots, normals = sample_mesh(body.skin, body.root_density, groom.number, rng)
+    lay = {"combed": _lay_combed, "fur": _lay_fur, "tied": _lay_tied}[groom.style]
+    lines = lay(roots, normals, groom, field, rng)
     lines = resample(lines, _POINTS[groom.style])
-    stray = rng.random(len(lines)) < groom.flyaways
-    leaders = lines
-    lines, leader = clump(lines, groom, stray, rng)
-    lines = curl(lines, groom, leader, stray, rng)
-    lines = frizz(lines, groom, stray, rng)
-    lines = _kept_outside(lines, leaders, field, rng)
-    return _as_strands(lines, roots, groom, rng)
+    flyaway = rng.random(len(lines)) < groom.flyaways
+    lines, guide = clump(lines, groom, flyaway, rng)
+    lines = curl(lines, groom, guide, flyaway, rng)
+    lines = frizz(lines, groom, flyaway, rng)
+    lines = _push_out_of_skin(lines, roots, field, rng)
+    return _to_strands(lines, roots, groom, rng)
 
 
-def _as_strands(lines: np.ndarray, roots: np.ndarray, groom: Groom, rng: np.random.Generator) -> Strands:
+def _to_strands(lines: np.ndarray, roots: np.ndarray, groom: Groom, rng: np.random.Generator) -> Strands:
     count, points = lines.shape[:2]
     share = np.linspace(0, 1, points)
     taper = 0.5 * groom.thickness * (1 - 0.65 * share**2)
     radii = taper * np.exp(0.15 * rng.normal(size=(count, 1)))
     tone = np.exp(groom.mottle * rng.normal(size=count))
     if groom.style == "fur":
-        tone = tone * _coat(roots + 0.03 * rng.normal(size=roots.shape))
+        tone = tone * _fur_tone(roots + 0.03 * rng.normal(size=roots.shape))
     pigment = tone[:, None] * [groom.melanin, groom.redness]
     return Strands(lines.reshape(-1, 3), radii.ravel(), np.full(count, points), pigment)
 
 
-def _coat(roots: np.ndarray) -> np.ndarray:
-    """(N,) factor on the pigment of fur by place: a pale face, chest and belly, a darker back and ears."""
+def _fur_tone(roots: np.ndarray) -> np.ndarray:
+    """(N,) factor on the pigment of fur by position: a pale face, chest and belly, a darker back and ears."""
     x, y, z = roots.T
     pale = np.clip((0.30 - np.hypot(0.9 * x, z - 0.10)) / 0.10 + 0.5, 0, 1) * (y < -0.45)
     pale = np.maximum(pale, np.clip((0.42 - np.hypot(x, 0.8 * (z + 0.42))) / 0.12 + 0.5, 0, 1) * (y < -0.2))
@@ -58,20 +67,20 @@ def _coat(roots: np.ndarray) -> np.ndarray:
     return np.where(pale > 0.5, 0.16, 1.0) * (1 + 1.5 * np.clip(dark, 0, 1))
 
 
-def _combed(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: DistanceField,
-            rng: np.random.Generator) -> np.ndarray:
-    """Hair that falls to both sides of a parting and, behind the crown, to all sides."""
+def _lay_combed(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: SignedDistanceField,
+                rng: np.random.Generator) -> np.ndarray:
+    """(N, steps, 3) strands that fall to both sides of a parting and, behind the crown, to all sides."""
     x, y = roots.T[:2]
     side = np.tanh((x - _PARTING + 0.02 * rng.normal(size=len(x))) / 0.04)
     behind = np.clip((y - 0.25) / 0.3, 0, 1)  # behind the crown
     comb = np.stack([side * (1 - behind) + 1.5 * x * behind, 0.3 + 0.7 * behind, -0.3 + 0 * x], axis=1)
     length = groom.length * np.exp(0.10 * rng.normal(size=len(roots))).clip(0.75, 1.3)
-    return _fall(roots, normals, comb, length, groom, field, rng)
+    return _trace(roots, normals, comb, length, groom, field, rng)
 
 
-def _fur(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: DistanceField,
-         rng: np.random.Generator) -> np.ndarray:
-    """A coat combed back and down, shorter on the face."""
+def _lay_fur(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: SignedDistanceField,
+             rng: np.random.Generator) -> np.ndarray:
+    """(N, steps, 3) strands combed back and down, shorter on the face."""
     x, y, z = roots.T
     comb = np.stack([0.5 * x, 0.55 + 0.2 * y, -0.75 - 0.2 * z], axis=1)
     face = (y < -0.45) & (z > 0)
@@ -82,12 +91,12 @@ def _fur(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: DistanceFi
     nose = np.hypot(np.hypot(x, y + 0.90), z - 0.27)
     trim = np.clip(np.minimum(2.4 * eye, 2.0 * nose) + 0.05, 0.25, 1) * np.where(z > 0.72, 0.6, 1)
     length = groom.length * trim * np.exp(0.2 * rng.normal(size=len(roots))).clip(0.6, 1.6)
-    return _fall(roots, normals, comb, length, groom, field, rng)
+    return _trace(roots, normals, comb, length, groom, field, rng)
 
 
-def _fall(roots: np.ndarray, normals: np.ndarray, comb: np.ndarray, length: np.ndarray, groom: Groom,
-          field: DistanceField, rng: np.random.Generator) -> np.ndarray:
-    """(N, steps, 3): strands that set out along lift and comb and bend to gravity, kept off the skin."""
+def _trace(roots: np.ndarray, normals: np.ndarray, comb: np.ndarray, length: np.ndarray, groom: Groom,
+           field: SignedDistanceField, rng: np.random.Generator) -> np.ndarray:
+    """(N, steps, 3) strands that start between normal and comb direction, bend to gravity and stay outside the skin."""
     count = len(roots)
     comb = comb - (comb * normals).sum(1, keepdims=True) * normals
     comb /= np.linalg.norm(comb, axis=1, keepdims=True) + 1e-9
@@ -101,21 +110,21 @@ def _fall(roots: np.ndarray, normals: np.ndarray, comb: np.ndarray, length: np.n
     for i in range(1, _STEPS):
         traveled = i * step
         direction = direction + (2.2 * groom.weight * step)[:, None] * (down + 0.1 * comb)
-        # Near the skin strands turn along it; how far off they stay grows from nothing at the root.
+        # Near the skin strands follow it, at a clearance that grows from 0 at the root.
         wanted = clearance * (1 - np.exp(-traveled / (0.12 + 0.5 * groom.volume)))
         close = field(position + direction * step[:, None]) < wanted
         if close.any():
-            outward = field.outward(position[close])
-            inward = np.minimum((direction[close] * outward).sum(1, keepdims=True), 0)
-            direction[close] -= inward * outward
+            normal = field.normals(position[close])
+            inward = np.minimum((direction[close] * normal).sum(1, keepdims=True), 0)
+            direction[close] -= inward * normal
         direction /= np.linalg.norm(direction, axis=1, keepdims=True) + 1e-12
-        position = field.pushed_out(position + direction * step[:, None], wanted)
+        position = field.push_out(position + direction * step[:, None], wanted)
         lines[:, i] = position
     return lines if groom.cut is None else _cut(lines, groom.cut, rng)
 
 
 def _cut(lines: np.ndarray, height: float, rng: np.random.Generator) -> np.ndarray:
-    """Strands (N, S, 3) ended where they first fall below `height`, slightly uneven."""
+    """Strands (N, S, 3) cut where they first fall below `height`, slightly uneven."""
     level = height + 0.025 * rng.normal(size=len(lines)) - 0.10 * np.clip(lines[:, 0, 1] + 0.2, 0, 1)
     below = lines[..., 2] < level[:, None]
     end = np.where(below.any(1), below.argmax(1), lines.shape[1] - 1).clip(3)
@@ -123,9 +132,9 @@ def _cut(lines: np.ndarray, height: float, rng: np.random.Generator) -> np.ndarr
     return np.take_along_axis(lines, index[..., None], axis=1)
 
 
-def _tied(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: DistanceField,
-          rng: np.random.Generator) -> np.ndarray:
-    """Hair combed over the skull to a tie, from which it falls as one tail."""
+def _lay_tied(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: SignedDistanceField,
+              rng: np.random.Generator) -> np.ndarray:
+    """(N, steps, 3) strands combed over the skull to a tie, from which they fall as a ponytail."""
     count = len(roots)
     clearance = groom.volume * (0.15 + 0.85 * rng.random(count))
     steps = _STEPS
@@ -136,18 +145,18 @@ def _tied(roots: np.ndarray, normals: np.ndarray, groom: Groom, field: DistanceF
     goal = _TIE + offset
     for i in range(1, steps):
         share = i / (steps - 1)
-        # The straight way to the tie, bent over the skull.
+        # The straight line to the tie, pushed out of the skull.
         position = position + (goal - position) / (steps - i)
         wanted = clearance * np.minimum(1, 6 * share) * np.clip((1 - share) / 0.15, 0, 1)
-        position = field.pushed_out(position, wanted)
+        position = field.push_out(position, wanted)
         over[:, i] = position
     tail = _tail(goal, offset, groom, field, rng)
     return np.concatenate([over, tail[:, 1:]], axis=1)
 
 
-def _tail(goal: np.ndarray, offset: np.ndarray, groom: Groom, field: DistanceField,
+def _tail(goal: np.ndarray, offset: np.ndarray, groom: Groom, field: SignedDistanceField,
           rng: np.random.Generator) -> np.ndarray:
-    """(N, steps, 3): from the tie out and down, wide in the middle and thin at the end."""
+    """(N, steps, 3) strands from the tie out and down, wide in the middle and thin at the end."""
     count, steps = len(goal), _STEPS // 2
     share = np.linspace(0, 1, steps)
     reach = 0.55 * groom.length * np.exp(0.08 * rng.normal(size=count)).clip(0.75, 1.25)
@@ -160,14 +169,14 @@ def _tail(goal: np.ndarray, offset: np.ndarray, groom: Groom, field: DistanceFie
     lines[..., 2] -= fall
     lines[..., 0] += 0.05 * np.sin(2.2 * t)
     flat = lines.reshape(-1, 3)
-    return field.pushed_out(flat, np.full(len(flat), 0.02)).reshape(lines.shape)
+    return field.push_out(flat, np.full(len(flat), 0.02)).reshape(lines.shape)
 
 
-def _kept_outside(lines: np.ndarray, before: np.ndarray, field: DistanceField,
-                  rng: np.random.Generator) -> np.ndarray:
-    """Strands whose shaping drove them into the skin are pushed out again; roots stay where they are."""
+def _push_out_of_skin(lines: np.ndarray, roots: np.ndarray, field: SignedDistanceField,
+                      rng: np.random.Generator) -> np.ndarray:
+    """Push strands that styling moved into the skin out of it; roots (N, 3) stay where they were."""
     free = lines[:, 1:].reshape(-1, 3)
-    least = 0.006 + 0.012 * rng.random(len(lines))
+    clearance = 0.006 + 0.012 * rng.random(len(lines))
     ramp = np.minimum(1, np.arange(1, lines.shape[1]) / 3)
-    moved = field.pushed_out(free, (least[:, None] * ramp).ravel())
-    return np.concatenate([before[:, :1], moved.reshape(len(lines), -1, 3)], axis=1)
+    pushed = field.push_out(free, (clearance[:, None] * ramp).ravel())
+    return np.concatenate([roots[:, None], pushed.reshape(len(lines), -1, 3)], axis=1)

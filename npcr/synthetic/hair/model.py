@@ -1,79 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a scene, strands and surface, as the options describe it; the cameras that look at it."""
+"""The hair model of a scene, body and strands, made from the options."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from npcr.camera_paths import look_at, orbit, sphere_band
-from npcr.cameras import Cameras
 from npcr.io.hair_files import read_hair
-from npcr.synthetic.hair.bodies import BODIES
-from npcr.synthetic.hair.grooming import grow
-from npcr.synthetic.hair.meshes import Surface, read_surface, upright
+from npcr.synthetic.hair.bodies import BODIES, Body, read_body
+from npcr.synthetic.hair.grooming import grow_strands
+from npcr.synthetic.hair.meshes import to_z_up
 from npcr.synthetic.hair.options import HairOptions
-from npcr.synthetic.hair.rendering import Optics
 from npcr.synthetic.hair.strands import Strands
 
-_DISTANCE = 3.4  # of the cameras, in radii of the object
-_FILL = 0.47  # share of the picture that the object's radius takes
-_OUTLIERS = 0.001  # share of the points that may reach beyond it
-_ELEVATION = (-10.0, 45.0)  # degrees, of the photographs
-_PATH_START = (-30.0, 12.0)  # degrees: azimuth from the face, elevation
-_WAVE = 8.0  # degrees that the path rises and sinks
+_OUTLIERS = 0.001  # fraction of the points that may be outside of the bounding sphere
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is rendered, and the sphere around it."""
+class HairModel:
+    """What is rendered, and its bounding sphere."""
 
-    surface: Surface | None
+    body: Body | None  # None: strands alone
     strands: Strands
-    middle: np.ndarray  # (3,)
+    center: np.ndarray  # (3,)
     radius: float
 
 
-def build_model(options: HairOptions) -> Model:
-    """Read or make surface and strands. Raises an `NpcrError` for files that are wrong."""
-    name = options.surface_name
-    surface = None if name == "none" else BODIES[name]() if name in BODIES else read_surface(
-        name, options.up, options.region_above)
+def build_model(options: HairOptions) -> HairModel:
+    """Read or make the body and the strands.
+
+    Args:
+        options: of the scene.
+
+    Returns:
+        The model, with z up.
+
+    Raises:
+        SceneError: the mesh file or the .hair file is wrong.
+        MissingExtraError: a mesh file needs trimesh.
+    """
+    body = _make_body(options)
     if options.hair:
-        strands = _from_file(options)
+        strands = _read_strands(options)
     else:
-        if surface is None:
-            surface = BODIES[options.groom.body]()
-        strands = _grown(surface, options)
-    # Hair of a preset with --surface none: grown on its body, shown without it.
-    shown = None if name == "none" else surface
-    everything = np.concatenate([strands.points, *(mesh.vertices for mesh in (shown.meshes if shown else ()))])
-    # A few flyaways do not decide how near the cameras come.
-    middle = np.quantile(everything, (_OUTLIERS, 1 - _OUTLIERS), axis=0).mean(0)
-    radius = float(np.quantile(np.linalg.norm(everything - middle, axis=1), 1 - _OUTLIERS))
-    return Model(shown, strands, middle, radius)
+        strands = _grow(BODIES[options.groom.body]() if body is None else body, options)
+    points = np.concatenate([strands.points, *(mesh.vertices for mesh in (body.meshes if body else ()))])
+    # Quantiles, so that a few flyaways do not move the cameras away.
+    center = np.quantile(points, (_OUTLIERS, 1 - _OUTLIERS), axis=0).mean(0)
+    radius = float(np.quantile(np.linalg.norm(points - center, axis=1), 1 - _OUTLIERS))
+    return HairModel(body, strands, center, radius)
 
 
-def _grown(surface: Surface, options: HairOptions) -> Strands:
-    if options.surface_name in (*BODIES, "none"):
-        return grow(surface, options.groom, options.seed)
-    # Lengths are in units of the surface: a mesh of any size is brought to radius 1 and back.
-    low, high = surface.skin.vertices.min(0), surface.skin.vertices.max(0)
-    middle, scale = (low + high) / 2, float((high - low).max()) / 2
-    grown = grow(surface.moved(1 / scale, -middle / scale), options.groom, options.seed)
-    return grown.moved(scale, middle)
+def _make_body(options: HairOptions) -> Body | None:
+    name = options.body_name
+    if name == "none":
+        return None
+    return BODIES[name]() if name in BODIES else read_body(name, options.up, options.region_above)
 
 
-def _from_file(options: HairOptions) -> Strands:
+def _grow(body: Body, options: HairOptions) -> Strands:
+    if options.body_name in (*BODIES, "none"):
+        return grow_strands(body, options.groom, options.seed)
+    # Lengths are in units of the body: a mesh of any size is scaled to radius 1, and the strands back.
+    low, high = body.skin.vertices.min(0), body.skin.vertices.max(0)
+    center, scale = (low + high) / 2, float((high - low).max()) / 2
+    strands = grow_strands(body.transformed(1 / scale, -center / scale), options.groom, options.seed)
+    return strands.transformed(scale, center)
+
+
+def _read_strands(options: HairOptions) -> Strands:
     file = read_hair(str(options.hair))
     strands = Strands(file.points, file.thickness / 2, file.counts, np.zeros((len(file.counts), 2)))
     if options.number is not None and options.number < len(strands):
         rng = np.random.default_rng(np.random.SeedSequence([options.seed, 2]))
         strands = strands.subset(np.sort(rng.choice(len(strands), options.number, replace=False)))
-    points = upright(strands.points, options.up)
+    points = to_z_up(strands.points, options.up)
     radii = strands.radii
     if options.thickness is not None or not file.has_thickness:
         radius = float(np.abs(points - (points.min(0) + points.max(0)) / 2).max())
@@ -82,33 +84,3 @@ def _from_file(options: HairOptions) -> Strands:
     tone = np.exp(options.groom.mottle * rng.normal(size=(len(strands), 1)))
     pigment = tone * [options.groom.melanin, options.groom.redness]
     return replace(strands, points=points, radii=radii, pigment=pigment)
-
-
-def optics_of(model: Model, options: HairOptions) -> Optics:
-    """Square pictures that the model fills from where the cameras stand."""
-    distance = _DISTANCE * model.radius
-    focal = _FILL * options.size * math.sqrt(distance**2 - model.radius**2) / model.radius
-    return Optics(options.size, options.size, focal)
-
-
-def view_cameras(model: Model, options: HairOptions) -> Cameras:
-    """The photographs' cameras, spread over a band of a sphere."""
-    poses = sphere_band(options.views, _DISTANCE * model.radius, elevation=_ELEVATION, center=model.middle)
-    return _cameras(poses, optics_of(model, options))
-
-
-def path_cameras(model: Model, options: HairOptions) -> Cameras:
-    """The video path's cameras: around the model from beside the face, rising and sinking."""
-    azimuth, elevation = np.radians(_PATH_START)
-    toward = np.array([math.cos(elevation) * math.sin(azimuth), -math.cos(elevation) * math.cos(azimuth),
-                       math.sin(elevation)])
-    start = look_at(model.middle + _DISTANCE * model.radius * toward, model.middle)
-    poses = orbit(start, options.path_frames, center=model.middle, degrees=options.path_degrees,
-                  elevation_wave=(_WAVE, 1))
-    return _cameras(poses, optics_of(model, options))
-
-
-def _cameras(poses: np.ndarray, optics: Optics) -> Cameras:
-    matrix = torch.tensor([[optics.focal, 0, (optics.width - 1) / 2], [0, optics.focal, (optics.height - 1) / 2],
-                           [0, 0, 1]])
-    return Cameras(torch.from_numpy(poses).float(), matrix.expand(len(poses), 3, 3), (optics.width, optics.height))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural grooms by name, and what each is made of.
+"""Parameters of procedural grooms, and presets of them.
 
-Lengths are in units of the surface, whose radius is about 1: a head is some 1.4 wide and 2.3 high.
+Lengths are in units of the body, whose radius is about 1: a head is about 1.4 wide and 2.3 high.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from npcr.errors import ConfigError
 
 @dataclass(frozen=True)
 class Groom:
-    """A procedural hair style. What an option may override stands first."""
+    """A procedural hair style. The fields that options can override (`OVERRIDABLE`) come first."""
 
     number: int  # strands
     length: float
-    curl: float  # radius of the helix that strands wind in
-    clump: float  # 0: every strand for itself, 1: clumps meet in one line at the tip
-    frizz: float  # irregular waves, as a share of the length
+    curl: float  # radius of the helix in which strands wind
+    clump: float  # 0: no clumps, 1: the strands of a clump meet at the tip
+    frizz: float  # amplitude of irregular waves, as a fraction of the length
     thickness: float  # diameter of a strand near its root
     melanin: float  # concentration of eumelanin: 0.3 blond, 1.3 brown, 8 black
     redness: float  # concentration of pheomelanin
-    style: str  # how strands run: "combed", "fur" or "tied"
-    body: str = "head"  # the built-in surface it is for
+    style: str  # "combed", "fur" or "tied"
+    body: str = "head"  # the built-in body it is for
     pitch: float = 0.3  # length of one turn of the helix
-    lift: float = 0.3  # 1: strands leave the skin at a right angle, 0: along the comb
+    lift: float = 0.3  # 1: strands leave the skin along its normal, 0: along the comb direction
     weight: float = 0.5  # how soon they bend to gravity
-    volume: float = 0.1  # thickness of the hair on the skin
+    volume: float = 0.1  # thickness of the layer of hair on the skin
     per_clump: int = 40  # strands
-    flyaways: float = 0.03  # share of strands that leave their clump
+    flyaways: float = 0.03  # fraction of strands that largely leave their clump
     cut: float | None = None  # height below which tips are cut off
     mottle: float = 0.25  # variation of pigment from strand to strand
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray tracing with Mitsuba 3 (extra `hair`): its `hair` BSDF on B-spline curves, skin under a thin varnish.
+"""Ray tracing with Mitsuba 3 (extra `hair`): its `hair` BSDF on B-spline curves, rough plastic on meshes.
 
-The only module that knows Mitsuba. A model is written to a folder once and read from there, which is what
-lets several processes render it.
+The only module that imports Mitsuba. A model is written to a folder once, from which several processes read it.
 """
 
 from __future__ import annotations
@@ -17,36 +16,44 @@ import numpy as np
 import plyfile
 
 from npcr.errors import MissingExtraError
+from npcr.synthetic.hair.bodies import Body
 from npcr.synthetic.hair.lighting import environment_map
-from npcr.synthetic.hair.meshes import Mesh, Surface
-from npcr.synthetic.hair.strands import Strands, splines_of
+from npcr.synthetic.hair.meshes import Mesh
+from npcr.synthetic.hair.strands import Strands, to_splines
 
-_TONES = 8  # into which the strands' pigment is sorted: one material each
-_DEPTH = 10  # bounces of a path
-_BLOCK = 16  # pixels; fixed, for the random numbers of a picture follow its blocks
-# Mitsuba's camera looks along its z with x to the left and y up; the project's has x right and y down.
-_AXES = np.diag([-1.0, -1.0, 1.0, 1.0])
+_PIGMENT_BINS = 8  # strands are sorted into by pigment; each has one material
+_MAX_DEPTH = 10  # bounces of a light path
+_BLOCK_SIZE = 16  # pixels; fixed, since an image's random numbers depend on its blocks
+# Mitsuba's cameras have x to the left and y up, this project's x to the right and y down.
+_TO_MITSUBA_AXES = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class Optics:
-    """What all pictures of a scene share."""
+class Intrinsics:
+    """Intrinsics that all images of a scene share, with the principal point at ((width - 1) / 2, (height - 1) / 2)."""
 
     width: int
     height: int
-    focal: float  # pixels; the principal point is the picture's middle, ((width - 1) / 2, (height - 1) / 2)
+    focal: float  # pixels
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """What the rays through the pixels' centers meet first."""
+class GeometryImage:
+    """The first intersections of the rays through the pixel centers."""
 
-    position: np.ndarray  # (H, W, 3) float32 world points; NaN where there is nothing
-    depth: np.ndarray  # (H, W) float32 camera-space z; 0 where there is nothing
+    position: np.ndarray  # (H, W, 3) float32 world points; NaN where a ray hits nothing
+    depth: np.ndarray  # (H, W) float32 camera-space z; 0 where a ray hits nothing
 
 
 def load_mitsuba() -> Any:
-    """Mitsuba with its variant set. Raises `MissingExtraError`."""
+    """Import Mitsuba and set its variant.
+
+    Returns:
+        The module `mitsuba`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import mitsuba
     except ImportError:
@@ -55,30 +62,42 @@ def load_mitsuba() -> Any:
     return mitsuba
 
 
-def write_model(folder: Path, surface: Surface | None, strands: Strands) -> None:
-    """Write what `HairRenderer` reads: model.json, meshes as .ply, curves as text."""
+def write_model(folder: Path, body: Body | None, strands: Strands) -> None:
+    """Write the files that `HairRenderer` reads: model.json, meshes as .ply, curves as text.
+
+    Args:
+        folder: an existing folder.
+        body: its meshes are rendered; None for strands alone.
+        strands: the hair.
+    """
     shapes: list[dict[str, Any]] = []
-    for i, mesh in enumerate(surface.meshes if surface else ()):
+    for i, mesh in enumerate(body.meshes if body else ()):
         _write_mesh(folder / f"mesh_{i}.ply", mesh)
         shapes.append({"type": "ply", "filename": f"mesh_{i}.ply", "bsdf": {
             "type": "roughplastic", "alpha": mesh.roughness,
             "diffuse_reflectance": {"type": "rgb", "value": list(mesh.color)}}})
     order = np.argsort(strands.pigment.sum(1), kind="stable")
-    for i, members in enumerate(np.array_split(order, min(_TONES, len(strands)))):
-        tone = strands.subset(members)
-        _write_curves(folder / f"curves_{i}.txt", tone)
-        eumelanin, pheomelanin = tone.pigment.mean(0).tolist()
+    for i, members in enumerate(np.array_split(order, min(_PIGMENT_BINS, len(strands)))):
+        bin_strands = strands.subset(members)
+        _write_curves(folder / f"curves_{i}.txt", bin_strands)
+        eumelanin, pheomelanin = bin_strands.pigment.mean(0).tolist()
         shapes.append({"type": "bsplinecurve", "filename": f"curves_{i}.txt", "bsdf": {
             "type": "hair", "eumelanin": eumelanin, "pheomelanin": pheomelanin, "azimuthal_roughness": 0.4}})
     (folder / "model.json").write_text(json.dumps(shapes), encoding="utf-8")
 
 
 class HairRenderer:
-    """A model from a folder that `write_model` filled, ready to be photographed."""
+    """Renders the model that `write_model` wrote.
 
-    def __init__(self, folder: Path, optics: Optics, threads: int | None = None) -> None:
+    Args:
+        folder: that of `write_model`.
+        intrinsics: of all images.
+        threads: of Mitsuba; None for its own choice.
+    """
+
+    def __init__(self, folder: Path, intrinsics: Intrinsics, threads: int | None = None) -> None:
         self._mitsuba = mitsuba = load_mitsuba()
-        self.optics = optics
+        self._intrinsics = intrinsics
         if threads is not None:
             import drjit
             drjit.set_thread_count(threads)
@@ -87,39 +106,45 @@ class HairRenderer:
         for i, shape in enumerate(json.loads((folder / "model.json").read_text(encoding="utf-8"))):
             scene[f"shape_{i}"] = {**shape, "filename": str(folder / shape["filename"])}
         self._scene = mitsuba.load_dict(scene)
-        self._tracer = mitsuba.load_dict({"type": "path", "max_depth": _DEPTH, "hide_emitters": True,
-                                          "block_size": _BLOCK})
-        self._finder = mitsuba.load_dict({"type": "aov", "aovs": "position:position,distance:depth",
-                                          "block_size": _BLOCK})
+        self._path_tracer = mitsuba.load_dict({"type": "path", "max_depth": _MAX_DEPTH, "hide_emitters": True,
+                                          "block_size": _BLOCK_SIZE})
+        self._ray_caster = mitsuba.load_dict({"type": "aov", "aovs": "position:position,distance:depth",
+                                          "block_size": _BLOCK_SIZE})
 
-    def photograph(self, cam_to_world: np.ndarray, seed: int, samples: int) -> np.ndarray:
-        """(H, W, 4) float32: linear light, premultiplied, and the share of each pixel that is covered.
+    def render(self, cam_to_world: np.ndarray, seed: int, samples: int) -> np.ndarray:
+        """Render an image by path tracing.
 
-        samples: light paths for each pixel.
+        Args:
+            cam_to_world: (4, 4).
+            seed: of the random numbers.
+            samples: light paths for each pixel.
+
+        Returns:
+            (H, W, 4) float32 premultiplied RGBA, linear light; alpha is the covered fraction of the pixel.
         """
         sensor = self._sensor(cam_to_world, {"type": "multijitter", "sample_count": samples})
-        picture = self._mitsuba.render(self._scene, sensor=sensor, integrator=self._tracer, seed=seed, spp=samples)
-        return np.array(picture, np.float32)
+        image = self._mitsuba.render(self._scene, sensor=sensor, integrator=self._path_tracer, seed=seed, spp=samples)
+        return np.array(image, np.float32)
 
-    def geometry(self, cam_to_world: np.ndarray) -> Geometry:
-        """What one ray through each pixel's center meets."""
+    def render_geometry(self, cam_to_world: np.ndarray) -> GeometryImage:
+        """Trace one ray through each pixel center of a camera, (4, 4) camera-to-world."""
         sensor = self._sensor(cam_to_world, {"type": "stratified", "sample_count": 1, "jitter": False})
-        values = np.array(self._mitsuba.render(self._scene, sensor=sensor, integrator=self._finder, seed=0, spp=1))
+        values = np.array(self._mitsuba.render(self._scene, sensor=sensor, integrator=self._ray_caster, seed=0, spp=1))
         position, distance = values[..., -4:-1], values[..., -1]
-        nothing = distance <= 0
+        empty = distance <= 0
         forward, eye = cam_to_world[:3, 2], cam_to_world[:3, 3]
-        depth = np.where(nothing, 0, (position.astype(np.float64) - eye) @ forward)
-        return Geometry(np.where(nothing[..., None], np.nan, position).astype(np.float32), depth.astype(np.float32))
+        depth = np.where(empty, 0, (position.astype(np.float64) - eye) @ forward)
+        return GeometryImage(np.where(empty[..., None], np.nan, position).astype(np.float32), depth.astype(np.float32))
 
     def _sensor(self, cam_to_world: np.ndarray, sampler: dict[str, Any]) -> Any:
-        optics = self.optics
+        intrinsics = self._intrinsics
         return self._mitsuba.load_dict({
             "type": "perspective", "fov_axis": "x",
-            "fov": math.degrees(2 * math.atan(optics.width / (2 * optics.focal))),
-            "to_world": self._mitsuba.ScalarTransform4f(np.asarray(cam_to_world) @ _AXES),
+            "fov": math.degrees(2 * math.atan(intrinsics.width / (2 * intrinsics.focal))),
+            "to_world": self._mitsuba.ScalarTransform4f(np.asarray(cam_to_world) @ _TO_MITSUBA_AXES),
             "near_clip": 1e-3, "far_clip": 1e6, "sampler": sampler,
-            # A box filter: a pixel is the mean over its own square, alpha its coverage.
-            "film": {"type": "hdrfilm", "width": optics.width, "height": optics.height, "pixel_format": "rgba",
+            # With a box filter a pixel is the mean over its own area, and alpha its coverage.
+            "film": {"type": "hdrfilm", "width": intrinsics.width, "height": intrinsics.height, "pixel_format": "rgba",
                      "component_format": "float32", "rfilter": {"type": "box"}},
         })
 
@@ -135,8 +160,8 @@ def _write_mesh(path: Path, mesh: Mesh) -> None:
 
 
 def _write_curves(path: Path, strands: Strands) -> None:
-    """Mitsuba's text of B-splines: a row "x y z radius" for each control point, a blank line after each curve."""
-    splines = splines_of(strands)
+    """Write Mitsuba's text format: a row "x y z radius" for each control point, a blank line after each curve."""
+    splines = to_splines(strands)
     ends = np.cumsum(splines.counts)
     with path.open("w", encoding="ascii") as file:
         for start, end in zip(ends - splines.counts, ends, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strands of hair as arrays, and the cubic B-splines through which they are drawn and sampled."""
+"""Strands of hair as arrays, and the cubic B-splines by which they are rendered and sampled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Strands:
     """N strands with P points in all, strand by strand; each has at least two points."""
 
     points: np.ndarray  # (P, 3) float64, from root to tip
-    radii: np.ndarray  # (P,) of the strand, world units
+    radii: np.ndarray  # (P,) of the strand at each point, world units
     counts: np.ndarray  # (N,) points of each strand
     pigment: np.ndarray  # (N, 2) concentrations of eumelanin (brown to black) and pheomelanin (red)
 
@@ -30,25 +30,25 @@ class Strands:
 
     @property
     def starts(self) -> np.ndarray:
-        """(N,) index of each strand's root among the points."""
+        """(N,) index of each strand's root in `points`."""
         return np.cumsum(self.counts) - self.counts
 
-    def subset(self, which: np.ndarray) -> Strands:
-        """The strands with the numbers `which` (M,), in that order."""
-        index = _ranges(self.starts[which], self.counts[which])
-        return Strands(self.points[index], self.radii[index], self.counts[which], self.pigment[which])
+    def subset(self, strands: np.ndarray) -> Strands:
+        """Return the strands of the indices `strands` (M,), in that order."""
+        index = _ranges(self.starts[strands], self.counts[strands])
+        return Strands(self.points[index], self.radii[index], self.counts[strands], self.pigment[strands])
 
-    def moved(self, scale: float, offset: np.ndarray) -> Strands:
-        """The strands at `scale * x + offset`."""
+    def transformed(self, scale: float, offset: np.ndarray) -> Strands:
+        """Return the strands with points `scale * x + offset`."""
         return Strands(scale * self.points + offset, scale * self.radii, self.counts, self.pigment)
 
 
 @dataclass(frozen=True)
-class Splines:
+class BSplines:
     """Uniform cubic B-splines of strands; strand i has `counts[i] - 3` segments.
 
-    The strand's points are the control points, with one more before the root and after the tip, by which the
-    curve begins and ends there.
+    The strand's points are the control points, with one more before the root and after the tip, so that the curve
+    begins and ends at these.
     """
 
     controls: np.ndarray  # (Q, 4): x, y, z and radius
@@ -56,22 +56,36 @@ class Splines:
 
     @property
     def segments(self) -> tuple[np.ndarray, np.ndarray]:
-        """(S,) first control point and (S,) strand of every segment."""
+        """(S,) index of the first control point and (S,) index of the strand of every segment."""
         starts = np.cumsum(self.counts) - self.counts
         return _ranges(starts, self.counts - 3), np.repeat(np.arange(len(self.counts)), self.counts - 3)
 
-    def at(self, first: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and radii (M, 4), derivatives by u (M, 4), at `u` (M,) in 0..1 of the segments that start
-        with control point `first` (M,)."""
-        four = self.controls[first[:, None] + np.arange(4)]
+    def evaluate(self, first: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluate segments.
+
+        Args:
+            first: (M,) index of each segment's first control point.
+            u: (M,) parameter within the segment, 0 to 1.
+
+        Returns:
+            Position and radius, (M, 4), and their derivatives by u, (M, 4).
+        """
+        controls = self.controls[first[:, None] + np.arange(4)]
         u = u[:, None]
         weights = np.stack([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], 1) / 6
         slopes = np.stack([-(1 - u) ** 2, 3 * u**2 - 4 * u, -3 * u**2 + 2 * u + 1, u**2], 1) / 2
-        return (four * weights).sum(1), (four * slopes).sum(1)
+        return (controls * weights).sum(1), (controls * slopes).sum(1)
 
 
-def splines_of(strands: Strands) -> Splines:
-    """The B-splines that draw `strands`."""
+def to_splines(strands: Strands) -> BSplines:
+    """Convert strands to B-splines.
+
+    Args:
+        strands: N strands.
+
+    Returns:
+        The splines of the strands, in the same order; radii are at least 0.
+    """
     values = np.concatenate([strands.points, strands.radii[:, None]], axis=1)
     first, last = strands.starts, strands.starts + strands.counts - 1
     before, after = 2 * values[first] - values[first + 1], 2 * values[last] - values[last - 1]
@@ -80,10 +94,10 @@ def splines_of(strands: Strands) -> Splines:
     controls[_ranges(starts + 1, strands.counts)] = values
     controls[starts], controls[starts + counts - 1] = before, after
     controls[:, 3] = np.maximum(controls[:, 3], 0)
-    return Splines(controls, counts)
+    return BSplines(controls, counts)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0] + 1, … (lengths[0] of them), then those of starts[1], and so on."""
+    """Concatenate the ranges starts[i], …, starts[i] + lengths[i] - 1."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering in several processes; each has its own Mitsuba and the model in memory once."""
+"""Rendering in several processes; each loads Mitsuba and the model once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from npcr.errors import NpcrError
-from npcr.synthetic.hair.rendering import Geometry, HairRenderer, Optics
+from npcr.synthetic.hair.rendering import GeometryImage, HairRenderer, Intrinsics
 
-_PATIENCE = 2  # seconds that a process asked to end may take
+_TERMINATION_TIMEOUT = 2  # seconds after which a process that was terminated is killed
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture to render."""
+class RenderJob:
+    """One image to render."""
 
-    kind: str  # "view" or "frame"
-    index: int
+    kind: str  # "view": a photograph, "frame": of the video path
+    index: int  # among its kind
     cam_to_world: np.ndarray  # (4, 4)
     seed: int
     samples: int  # light paths for each pixel
@@ -33,27 +33,40 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of a job."""
+class RenderResult:
+    """The result of a job."""
 
-    job: Job
-    picture: np.ndarray  # (H, W, 4) float32, linear, premultiplied
-    geometry: Geometry | None
+    job: RenderJob
+    image: np.ndarray  # (H, W, 4) float32 premultiplied RGBA, linear light
+    geometry: GeometryImage | None  # where the job has `with_geometry`
 
 
-def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) -> Generator[Result, None, None]:
-    """Render `jobs` in `workers` processes, each with its share of the cores; results as they come.
+def render_all(folder: Path, intrinsics: Intrinsics, jobs: Sequence[RenderJob],
+               workers: int) -> Generator[RenderResult, None, None]:
+    """Render in several processes, which share the cores.
 
-    What a picture looks like depends neither on the number of processes nor on the order. When the consumer
-    stops (Ctrl-C, an error), the processes are ended at once. Raises `NpcrError` where one dies.
+    Images depend neither on the number of processes nor on the order. When the generator is closed (Ctrl-C, an error),
+    the processes are terminated at once.
+
+    Args:
+        folder: that of `write_model`.
+        intrinsics: of all images.
+        jobs: the images to render.
+        workers: processes, at least 1.
+
+    Yields:
+        Results in the order in which they are finished.
+
+    Raises:
+        NpcrError: a process died.
     """
     if not jobs:
         return
     workers = min(workers, len(jobs))
     threads = max(1, multiprocessing.cpu_count() // workers)
     others = set(multiprocessing.active_children())
-    # Spawned, not forked: torch and Mitsuba have threads of their own.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (folder, optics, threads))
+    # Spawned, not forked: torch and Mitsuba have threads, which do not survive a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (folder, intrinsics, threads))
     try:
         for done in as_completed([pool.submit(_render, job) for job in jobs]):
             yield done.result()
@@ -68,7 +81,7 @@ def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) 
         for child in children:
             child.terminate()
         for child in children:
-            child.join(_PATIENCE)
+            child.join(_TERMINATION_TIMEOUT)
             if child.is_alive():
                 child.kill()
 
@@ -76,17 +89,17 @@ def render_all(folder: Path, optics: Optics, jobs: Sequence[Job], workers: int) 
 _renderer: HairRenderer | None = None  # of this worker process
 
 
-def _start(folder: Path, optics: Optics, threads: int) -> None:
+def _start(folder: Path, intrinsics: Intrinsics, threads: int) -> None:
     global _renderer
-    # The parent decides what Ctrl-C does. Mitsuba would take it for a wish to return half a picture, and sets its
-    # own handler while it renders; in a process group of its own a worker never hears of it.
+    # Only the parent handles Ctrl-C. Mitsuba installs its own handler while it renders, which would return an
+    # unfinished image; in a process group of its own a worker does not receive the signal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-    _renderer = HairRenderer(folder, optics, threads)
+    _renderer = HairRenderer(folder, intrinsics, threads)
 
 
-def _render(job: Job) -> Result:
+def _render(job: RenderJob) -> RenderResult:
     assert _renderer is not None
-    picture = _renderer.photograph(job.cam_to_world, job.seed, job.samples)
-    return Result(job, picture, _renderer.geometry(job.cam_to_world) if job.with_geometry else None)
+    image = _renderer.render(job.cam_to_world, job.seed, job.samples)
+    return RenderResult(job, image, _renderer.render_geometry(job.cam_to_world) if job.with_geometry else None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether Mitsuba's pictures are what the project's cameras say they are."""
+"""Mitsuba's images agree with the project's cameras."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,16 @@ import torch
 
 from npcr.camera_paths import look_at
 from npcr.cameras import Cameras, pixel_grid, project
-from npcr.synthetic.hair.meshes import Surface, ball
-from npcr.synthetic.hair.rendering import HairRenderer, Optics, write_model
-from npcr.synthetic.hair.scene import straight_srgb
-from npcr.synthetic.hair.strands import Strands, splines_of
+from npcr.synthetic.hair.bodies import Body
+from npcr.synthetic.hair.meshes import sphere_mesh
+from npcr.synthetic.hair.rendering import HairRenderer, Intrinsics, write_model
+from npcr.synthetic.hair.scene import to_straight_srgb
+from npcr.synthetic.hair.strands import Strands, to_splines
 
 pytest.importorskip("mitsuba", reason="mitsuba is not installed: pip install 'npcr[hair]'")
 
 SIZE = (28, 24)
-OPTICS = Optics(*SIZE, focal=52.0)
+INTRINSICS = Intrinsics(*SIZE, focal=52.0)
 POSE = look_at([1.0, -4.0, 1.5], [0.05, 0.0, 0.1])
 SPOTS = np.array([[-0.5, 0.2, 0.4], [0.6, -0.3, -0.2], [0.1, 0.3, -0.45]])
 
@@ -41,12 +42,12 @@ def wisps(count: int = 60) -> Strands:
 @pytest.fixture(scope="module")
 def renderer(tmp_path_factory) -> HairRenderer:
     folder = tmp_path_factory.mktemp("model")
-    write_model(folder, Surface(ball((0, 0, 0), 0.4, (0.5, 0.3, 0.2)), np.ones(384)), wisps())
-    return HairRenderer(folder, OPTICS)
+    write_model(folder, Body(sphere_mesh((0, 0, 0), 0.4, (0.5, 0.3, 0.2)), np.ones(384)), wisps())
+    return HairRenderer(folder, INTRINSICS)
 
 
 def test_positions_project_onto_the_pixels_that_saw_them(renderer):
-    geometry = renderer.geometry(POSE)
+    geometry = renderer.render_geometry(POSE)
     hit = geometry.depth > 0
     assert 0.1 < hit.mean() < 0.9
     pixels, depth = project(torch.from_numpy(geometry.position[hit])[None], cameras())
@@ -56,12 +57,12 @@ def test_positions_project_onto_the_pixels_that_saw_them(renderer):
 
 
 def test_positions_lie_on_the_curves_and_the_skin(renderer):
-    geometry = renderer.geometry(POSE)
+    geometry = renderer.render_geometry(POSE)
     hits = geometry.position[geometry.depth > 0]
-    splines = splines_of(wisps())
+    splines = to_splines(wisps())
     first, _ = splines.segments
     steps = np.linspace(0, 1, 100)
-    centers = splines.at(np.repeat(first, 100), np.tile(steps, len(first)))[0][:, :3]
+    centers = splines.evaluate(np.repeat(first, 100), np.tile(steps, len(first)))[0][:, :3]
     off_curve = np.abs(np.linalg.norm(hits[:, None] - centers[None], axis=2).min(1) - 0.03)
     off_skin = np.abs(np.linalg.norm(hits, axis=1) - 0.4)
     assert np.minimum(off_curve, off_skin).max() < 0.006
@@ -72,9 +73,10 @@ def test_photographs_show_things_where_they_project(tmp_path):
     for i, spot in enumerate(SPOTS):
         folder = tmp_path / str(i)
         folder.mkdir()
-        mesh = ball(tuple(spot), 0.12, (0.5, 0.5, 0.5), resolution=12)  # a curve's open ends would shift its middle
-        write_model(folder, Surface(mesh, np.ones(len(mesh.quads))), dots(np.array([[0, 0, 5.0]])))
-        alpha = HairRenderer(folder, Optics(*SIZE, 52.0)).photograph(POSE, 0, 400)[..., 3]
+        # A sphere, since a curve's open ends would shift its center.
+        mesh = sphere_mesh(tuple(spot), 0.12, (0.5, 0.5, 0.5), resolution=12)
+        write_model(folder, Body(mesh, np.ones(len(mesh.quads))), dots(np.array([[0, 0, 5.0]])))
+        alpha = HairRenderer(folder, Intrinsics(*SIZE, 52.0)).render(POSE, 0, 400)[..., 3]
         assert alpha.sum() > 3  # wide enough for its middle to mean something
         seen = (alpha[..., None] * pixel_grid(SIZE).numpy()).sum((0, 1)) / alpha.sum()
         expected = project(torch.from_numpy(spot[None, None]).float(), cameras())[0][0, 0].numpy()
@@ -82,7 +84,7 @@ def test_photographs_show_things_where_they_project(tmp_path):
 
 
 def test_alpha_is_coverage(renderer):
-    picture = renderer.photograph(POSE, 0, 64)
+    picture = renderer.render(POSE, 0, 64)
     assert picture.shape == (SIZE[1], SIZE[0], 4)
     alpha = picture[..., 3]
     assert alpha.min() == 0
@@ -96,14 +98,14 @@ def test_alpha_is_coverage(renderer):
         # A quarter pixel aside at this focal length: turn the camera about its own axes.
         ray = np.array([0.25 * dx / 52, 0.25 * dy / 52, 1])
         shifted[:3, :3] = POSE[:3, :3] @ look_at([0, 0, 0], ray, up=[0, -1, 0])[:3, :3]
-        coverage += (renderer.geometry(shifted).depth > 0) / 4
+        coverage += (renderer.render_geometry(shifted).depth > 0) / 4
     assert np.abs(alpha - coverage).mean() < 0.06
     assert np.corrcoef(alpha.ravel(), coverage.ravel())[0, 1] > 0.97
 
 
 def test_a_view_follows_its_seed_and_no_number_of_threads(renderer, tmp_path):
     write_model(tmp_path, None, wisps())
-    pictures = [HairRenderer(tmp_path, Optics(*SIZE, 52.0), threads).photograph(POSE, seed, 4)
+    pictures = [HairRenderer(tmp_path, Intrinsics(*SIZE, 52.0), threads).render(POSE, seed, 4)
                 for threads, seed in ((1, 3), (2, 3), (1, 4))]
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
@@ -116,16 +118,16 @@ def test_dark_pigment_makes_dark_hair(tmp_path):
         folder.mkdir()
         strands = wisps()
         write_model(folder, None, Strands(strands.points, strands.radii, strands.counts, np.full((60, 2), melanin)))
-        light.append(HairRenderer(folder, Optics(*SIZE, 52.0)).photograph(POSE, 0, 16)[..., :3].mean((0, 1)))
+        light.append(HairRenderer(folder, Intrinsics(*SIZE, 52.0)).render(POSE, 0, 16)[..., :3].mean((0, 1)))
     assert (light[1] < 0.5 * light[0]).all()
 
 
 def test_light_comes_from_where_it_is_said_to(tmp_path):
-    """The map's layout: a white ball is brightest towards the key."""
-    write_model(tmp_path, Surface(ball((0, 0, 0), 0.6, (0.8, 0.8, 0.8), 0.9, 24), np.ones(6 * 24 * 24)),
+    """The map's layout: a white sphere_mesh is brightest towards the key."""
+    write_model(tmp_path, Body(sphere_mesh((0, 0, 0), 0.6, (0.8, 0.8, 0.8), 0.9, 24), np.ones(6 * 24 * 24)),
                 dots(np.array([[0, 0, 5.0]])))
-    renderer = HairRenderer(tmp_path, Optics(*SIZE, 52.0))
-    brightness = renderer.photograph(look_at([0, -4.0, 0.5], [0, 0, 0]), 0, 64)[..., :3].mean(-1)
+    renderer = HairRenderer(tmp_path, Intrinsics(*SIZE, 52.0))
+    brightness = renderer.render(look_at([0, -4.0, 0.5], [0, 0, 0]), 0, 64)[..., :3].mean(-1)
     half = SIZE[0] // 2
     assert brightness[:12, :half].sum() > 1.2 * brightness[:12, half:].sum()  # it stands at -x, on the left here
     assert brightness[:12].sum() > 1.2 * brightness[12:].sum()
@@ -133,7 +135,7 @@ def test_light_comes_from_where_it_is_said_to(tmp_path):
 
 def test_half_covered_pixels_show_the_hairs_own_color():
     linear = np.array([[[0.2, 0.1, 0.05, 1.0], [0.1, 0.05, 0.025, 0.5], [0, 0, 0, 0]]], np.float32)
-    full, half, empty = straight_srgb(linear)[0].astype(int)
+    full, half, empty = to_straight_srgb(linear)[0].astype(int)
     assert full.tolist() == [124, 89, 63, 255]
     assert np.abs(half[:3] - full[:3]).max() <= 1
     assert half[3] == 128

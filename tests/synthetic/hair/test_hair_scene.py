@@ -18,9 +18,10 @@ from npcr.io.camera_files import read_cameras
 from npcr.io.images import read_image, read_matte
 from npcr.reconstruction.mattes import coverage
 from npcr.synthetic.hair import scene as module
-from npcr.synthetic.hair.model import build_model, view_cameras
+from npcr.synthetic.hair.cameras import view_cameras
+from npcr.synthetic.hair.model import build_model
 from npcr.synthetic.hair.options import HairOptions
-from npcr.synthetic.hair.scene import _job, make_hair_scene
+from npcr.synthetic.hair.scene import _make_job, make_hair_scene
 
 needs_mitsuba = pytest.mark.skipif(importlib.util.find_spec("mitsuba") is None,
                                    reason="mitsuba is not installed: pip install 'npcr[hair]'")
@@ -97,8 +98,8 @@ def test_the_path_has_true_depth_and_positions(folder):
 @pytest.mark.parametrize(("kind", "index", "samples"), [("view", 0, 4), ("view", 2, 16), ("frame", 0, 16)])
 def test_more_light_paths_go_to_what_models_are_judged_by(kind, index, samples):
     cameras = view_cameras(build_model(OPTIONS), OPTIONS)
-    assert _job(kind, index, cameras, replace(OPTIONS, truth_samples=16)).samples == samples
-    assert _job(kind, index, cameras, OPTIONS).samples == 4
+    assert _make_job(kind, index, cameras, replace(OPTIONS, truth_samples=16)).samples == samples
+    assert _make_job(kind, index, cameras, OPTIONS).samples == 4
 
 
 def test_truth_samples_of_zero_are_refused():
