@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generated animal: ellipsoids with skin, and strands of fur that grow on them.
+"""A procedural animal: ellipsoids with skin, and strands of fur that grow on them.
 
-z is up, the animal looks along -y, and it fits into the sphere that `fuzzy_scene` frames.
-Colors are linear RGB.
+z is up, the animal looks along -y, and it fits into the sphere of `creature_scene` (`CENTER`, `RADIUS`). Colors are
+linear RGB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLACK, _PINK = np.array([0.012, 0.010, 0.012]), np.array([0.55, 0.24, 0.22])
 
 
 @dataclass(frozen=True)
-class Part:
+class BodyPart:
     """An ellipsoid of the body and the fur on it; lengths in world units."""
 
     name: str
@@ -26,72 +26,82 @@ class Part:
     radii: tuple[float, float, float]
     tilt: tuple[float, float] = (0.0, 0.0)  # degrees about x, then about y
     fur: float = 0.2  # mean strand length; 0: bare and glossy
-    lift: float = 0.75  # 1: strands stand on end, 0: they lie in the combing direction
+    lift: float = 0.75  # 1: strands leave the skin along its normal, 0: along the comb direction
     curl: float = 0.012  # radius of the helix
     density: float = 1.0  # strands per area, relative
 
     @property
-    def rotation(self) -> np.ndarray:
+    def axes(self) -> np.ndarray:
+        """(3, 3) rotation, with the ellipsoid's axes as columns."""
         return rotation((0, 1, 0), np.radians(self.tilt[1])) @ rotation((1, 0, 0), np.radians(self.tilt[0]))
 
 
 def _mirrored(name: str, center: tuple[float, float, float], radii: tuple[float, float, float],
-              tilt: tuple[float, float] = (0.0, 0.0), **rest: float) -> list[Part]:
+              tilt: tuple[float, float] = (0.0, 0.0), **rest: float) -> list[BodyPart]:
     x, y, z = center
-    return [Part(f"{name} right", (-x, y, z), radii, (tilt[0], -tilt[1]), **rest),
-            Part(f"{name} left", center, radii, tilt, **rest)]
+    return [BodyPart(f"{name} right", (-x, y, z), radii, (tilt[0], -tilt[1]), **rest),
+            BodyPart(f"{name} left", center, radii, tilt, **rest)]
 
 
 PARTS = (
-    Part("body", (0, 0.02, -0.14), (0.68, 0.66, 0.62), fur=0.25, lift=0.55, curl=0.016),
-    Part("head", (0, -0.22, 0.42), (0.52, 0.46, 0.44), fur=0.17, lift=0.55),
+    BodyPart("body", (0, 0.02, -0.14), (0.68, 0.66, 0.62), fur=0.25, lift=0.55, curl=0.016),
+    BodyPart("head", (0, -0.22, 0.42), (0.52, 0.46, 0.44), fur=0.17, lift=0.55),
     *_mirrored("cheek", (0.37, -0.42, 0.27), (0.17, 0.16, 0.15), fur=0.24, lift=0.6, curl=0.008),
-    Part("muzzle", (0, -0.66, 0.29), (0.18, 0.17, 0.13), fur=0.05, lift=0.5, curl=0.001, density=2.5),
+    BodyPart("muzzle", (0, -0.66, 0.29), (0.18, 0.17, 0.13), fur=0.05, lift=0.5, curl=0.001, density=2.5),
     *_mirrored("ear", (0.37, -0.14, 0.86), (0.15, 0.075, 0.19), (-12, 24), fur=0.11, lift=0.5, curl=0.006,
                density=2.5),
     *_mirrored("foot", (0.33, -0.48, -0.66), (0.17, 0.25, 0.12), fur=0.09, lift=0.5, curl=0.003, density=1.5),
-    Part("tail 1", (0.18, 0.66, -0.36), (0.20, 0.20, 0.20), fur=0.21, lift=0.72, density=1.5),
-    Part("tail 2", (0.34, 0.86, -0.22), (0.20, 0.20, 0.20), fur=0.22, lift=0.72, density=1.5),
-    Part("tail 3", (0.46, 0.97, -0.02), (0.19, 0.19, 0.20), fur=0.23, lift=0.72, density=1.5),
-    Part("tail 4", (0.50, 0.98, 0.23), (0.17, 0.17, 0.19), fur=0.23, lift=0.72, density=1.5),
-    Part("tail 5", (0.47, 0.92, 0.44), (0.12, 0.12, 0.15), fur=0.24, lift=0.72, density=1.5),
+    BodyPart("tail 1", (0.18, 0.66, -0.36), (0.20, 0.20, 0.20), fur=0.21, lift=0.72, density=1.5),
+    BodyPart("tail 2", (0.34, 0.86, -0.22), (0.20, 0.20, 0.20), fur=0.22, lift=0.72, density=1.5),
+    BodyPart("tail 3", (0.46, 0.97, -0.02), (0.19, 0.19, 0.20), fur=0.23, lift=0.72, density=1.5),
+    BodyPart("tail 4", (0.50, 0.98, 0.23), (0.17, 0.17, 0.19), fur=0.23, lift=0.72, density=1.5),
+    BodyPart("tail 5", (0.47, 0.92, 0.44), (0.12, 0.12, 0.15), fur=0.24, lift=0.72, density=1.5),
     *_mirrored("eye", (0.20, -0.635, 0.50), (0.092, 0.08, 0.098), fur=0),
-    Part("nose", (0, -0.825, 0.335), (0.062, 0.045, 0.045), fur=0),
+    BodyPart("nose", (0, -0.825, 0.335), (0.062, 0.045, 0.045), fur=0),
 )
 _FUR = np.array([part.fur for part in PARTS])
 _NAMES = np.array([part.name.split()[0] for part in PARTS])
 
 
 @dataclass
-class Surface:
-    """Points to be shaded and drawn, with what the shading needs."""
+class ShadingPoints:
+    """Points on skin or strands, with the inputs of shading."""
 
     positions: np.ndarray  # (N, 3) float32
-    normals: np.ndarray  # (N, 3) of the body below, unit
+    normals: np.ndarray  # (N, 3) unit, of the skin at the root
     tangents: np.ndarray  # (N, 3) of the strand, unit; 0 on skin
     albedo: np.ndarray  # (N, 3) linear RGB
-    occlusion: np.ndarray  # (N,) share of ambient light that gets there, 0..1
-    gloss: np.ndarray  # (N,) strength of a wet highlight
+    occlusion: np.ndarray  # (N,) fraction of ambient light that reaches the point, 0..1
+    gloss: np.ndarray  # (N,) strength of a glossy highlight
 
 
-def grow_fur(strands: int, spacing: float, rng: np.random.Generator) -> Surface:
-    """`strands` strands as points at most `spacing` apart, ordered strand by strand."""
+def grow_fur(strands: int, spacing: float, rng: np.random.Generator) -> ShadingPoints:
+    """Grow fur on the animal.
+
+    Args:
+        strands: their number.
+        spacing: largest distance between neighboring points of a strand, world units.
+        rng: source of the random numbers.
+
+    Returns:
+        The points of the strands, strand by strand.
+    """
     roots, normals, part = _sample_surface(strands, rng, furry=True)
     length = _FUR[part] * np.exp(0.22 * rng.normal(size=strands)).clip(0.5, 1.7)
-    stray = rng.random(strands) < 0.04
-    length *= np.where(stray, 1.25, 1) * _trim(roots, part)
+    flyaway = rng.random(strands) < 0.04
+    length *= np.where(flyaway, 1.25, 1) * _trim(roots, part)
     steps = int(np.ceil(1.1 * length.max() / spacing)) + 1
     share = np.linspace(0, 1, steps, dtype=np.float32)
-    curves = _curves(roots, normals, part, length, stray, share, rng)
+    curves = _curves(roots, normals, part, length, flyaway, share, rng)
     tangents = np.gradient(curves, axis=1)
     tangents /= np.linalg.norm(tangents, axis=2, keepdims=True) + 1e-9
-    albedo = _fur_colors(roots, part, share, rng)
+    albedo = _strand_colors(roots, part, share, rng)
     # Light reaches the tips of a coat and hardly its roots.
     occlusion = 0.16 + 0.84 * share**0.8
-    # Short strands would carry more points than they need: each keeps those its own length calls for.
+    # Each strand keeps as many points as its own length needs.
     keep = np.floor(np.arange(steps)[None] * (length / length.max())[:, None])
     keep = np.diff(keep, axis=1, prepend=-1) > 0
-    return Surface(
+    return ShadingPoints(
         positions=curves[keep].astype(np.float32),
         normals=np.broadcast_to(normals[:, None], curves.shape)[keep].astype(np.float32),
         tangents=tangents[keep].astype(np.float32),
@@ -101,12 +111,20 @@ def grow_fur(strands: int, spacing: float, rng: np.random.Generator) -> Surface:
     )
 
 
-def cover_skin(count: int, rng: np.random.Generator) -> Surface:
-    """`count` points spread over the skin, eyes and nose."""
+def cover_skin(count: int, rng: np.random.Generator) -> ShadingPoints:
+    """Sample points on the skin, the eyes and the nose.
+
+    Args:
+        count: number of points.
+        rng: source of the random numbers.
+
+    Returns:
+        The points; eyes and nose are glossy.
+    """
     positions, normals, part = _sample_surface(count, rng, furry=False)
     bare = _FUR[part] == 0
-    albedo = np.where(bare[:, None], _BLACK, 0.35 * _coat(positions, part))
-    return Surface(
+    albedo = np.where(bare[:, None], _BLACK, 0.35 * _fur_color(positions, part))
+    return ShadingPoints(
         positions=positions.astype(np.float32),
         normals=normals.astype(np.float32),
         tangents=np.zeros_like(positions, dtype=np.float32),
@@ -117,8 +135,8 @@ def cover_skin(count: int, rng: np.random.Generator) -> Surface:
 
 
 def _sample_surface(count: int, rng: np.random.Generator, furry: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (count, 3), outward normals and part numbers, even over the outside of the union of the parts."""
-    # Eyes and nose are seen bare: four times the points let their highlights come out round.
+    """Points (count, 3), outward normals and part indices, uniform over the union's surface."""
+    # Eyes and nose have no fur over them: four times the points give their highlights smooth borders.
     weights = np.array([_area(p) * (p.density * (p.fur > 0) if furry else 1 + 3 * (p.fur == 0)) for p in PARTS])
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     while sum(len(f[0]) for f in found) < count:
@@ -126,31 +144,31 @@ def _sample_surface(count: int, rng: np.random.Generator, furry: bool) -> tuple[
         points, normals = np.empty((2 * count, 3)), np.empty((2 * count, 3))
         keep = np.ones(2 * count, dtype=bool)
         for i, p in enumerate(PARTS):
-            mine = np.flatnonzero(part == i)
-            sphere = rng.normal(size=(len(mine), 3))
+            members = np.flatnonzero(part == i)
+            sphere = rng.normal(size=(len(members), 3))
             sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
             gradient = sphere / p.radii
             stretch = np.linalg.norm(gradient, axis=1)
-            # Points of the sphere end up as dense on the ellipsoid as its area element shrinks.
-            keep[mine] = rng.random(len(mine)) < stretch * min(p.radii)
-            points[mine] = (sphere * p.radii) @ p.rotation.T + p.center
-            normals[mine] = (gradient / stretch[:, None]) @ p.rotation.T
+            # Rejection sampling by the ratio of the area elements makes the density on the ellipsoid uniform.
+            keep[members] = rng.random(len(members)) < stretch * min(p.radii)
+            points[members] = (sphere * p.radii) @ p.axes.T + p.center
+            normals[members] = (gradient / stretch[:, None]) @ p.axes.T
         for i, p in enumerate(PARTS):
-            local = (points - p.center) @ p.rotation / p.radii
+            local = (points - p.center) @ p.axes / p.radii
             keep &= ~(((local**2).sum(1) < 0.999) & (part != i))
         found.append((points[keep], normals[keep], part[keep]))
     return tuple(np.concatenate(f)[:count] for f in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def _area(part: Part) -> float:
-    """Thomsen's approximation of an ellipsoid's area."""
+def _area(part: BodyPart) -> float:
+    """Area of an ellipsoid by Thomsen's approximation."""
     a, b, c = (r**1.6 for r in part.radii)
     return 4 * np.pi * ((a * b + a * c + b * c) / 3) ** (1 / 1.6)
 
 
-def _curves(roots: np.ndarray, normals: np.ndarray, part: np.ndarray, length: np.ndarray, stray: np.ndarray,
+def _curves(roots: np.ndarray, normals: np.ndarray, part: np.ndarray, length: np.ndarray, flyaway: np.ndarray,
             share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(strands, steps, 3): combed, bent by gravity, gathered into clumps, curled, frizzed."""
+    """(strands, steps, 3) points of strands: combed, bent by gravity, clumped, curled, frizzed."""
     count = len(roots)
     lift = np.array([p.lift for p in PARTS])[part][:, None]
     comb = _comb(roots, normals, part)
@@ -160,35 +178,35 @@ def _curves(roots: np.ndarray, normals: np.ndarray, part: np.ndarray, length: np
     s = share[None, :, None]
     curves = (roots[:, None] + length[:, None, None] * s * direction[:, None] + s**2 * sag[:, None]).astype(np.float32)
 
-    leader = _clumps(roots, part, rng)
-    gather = np.where(stray, 0.1, rng.uniform(0.55, 0.9, count))[:, None, None]
-    tips = roots[leader][:, None] + (curves[leader] - roots[leader][:, None]) * (length / length[leader])[:, None, None]
+    guide = _clump_guides(roots, part, rng)
+    gather = np.where(flyaway, 0.1, rng.uniform(0.55, 0.9, count))[:, None, None]
+    tips = roots[guide][:, None] + (curves[guide] - roots[guide][:, None]) * (length / length[guide])[:, None, None]
     curves = curves + gather * s**1.5 * (tips - curves)
 
-    across = np.cross(direction, rng.normal(size=(count, 3))[leader])
+    across = np.cross(direction, rng.normal(size=(count, 3))[guide])
     across /= np.linalg.norm(across, axis=1, keepdims=True)
     other = np.cross(direction, across)
-    turns = rng.uniform(0.7, 1.6, count)[leader] + 0.1 * rng.normal(size=count)
-    phase = rng.uniform(0, 2 * np.pi, count)[leader] + 0.5 * rng.normal(size=count)
+    turns = rng.uniform(0.7, 1.6, count)[guide] + 0.1 * rng.normal(size=count)
+    phase = rng.uniform(0, 2 * np.pi, count)[guide] + 0.5 * rng.normal(size=count)
     angle = 2 * np.pi * turns[:, None] * share + phase[:, None]
     radius = np.array([p.curl for p in PARTS])[part] * np.exp(0.3 * rng.normal(size=count))
     swing = (np.cos(angle)[..., None] * across[:, None] + np.sin(angle)[..., None] * other[:, None])
     curves = curves + radius[:, None, None] * s * swing
-    frizz = 0.018 * length * np.where(stray, 3.5, 1)
+    frizz = 0.018 * length * np.where(flyaway, 3.5, 1)
     wobble = np.sin(2 * np.pi * rng.uniform(2, 4.5, (count, 1)) * share + rng.uniform(0, 6.3, (count, 1)))
     sideways = rng.normal(size=(count, 3))
     return curves + (frizz[:, None] * share * wobble)[..., None] * sideways[:, None]
 
 
 def _trim(roots: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """(strands,): factor on the length; short around the eyes and on the bridge of the nose."""
+    """(strands,) factor on the length; short around the eyes and on the bridge of the nose."""
     eye = np.hypot(np.hypot(np.abs(roots[:, 0]) - 0.2, roots[:, 1] + 0.62), roots[:, 2] - 0.5)
     bridge = np.hypot(np.hypot(0.8 * roots[:, 0], roots[:, 1] + 0.68), roots[:, 2] - 0.46)
     return np.where(_NAMES[part] == "head", np.clip(np.minimum(3.0 * eye, 2.4 * bridge) + 0.04, 0.2, 1), 1)
 
 
 def _comb(roots: np.ndarray, normals: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Unit tangents along which the coat lies: down and away from the face, out on the cheeks, up on the tail."""
+    """(strands, 3) unit comb directions: down and away from the face, out on the cheeks, up on the tail."""
     flow = np.broadcast_to([0.0, 0.45, -0.8], roots.shape).copy()
     names = _NAMES[part]
     side = np.sign(roots[:, :1])
@@ -198,7 +216,7 @@ def _comb(roots: np.ndarray, normals: np.ndarray, part: np.ndarray) -> np.ndarra
     flow = np.where((names == "muzzle")[:, None], roots - [0, -0.83, 0.34], flow)
     flow = np.where((names == "ear")[:, None], [0, 0.1, 1.0], flow)
     flow = np.where((names == "tail")[:, None], np.array([0.25, 0.25, 1.0]), flow)
-    # A slow swirl keeps the partings from looking ruled.
+    # A smooth swirl makes the partings irregular.
     swirl = np.stack([np.sin(5 * roots[:, 2] + 3 * roots[:, 1]), np.sin(4 * roots[:, 0] - 2 * roots[:, 2]),
                       np.sin(6 * roots[:, 1] + roots[:, 0])], axis=1)
     flow = flow + 0.25 * swirl
@@ -206,20 +224,20 @@ def _comb(roots: np.ndarray, normals: np.ndarray, part: np.ndarray) -> np.ndarra
     return flow / (np.linalg.norm(flow, axis=1, keepdims=True) + 1e-6)
 
 
-def _clumps(roots: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(strands,): for each strand the number of the one that leads its clump, on the same part."""
-    leader = np.empty(len(roots), dtype=np.int64)
+def _clump_guides(roots: np.ndarray, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(strands,) index of each strand's guide: the nearest one on the same part."""
+    guide = np.empty(len(roots), dtype=np.int64)
     for i in np.unique(part):
-        mine = np.flatnonzero(part == i)
-        heads = rng.choice(mine, size=max(1, len(mine) // 22), replace=False)
-        for chunk in np.array_split(mine, max(1, len(mine) // 2000)):
-            distance = ((roots[chunk, None] - roots[None, heads]) ** 2).sum(2)
-            leader[chunk] = heads[distance.argmin(1)]
-    return leader
+        members = np.flatnonzero(part == i)
+        guides = rng.choice(members, size=max(1, len(members) // 22), replace=False)
+        for chunk in np.array_split(members, max(1, len(members) // 2000)):
+            distance = ((roots[chunk, None] - roots[None, guides]) ** 2).sum(2)
+            guide[chunk] = guides[distance.argmin(1)]
+    return guide
 
 
-def _coat(points: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """(N, 3) linear RGB of the coat by place: rust, a cream face and belly, dark legs, a ringed tail."""
+def _fur_color(points: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """(N, 3) linear RGB of the fur by position: rust, a cream face and belly, dark legs, a ringed tail."""
     x, y, z = points.T
     names = _NAMES[part]
     color = np.broadcast_to(_RUST, points.shape).copy()
@@ -246,14 +264,14 @@ def _coat(points: np.ndarray, part: np.ndarray) -> np.ndarray:
 
 
 def _ramp(value: np.ndarray, softness: float) -> np.ndarray:
-    """0 to 1 around value 0."""
+    """Ramp from 0 to 1, of width 2 `softness`, around value 0."""
     return np.clip(value / (2 * softness) + 0.5, 0, 1)
 
 
-def _fur_colors(roots: np.ndarray, part: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(strands, steps, 3): the coat's color, varied from strand to strand, darker at the root, lighter at the tip."""
-    place = roots + 0.025 * rng.normal(size=roots.shape)  # borders between colors interlock
-    color = _coat(place, part) * np.exp(0.16 * rng.normal(size=(len(roots), 1)))
+def _strand_colors(roots: np.ndarray, part: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(strands, steps, 3) color of the fur, varied from strand to strand, darker at the root, lighter at the tip."""
+    position = roots + 0.025 * rng.normal(size=roots.shape)  # makes borders between colors irregular
+    color = _fur_color(position, part) * np.exp(0.16 * rng.normal(size=(len(roots), 1)))
     color *= np.exp(0.05 * rng.normal(size=color.shape))
     along = (0.55 + 0.5 * share + 0.15 * share**4).astype(np.float32)
     return np.clip(color[:, None] * along[None, :, None], 0, 1)

@@ -14,7 +14,7 @@ from npcr.errors import NpcrError, SceneError
 from npcr.io.camera_files import read_cam_poses, read_cameras
 from npcr.io.images import read_image
 from npcr.reconstruction.mattes import coverage
-from npcr.synthetic.creature_scene import DISTANCE, MIDDLE, RADIUS, FuzzyOptions, build_models, make_fuzzy_scene
+from npcr.synthetic.creature_scene import CENTER, DISTANCE, RADIUS, FuzzyOptions, make_fuzzy_scene, make_lit_points
 
 OPTIONS = FuzzyOptions(views=9, size=48, strands=2500, points=4000, path_views=10, seed=3)
 
@@ -78,7 +78,7 @@ def test_colors_of_the_cloud_are_those_of_the_pictures(folder):
 def test_the_path_circles_the_animal(folder):
     path = read_cam_poses(folder / "CamPose_path.inf")
     assert len(path) == 10
-    toward = MIDDLE - path[:, :3, 3]
+    toward = CENTER - path[:, :3, 3]
     np.testing.assert_allclose(np.linalg.norm(toward, axis=1), DISTANCE, atol=1e-6)
     np.testing.assert_allclose((path[:, :3, 2] * toward).sum(1), DISTANCE, atol=1e-6)
 
@@ -93,10 +93,10 @@ def test_the_seed_decides(folder, tmp_path):
 
 
 def test_the_animal_fits_its_sphere():
-    fur, skin = build_models(FuzzyOptions(size=48), np.random.default_rng(0))
-    reach = (fur.positions - torch.from_numpy(MIDDLE).float()).norm(dim=1)
+    fur, skin = make_lit_points(FuzzyOptions(size=48), np.random.default_rng(0))
+    reach = (fur.positions - torch.from_numpy(CENTER).float()).norm(dim=1)
     assert reach.quantile(0.9999 if len(reach) < 1e7 else 0.99) < RADIUS
-    assert (skin.positions - torch.from_numpy(MIDDLE).float()).norm(dim=1).max() < RADIUS
+    assert (skin.positions - torch.from_numpy(CENTER).float()).norm(dim=1).max() < RADIUS
     for light in (fur.key, fur.rim, skin.key, skin.rim):
         assert light.min() >= 0
         assert light.max() <= 1
