@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from npcr.errors import MissingExtraError, SceneError
-from npcr.io import points as points_module
+from npcr.io import points_text
 from npcr.io.points import SUFFIXES, PointCloud, read_points, write_points
 
 
@@ -36,7 +36,7 @@ def test_written_then_read_is_equal(tmp_path: Path, suffix: str, colored: bool) 
 
 
 def test_chunks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(points_module, "_CHUNK", 10)
+    monkeypatch.setattr(points_text, "_CHUNK", 10)
     for count in (9, 10, 11, 20, 25):
         write_points(tmp_path / "c.xyz", _cloud(count, True))
         back = read_points(tmp_path / "c.xyz")
@@ -98,7 +98,7 @@ def test_oddities_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCapt
 
 @pytest.mark.parametrize("chunk", [100, 1000])
 def test_a_bad_line_far_down_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(points_module, "_CHUNK", chunk)
+    monkeypatch.setattr(points_text, "_CHUNK", chunk)
     lines = ["1 2 3"] * 1000
     lines[777] = "1 2 x3"
     (tmp_path / "c.xyz").write_text("\n".join(lines))
