@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Say whether a scene makes sense before training: measurements, mistakes by name with the likely fix, pictures.
+"""Check a scene before training: measurements, mistakes by name with the likely fix, images.
 
 Exit status: 0 nothing wrong was found, 1 problems were found, 2 the scene cannot be read.
 """
@@ -26,9 +26,10 @@ from npcr import cli
 from npcr.config import load_config
 from npcr.data.scene_config import FILE_NAME
 from npcr.errors import SceneError
-from npcr.scene_check.check import check_scene, load_material
-from npcr.scene_check.report import as_text
-from npcr.scene_check.report_images import write_pictures
+from npcr.reconstruction.progress import Progress
+from npcr.scene_check.check import check_scene
+from npcr.scene_check.report import format_report, write_images
+from npcr.scene_check.scene_data import load_scene_data
 
 EXAMPLES = """examples:
   python tools/check_scene.py datasets/cat
@@ -41,7 +42,7 @@ docs/checking-a-scene.md explains every line, every name, and what the pictures 
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", type=Path, help="folder of the scene, or a YAML configuration that names it")
@@ -60,18 +61,18 @@ def main() -> None:
     if args.views < 1:
         raise SceneError(f"--views is {args.views}; it must be at least 1")
     folder, cfg = _scene(args.scene)
-    material = load_material(folder, frame=args.frame, mask=cfg.DATASETS.MASK if cfg else None,
-                             progress=_bar("reading"))
+    data = load_scene_data(folder, frame=args.frame, mask=cfg.DATASETS.MASK if cfg else None,
+                           progress=_progress_bar("reading"))
     values = {} if cfg is None else {"size_raw": cfg.INPUT.SIZE_RAW, "near_far_size": cfg.INPUT.NEAR_FAR_SIZE,
                                      "size_test": cfg.INPUT.SIZE_TEST}
-    report = check_scene(material, progress=_bar("checking"), **values)
-    pictures = write_pictures(args.output or folder / "check", material, args.views,
-                              progress=_bar("pictures")) if args.pictures else []
+    report = check_scene(data, progress=_progress_bar("checking"), **values)
+    images = write_images(args.output or folder / "check", data, args.views,
+                          progress=_progress_bar("pictures")) if args.pictures else []
     if args.json:
-        print(json.dumps({**dataclasses.asdict(report), "pictures": [str(p) for p in pictures]}, indent=1,
+        print(json.dumps({**dataclasses.asdict(report), "pictures": [str(p) for p in images]}, indent=1,
                          allow_nan=False))
     else:
-        print(as_text(report, pictures))
+        print(format_report(report, images))
     if report.problems:
         sys.exit(1)
 
@@ -88,9 +89,9 @@ def _scene(path: Path) -> tuple[Path, CfgNode | None]:
     return Path(cfg.DATASETS.TRAIN), cfg
 
 
-def _bar(name: str) -> Any:
-    def progress(jobs: Iterable[Any], count: int) -> Iterable[Any]:
-        return tqdm(jobs, total=count, desc=name, delay=1, leave=False)
+def _progress_bar(name: str) -> Progress:
+    def progress(steps: Iterable[Any], count: int) -> Iterable[Any]:
+        return tqdm(steps, total=count, desc=name, delay=1, leave=False)
     return progress
 
 

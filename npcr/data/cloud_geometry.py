@@ -10,33 +10,50 @@ from npcr.cameras import Cameras, project
 from npcr.errors import SceneError
 
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
-_NEIGHBOR = 6
+_NEIGHBOR = 6  # spacing is measured by the distance to this neighbor
 
 
 def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
-    """[near, far, max_size] that let the splats of `points` (N, 3) close up without covering each other.
+    """Compute INPUT.NEAR_FAR_SIZE, with which splats close the gaps between points without covering each other.
 
-    A splat should shrink as the gaps between projected points do, with 1/z; the radius falls linearly, so it
-    follows the line that touches that curve at the median depth. near is where the nearest points are. The
-    radius there makes a splat 1.5 times as wide as the points' spacing. Raises `SceneError` where no camera
-    sees a point.
+    A splat should shrink as the gaps between projected points do, with 1/z. Its radius falls linearly, so it
+    follows the tangent to that curve at the median depth. The radius there makes a splat 1.5 times as wide as the
+    points' spacing.
+
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: at the size of the images that are rendered.
+
+    Returns:
+        [near, far, max_size]: two depths in the world's unit, near just before the nearest points, and a radius in
+        pixels.
+
+    Raises:
+        SceneError: no camera sees a point.
     """
-    sample = torch.from_numpy(_subset(points, 20000)).float()
-    depths = np.concatenate([_seen_depths(sample, cameras[i]) for i in range(len(cameras))])
+    subset = torch.from_numpy(random_subset(points, 20000)).float()
+    depths = np.concatenate([_visible_depths(subset, cameras[i]) for i in range(len(cameras))])
     if not len(depths):
         raise SceneError("none of the cameras sees a point of the cloud; do cloud and cameras belong together?")
-    middle, near = float(np.median(depths)), 0.98 * float(np.percentile(depths, 0.5))
+    median, near = float(np.median(depths)), 0.98 * float(np.percentile(depths, 0.5))
     focal = float(cameras.intrinsics[:, 0, 0].median())
-    gap = focal * point_spacing(points) / middle
+    gap = focal * point_spacing(points) / median
     radius = max(LEAST_RADIUS, (1.5 * gap - 1) / 2)
-    return [_rounded(near), _rounded(2 * middle), _rounded(radius * (2 - near / middle))]
+    return [round_significant(near), round_significant(2 * median), round_significant(radius * (2 - near / median))]
 
 
 def point_spacing(points: np.ndarray) -> float:
-    """Side of the square that a point of a cloud (N, 3) on a surface has to itself, median over the cloud."""
+    """Estimate the spacing of a cloud: the side of the square of surface that each point has to itself.
+
+    Args:
+        points: (N, 3) on a surface.
+
+    Returns:
+        Median over the cloud, in its unit; 0 with too few points to tell.
+    """
     if len(points) <= _NEIGHBOR:
         return 0.0
-    cloud = torch.from_numpy(_subset(points, 100000)).float()
+    cloud = torch.from_numpy(random_subset(points, 100000)).float()
     probes = cloud[torch.linspace(0, len(cloud) - 1, min(len(cloud), 512)).long()]
     # By differences: cdist's fast path loses nearby points in rounding.
     nearest = [torch.cdist(chunk, cloud, compute_mode="donot_use_mm_for_euclid_dist")
@@ -47,7 +64,15 @@ def point_spacing(points: np.ndarray) -> float:
 
 
 def object_centers(points: np.ndarray, cameras: Cameras) -> list[int]:
-    """CENTER: [y, x] of the cloud's middle, one pair where it hardly moves between cameras, else one each."""
+    """Compute DATASETS.CENTER: the pixel at which each camera sees the cloud's middle.
+
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: at the size of the photographs.
+
+    Returns:
+        [y, x] where it hardly moves between cameras, else [y, x, y, x, ...] with a pair for each of them.
+    """
     middle = torch.from_numpy(np.median(points, axis=0)).float()
     pixels, depth = project(middle.expand(len(cameras), 1, 3), cameras)
     width, height = cameras.size
@@ -60,18 +85,35 @@ def object_centers(points: np.ndarray, cameras: Cameras) -> list[int]:
     return [round(v) for v in pixels.flip(1).flatten().tolist()]
 
 
-def _seen_depths(points: torch.Tensor, camera: Cameras) -> np.ndarray:
-    """Depths of the points (N, 3) that fall into the picture of one camera."""
-    pixels, depth = project(points[None], camera)
-    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
-    return depth[inside].numpy()
+def random_subset(points: np.ndarray, limit: int) -> np.ndarray:
+    """Draw points from a cloud, the same ones every time.
 
+    Args:
+        points: (N, 3).
+        limit: number of points at most.
 
-def _subset(points: np.ndarray, limit: int) -> np.ndarray:
+    Returns:
+        (min(N, limit), 3): all points in their order, or some in a random order.
+    """
     if len(points) <= limit:
         return points
     return points[np.random.default_rng(0).choice(len(points), limit, replace=False)]
 
 
-def _rounded(value: float) -> float:
+def round_significant(value: float) -> float:
+    """Round a number to four significant digits.
+
+    Args:
+        value: any number.
+
+    Returns:
+        The rounded number.
+    """
     return float(f"{value:.4g}")
+
+
+def _visible_depths(points: torch.Tensor, camera: Cameras) -> np.ndarray:
+    """Depths of the points (N, 3) that fall into the image of one camera."""
+    pixels, depth = project(points[None], camera)
+    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
+    return depth[inside].numpy()

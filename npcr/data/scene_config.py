@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The YAML file that makes a freshly written scene ready to train: its values from cameras and cloud."""
+"""The file scene.yml that makes a new scene ready to train: its values follow from cameras and cloud."""
 
 from __future__ import annotations
 
@@ -44,11 +44,22 @@ _HEADER = """\
 
 
 def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int = 800) -> dict[str, Any]:
-    """Configuration values of a scene in the folder `name`, nested by section: its own, and what is recommended.
+    """Choose the configuration of a new scene: its own values, and the recommended ones (docs/blended-form.md).
 
-    Training and test size are the photographs', reduced where a side exceeds `longest_side`; about an eighth
-    of the cameras (at least three where that leaves enough to train on) is held out. Raises `SceneError` where
-    a side would be shorter than the network takes.
+    About an eighth of the cameras is held out, at least three of them where that leaves enough to train on.
+
+    Args:
+        name: of the scene's folder.
+        cameras: at the size of the photographs.
+        mask: whether the photographs have mattes.
+        longest_side: limit of the training and test images' height and width, pixels; photographs below it are
+            used at their size.
+
+    Returns:
+        Values by section and key.
+
+    Raises:
+        SceneError: a side would be shorter than the network takes.
     """
     width, height = cameras.size
     scale = min(1.0, longest_side / max(width, height))
@@ -75,9 +86,19 @@ def _holdout_every(cameras: int) -> int:
 
 
 def point_settings(points: np.ndarray, cameras: Cameras, size: list[int], *, is_cloud: bool = True) -> dict[str, Any]:
-    """The values that follow from points (N, 3): NEAR_FAR_SIZE for pictures of `size`, and CENTER.
+    """Choose the values that follow from a cloud: INPUT.NEAR_FAR_SIZE and DATASETS.CENTER.
 
-    is_cloud: False where the points merely fill the object's room; the largest splat is then the published 1.
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: at the size of the photographs.
+        size: [width, height] of the images that are rendered.
+        is_cloud: False where the points merely fill the object's volume; the largest splat is then the published 1.
+
+    Returns:
+        Values by section and key.
+
+    Raises:
+        SceneError: no camera sees a point.
     """
     splats = near_far_size(points, cameras.resized((size[0], size[1])))
     return {"INPUT": {"NEAR_FAR_SIZE": splats if is_cloud else [*splats[:2], 1.0]},
@@ -85,14 +106,31 @@ def point_settings(points: np.ndarray, cameras: Cameras, size: list[int], *, is_
 
 
 def write_scene_config(folder: Path, settings: dict[str, Any], maker: str) -> None:
-    """Write FOLDER/scene.yml with `settings` (nested by section), checked against the known keys."""
+    """Write the file scene.yml of a scene.
+
+    Args:
+        folder: of the scene.
+        settings: values by section and key.
+        maker: name of the tool, for the comment on top.
+
+    Raises:
+        ConfigError: a key or a value is not allowed.
+    """
     file = folder / FILE_NAME
     from_dict(settings, str(file))
     _write(file, _HEADER.format(maker=maker), settings)
 
 
 def update_scene_config(file: Path, settings: dict[str, Any]) -> None:
-    """Set `settings` (nested by section) in a YAML file; other values and the comment on top stay."""
+    """Set values in a YAML file; other values and the comment on top stay.
+
+    Args:
+        file: a configuration.
+        settings: values by section and key.
+
+    Raises:
+        ConfigError: the file is no configuration, or a key or a value is not allowed.
+    """
     text = file.read_text(encoding="utf-8")
     values = yaml.safe_load(text) or {}
     if not isinstance(values, dict):

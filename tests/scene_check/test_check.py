@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes planted into a clean generated scene are found and named; clean scenes of all sorts are clean."""
+"""Wrong conventions in a clean generated scene are found and named; clean scenes of all sorts pass."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +12,11 @@ from npcr.camera_paths import sphere_band
 from npcr.cameras import Cameras
 from npcr.io.points import PointCloud
 from npcr.ops import rasterize
-from npcr.scene_check.check import Material, Report, check_scene, load_material
-from npcr.scene_check.hypotheses import Reading, fixed_mistakes
-from npcr.scene_check.report import as_text
+from npcr.scene_check.check import check_scene
+from npcr.scene_check.findings import Report
+from npcr.scene_check.hypotheses import Reconstruction, discrete_hypotheses
+from npcr.scene_check.report import format_report
+from npcr.scene_check.scene_data import SceneData, load_scene_data
 from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
 
 _SIDE = 24  # columns added left and right, so that width and height differ
@@ -22,10 +24,10 @@ OPENGL = torch.diag(torch.tensor([1.0, -1, -1]))
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory) -> Material:
+def clean(tmp_path_factory) -> SceneData:
     folder = tmp_path_factory.mktemp("scene") / "animal"
     make_fuzzy_scene(folder, FuzzyOptions(views=12, size=72, strands=2500, points=4000, path_views=2, seed=1))
-    square = load_material(folder)
+    square = load_scene_data(folder)
     assert square.mattes is not None
     size = (72 + 2 * _SIDE, 72)
     pad = ((0, 0), (_SIDE, _SIDE))
@@ -40,20 +42,24 @@ def names(report: Report) -> list[str]:
     return [problem.name for problem in report.problems]
 
 
-def with_poses(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Material], Material]:
-    return lambda m: replace(m, cameras=Cameras(change(m.cameras.cam_to_world.clone()), m.cameras.intrinsics,
-                                                m.cameras.size))
+def with_poses(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[SceneData], SceneData]:
+    def apply(data: SceneData) -> SceneData:
+        poses = change(data.cameras.cam_to_world.clone())
+        return replace(data, cameras=Cameras(poses, data.cameras.intrinsics, data.cameras.size))
+    return apply
 
 
-def with_intrinsics(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Material], Material]:
-    return lambda m: replace(m, cameras=Cameras(m.cameras.cam_to_world, change(m.cameras.intrinsics.clone()),
-                                                m.cameras.size))
+def with_intrinsics(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[SceneData], SceneData]:
+    def apply(data: SceneData) -> SceneData:
+        intrinsics = change(data.cameras.intrinsics.clone())
+        return replace(data, cameras=Cameras(data.cameras.cam_to_world, intrinsics, data.cameras.size))
+    return apply
 
 
-def with_points(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Material], Material]:
-    def apply(material: Material) -> Material:
-        points, colors = np.ascontiguousarray(change(material.cloud.positions), np.float32), material.cloud.colors
-        return replace(material, cloud=PointCloud(points, colors if len(points) == len(material.cloud) else None))
+def with_points(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[SceneData], SceneData]:
+    def apply(data: SceneData) -> SceneData:
+        points, colors = np.ascontiguousarray(change(data.cloud.positions), np.float32), data.cloud.colors
+        return replace(data, cloud=PointCloud(points, colors if len(points) == len(data.cloud) else None))
     return apply
 
 
@@ -64,19 +70,19 @@ def rotations(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch
     return apply
 
 
-def rolled(material: Material, cameras: int = 0, mattes: int = 0) -> Material:
-    order = torch.arange(len(material.cameras)).roll(cameras)
-    assert material.mattes is not None
-    return replace(material, cameras=material.cameras[order], mattes=material.mattes[-mattes:]
-                   + material.mattes[:-mattes] if mattes else material.mattes, own_files=bool(mattes))
+def rolled(data: SceneData, cameras: int = 0, mattes: int = 0) -> SceneData:
+    order = torch.arange(len(data.cameras)).roll(cameras)
+    assert data.mattes is not None
+    return replace(data, cameras=data.cameras[order], mattes=data.mattes[-mattes:]
+                   + data.mattes[:-mattes] if mattes else data.mattes, separate_mattes=bool(mattes))
 
 
-def alphabetical(material: Material) -> Material:
-    order = sorted(range(len(material.cameras)), key=lambda i: str(i + 1))
-    return replace(material, cameras=material.cameras[order])
+def alphabetical(data: SceneData) -> SceneData:
+    order = sorted(range(len(data.cameras)), key=lambda i: str(i + 1))
+    return replace(data, cameras=data.cameras[order])
 
 
-PLANTED = {
+WRONG = {
     "opengl-axes": with_poses(rotations(lambda r: r @ OPENGL)),
     "transposed-rotation": with_poses(rotations(lambda r: r.transpose(1, 2))),
     "world-to-camera": with_poses(torch.linalg.inv),
@@ -85,60 +91,60 @@ PLANTED = {
     "intrinsics-resolution": with_intrinsics(lambda k: torch.diag(torch.tensor([2.0, 2, 1])) @ k),
     "swapped-width-height": with_intrinsics(lambda k: k[:, [1, 0, 2]][:, :, [1, 0, 2]]),
     "turned-pictures": with_intrinsics(lambda k: torch.tensor([[0.0, 1, 0], [-1, 0, 119], [0, 0, 1]]) @ k),
-    "shifted-photographs": lambda m: rolled(m, cameras=1),
-    "shifted-mattes": lambda m: rolled(m, mattes=1),
+    "shifted-photographs": lambda data: rolled(data, cameras=1),
+    "shifted-mattes": lambda data: rolled(data, mattes=1),
     "alphabetical-order": alphabetical,
     "cloud-axes": with_points(lambda p: p[:, [0, 2, 1]] * [1, 1, -1]),
     "cloud-units": with_points(lambda p: 1000 * p),
-    "inverted-mattes": lambda m: replace(m, mattes=[255 - matte for matte in m.mattes or []]),
+    "inverted-mattes": lambda data: replace(data, mattes=[255 - matte for matte in data.mattes or []]),
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
-def test_planted_mistakes_are_named_and_their_fix_is_said(clean, name):
-    report = check_scene(PLANTED[name](clean))
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_conventions_are_named_with_their_fix(clean, name):
+    report = check_scene(WRONG[name](clean))
     assert [n for n in names(report) if n not in ("nothing-seen", "blind-cameras")] == [name]
     fix = {"intrinsics-resolution": r"0.50", "cloud-units": "0.00", "cloud-axes": "(x, -z, y)",
            "shifted-photographs": "rows of CamPose.inf by 1"}.get(name, "")
     assert fix in report.problems[-1].fix
     assert len(report.problems[-1].fix) > 20
-    assert f"PROBLEM: {name}: " in as_text(report)
+    assert f"PROBLEM: {name}: " in format_report(report)
 
 
 @pytest.mark.parametrize("factor", [0.93])
-def test_the_factor_of_a_scale_is_said(clean, factor):
+def test_the_factor_of_a_scale_is_found(clean, factor):
     report = check_scene(with_intrinsics(lambda k: torch.diag(torch.tensor([factor, factor, 1])) @ k)(clean))
     assert names(report) == ["intrinsics-resolution"]
     stated = float(report.problems[0].fix.split(" by ")[1].split(",")[0])
     assert stated == pytest.approx(1 / factor, rel=0.025)
 
 
-def partial(material: Material) -> Material:
-    keep = material.cloud.positions[:, 0] > 0.2
-    return with_points(lambda p: p[keep])(material)
+def partial(data: SceneData) -> SceneData:
+    keep = data.cloud.positions[:, 0] > 0.2
+    return with_points(lambda p: p[keep])(data)
 
 
-def with_surroundings(material: Material) -> Material:
+def with_surroundings(data: SceneData) -> SceneData:
     floor = np.random.default_rng(0).uniform(-4, 4, (3000, 3)) * [1, 1, 0] - [0, 0, 1.6]
-    return with_points(lambda p: np.concatenate([p, floor]))(material)
+    return with_points(lambda p: np.concatenate([p, floor]))(data)
 
 
-def fewer(material: Material, rows: list[int]) -> Material:
-    assert material.mattes is not None
-    return replace(material, cameras=material.cameras[rows], images=[material.images[i] for i in rows],
-                   photographs=[material.photographs[i] for i in rows], mattes=[material.mattes[i] for i in rows])
+def fewer(data: SceneData, rows: list[int]) -> SceneData:
+    assert data.mattes is not None
+    return replace(data, cameras=data.cameras[rows], images=[data.images[i] for i in rows],
+                   photographs=[data.photographs[i] for i in rows], mattes=[data.mattes[i] for i in rows])
 
 
 @pytest.mark.parametrize("change", [
-    lambda m: m, partial, with_surroundings, lambda m: partial(fewer(m, [0, 1, 4])),
+    lambda data: data, partial, with_surroundings, lambda data: partial(fewer(data, [0, 1, 4])),
     with_points(lambda p: p[::20])], ids=["whole", "partial", "surroundings", "partial of three", "sparse"])
 def test_no_false_alarm(clean, change):
     report = check_scene(change(clean))
     assert names(report) == []
-    assert "nothing wrong was found" in as_text(report)
+    assert "nothing wrong was found" in format_report(report)
 
 
-def test_surroundings_are_remarked(clean):
+def test_background_is_remarked(clean):
     remarks = {remark.name for remark in check_scene(with_surroundings(clean)).remarks}
     assert "surroundings" in remarks
 
@@ -180,7 +186,7 @@ def test_duplicates(clean):
     assert "duplicates" in [remark.name for remark in report.remarks]
 
 
-def textured(colors: bool) -> Material:
+def textured(colors: bool) -> SceneData:
     """Without mattes: a ball of smooth colors before gray."""
     rng = np.random.default_rng(0)
     poses = torch.from_numpy(sphere_band(10, 2.0)).float()
@@ -197,18 +203,18 @@ def textured(colors: bool) -> Material:
         picture = torch.where((row >= 0)[..., None], dense_shades[row.clamp_min(0)], torch.full((3,), 0.4))
         pictures.append((255 * picture.clamp(0, 1)).byte().numpy())
     cloud = PointCloud(points.numpy(), (255 * shades.clamp(0, 1)).byte().numpy() if colors else None)
-    return Material(folder=__file__, cameras=cameras, images=[], photographs=pictures,  # type: ignore[arg-type]
-                    mattes=None, own_files=False, cloud=cloud)
+    return SceneData(folder=__file__, cameras=cameras, images=[], photographs=pictures,  # type: ignore[arg-type]
+                    mattes=None, separate_mattes=False, cloud=cloud)
 
 
 @pytest.mark.parametrize(("name", "colors"), [("clean", True), ("clean", False), ("opengl-axes", False),
                                               ("shifted-photographs", True), ("intrinsics-resolution", False)])
 def test_colors_stand_in_for_mattes(name, colors):
-    material = textured(colors)
-    changed = {"clean": lambda m: m, "shifted-photographs": lambda m: replace(
-        m, cameras=m.cameras[torch.arange(10).roll(1)])}.get(name, PLANTED.get(name))
+    data = textured(colors)
+    changed = {"clean": lambda data: data, "shifted-photographs": lambda data: replace(
+        data, cameras=data.cameras[torch.arange(10).roll(1)])}.get(name, WRONG.get(name))
     assert changed is not None
-    report = check_scene(changed(material))
+    report = check_scene(changed(data))
     expected = [] if name == "clean" else [name]
     assert [n for n in names(report) if n not in ("nothing-seen", "blind-cameras")] == expected
     assert report.measures["evidence"] == "colors"
@@ -216,21 +222,21 @@ def test_colors_stand_in_for_mattes(name, colors):
         assert report.remarks == []
 
 
-def test_without_mattes_and_texture_it_says_that_it_cannot_tell(clean):
+def test_without_mattes_and_texture_it_cannot_tell(clean):
     gray = [np.full_like(p, 128) for p in clean.photographs]
     report = check_scene(replace(clean, mattes=None, photographs=gray))
     assert names(report) == []
     assert [remark.name for remark in report.remarks] == ["cannot-tell"]
 
 
-def test_every_mistake_mends_to_another_reading(clean):
-    reading = Reading(clean.cameras, torch.from_numpy(clean.cloud.positions), torch.arange(12))
+def test_hypotheses_differ_from_each_other(clean):
+    reconstruction = Reconstruction(clean.cameras, torch.from_numpy(clean.cloud.positions), torch.arange(12))
     seen = set()
-    for mistake in fixed_mistakes(reading):
-        if mistake.name == "swapped-width-height":  # with square pixels it is the same to swap fx with fy, or not
+    for hypothesis in discrete_hypotheses(reconstruction):
+        if hypothesis.name == "swapped-width-height":  # with square pixels it is the same to swap fx with fy, or not
             continue
-        mended = mistake.mend(reading)
-        arrays = (mended.cameras.cam_to_world, mended.cameras.intrinsics, mended.points[:9], mended.pictures)
+        corrected = hypothesis.correct(reconstruction)
+        arrays = (corrected.cameras.cam_to_world, corrected.cameras.intrinsics, corrected.points[:9], corrected.images)
         key = tuple(np.round(a.double().numpy(), 3).tobytes() for a in arrays)
-        assert key not in seen, mistake.name
+        assert key not in seen, hypothesis.name
         seen.add(key)
