@@ -34,7 +34,8 @@ from benchmarks.projection import SETTINGS, cloud, plain  # noqa: E402
 from npcr.cameras import Cameras, view_directions  # noqa: E402
 from npcr.ops import gather_features, rasterize  # noqa: E402
 from npcr.renderers import LayeredRenderer, composite  # noqa: E402
-from npcr.rendering.frames import FramePixels, FrameWriter, render_path  # noqa: E402
+from npcr.rendering.frame_writer import FrameWriter  # noqa: E402
+from npcr.rendering.frames import FramePixels, render_path  # noqa: E402
 
 COLUMNS = ("what", "median_ms", "low_ms", "high_ms", "runs", "share", "error")
 

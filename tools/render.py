@@ -12,10 +12,12 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 from tqdm import tqdm
 
 from npcr import cli
+from npcr.checkpoints import find_epoch, model_path
 from npcr.config import dump_config
 from npcr.factory import build_blender, prepare_rendering
-from npcr.rendering.frames import FrameWriter, render_path
-from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
+from npcr.rendering.frame_writer import FrameWriter
+from npcr.rendering.frames import render_path
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 
 EXAMPLES = """\
   python tools/render.py
@@ -44,12 +46,15 @@ pictures over the background alone; rgba/ then holds the frames as rendered.
 
 
 def main() -> None:
-    parser = make_path_parser(__doc__ or "", EXAMPLES)
+    parser = cli.make_path_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--output", type=Path, metavar="FOLDER",
                         help="where results go (default: OUTPUT_DIR/res_{epoch}; of a refined model "
                              "OUTPUT_DIR/res_{epoch}_refined)")
     args = parser.parse_args()
-    inputs = load_path_inputs(args)
+    cfg, explicit = cli.config_from_args(args)
+    inputs = load_path_inputs(
+        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose, intrinsics=args.intrinsics,
+        checkpoint=args.checkpoint or model_path(cli.MODELS, find_epoch(cli.MODELS, cfg.LOAD_EPOCH)), frame=args.frame)
     prepare_rendering(inputs.renderer, inputs.cfg)
     output = args.output or default_output(inputs)
     dump_config(inputs.cfg, output / "config.yml")

@@ -31,7 +31,7 @@ from npcr.metrics.video import (
     warp_error,
 )
 from npcr.renderers import Renderer, over_background
-from npcr.rendering.frames import show, single_frame
+from npcr.rendering.frames import composite_frames, frame_from_output
 from npcr.temporal import Blender, RenderedFrame
 
 # Relative depth difference up to which a point counts as visible in a rendered pixel. It separates front from back
@@ -106,7 +106,7 @@ def evaluate_video(renderer: Renderer, cameras: Cameras, blenders: Mapping[str, 
     recent: deque[_PathFrame] = deque(maxlen=3)
     with torch.inference_mode():
         frames, *readers = fan_out(_render(renderer, cameras, frame, scores), 1 + len(blenders))
-        streams = {name: show(reader, gray, blender)
+        streams = {name: composite_frames(reader, gray, blender)
                    for reader, (name, blender) in zip(readers, blenders.items(), strict=True)}
         path = tqdm(frames, desc=description, unit="frame", total=len(cameras), disable=not progress, leave=False)
         for index, rendered in enumerate(path):
@@ -153,7 +153,7 @@ def _render(renderer: Renderer, cameras: Cameras, frame: int, scores: VideoScore
     for index in range(len(cameras)):
         camera = cameras[index].to(device)
         start = _now(device)
-        rendered = single_frame(renderer(camera, frame), camera)
+        rendered = frame_from_output(renderer(camera, frame), camera)
         scores.render_seconds += (_now(device) - start) / scores.frames
         yield rendered
 

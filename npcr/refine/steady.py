@@ -31,7 +31,7 @@ from npcr.refine.losses import anchor_loss, steady_loss
 from npcr.renderers import Renderer
 from npcr.renderers.half_activations import half_activations
 from npcr.renderers.losses import RenderLoss
-from npcr.rendering.frames import single_frame
+from npcr.rendering.frames import frame_from_output
 from npcr.temporal import RenderedFrame
 from npcr.training.optimizers import set_learning_rate
 
@@ -82,7 +82,7 @@ def render_frame(renderer: Renderer, camera: Cameras, frame: int) -> RenderedFra
     Returns:
         The frame, with gradients.
     """
-    return single_frame(renderer(camera, frame), camera)
+    return frame_from_output(renderer(camera, frame), camera)
 
 
 class SteadyRefiner:

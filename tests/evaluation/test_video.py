@@ -21,7 +21,7 @@ from npcr.evaluation.video_plots import plot_scores, write_slices
 from npcr.evaluation.video_report import fine_orbit, format_report
 from npcr.io.images import read_image, write_image
 from npcr.renderers.layered import RenderOutput
-from npcr.rendering.frames import single_frame
+from npcr.rendering.frames import frame_from_output
 from npcr.temporal import DefaultBlender
 from tests.path_stub import SIZE, PlaneRenderer, orbit
 
@@ -38,7 +38,7 @@ def write_truth(folder: Path, count: int, step: float) -> PathGroundTruth:
     for index in range(count):
         camera = orbit(count, step)[index]
         with torch.no_grad():
-            frame = single_frame(PlaneRenderer(alpha=1.0)(camera), camera)
+            frame = frame_from_output(PlaneRenderer(alpha=1.0)(camera), camera)
         pixels = frame.image[0].permute(1, 2, 0).numpy()
         write_image(folder / f"img_{index + 1:04d}.png", pixels)
         position = unproject(frame.depth, camera)[0].permute(1, 2, 0).numpy().copy()

@@ -1,18 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from npcr.errors import NpcrError
 from npcr.io.frame_source import open_frames
+from npcr.io.images import read_image
 from npcr.rendering import frame_writer
-from npcr.rendering.frame_writer import PathVideos
+from npcr.rendering.frame_writer import FrameWriter, PathVideos
+from npcr.rendering.frames import FramePixels, render_path
+from tests.path_stub import SIZE, PlaneRenderer, orbit
 
 
-def frame(number: int) -> tuple[np.ndarray, np.ndarray]:
+def render(count: int, alpha: float = 0.5) -> list[FramePixels]:
+    return list(render_path(PlaneRenderer(alpha=alpha), orbit(count), gray=0.25, blender=None))
+
+
+def played(video: Path) -> int:
+    """The number of frames that a player finds in a video."""
+    capture = cv2.VideoCapture(str(video))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+def video_frame(number: int) -> tuple[np.ndarray, np.ndarray]:
     """A picture over gray, and its straight RGBA, of 64x48: the right half is hidden."""
     rgba = np.zeros((48, 64, 4), np.uint8)
     rgba[:, :32] = (20 * number, 120, 220, 255)
@@ -25,7 +44,7 @@ def test_each_format_gets_what_it_can_hold(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(frame_writer, "PREVIEW_SIDE", 32)
     videos = PathVideos(tmp_path, 24, ["h264", "prores", "gif"])
     for number in range(3):
-        videos.write(*frame(number))
+        videos.write(*video_frame(number))
     assert videos.close() == []
     assert [path.name for path in videos.paths] == ["video.mp4", "video.mov", "video.gif"]
     opaque, matte, preview = (open_frames(path) for path in videos.paths)
@@ -43,7 +62,7 @@ def test_h264_and_h265_have_names_of_their_own(tmp_path: Path) -> None:
 def test_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
     (tmp_path / "video.mov").mkdir()
     videos = PathVideos(tmp_path, 24, ["prores", "h264"])
-    videos.write(*frame(1))
+    videos.write(*video_frame(1))
     reasons = videos.close()
     assert [str(reason) for reason in reasons] == [f"{tmp_path}/video.mov: cannot be written: Is a directory"]
     assert isinstance(reasons[0], NpcrError)
@@ -52,6 +71,99 @@ def test_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
 
 def test_no_videos(tmp_path: Path) -> None:
     videos = PathVideos(tmp_path, 24, [])
-    videos.write(*frame(1))
+    videos.write(*video_frame(1))
     assert videos.close() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    shown = render(6, alpha=0.7)
+    with FrameWriter(tmp_path / "new" / "out", fps=25, raw=True) as writer:
+        for frame in shown:
+            writer.write(frame)
+    out = tmp_path / "new" / "out"
+    for number, frame in enumerate(shown, 1):
+        picture = read_image(out / f"img_{number:04d}.jpg")
+        assert np.abs(picture.astype(float) - frame.picture).mean() < 2
+        assert np.array_equal(read_image(out / "rgba" / f"img_{number:04d}.png"), frame.rgba)
+        with np.load(out / "raw" / f"img_{number:04d}.npz") as raw:
+            assert np.array_equal(raw["rgb"], frame.rgb)
+            assert np.array_equal(raw["alpha"], frame.alpha)
+            assert np.array_equal(raw["depth"], frame.depth)
+    assert played(out / "video.mp4") == 6
+    assert cv2.VideoCapture(str(out / "video.mp4")).get(cv2.CAP_PROP_FPS) == 25
+
+
+def test_no_raw_folder_unless_asked(tmp_path: Path) -> None:
+    with FrameWriter(tmp_path, fps=30, raw=False) as writer:
+        writer.write(render(1)[0])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["img_0001.jpg", "rgba", "video.mp4"]
+
+
+def test_ctrl_c_leaves_what_was_handed_over_and_a_video_that_plays(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with FrameWriter(tmp_path, fps=30, raw=False) as writer:
+            for number, frame in enumerate(render(8)):
+                if number == 6:
+                    raise KeyboardInterrupt
+                writer.write(frame)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(list(tmp_path.glob("img_*.jpg"))) == 6
+    assert played(tmp_path / "video.mp4") == 6
+
+
+def write_with_limit(folder: Path, limit: int, count: int) -> None:
+    """Write frames while no file may grow beyond `limit` bytes, which fails as a full disk does."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    shown = render(count)
+    writer = FrameWriter(folder, fps=30, raw=True)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with writer:
+            for frame in shown:
+                writer.write(frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:
+    with pytest.raises(NpcrError, match=r"raw/img_0001\.npz: cannot be written: File too large"):
+        write_with_limit(tmp_path, 5000, 12)  # pictures are below, the raw numbers of 24x18 pixels above
+    assert (tmp_path / "img_0001.jpg").exists()
+    assert not list((tmp_path / "raw").iterdir())
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_video_that_cannot_be_written_is_told_after_the_pictures(tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path) -> None:
+        with FrameWriter(folder, fps=30, raw=False) as writer:
+            for frame in render(7):
+                writer.write(frame)
+
+    (tmp_path / "one" / "video.mp4").mkdir(parents=True)  # shows on closing
+    with pytest.raises(NpcrError, match=r"one/video\.mp4: cannot be written: Is a directory"):
+        write(tmp_path / "one")
+
+    def full(self: object, rgb: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(frame_writer.VideoWriter, "write", full)
+    with pytest.raises(NpcrError, match=r"two/video\.mp4: cannot be written: Broken pipe"):
+        write(tmp_path / "two")
+    for folder in ("one", "two"):
+        assert len(list((tmp_path / folder).glob("img_*.jpg"))) == 7
+
+
+def test_sizes_may_be_odd(tmp_path: Path) -> None:
+    frame = render(1)[0]
+    odd = FramePixels(*(np.ascontiguousarray(part[:15, :21]) for part in frame))
+    with FrameWriter(tmp_path, fps=30, raw=False) as writer:
+        writer.write(odd)
+    assert read_image(tmp_path / "img_0001.jpg").shape == (15, 21, 3)
+    assert played(tmp_path / "video.mp4") == 1
+    assert SIZE == (24, 18)
+    assert torch.is_inference_mode_enabled() is False
