@@ -28,7 +28,7 @@ def points(count: int = 40) -> np.ndarray:
 
 
 def write_photographs(folder: Path, count: int = 4, size: tuple[int, int] = SIZE) -> list[str]:
-    """Smooth color pictures 0.png, ...; their names."""
+    """Write smooth color images 0.png, ...; return their names."""
     y, x = np.mgrid[:size[1], :size[0]]
     for i in range(count):
         picture = np.stack([128 + 100 * np.sin(x / (4 + i)), 128 + 100 * np.cos(y / 5), (x + y) % 200], -1)
@@ -37,7 +37,7 @@ def write_photographs(folder: Path, count: int = 4, size: tuple[int, int] = SIZE
 
 
 def write_dots(path: Path, pixels: np.ndarray, size: tuple[int, int], radius: float = 1.6) -> None:
-    """A black picture with a soft dot at each of the pixels (N, 2)."""
+    """Write a black image with a soft dot at each of the pixels (N, 2)."""
     y, x = np.mgrid[:size[1], :size[0]]
     light = np.exp(-((x[..., None] - pixels[:, 0])**2 + (y[..., None] - pixels[:, 1])**2) / (2 * radius**2)).sum(-1)
     write_image(path, np.repeat(light[..., None], 3, 2).clip(0, 1).astype(np.float32))

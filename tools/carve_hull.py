@@ -48,7 +48,7 @@ mattes, a coarse hull is carved in a cube that grows until the hull no longer to
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", type=Path, help="folder of the scene")
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Carve, sample, write, and say how well the cloud fills the mattes."""
+    """Carve, sample, write, and print how well the cloud fills the mattes."""
     args = parse()
     _check(args)
     target = _target(args.scene, args.frame, args.overwrite)
@@ -144,10 +144,10 @@ def _configure(file: Path, cloud: np.ndarray, silhouettes: Silhouettes) -> None:
 
 def _target(scene: Path, frame: int, overwrite: bool) -> Path:
     target = scene / "pointclouds" / f"frame{frame}.ply"
-    there = sorted((scene / "pointclouds").glob(f"frame{frame}.*"))
-    if there and not (overwrite and there == [target]):
-        advice = "--overwrite replaces it" if there == [target] else "move it away first"
-        raise SceneError(f"{there[0]}: is there already; {advice}")
+    existing = sorted((scene / "pointclouds").glob(f"frame{frame}.*"))
+    if existing and not (overwrite and existing == [target]):
+        advice = "--overwrite replaces it" if existing == [target] else "move it away first"
+        raise SceneError(f"{existing[0]}: is there already; {advice}")
     return target
 
 

@@ -16,7 +16,7 @@ TRIMAP_TOLERANCE = 5  # of 255: how far from 0 and 255 a trimap's certain pixels
 
 @dataclass(frozen=True)
 class Matting:
-    """How a matte is made: exactly one of `background` and `trimaps` is given."""
+    """How mattes are computed: exactly one of `background` and `trimaps` is given."""
 
     background: tuple[int, int, int] | None = None  # RGB behind the object
     tolerance: tuple[float, float] = (20.0, 60.0)  # RGB distance up to which a pixel is background, from which object
@@ -50,8 +50,10 @@ def matte_from_background(pixels: NDArray[np.uint8], matting: Matting) -> NDArra
 
 
 def matte_from_trimap(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
-    """Estimate alpha and the object's own color within a trimap (Levin et al. 2008, "A Closed-Form Solution to Natural
-    Image Matting", and multi-level foreground estimation, both by pymatting).
+    """Estimate alpha and the object's own color from a trimap, with pymatting.
+
+    Alpha is by Levin et al., "A Closed-Form Solution to Natural Image Matting" (2008); color by Germer et al., "Fast
+    Multi-Level Foreground Estimation" (2021).
 
     Args:
         pixels: (H, W, 3) RGB.
@@ -72,7 +74,7 @@ def matte_from_trimap(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name
         import pymatting
     except ImportError:
         raise MissingExtraError("--trimap needs pymatting: pip install 'npcr[matting]'") from None
-    picture = pixels / 255.0
-    alpha = known if not (known == 0.5).any() else np.clip(pymatting.estimate_alpha_cf(picture, known), 0, 1)
-    color = pymatting.estimate_foreground_ml(picture, alpha)
+    image = pixels / 255.0
+    alpha = known if not (known == 0.5).any() else np.clip(pymatting.estimate_alpha_cf(image, known), 0, 1)
+    color = pymatting.estimate_foreground_ml(image, alpha)
     return np.rint(np.clip(np.dstack([color, alpha]), 0, 1) * 255).astype(np.uint8)

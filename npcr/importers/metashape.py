@@ -212,8 +212,8 @@ def _numbers(text: str | None, count: int, place: str) -> NDArray[np.float64]:
     except ValueError:
         values = np.empty(0)
     if len(values) != count or not np.isfinite(values).all():
-        shown = (text or "").strip()
-        raise SceneError(f"{place} is {shown[:60]!r}; {count} finite numbers are needed")
+        found = (text or "").strip()
+        raise SceneError(f"{place} is {found[:60]!r}; {count} finite numbers are needed")
     return values
 
 

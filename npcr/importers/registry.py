@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The importers that there are, by the names that the command line has for them."""
+"""The registry of importers, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def find_importer(name: str) -> Importer:
         The importer.
 
     Raises:
-        NpcrError: there is no importer of that name; the message names those there are.
+        NpcrError: there is no importer of that name; the message lists the known ones.
     """
     if name not in _IMPORTERS:
         raise NpcrError(f"no importer is called {name!r}; known: {', '.join(_IMPORTERS)}")

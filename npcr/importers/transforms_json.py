@@ -188,8 +188,8 @@ class _Entry:
                     path)
 
     def _error(self, key: str, value: Any, needed: str) -> SceneError:
-        shown = "missing" if value is None else repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
-        return SceneError(f"{self.file}, {self.label}: {key} is {shown}; {needed}")
+        found = "missing" if value is None else repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+        return SceneError(f"{self.file}, {self.label}: {key} is {found}; {needed}")
 
 
 def _find_files(source: Path) -> dict[str, Path]:
@@ -216,7 +216,7 @@ def _splits_by_name(file: Path, values: dict[str, Any]) -> dict[str, str]:
 
 
 def _inverse_applied_transform(file: Path, values: dict[str, Any]) -> np.ndarray:
-    """(4, 4): the inverse of applied_transform; the unit matrix where there is none."""
+    """(4, 4): the inverse of applied_transform; the identity where there is none."""
     value = values.get("applied_transform", np.eye(4).tolist())
     matrix = _as_matrix(value)
     if matrix is None or not abs(np.linalg.det(matrix[:3, :3])) > 1e-12:

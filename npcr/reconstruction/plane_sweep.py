@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More points out of the photographs: a small plane-sweeping stereo.
+"""Multi-view stereo by plane sweeping, which adds points to a sparse cloud.
 
-Each photograph is compared with some neighbors over planes of constant depth in front of it, between the depths
-that the sparse cloud has there. A pixel takes the plane on which a window about it correlates best (normalized
+Each photograph is compared with some neighbors over planes of constant depth in front of it, over the sparse cloud's
+range of depths. A pixel takes the plane on which a window about it correlates best (normalized
 cross-correlation, the better half of the neighbors: what is hidden in one of them is left out), refined between
 planes. What survives is what enough neighbors' own depths agree with. It finds textured, unmoving surfaces;
 blank walls, sky, and what only one photograph shows stay empty.
@@ -30,7 +30,7 @@ from npcr.reconstruction.point_filters import merge_clouds, random_downsample, v
 from npcr.reconstruction.progress import Progress, no_progress
 
 _NEIGHBORS = 5
-_BEST_ANGLE = 8.0  # degrees between the rays of two photographs: matching and depth are both good there
+_BEST_ANGLE = 8.0  # degrees between the rays of two photographs: good for matching and for depth
 _WINDOW = 7  # pixels
 _LEAST_SCORE = 0.55  # correlation, -1 to 1
 _LEAST_CONTRAST = 2.0  # standard deviation of a window, of 255
@@ -144,7 +144,7 @@ def _sweep(i: int, neighbors: list[int], photographs: list[_Photograph], cameras
 
 
 def _depth_range(cloud: PointCloud, camera: Cameras) -> tuple[float, float] | None:
-    """Nearest and farthest depth worth looking at, from the cloud's points in the picture."""
+    """Nearest and farthest depth to search, from the cloud's points in the image; None with too few of them."""
     pixels, depth = project(torch.from_numpy(cloud.positions)[None], camera)
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
     seen = depth[inside].numpy()
@@ -155,7 +155,7 @@ def _depth_range(cloud: PointCloud, camera: Cameras) -> tuple[float, float] | No
 
 
 def _plane_homography(cameras: Cameras, i: int, j: int) -> Callable[[float], NDArray[np.float64]]:
-    """Inverse depth of a plane parallel to picture i -> the homography from its pixels to picture j's."""
+    """A function from a plane's inverse depth (parallel to image i) to the homography from image i to image j."""
     matrix = cameras.intrinsics.double().numpy()
     between = np.linalg.inv(cameras.cam_to_world[j].double().numpy()) @ cameras.cam_to_world[i].double().numpy()
     to_plane = np.linalg.inv(matrix[i])
@@ -169,7 +169,7 @@ def _plane_homography(cameras: Cameras, i: int, j: int) -> Callable[[float], NDA
 
 
 class _Windows:
-    """A picture's windows, ready to be correlated with another's."""
+    """Mean and deviation of an image's windows, for correlating them with another's."""
 
     def __init__(self, gray: _Floats) -> None:
         self.gray = gray

@@ -2,7 +2,7 @@
 """Mattes and cameras as one function of space: how deep a point lies within the visual hull.
 
 Each matte becomes a signed distance to its silhouette in pixels, positive inside; the smallest over the views
-that see a point tells whether, and by how much, it lies within the hull.
+that see a point is its depth within the hull.
 
 A view does not constrain what lies behind it or beyond a border of its image that the matte touches. Beyond a
 border that the matte does not touch there is nothing of the object.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A point cloud out of mattes: space carving to the visual hull's surface, then even sampling.
 
-Cells of a grid are split from coarse to fine where the surface may pass, so memory grows with the surface
-(`SilhouetteField` tells where). Sampled points are moved onto the surface along the gradient of the one view that
+Cells of a grid are split from coarse to fine where the surface may pass (`SilhouetteField.may_intersect`), so memory
+grows with the surface. Sampled points are moved onto the surface along the gradient of the one view that
 bounds them (Newton's method).
 """
 
@@ -228,7 +228,7 @@ def _first_of_each(keys: np.ndarray) -> np.ndarray:
 
 
 def _rough_sphere(cameras: Cameras, mattes: Sequence[np.ndarray], threshold: float) -> tuple[np.ndarray, float]:
-    """The point nearest to the rays through the mattes' middles, and a radius around all silhouettes there."""
+    """The point nearest to the rays through the mattes' middles, and a radius that holds all silhouettes around it."""
     normal_sum, target, widths = np.zeros((3, 3)), np.zeros(3), []
     for i, matte in enumerate(mattes):
         y, x = np.nonzero(matte > 255 * threshold)
