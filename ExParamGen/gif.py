@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from npcr import cli
+from npcr.config import load_beside
 from npcr.errors import NpcrError
 from npcr.io.frame_source import FrameSource, Pixels, open_frames
-from npcr.io.pixels import checkerboard, fitting, over, resized
+from npcr.io.pixels import checkerboard, fit_size, over, resized
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS, VideoFormat
-from npcr.rendering.frame_folders import add_frame_options, settings_of
 
 EXAMPLES = """examples:
   python ExParamGen/gif.py output/res_12
@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
                         help="how often a GIF or WebP is shown, 0: for ever (default: 0)")
     parser.add_argument("--boomerang", action="store_true",
                         help="forwards and back, so that a path that does not close loops; keeps the frames in memory")
-    add_frame_options(parser)
+    cli.add_frame_options(parser)
     args = parser.parse_args()
     if args.size < 0 or not 0 <= args.plays <= 65535:
         parser.error("--size must be at least 0, --plays from 0 to 65535")
@@ -64,10 +64,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Read the frames and write the animation."""
     args = parse()
-    source = open_frames(args.input).part(args.start, args.end, args.step)
+    source = open_frames(args.input).select(args.start, args.end, args.step)
     if os.path.realpath(args.output) == os.path.realpath(args.input):
         raise NpcrError(f"{args.output}: is the input itself; give another --output")
-    settings = settings_of([args.input])
+    settings = load_beside([args.input])
     fps = args.fps or source.fps or settings.RENDER.FPS / args.step
     background = settings.BACKGROUND_GRAY if args.background is None else args.background
     with VideoWriter(args.output, fps, args.codec, args.plays) as video:
@@ -92,7 +92,7 @@ def keeps_alpha(video_format: VideoFormat, args: argparse.Namespace) -> bool:
 
 def _prepared(source: FrameSource, longest: int, background: float | str | None) -> Iterator[Pixels]:
     """Resized frames, over the background unless it is None."""
-    size = fitting(source.size, longest) if longest else source.size
+    size = fit_size(source.size, longest) if longest else source.size
     behind = checkerboard(size) if isinstance(background, str) else background
     for pixels in source:
         smaller = resized(pixels, size)

@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
-from npcr.config import load_config
+from npcr.config import explicit_keys, load_config
 from npcr.errors import ConfigError, NpcrError
 
 logger = logging.getLogger("npcr")
+
+# Where the published instructions put the configuration, the cameras and the model.
+MODELS = Path("models")
 
 
 def make_parser(description: str, examples: str, config_default: str | None = None) -> argparse.ArgumentParser:
@@ -33,13 +36,63 @@ def make_parser(description: str, examples: str, config_default: str | None = No
     return parser
 
 
-def config_from_args(args: argparse.Namespace) -> CfgNode:
-    """The configuration that `make_parser`'s arguments name."""
+def make_path_parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """Make a parser for scripts that render along a camera path.
+
+    Args:
+        description: of the script.
+        examples: the end of the --help text.
+
+    Returns:
+        `make_parser`'s, with `cam_pose`, `intrinsics`, `checkpoint` (None where it is not given) and `frame`.
+    """
+    parser = make_parser(description, examples, config_default=str(MODELS / "config.yml"))
+    parser.add_argument("--cam-pose", type=Path, default=MODELS / "CamPose.inf", metavar="FILE",
+                        help="the path's poses (default: %(default)s)")
+    parser.add_argument("--intrinsics", type=Path, default=MODELS / "Intrinsic.inf", metavar="FILE",
+                        help="intrinsics in pixels of INPUT.SIZE_RAW, one block or one for each pose "
+                             "(default: %(default)s)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
+                        help=f"the model (default: {MODELS}/nr_model_{{LOAD_EPOCH}}.pth)")
+    parser.add_argument("--frame", type=int, default=1, metavar="N",
+                        help="the frame of the scene (pose of the object) to show (default: 1)")
+    return parser
+
+
+def add_frame_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of scripts that read frames: which of them, their rate, and what lies behind them.
+
+    Args:
+        parser: gets `start`, `end`, `step` (for `FrameSource.part`), `fps` and `background`.
+    """
+    parser.add_argument("--start", type=int, default=1, metavar="N", help="the first frame, from 1 (default: 1)")
+    parser.add_argument("--end", type=int, metavar="N", help="the last frame (default: the last there is)")
+    parser.add_argument("--step", type=int, default=1, metavar="N",
+                        help="every Nth frame; the speed stays (default: 1)")
+    parser.add_argument("--fps", type=_frame_rate, metavar="X", help="frames a second (default: as the video or the "
+                        "rendering's config.yml has it, divided by --step; else 30)")
+    parser.add_argument("--background", type=_background, metavar="GRAY",
+                        help="behind pictures with alpha: a gray 0-255, or checker (default: the rendering's "
+                             "BACKGROUND_GRAY; else 255)")
+
+
+def config_from_args(args: argparse.Namespace) -> tuple[CfgNode, frozenset[str]]:
+    """Load the configuration that a command line names.
+
+    Args:
+        args: of `make_parser`'s parser.
+
+    Returns:
+        The configuration, and the keys that the file or the command line set.
+
+    Raises:
+        ConfigError: the file or a KEY VALUE pair is wrong.
+    """
     options = args.options[1:] if args.options[:1] == ["--"] else args.options
     for option in options[::2]:
         if option.startswith("--"):
             raise ConfigError(f"command line: put {option} before the KEY VALUE pairs")
-    return load_config(args.config_file, options)
+    return load_config(args.config_file, options), explicit_keys(args.config_file, options)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -70,3 +123,19 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _frame_rate(text: str) -> float:
+    rate = float(text)
+    if not 0.1 <= rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.1 to 1000")
+    return rate
+
+
+def _background(text: str) -> float | str:
+    if text == "checker":
+        return text
+    gray = float(text)
+    if not 0 <= gray <= 255:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 255")
+    return gray

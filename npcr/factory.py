@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 from yacs.config import CfgNode
 
 from npcr.checkpoints import ModelCheckpoint, load_model, load_parameters
-from npcr.config import changed, checkpoint_keys, explicit_keys
+from npcr.config import changed, checkpoint_keys
 from npcr.data.samples import SceneDataset
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.errors import CheckpointError, ConfigError
@@ -167,24 +167,48 @@ def held_out_views(cfg: CfgNode, scene: Scene, device: torch.device) -> tuple[Sc
     return build_dataset(cfg, scene, cfg.INPUT.SIZE_TEST, device), views
 
 
-def load_renderer(cfg: CfgNode, checkpoint_path: Path,
-                  device: torch.device) -> tuple[Renderer, CfgNode, int]:
-    """The trained renderer in eval mode on `device`, the configuration with the checkpoint's, its epoch.
+def load_renderer(cfg: CfgNode, checkpoint_path: Path, device: torch.device, *,
+                  explicit: Collection[str]) -> tuple[Renderer, CfgNode, int]:
+    """Make the renderer of a checkpoint.
 
-    Points come from the checkpoint; a published one holds none, then they come from DATASETS.TRAIN. Raises
-    `CheckpointError` where checkpoint, configuration and cloud do not fit together.
+    Points come from the checkpoint; a published one holds none, then they come from DATASETS.TRAIN.
+
+    Args:
+        cfg: the configuration.
+        checkpoint_path: the model's file.
+        device: where the renderer goes.
+        explicit: the keys that the user set (`npcr.config.explicit_keys`); the checkpoint decides others.
+
+    Returns:
+        The renderer in eval mode, the configuration completed by the checkpoint, and its epoch.
+
+    Raises:
+        CheckpointError: checkpoint, configuration and cloud do not fit together.
     """
     checkpoint = load_model(checkpoint_path, cfg.MODEL.NORM)
-    cfg = merge_checkpoint_config(cfg, checkpoint, checkpoint_path)
+    cfg = merge_checkpoint_config(cfg, checkpoint, checkpoint_path, explicit)
     renderer = build_renderer(cfg, checkpoint_clouds(cfg, checkpoint, checkpoint_path))
     load_parameters(renderer, checkpoint, checkpoint_path)
     return renderer.eval().to(device), cfg, checkpoint.epoch
 
 
-def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> CfgNode:
-    """`cfg` with what the checkpoint was trained with, where the user did not say otherwise."""
+def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path,
+                            explicit: Collection[str]) -> CfgNode:
+    """Complete a configuration by what a checkpoint was trained with (`npcr.config.checkpoint_keys`).
+
+    Args:
+        cfg: the configuration.
+        checkpoint: the trained model.
+        path: its file, for messages.
+        explicit: the keys that the user set; these stay.
+
+    Returns:
+        The configuration to render with.
+
+    Raises:
+        CheckpointError: the user set a key on which the checkpoint's parameters depend to another value.
+    """
     values = {}
-    explicit = explicit_keys(cfg)
     structure = checkpoint_keys("structure")
     for key in (*structure, *checkpoint_keys("rendering")):
         section, name = key.split(".")
@@ -205,7 +229,20 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
 
 
 def checkpoint_clouds(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> list[PointCloud]:
-    """The checkpoint's own clouds, or the scene's where it holds none."""
+    """Choose the point clouds of a checkpoint: its own, or the scene's where it holds none.
+
+    Args:
+        cfg: the configuration; DATASETS.TRAIN names the scene.
+        checkpoint: the trained model.
+        path: its file, for messages.
+
+    Returns:
+        One for each frame.
+
+    Raises:
+        CheckpointError: there are none.
+        SceneError: a cloud of the scene is missing or wrong.
+    """
     if checkpoint.points:
         colors = [c.numpy() for c in checkpoint.colors]
         return [PointCloud(p.numpy(), colors[frame] if colors else None)

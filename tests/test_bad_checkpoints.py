@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from npcr.checkpoints import load_model, load_training_state, make_checkpoint, save_training_state
-from npcr.config import load_config, to_dict
+from npcr.config import explicit_keys, load_config, to_dict
 from npcr.errors import CheckpointError
 from npcr.factory import build_renderer, load_renderer
 from npcr.io.points import PointCloud
@@ -241,5 +241,6 @@ def test_files_that_do_not_fit(
     path = tmp_path / "nr_model_3.pth"
     torch.save({"format": "npcr-model", "version": 1, **vars(checkpoint)}, path)
     with pytest.raises(CheckpointError) as caught:
-        load_renderer(load_config(tmp_path / "config.yml", options), path, torch.device("cpu"))
+        load_renderer(load_config(tmp_path / "config.yml", options), path, torch.device("cpu"),
+                      explicit=explicit_keys(tmp_path / "config.yml", options))
     assert str(caught.value) == message.replace("FILE", str(path))

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["checkpoints"] = {"io", "renderers"}
 MAY_IMPORT["factory"] = {"checkpoints", "config", "data", "io", "renderers", "temporal"}
-MAY_IMPORT["rendering"] = MAY_IMPORT["factory"] | {"cameras", "cli", "factory"}
+MAY_IMPORT["rendering"] = MAY_IMPORT["factory"] | {"cameras", "factory"}
 MAY_IMPORT["evaluation"] = MAY_IMPORT["rendering"] | {"camera_paths", "metrics", "rendering", "visualization"}
 MAY_IMPORT["training"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["refine"] = MAY_IMPORT["training"] | {"training"}

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compare renderings with each other or with the truth: a labeled video, side by side, wiped, subtracted."""
+"""Compare renderings with each other or with the ground truth: a labeled video, side by side, wiped, subtracted."""
 
 import sys
 from pathlib import Path
@@ -18,20 +18,20 @@ from contextlib import nullcontext
 from tqdm import tqdm
 
 from npcr import cli
+from npcr.config import load_beside
 from npcr.io.frame_source import FrameSource, open_frames
 from npcr.io.images import write_image
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
-from npcr.rendering.frame_folders import add_frame_options, settings_of
+from npcr.visualization.captions import Pixels
 from npcr.visualization.comparison import (
     LAYOUTS,
     VIEWS,
     Comparison,
-    Pixels,
-    check_alike,
+    composited_frames,
     divider_at,
-    evenly,
-    pictures_of,
+    evenly_spaced,
+    match_sources,
     tiled,
 )
 
@@ -51,7 +51,7 @@ animated GIF or WebP. Wipes and differences are taken against the last one. docs
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="two or more folders or videos")
@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
                         help="a contact sheet (.png, .jpg): the panels of some frames below each other")
     parser.add_argument("--still-frames", type=int, default=4, metavar="N",
                         help="frames on the sheet, evenly spread (default: 4)")
-    add_frame_options(parser)
+    cli.add_frame_options(parser)
     args = parser.parse_args()
     if len(args.inputs) < 2:
         parser.error("give at least two inputs to compare")
@@ -91,32 +91,32 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Read the inputs, write the video and the sheet."""
     args = parse()
-    parts = [open_frames(path).part(args.start, args.end, args.step) for path in args.inputs]
-    sources = check_alike(parts, args.fit, args.trim)
-    settings = settings_of(args.inputs)
+    parts = [open_frames(path).select(args.start, args.end, args.step) for path in args.inputs]
+    sources = match_sources(parts, args.fit, args.trim)
+    settings = load_beside(args.inputs)
     fps = args.fps or next((each.fps for each in sources if each.fps), settings.RENDER.FPS / args.step)
     background = settings.BACKGROUND_GRAY if args.background is None else args.background
     if args.background is not None and (opaque := [str(each.path) for each in sources if not each.alpha]):
         logger.warning("no alpha, so that --background does not show: %s", ", ".join(opaque))
-    comparison = Comparison(tuple(args.labels or _names(args.inputs)), args.view, args.layout, args.gain,
+    comparison = Comparison(tuple(args.labels or _names(args.inputs)), args.view, args.gain,
                             args.zoom and tuple(args.zoom))
     period = args.period * fps if args.period else len(sources[0])
-    shown = _panels(comparison, sources, background, period)
-    _write(args, shown, len(sources[0]), fps)
+    frames = _panels(comparison, sources, background, period)
+    _write(args, frames, len(sources[0]), fps)
 
 
 def _panels(comparison: Comparison, sources: Sequence[FrameSource], background: float | str,
             period: float) -> Iterator[list[Pixels]]:
-    for index, pictures in enumerate(pictures_of(sources, background)):
-        yield comparison.panels(pictures, divider_at(index, period))
+    for index, images in enumerate(composited_frames(sources, background)):
+        yield comparison.panels(images, divider_at(index, period))
 
 
-def _write(args: argparse.Namespace, shown: Iterator[list[Pixels]], count: int, fps: float) -> None:
-    """Write what was asked for; frames pass once, in constant memory."""
-    on_sheet = set(evenly(count, args.still_frames)) if args.still else set()
+def _write(args: argparse.Namespace, frames: Iterator[list[Pixels]], count: int, fps: float) -> None:
+    """Write the video and the sheet in one pass over the frames, in constant memory."""
+    on_sheet = set(evenly_spaced(count, args.still_frames)) if args.still else set()
     rows: list[Pixels] = []
     with VideoWriter(args.output, fps, args.codec) if args.output else nullcontext() as video:
-        for index, panels in enumerate(tqdm(shown, total=count, desc="compare", unit="frame")):
+        for index, panels in enumerate(tqdm(frames, total=count, desc="compare", unit="frame")):
             if video is not None:
                 video.write(tiled(panels, args.layout))
             if index in on_sheet:

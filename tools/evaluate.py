@@ -90,11 +90,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
-    given = config_from_args(args)
+    given, explicit = config_from_args(args)
     device = resolve_device(given.MODEL.DEVICE)
     folder = given.OUTPUT_DIR
     checkpoint = args.checkpoint or model_path(folder, find_epoch(folder, given.LOAD_EPOCH))
-    renderer, cfg, epoch = load_renderer(given, checkpoint, device)
+    renderer, cfg, epoch = load_renderer(given, checkpoint, device, explicit=explicit)
     prepare_rendering(renderer, cfg)
     facts = {"checkpoint": str(checkpoint), "epoch": epoch, "config": to_dict(cfg), "commit": commit(),
              "versions": versions(), "device": str(device)}

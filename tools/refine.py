@@ -10,13 +10,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import npcr.entry_point  # noqa: F401  before torch is loaded
 
 # isort: split
+from yacs.config import CfgNode
+
 from npcr import cli
-from npcr.checkpoints import model_path
+from npcr.checkpoints import find_epoch, model_path
 from npcr.config import dump_config
 from npcr.errors import ConfigError
 from npcr.refine.run import RefineRun, state_path
 from npcr.refine.setup import make_run
-from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 
 EXAMPLES = """\
   python tools/refine.py
@@ -41,13 +43,17 @@ results:
 
 
 def main() -> None:
-    parser = make_path_parser(__doc__ or "", EXAMPLES)
+    parser = cli.make_path_parser(__doc__ or "", EXAMPLES)
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="replace the result of an earlier refining")
     again.add_argument("--resume", action="store_true", help="go on with a refining that was stopped")
     args = parser.parse_args()
-    use_scene_cameras(args, parser)
-    inputs = load_path_inputs(args)
+    cfg, explicit = cli.config_from_args(args)
+    cam_pose, intrinsics = choose_cameras(cfg, args, parser)
+    inputs = load_path_inputs(
+        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=cam_pose,
+        intrinsics=intrinsics, frame=args.frame,
+        checkpoint=args.checkpoint or model_path(cli.MODELS, find_epoch(cli.MODELS, cfg.LOAD_EPOCH)))
     destination = refined_path(inputs, args)
     run = make_run(inputs, destination)
     try:
@@ -64,13 +70,12 @@ def main() -> None:
     print(f"refined model: {destination}: {best} (before: {run.start}); TensorBoard: {run.log}/")
 
 
-def use_scene_cameras(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """For a random path without --cam-pose the scene's own cameras say where to look from."""
-    cfg = cli.config_from_args(args)
+def choose_cameras(cfg: CfgNode, args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[Path, Path]:
+    """Choose files of poses and intrinsics: for a random path without --cam-pose the scene's own."""
     given = any(getattr(args, name) != parser.get_default(name) for name in ("cam_pose", "intrinsics"))
     if cfg.REFINE.PATH == "random" and cfg.DATASETS.TRAIN and not given:
-        args.cam_pose = Path(cfg.DATASETS.TRAIN) / "CamPose.inf"
-        args.intrinsics = Path(cfg.DATASETS.TRAIN) / "Intrinsic.inf"
+        return Path(cfg.DATASETS.TRAIN) / "CamPose.inf", Path(cfg.DATASETS.TRAIN) / "Intrinsic.inf"
+    return args.cam_pose, args.intrinsics
 
 
 def refined_path(inputs: PathInputs, args: argparse.Namespace) -> Path:

@@ -53,8 +53,9 @@ def main() -> None:
     args = parser.parse_args()
     cfg, explicit = cli.config_from_args(args)
     inputs = load_path_inputs(
-        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose, intrinsics=args.intrinsics,
-        checkpoint=args.checkpoint or model_path(cli.MODELS, find_epoch(cli.MODELS, cfg.LOAD_EPOCH)), frame=args.frame)
+        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose,
+        intrinsics=args.intrinsics, frame=args.frame,
+        checkpoint=args.checkpoint or model_path(cli.MODELS, find_epoch(cli.MODELS, cfg.LOAD_EPOCH)))
     prepare_rendering(inputs.renderer, inputs.cfg)
     output = args.output or default_output(inputs)
     dump_config(inputs.cfg, output / "config.yml")

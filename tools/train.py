@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 def main() -> None:
     args = cli.make_parser(__doc__, EXAMPLES).parse_args()
-    cfg = cli.config_from_args(args)
+    cfg, _ = cli.config_from_args(args)
     trainer = Trainer(cfg, cli.resolve_device(cfg.MODEL.DEVICE))
     trainer.run()
     print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")

@@ -31,7 +31,7 @@ from benchmarks.quality.clouds import StudyScene, changed_cloud, picture_size, s
 from benchmarks.quality.scores import mean_of, score_held_out
 from benchmarks.quality.variants import RECOMMENDED_KEYS, CloudChange, Variant
 from npcr.checkpoints import find_epoch, load_training_state, model_path, optimizer_path
-from npcr.config import load_config
+from npcr.config import explicit_keys, load_config
 from npcr.errors import CheckpointError, ConfigError, NpcrError
 from npcr.io.files import atomic_write
 from npcr.io.points import PointCloud
@@ -154,8 +154,8 @@ def run(job: Job, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
     _train(job, ["RESUME", "True"] if _newest(train, resume=True) else [], waiting)
     epoch = find_epoch(train, resume=True)
     state = load_training_state(optimizer_path(train, epoch))
-    each = score_held_out(cfg, model_path(train, epoch), job.study.device, job.study.vgg, job.name,
-                          job.folder / "row.png")
+    each = score_held_out(cfg, explicit_keys(job.study.scene.config_file, job.options), model_path(train, epoch),
+                          job.study.device, job.study.vgg, job.name, job.folder / "row.png")
     result = {"variant": job.variant.name, "seed": job.seed, **mean_of(each), "steps": state["iteration"],
               "epochs": epoch, "layers": layers_at(cfg, epoch), "all_layers": cfg.INPUT.LAYER_NUM,
               "points": sum(map(len, job.clouds)),

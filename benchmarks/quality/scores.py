@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,13 @@ def flip(image: Tensor, target: Tensor) -> float:
     return float(load_flip()(reference, test, "LDR", applyMagma=False)[1])
 
 
-def score_held_out(cfg: CfgNode, checkpoint: Path, device: torch.device, vgg: VggFeatures | None,
-                   label: str, row: Path) -> list[dict[str, Any]]:
+def score_held_out(cfg: CfgNode, explicit: Collection[str], checkpoint: Path, device: torch.device,
+                   vgg: VggFeatures | None, label: str, row: Path) -> list[dict[str, Any]]:
     """Scores of each held-out view: its name, and METRICS; `perceptual` is None without `vgg`.
 
     Colors are compared over black. Writes `row`, a picture of the middle one of the views, under `label`.
     """
-    renderer, cfg, _ = load_renderer(cfg, checkpoint, device)
+    renderer, cfg, _ = load_renderer(cfg, checkpoint, device, explicit=explicit)
     held_out = held_out_views(cfg, open_scene(cfg, cfg.DATASETS.TRAIN), device)
     if held_out is None:
         raise ValueError("score_held_out: the configuration holds out no view")

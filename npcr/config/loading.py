@@ -8,6 +8,7 @@ and what is allowed. Published NPCR YAML files load unchanged.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,34 +21,84 @@ from npcr.config.schema import parse_text
 from npcr.config.validation import validate
 from npcr.errors import ConfigError
 
+logger = logging.getLogger("npcr")
+
 
 def load_config(file: str | Path | None = None, options: Sequence[str] = ()) -> CfgNode:
-    """Defaults, then the YAML `file`, then `options` ("KEY", "VALUE", ...), checked and frozen.
+    """Load a configuration: the defaults, then a file, then options.
 
-    `explicit_keys` of the result tells which keys the file or the options set. Raises `ConfigError`.
+    Args:
+        file: YAML; None: none.
+        options: "KEY", "VALUE" and so on.
+
+    Returns:
+        The configuration, checked and frozen. Scenes that lie beside the file are named by their whole path.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or a value is wrong.
     """
     cfg = default_config()
-    explicit: set[str] = set()
     if file is not None:
-        explicit |= _merge(cfg, _read_yaml(Path(file)), "", str(file))
+        _merge(cfg, _read_yaml(Path(file)), "", str(file))
         if cfg.DATASETS.TRAIN:
             cfg.DATASETS.TRAIN = _beside(cfg.DATASETS.TRAIN, Path(file))
         if cfg.DATASETS.TEST:
             cfg.DATASETS.TEST = _beside(cfg.DATASETS.TEST, Path(file))
-    explicit |= _merge_options(cfg, options)
+    _merge_options(cfg, options)
     validate(cfg, str(file) if file is not None else "configuration")
-    cfg.__dict__["explicit"] = frozenset(explicit)
     cfg.freeze()
     return cfg
 
 
-def explicit_keys(cfg: CfgNode) -> frozenset[str]:
-    """Dotted names of the keys that a file or the command line set (the rest are defaults)."""
-    return cfg.__dict__.get("explicit", frozenset())
+def explicit_keys(file: str | Path | None = None, options: Sequence[str] = ()) -> frozenset[str]:
+    """List the keys that a file or options set; the others have their defaults.
+
+    Args:
+        file: YAML, as `load_config` takes it.
+        options: "KEY", "VALUE" and so on.
+
+    Returns:
+        Dotted names.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    values = {} if file is None else _read_yaml(Path(file))
+    return frozenset(options[::2]) | {name for name in KEYS if _has(values, name)}
+
+
+def load_beside(paths: Iterable[Path]) -> CfgNode:
+    """Load the configuration that tools/render.py wrote beside its frames.
+
+    Args:
+        paths: folders of pictures, and videos; config.yml is in or beside the first that has one.
+
+    Returns:
+        The configuration; the defaults where there is none that can be read.
+    """
+    for path in paths:
+        for file in (path / "config.yml", path.parent / "config.yml"):
+            if file.is_file():
+                try:
+                    return load_config(file)
+                except ConfigError as error:
+                    logger.warning("its settings are not used: %s", error)
+    return default_config()
 
 
 def changed(cfg: CfgNode, **values: Any) -> CfgNode:
-    """A frozen copy with `SECTION__KEY=value` replaced, for callers that adjust a loaded configuration."""
+    """Copy a configuration with some values replaced.
+
+    Args:
+        cfg: the configuration.
+        **values: `SECTION__KEY=value` each.
+
+    Returns:
+        The copy, checked and frozen.
+
+    Raises:
+        ConfigError: a key or a value is wrong.
+    """
     copy = cfg.clone()
     copy.defrost()
     for name, value in values.items():
@@ -58,22 +109,44 @@ def changed(cfg: CfgNode, **values: Any) -> CfgNode:
 
 
 def dump_config(cfg: CfgNode, path: Path) -> None:
-    """Write the resolved configuration as YAML; loading it gives the same configuration again."""
+    """Write a configuration as YAML; loading it gives the same configuration again.
+
+    Args:
+        cfg: the configuration.
+        path: the file; its folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
 def to_dict(cfg: CfgNode) -> dict[str, Any]:
-    """The configuration as plain dicts, lists, numbers and strings."""
+    """Return a configuration as plain dicts, lists, numbers and strings.
+
+    Args:
+        cfg: the configuration, or a section.
+
+    Returns:
+        Nested by section.
+    """
     return {k: to_dict(v) if isinstance(v, CfgNode) else _plain(v) for k, v in cfg.items()}
 
 
 def from_dict(values: dict[str, Any], source: str) -> CfgNode:
-    """The inverse of `to_dict`; `source` names the values' origin in error messages."""
+    """Make a configuration of nested values, the inverse of `to_dict`.
+
+    Args:
+        values: nested by section; keys that are missing have their defaults.
+        source: the values' origin, for error messages.
+
+    Returns:
+        The configuration, checked and frozen.
+
+    Raises:
+        ConfigError: a key or a value is wrong.
+    """
     cfg = default_config()
-    explicit = _merge(cfg, values, "", source)
+    _merge(cfg, values, "", source)
     validate(cfg, source)
-    cfg.__dict__["explicit"] = frozenset(explicit)
     cfg.freeze()
     return cfg
 
@@ -98,9 +171,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(cfg: CfgNode, values: dict[str, Any], prefix: str, source: str) -> set[str]:
-    """Write nested `values` into `cfg`; returns the dotted keys written."""
-    written: set[str] = set()
+def _merge(cfg: CfgNode, values: dict[str, Any], prefix: str, source: str) -> None:
+    """Write nested `values` into `cfg`."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         known = _find(cfg, key, source)
@@ -109,14 +181,12 @@ def _merge(cfg: CfgNode, values: dict[str, Any], prefix: str, source: str) -> se
                 continue  # an empty section
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {key} is a section with keys {', '.join(known)}; found {value!r}")
-            written |= _merge(cfg, value, f"{key}.", source)
+            _merge(cfg, value, f"{key}.", source)
         else:
             _assign(cfg, key, value, source)
-            written.add(key)
-    return written
 
 
-def _merge_options(cfg: CfgNode, options: Sequence[str]) -> set[str]:
+def _merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
     if len(options) % 2:
         raise ConfigError(f"command line: KEY VALUE pairs expected; {options[-1]!r} has no value")
     for key, text in zip(options[::2], options[1::2], strict=True):
@@ -124,7 +194,6 @@ def _merge_options(cfg: CfgNode, options: Sequence[str]) -> set[str]:
         if isinstance(known, CfgNode):
             raise ConfigError(f"command line: {key} is a section; name one of its keys: {', '.join(known)}")
         _assign(cfg, key, parse_text(text), "command line")
-    return set(options[::2])
 
 
 def _assign(cfg: CfgNode, key: str, value: Any, source: str) -> None:
@@ -143,6 +212,15 @@ def _find(cfg: CfgNode, key: str, source: str) -> Any:
         node = node[name]
         known = node if isinstance(node, CfgNode) else ()
     return node
+
+
+def _has(values: Any, name: str) -> bool:
+    """Whether nested values have a key of this dotted name."""
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _plain(value: Any) -> Any:

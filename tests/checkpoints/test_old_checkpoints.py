@@ -17,7 +17,7 @@ from torch import Tensor
 
 from npcr.cameras import Cameras
 from npcr.checkpoints import load_model, load_parameters, load_training_state
-from npcr.config import load_config
+from npcr.config import explicit_keys, load_config
 from npcr.factory import build_renderer, checkpoint_clouds, merge_checkpoint_config
 from npcr.renderers import Renderer
 from npcr.training.optimizers import build_optimizer
@@ -36,9 +36,9 @@ def camera() -> Cameras:
 
 def blended() -> tuple[Renderer, torch.optim.Optimizer]:
     checkpoint = load_model(MODEL)
-    cfg = load_config(None, ["MODEL.DEVICE", "cpu", "SOLVER.OPTIMIZER_NAME", "AdamW", "SOLVER.HARMONICS_DECAY", "1",
-                             "SOLVER.BASE_LR", "0.01", "SOLVER.FEATURE_LR_FACTOR", "3"])
-    cfg = merge_checkpoint_config(cfg, checkpoint, MODEL)
+    options = ["MODEL.DEVICE", "cpu", "SOLVER.OPTIMIZER_NAME", "AdamW", "SOLVER.HARMONICS_DECAY", "1",
+               "SOLVER.BASE_LR", "0.01", "SOLVER.FEATURE_LR_FACTOR", "3"]
+    cfg = merge_checkpoint_config(load_config(None, options), checkpoint, MODEL, explicit_keys(None, options))
     renderer = build_renderer(cfg, checkpoint_clouds(cfg, checkpoint, MODEL))
     load_parameters(renderer, checkpoint, MODEL)
     return renderer, build_optimizer(cfg, renderer)

@@ -7,7 +7,6 @@ import pytest
 
 from npcr.config import (
     KEYS,
-    changed,
     default_config,
     dump_config,
     explicit_keys,
@@ -45,15 +44,19 @@ def test_parity_configuration_loads_unchanged(parity: Path) -> None:
 def test_options_override_the_file_and_are_explicit(tmp_path: Path) -> None:
     file = tmp_path / "a.yml"
     file.write_text("SOLVER:\n  BASE_LR: 5e-5\n  MAX_EPOCHS: 3\nDATASETS:\n  TRAIN: [./data]\n")
-    cfg = load_config(file, ["SOLVER.MAX_EPOCHS", "7", "INPUT.USE_RGB", "true", "DATASETS.CENTER", "[[1, 2], (3, 4)]"])
+    options = ["SOLVER.MAX_EPOCHS", "7", "INPUT.USE_RGB", "true", "DATASETS.CENTER", "[[1, 2], (3, 4)]"]
+    cfg = load_config(file, options)
     assert cfg.SOLVER.BASE_LR == 5e-5  # YAML 1.1 reads 5e-5 as text
     assert cfg.SOLVER.MAX_EPOCHS == 7
     assert cfg.INPUT.USE_RGB is True
     assert cfg.DATASETS.CENTER == [1, 2, 3, 4]
     assert cfg.DATASETS.TRAIN == "./data"
-    assert explicit_keys(cfg) == {"SOLVER.BASE_LR", "SOLVER.MAX_EPOCHS", "DATASETS.TRAIN", "INPUT.USE_RGB",
-                                  "DATASETS.CENTER"}
-    assert explicit_keys(changed(cfg, LOAD_EPOCH=3)) == explicit_keys(cfg)
+    assert explicit_keys(file, options) == {"SOLVER.BASE_LR", "SOLVER.MAX_EPOCHS", "DATASETS.TRAIN", "INPUT.USE_RGB",
+                                            "DATASETS.CENTER"}
+    assert explicit_keys(None, options) == {"SOLVER.MAX_EPOCHS", "INPUT.USE_RGB", "DATASETS.CENTER"}
+    file.write_text("MODEL:\nOUTPUT_DIR: here\n")  # an empty section is no key
+    assert explicit_keys(file) == {"OUTPUT_DIR"}
+    assert explicit_keys() == frozenset()
 
 
 def test_the_result_is_frozen() -> None:

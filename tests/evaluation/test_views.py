@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from npcr.cameras import Cameras
-from npcr.config import load_config
+from npcr.config import explicit_keys, load_config
 from npcr.data.samples import SceneDataset
 from npcr.data.scene import load_scene
 from npcr.evaluation.contact_sheet import sheet_row, write_contact_sheet
@@ -217,7 +217,8 @@ def test_parity(parity: Path) -> None:
     """The published frames, scored by the evaluator and from the stored arrays alone."""
     stored = np.load(parity / "expected.npz")
     renderer, cfg, _ = load_renderer(
-        load_config(parity / "config.yml"), parity / "nr_model_0.pth", torch.device("cpu")
+        load_config(parity / "config.yml"), parity / "nr_model_0.pth", torch.device("cpu"),
+        explicit=explicit_keys(parity / "config.yml")
     )
     scene = load_scene(
         parity / "scene", size_raw=(160, 128), frame_num=1, mask=True, center=cfg.DATASETS.CENTER

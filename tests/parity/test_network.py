@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, unproject
-from npcr.config import changed, load_config
+from npcr.config import changed, explicit_keys, load_config
 from npcr.factory import build_loss, load_renderer
 from npcr.io.camera_files import read_cameras
 from npcr.renderers import LayeredRenderer
@@ -26,7 +26,8 @@ def expected(parity: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def loaded(parity: Path) -> tuple[LayeredRenderer, CfgNode]:
-    renderer, cfg, epoch = load_renderer(load_config(parity / "config.yml"), parity / "nr_model_0.pth", CPU)
+    renderer, cfg, epoch = load_renderer(load_config(parity / "config.yml"), parity / "nr_model_0.pth", CPU,
+                                         explicit=explicit_keys(parity / "config.yml"))
     assert epoch == 0
     assert renderer.legacy
     return renderer, cfg
@@ -64,8 +65,8 @@ def test_composited_frames_in_one_batch(loaded, cameras, expected) -> None:  # t
 
 def test_running_statistics(parity: Path, cameras, expected) -> None:  # type: ignore[no-untyped-def]
     """The original met eight frames in training mode, layer by layer, before it recorded this one."""
-    cfg = load_config(parity / "config.yml", ["MODEL.NORM", "batch"])
-    renderer, _, _ = load_renderer(cfg, parity / "nr_model_0.pth", CPU)
+    given = parity / "config.yml", ["MODEL.NORM", "batch"]
+    renderer, _, _ = load_renderer(load_config(*given), parity / "nr_model_0.pth", CPU, explicit=explicit_keys(*given))
     with torch.no_grad():
         for camera in range(8):
             images = renderer.feature_images(cameras[camera])[0]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from npcr.config import explicit_keys, load_config
 from npcr.factory import build_blender, build_vgg
 from npcr.io.images import read_image
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.rendering.frames import render_path
-from npcr.rendering.path_inputs import PathInputs, load_path_inputs, make_path_parser
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 
 RENDER = Path(__file__).resolve().parents[2] / "tools" / "render.py"
 
@@ -29,10 +30,10 @@ def expected(parity: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def inputs(shared: Path, parity: Path) -> PathInputs:
     weights = next((shared / "weights").glob("vgg19*.safetensors"))
-    return load_path_inputs(make_path_parser("", "").parse_args([
-        "--config-file", str(parity / "config.yml"), "--checkpoint", str(parity / "nr_model_0.pth"),
-        "--cam-pose", str(parity / "CamPose_path.inf"), "--intrinsics", str(parity / "Intrinsic_path.inf"),
-        "MODEL.DEVICE", "cpu", "PERCEPTUAL.CHECKPOINT", str(weights)]))
+    given = parity / "config.yml", ["PERCEPTUAL.CHECKPOINT", str(weights)]
+    return load_path_inputs(
+        load_config(*given), torch.device("cpu"), explicit=explicit_keys(*given), checkpoint=parity / "nr_model_0.pth",
+        cam_pose=parity / "CamPose_path.inf", intrinsics=parity / "Intrinsic_path.inf")
 
 
 def test_blended_frames(inputs: PathInputs, expected: dict[str, np.ndarray]) -> None:
