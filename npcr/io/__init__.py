@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only readers and writers of camera files, point clouds, images, videos."""
+"""Readers and writers of camera files, point clouds, images, videos, hair files and JSON."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CamPose.inf and Intrinsic.inf.
+"""Reading and writing of CamPose.inf and Intrinsic.inf.
 
 CamPose.inf has one row of 12 numbers per camera: column 3 (z axis), column 1 (x), column 2 (y) of the
 camera-to-world rotation, then the camera's center. Intrinsic.inf has one block per camera, or one for all:
@@ -29,7 +29,17 @@ _FILE_COLUMNS = [2, 0, 1]  # the rotation's columns in the order of the file
 
 
 def read_cam_poses(path: str | Path) -> NDArray[np.float64]:
-    """(B, 4, 4) camera-to-world matrices. Raises `SceneError` naming file, line and value."""
+    """Read a CamPose.inf.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (B, 4, 4) camera-to-world matrices.
+
+    Raises:
+        SceneError: the file is missing, malformed, or a rotation is not one; the message names line and value.
+    """
     path = Path(path)
     lines = read_lines(path)
     rows = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
@@ -48,9 +58,15 @@ def read_cam_poses(path: str | Path) -> NDArray[np.float64]:
 
 
 def write_cam_poses(path: str | Path, cam_to_world: Any) -> None:
-    """Write (B, 4, 4) camera-to-world matrices (array or tensor), atomically.
+    """Write a CamPose.inf, atomically, with the fewest digits that identify a value of the matrices' type.
 
-    Numbers carry the fewest digits that give back the same float32 or float64, whichever comes in.
+    Args:
+        path: the file.
+        cam_to_world: (B, 4, 4) array or tensor, float32 or float64.
+
+    Raises:
+        ValueError: another shape.
+        OSError: the file cannot be written.
     """
     poses = _as_matrices(cam_to_world, 4, "cam_to_world")
     with atomic_write(path, "w") as file:
@@ -60,7 +76,17 @@ def write_cam_poses(path: str | Path, cam_to_world: Any) -> None:
 
 
 def read_intrinsics(path: str | Path) -> NDArray[np.float64]:
-    """(blocks, 3, 3) matrices K. Raises `SceneError` naming file, line and value."""
+    """Read an Intrinsic.inf.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (B, 3, 3) matrices K, one for each block.
+
+    Raises:
+        SceneError: the file is missing or malformed; the message names line and value.
+    """
     path = Path(path)
     rows = [(number, text) for number, text in enumerate(read_lines(path), 1) if text.strip()]
     if not rows:
@@ -84,7 +110,16 @@ def read_intrinsics(path: str | Path) -> NDArray[np.float64]:
 
 
 def write_intrinsics(path: str | Path, intrinsics: Any) -> None:
-    """Write (blocks, 3, 3) matrices K (array or tensor), numbered from 0; digits and safety as the poses'."""
+    """Write an Intrinsic.inf, atomically, with blocks numbered from 0 and digits as in `write_cam_poses`.
+
+    Args:
+        path: the file.
+        intrinsics: (B, 3, 3) array or tensor of matrices K, float32 or float64.
+
+    Raises:
+        ValueError: another shape.
+        OSError: the file cannot be written.
+    """
     matrices = _as_matrices(intrinsics, 3, "intrinsics")
     with atomic_write(path, "w") as file:
         for index, matrix in enumerate(matrices):
@@ -92,11 +127,21 @@ def write_intrinsics(path: str | Path, intrinsics: Any) -> None:
 
 
 def read_cameras(cam_pose: str | Path, intrinsics: str | Path, size: tuple[int, int]) -> Cameras:
-    """Cameras (float32, CPU) of a pose file and an intrinsics file for pictures of `size` (width, height).
+    """Read the cameras of a pose file and an intrinsics file.
 
-    One intrinsics block serves all cameras, and so do several that are equal (a scene's intrinsics on a longer
-    path); surplus blocks are left out with a warning; too few raise `SceneError`, as does anything wrong in
-    either file.
+    One intrinsics block applies to all cameras, and so do several that are equal (a scene's intrinsics on a longer
+    path). Surplus blocks are left out with a warning.
+
+    Args:
+        cam_pose: the CamPose.inf.
+        intrinsics: the Intrinsic.inf.
+        size: (width, height) of the images.
+
+    Returns:
+        Cameras, float32 on the CPU.
+
+    Raises:
+        SceneError: a file is missing or malformed, or there are too few blocks.
     """
     poses = read_cam_poses(cam_pose)
     matrices = read_intrinsics(intrinsics)
@@ -114,7 +159,7 @@ def read_cameras(cam_pose: str | Path, intrinsics: str | Path, size: tuple[int, 
 
 
 def _warn_if_off_center(matrices: NDArray[np.float64], path: str | Path, size: tuple[int, int]) -> None:
-    """A principal point outside the picture mostly means intrinsics for another picture size."""
+    """Warn about a principal point outside the image: mostly these are intrinsics for another image size."""
     centers = matrices[:, :2, 2]
     outside = ((centers < 0) | (centers > np.array(size))).any(axis=1)
     if outside.any():

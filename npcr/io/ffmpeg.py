@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ffmpeg program that imageio-ffmpeg brings: what it can encode, feeding it frames, reading frames."""
+"""The ffmpeg program of imageio-ffmpeg: its encoders, writing of raw frames to it, reading of frames from it."""
 
 from __future__ import annotations
 
@@ -22,55 +22,90 @@ Write = Callable[[NDArray[np.uint8]], Any]
 
 _STREAM = re.compile(r"Stream #.*Video: (\w+)[^,]*, (\w+).*?, (\d+)x(\d+)")
 _RATE = re.compile(r"Stream #.*Video: .*, ([\d.]+) fps")
-_PREFIX = re.compile(r"^\[.*?\] ")  # the part of ffmpeg that speaks, and an address
+_PREFIX = re.compile(r"^\[.*?\] ")  # of messages: the component of ffmpeg, and an address
 _ROTATION = re.compile(r"rotation of (-?[\d.]+) degrees")
 
 
-class Header(NamedTuple):
-    """What a video file says of its first stream of pictures."""
+class VideoHeader(NamedTuple):
+    """Properties of the first video stream of a file."""
 
     codec: str
     pixel_format: str
-    size: tuple[int, int]  # width, height as shown
+    size: tuple[int, int]  # width, height as displayed
     fps: float | None
 
 
 def find_ffmpeg() -> str:
-    """The program's path. Raises `ImportError` without imageio-ffmpeg, `RuntimeError` where it has no program."""
+    """Find the ffmpeg program.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ImportError: imageio-ffmpeg is not installed.
+        RuntimeError: imageio-ffmpeg has no program for this platform.
+    """
     import imageio_ffmpeg
 
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def require_encoder(program: str, path: Path, video_format: VideoFormat) -> None:
-    """Raise `NpcrError`, naming what there is, where `program` cannot encode `path` in that format."""
-    there = _encoders(program)
-    if video_format.encoder not in there:
-        writable = ", ".join(name for name, each in FORMATS.items() if each.encoder in there) or "none"
+    """Check that ffmpeg has the encoder of a format.
+
+    Args:
+        program: ffmpeg's path.
+        path: the video to write, for the message.
+        video_format: its format.
+
+    Raises:
+        NpcrError: the encoder is missing; the message names the formats that can be written.
+    """
+    available = _encoders(program)
+    if video_format.encoder not in available:
+        writable = ", ".join(name for name, each in FORMATS.items() if each.encoder in available) or "none"
         raise NpcrError(f"{path}: {video_format.name} needs the encoder {video_format.encoder}, which {program} "
                         f"was built without; formats that it can write: {writable}")
 
 
 @lru_cache
 def _encoders(program: str) -> frozenset[str]:
-    listed = _asked(program, ["-encoders"]).stdout
-    return frozenset(words[1] for line in listed.splitlines() if len(words := line.split()) > 1)
+    output = _run_captured(program, ["-encoders"]).stdout
+    return frozenset(words[1] for line in output.splitlines() if len(words := line.split()) > 1)
 
 
-def frames_in(size: tuple[int, int], channels: int, fps: float) -> list[str]:
-    """Input arguments for raw frames of `size` (width, height) with 3 or 4 channels, from standard input."""
+def raw_input_arguments(size: tuple[int, int], channels: int, fps: float) -> list[str]:
+    """Return ffmpeg's arguments for raw frames from standard input.
+
+    Args:
+        size: (width, height).
+        channels: 3 for RGB, 4 for straight RGBA.
+        fps: frames a second.
+
+    Returns:
+        Input arguments.
+    """
     return ["-f", "rawvideo", "-pix_fmt", "rgba" if channels == 4 else "rgb24", "-s", f"{size[0]}x{size[1]}",
             "-r", f"{fps:g}", "-i", "-", "-an"]
 
 
 @contextmanager
-def feeding(program: str, arguments: Sequence[str], path: Path) -> Iterator[Write]:
-    """An ffmpeg process that takes raw frames; ended and waited for when the block ends.
+def open_encoder(program: str, arguments: Sequence[str], path: Path) -> Iterator[Write]:
+    """Start an ffmpeg process that reads raw frames; it is finished when the block ends.
 
-    Raises `OSError` with ffmpeg's own reason where it fails. `path` names the video in messages.
+    Args:
+        program: ffmpeg's path.
+        arguments: of ffmpeg, with those of `raw_input_arguments`.
+        path: the video, for messages.
+
+    Yields:
+        A function that writes one frame.
+
+    Raises:
+        OSError: ffmpeg failed; the message gives its reason.
     """
     with tempfile.TemporaryFile() as messages:
-        # In a session of its own: a terminal's Ctrl-C would end ffmpeg before it has closed the video.
+        # In a session of its own: else a terminal's Ctrl-C would end ffmpeg before it has closed the video.
         process = subprocess.Popen([program, "-y", "-v", "error", *arguments], stdin=subprocess.PIPE,
                                    stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True)
         assert process.stdin is not None
@@ -89,39 +124,85 @@ def feeding(program: str, arguments: Sequence[str], path: Path) -> Iterator[Writ
 
 
 def run(program: str, arguments: Sequence[str], path: Path) -> None:
-    """Run ffmpeg to its end; like `feeding` without frames."""
+    """Run ffmpeg without frames on standard input.
+
+    Args:
+        program: ffmpeg's path.
+        arguments: of ffmpeg.
+        path: the video, for messages.
+
+    Raises:
+        OSError: ffmpeg failed; the message gives its reason.
+    """
     with tempfile.TemporaryFile() as messages:
         done = subprocess.run([program, "-y", "-v", "error", *arguments], stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True, check=False)
         _check(done.returncode, messages, path)
 
 
-def read_header(program: str, path: Path, decoder: Sequence[str] = ()) -> Header:
-    """What `decoder` (arguments, such as -c:v libvpx-vp9) finds in a file. Raises `NpcrError` on no video."""
-    told = _asked(program, [*decoder, "-i", str(path)]).stderr
-    found = _STREAM.search(told)
-    if found is None:  # what ffmpeg says last is that the whole opening failed; the reason stands before
-        reasons = [line for line in told.splitlines() if "rror" in line or "nvalid" in line] or ["no pictures in it"]
+def read_header(program: str, path: Path, decoder: Sequence[str] = ()) -> VideoHeader:
+    """Read the header of a video file.
+
+    Args:
+        program: ffmpeg's path.
+        path: the video.
+        decoder: arguments that select a decoder, such as -c:v libvpx-vp9.
+
+    Returns:
+        Properties of the first video stream.
+
+    Raises:
+        NpcrError: the file has no video that can be read.
+    """
+    output = _run_captured(program, [*decoder, "-i", str(path)]).stderr
+    found = _STREAM.search(output)
+    if found is None:  # ffmpeg's last message is that opening failed; the reason precedes it
+        reasons = [line for line in output.splitlines() if "rror" in line or "nvalid" in line] or ["no pictures in it"]
         raise NpcrError(f"{path}: is no video that can be read: {_PREFIX.sub('', reasons[0].strip())}")
     width, height = int(found[3]), int(found[4])
-    rate, rotation = _RATE.search(told), _ROTATION.search(told)
-    sideways = rotation is not None and round(float(rotation[1])) % 180 == 90
-    return Header(found[1], found[2], (height, width) if sideways else (width, height),
+    rate, rotation = _RATE.search(output), _ROTATION.search(output)
+    transposed = rotation is not None and round(float(rotation[1])) % 180 == 90
+    return VideoHeader(found[1], found[2], (height, width) if transposed else (width, height),
                   float(rate[1]) if rate else None)
 
 
 def count_frames(program: str, path: Path) -> int:
-    """The number of frames in a video, counted without decoding them."""
-    told = _asked(program, ["-i", str(path), "-map", "0:v:0", "-c", "copy", "-progress", "-", "-f", "null", "-"]).stdout
-    counts = re.findall(r"^frame=(\d+)", told, re.MULTILINE)
+    """Count the frames of a video without decoding them.
+
+    Args:
+        program: ffmpeg's path.
+        path: the video.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        NpcrError: they cannot be counted.
+    """
+    arguments = ["-i", str(path), "-map", "0:v:0", "-c", "copy", "-progress", "-", "-f", "null", "-"]
+    counts = re.findall(r"^frame=(\d+)", _run_captured(program, arguments).stdout, re.MULTILINE)
     if not counts:
         raise NpcrError(f"{path}: its frames cannot be counted")
     return int(counts[-1])
 
 
 def read_raw(program: str, path: Path, decoder: Sequence[str], pixel_format: str,
-             size: int) -> Generator[bytes, None, None]:
-    """The frames of a video, `size` bytes each, one at a time. Raises `NpcrError` where one cannot be decoded."""
+             frame_bytes: int) -> Generator[bytes, None, None]:
+    """Decode the frames of a video, one at a time.
+
+    Args:
+        program: ffmpeg's path.
+        path: the video.
+        decoder: arguments that select a decoder; empty for ffmpeg's choice.
+        pixel_format: of the result, as ffmpeg names it.
+        frame_bytes: size of a frame in that format.
+
+    Yields:
+        Raw frames, `frame_bytes` each.
+
+    Raises:
+        NpcrError: a frame cannot be decoded.
+    """
     command = [program, "-v", "error", *decoder, "-i", str(path), "-map", "0:v:0", "-f", "rawvideo",
                "-pix_fmt", pixel_format, "-fps_mode", "passthrough", "-"]
     with tempfile.TemporaryFile() as messages:
@@ -129,28 +210,28 @@ def read_raw(program: str, path: Path, decoder: Sequence[str], pixel_format: str
                                    start_new_session=True)
         assert process.stdout is not None
         try:
-            while len(frame := process.stdout.read(size)) == size:
+            while len(frame := process.stdout.read(frame_bytes)) == frame_bytes:
                 yield frame
             if frame or process.wait():
-                raise NpcrError(f"{path}: cannot be decoded, it may be cut short: {_reason(messages)}")
+                raise NpcrError(f"{path}: cannot be decoded, it may be cut short: {_last_line(messages)}")
         finally:
             process.stdout.close()
             process.kill()
             process.wait()
 
 
-def _asked(program: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """What ffmpeg writes, whether or not it succeeds: asked about a file, it complains of a missing output."""
+def _run_captured(program: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Capture ffmpeg's output, whether or not it succeeds: without an output file it prints a header, but fails."""
     return subprocess.run([program, "-hide_banner", *arguments], stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, errors="replace", check=False)
 
 
 def _check(status: int, messages: IO[bytes], path: Path) -> None:
     if status:
-        raise OSError(f"{path}: ffmpeg failed: {_reason(messages) or f'status {status}'}")
+        raise OSError(f"{path}: ffmpeg failed: {_last_line(messages) or f'status {status}'}")
 
 
-def _reason(messages: IO[bytes]) -> str:
-    """The last line that ffmpeg wrote."""
+def _last_line(messages: IO[bytes]) -> str:
+    """Return the last line that ffmpeg wrote."""
     messages.seek(0)
     return (messages.read().decode(errors="replace").strip().splitlines() or [""])[-1]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that a reader only ever meets a whole one."""
+"""Atomic writing: a reader finds either the old file or the complete new one."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -15,11 +15,19 @@ from npcr.errors import NpcrError
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes `path`'s place when the block ends.
+    """Open a temporary file beside `path`, which replaces `path` when the block ends.
 
-    On any exception (a full disk, Ctrl-C) the old file stays as it was and the temporary one goes. Missing
-    parent folders are made. `mode` is "wb" or "w" (UTF-8, line ends as given). A link is written through.
-    Raises `OSError` where the file cannot be written.
+    On any exception (a full disk, Ctrl-C) the old file is kept and the temporary one removed.
+
+    Args:
+        path: the file; missing parent folders are made, a symbolic link is followed.
+        mode: "wb", or "w" for UTF-8 with line ends as given.
+
+    Yields:
+        The open temporary file.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     with atomic_path(path) as temporary:
         text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -29,9 +37,16 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_write`, for writers that open a file by name: gives the temporary file's path.
+    """Do as `atomic_write`, for writers that open a file by name.
 
-    The temporary name ends in `path`'s suffix, since such writers tell the format by it.
+    Args:
+        path: the file; missing parent folders are made, a symbolic link is followed.
+
+    Yields:
+        The temporary file's path, with the suffix of `path`, from which such writers know the format.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,17 +61,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _flush_to_disk(target.parent)
 
 
-def reraise_with_path(path: Path, save: Callable[[], object]) -> None:
-    """Run `save`; a failing disk raises an `NpcrError` that names `path`."""
+@contextmanager
+def reraise_with_path(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block, as of a full disk, into an `NpcrError` that names the file.
+
+    Args:
+        path: the file that the block writes.
+
+    Yields:
+        None.
+
+    Raises:
+        NpcrError: the block raised `OSError`.
+    """
     try:
-        save()
+        yield
     except OSError as error:
         raise NpcrError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _flush_to_disk(path: Path) -> None:
-    """fsync a file or folder; the folder's entry must be on disk before the new file survives a power cut."""
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+    """Sync a file or folder; a new file survives a power cut only once its folder's entry is on disk, too."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:

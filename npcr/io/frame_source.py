@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading frames, one at a time: a folder of numbered pictures, a video with or without alpha, an animation."""
+"""Reading of frames, one at a time, from a folder of numbered images, a video, or an animated image."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from npcr.io import ffmpeg
 from npcr.io.images import SUFFIXES, inspect_image, read_image, read_matte
 
 Pixels = NDArray[np.uint8]
-ANIMATIONS = (".gif", ".webp")
-_TIMED = 24  # frames of an animation whose mean duration gives its rate
+ANIMATION_SUFFIXES = (".gif", ".webp")
+_TIMED_FRAMES = 24  # frames of an animation whose mean duration gives the frame rate
 _NUMBERED = re.compile(r"(.*?)(\d+)")
-# ffmpeg's own decoders of these leave the alpha out.
+# ffmpeg's native decoders of these ignore alpha.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _ALPHA_FORMATS = re.compile("yuva|gbrap|rgba|bgra|argb|abgr|ya|pal8")
 
 
 @dataclass(frozen=True)
 class FrameSource:
-    """Frames of one size. `read` gives (H, W, 3) RGB or (H, W, 4) straight RGBA, uint8, of a range of frames."""
+    """Frames of one size, (H, W, 3) uint8 RGB or (H, W, 4) straight RGBA."""
 
     path: Path
     size: tuple[int, int]  # width, height
-    frames: range  # those that are meant, from 0
-    fps: float | None  # as the file says
-    alpha: bool
-    read: Callable[[range], Iterator[Pixels]]
+    frames: range  # indices of the selected frames, from 0
+    fps: float | None  # of the selected frames; None: the source has no frame rate
+    alpha: bool  # whether frames are RGBA
+    read: Callable[[range], Iterator[Pixels]]  # reads frames by index
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __iter__(self) -> Iterator[Pixels]:
-        """The frames; one that cannot be read raises `NpcrError`."""
+        """Read the frames; raises `NpcrError` where one cannot be read."""
         expected = (self.size[1], self.size[0])
         frames = self.read(self.frames)
         for number in self.frames:
@@ -54,8 +54,20 @@ class FrameSource:
                                 f"is {self.size[0]}x{self.size[1]}")
             yield pixels
 
-    def part(self, start: int, end: int | None, step: int) -> FrameSource:
-        """Frames `start` to `end`, from 1, both included, every `step`th. Raises `NpcrError`."""
+    def select(self, start: int, end: int | None, step: int) -> FrameSource:
+        """Select a range of frames.
+
+        Args:
+            start: number of the first, from 1.
+            end: number of the last, included; None for all.
+            step: 1 for all frames in the range, 2 for every second one, and so on.
+
+        Returns:
+            The selected frames; the frame rate is divided by `step`.
+
+        Raises:
+            NpcrError: the range is empty or exceeds the frames.
+        """
         last = len(self.frames) if end is None else end
         if not (1 <= start <= last <= len(self.frames)):
             raise NpcrError(f"{self.path}: has frames 1 to {len(self.frames)}; frames {start} to {last} were asked for")
@@ -65,17 +77,29 @@ class FrameSource:
 
 
 def open_frames(path: str | Path) -> FrameSource:
-    """A folder of numbered pictures, a video file, or an animated GIF or WebP. Raises `NpcrError`."""
+    """Open a source of frames.
+
+    Args:
+        path: a folder of numbered images (with mattes, NAME_alpha.png, beside them), a video file, or an animated GIF
+            or WebP.
+
+    Returns:
+        All its frames.
+
+    Raises:
+        NpcrError: there is no such source, or it cannot be read.
+        MissingExtraError: a video needs imageio-ffmpeg.
+    """
     path = Path(path)
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
         raise NpcrError(f"{path}: no such folder of pictures or video")
-    return _open_animation(path) if path.suffix.lower() in ANIMATIONS else _open_video(path)
+    return _open_animation(path) if path.suffix.lower() in ANIMATION_SUFFIXES else _open_video(path)
 
 
 def _open_folder(folder: Path) -> FrameSource:
-    """Pictures in the order of their numbers; img_0001_alpha.png beside img_0001.jpg is its matte."""
+    """Open images in the order of their numbers; img_0001_alpha.png is the matte of img_0001.jpg."""
     files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
     mattes = {file.stem.removesuffix("_alpha"): file for file in files if file.stem.endswith("_alpha")}
     series: dict[str, dict[int, Path]] = {}
@@ -112,9 +136,9 @@ def _open_animation(path: Path) -> FrameSource:
         with Image.open(path) as image:
             count, size = getattr(image, "n_frames", 1), image.size
             durations = []
-            for index in range(min(count, _TIMED)):
+            for index in range(min(count, _TIMED_FRAMES)):
                 image.seek(index)
-                image.load()  # only then it tells of transparency and time
+                image.load()  # transparency and duration are known only then
                 durations.append(image.info.get("duration", 0))
             alpha = image.has_transparency_data
     except (OSError, UnidentifiedImageError, ValueError) as error:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs, mattes and rendered pictures.
+"""Reading and writing of photographs, mattes and rendered images.
 
-Pixels are taken as they are stored: an EXIF orientation is not applied, since calibrations refer to the
-stored pixels. 16-bit pictures are read as 8-bit.
+An EXIF orientation is not applied, since calibrations refer to the stored pixels. 16-bit images are read as 8-bit.
 """
 
 from __future__ import annotations
@@ -27,15 +26,34 @@ _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, or (H, W, 4) RGBA where the file has an alpha channel. Raises `SceneError`."""
+    """Read an image.
+
+    Args:
+        path: a file of a format that Pillow reads.
+
+    Returns:
+        (H, W, 3) uint8 RGB, or (H, W, 4) straight RGBA where the file has an alpha channel.
+
+    Raises:
+        SceneError: the file is missing, not an image, or cut short.
+    """
     image = _load(Path(path))
     return np.array(image.convert("RGBA" if _has_alpha(image) else "RGB"))
 
 
 def read_matte(path: str | Path) -> NDArray[np.uint8]:
-    """(H, W) alpha of a matte file: its gray value, or its alpha channel where that is not 255 throughout.
+    """Read a matte: the alpha channel where it is not 255 throughout, else the gray value.
 
-    Raises `SceneError`; warns on a matte of zeros and ones, which is all but transparent on a 0-255 scale.
+    A matte of zeros and ones, which is nearly transparent on the scale of 0-255, gives a warning.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (H, W) uint8 alpha.
+
+    Raises:
+        SceneError: the file is missing, not an image, or cut short.
     """
     image = _load(Path(path))
     matte = np.array(image.convert("RGBA").getchannel("A")) if _has_alpha(image) else None
@@ -47,10 +65,16 @@ def read_matte(path: str | Path) -> NDArray[np.uint8]:
 
 
 def inspect_image(path: str | Path) -> tuple[tuple[int, int], bool]:
-    """((width, height), has an alpha channel), from the file's header.
+    """Read size and kind of an image from its header; it is decoded only where its end mark is missing.
 
-    A file whose last bytes do not end the picture is decoded, to tell whether it is cut short. Raises
-    `SceneError` where it is missing, not a picture, or cut short.
+    Args:
+        path: the file.
+
+    Returns:
+        ((width, height), whether the file has an alpha channel).
+
+    Raises:
+        SceneError: the file is missing, not an image, or cut short.
     """
     path = Path(path)
     with _open(path) as image:
@@ -62,10 +86,17 @@ def inspect_image(path: str | Path) -> tuple[tuple[int, int], bool]:
 
 
 def write_image(path: str | Path, pixels: NDArray[Any], quality: int = 100) -> None:
-    """Write gray (H, W), RGB (H, W, 3) or RGBA (H, W, 4) pixels, atomically; the suffix gives the format.
+    """Write an image, atomically.
 
-    `pixels` are uint8, or floating point in 0..1 (clipped, rounded). JPEG (no alpha) keeps full color
-    resolution, at `quality`. Raises `ValueError` on another shape, type or suffix, `OSError` on a full disk.
+    Args:
+        path: its suffix, one of `SUFFIXES`, gives the format.
+        pixels: gray (H, W), RGB (H, W, 3) or, but for JPEG, RGBA (H, W, 4); uint8, or floating point in 0..1, which is
+            clipped and rounded.
+        quality: of JPEG, 1 to 100; without chroma subsampling.
+
+    Raises:
+        ValueError: another shape, type or suffix.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     file_format = _FORMATS.get(path.suffix.lower())
@@ -89,7 +120,7 @@ def _as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _open(path: Path) -> Image.Image:
-    """The picture with its header read; pixels follow when asked for."""
+    """Open an image and read its header; pixels are read on `load`."""
     try:
         return Image.open(path)
     except FileNotFoundError:
@@ -101,7 +132,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _load(path: Path) -> Image.Image:
-    """The decoded picture, 8 bits a channel."""
+    """Decode an image to 8 bits a channel."""
     with _open(path) as image:
         try:
             image.load()
@@ -117,7 +148,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _ends_properly(path: Path, file_format: str) -> bool:
-    """Whether the file's last bytes hold its format's end mark (cameras may append a little after it)."""
+    """Return whether the last bytes contain the format's end mark (cameras may append a little after it)."""
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - 4096))

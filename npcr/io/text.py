@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines and numbers of text files, with errors that name file, line and value."""
+"""Reading of text files: lines and numbers, with errors that name file, line and value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ logger = logging.getLogger("npcr")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content; `SceneError` where it is missing or cannot be read."""
+    """Read a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        SceneError: it is missing or cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -27,7 +37,17 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The file's lines without their ends; a byte-order mark and CRLF are read with a warning."""
+    """Read the lines of a text file; a byte-order mark or CRLF gives a warning.
+
+    Args:
+        path: a UTF-8 file.
+
+    Returns:
+        Lines without their ends.
+
+    Raises:
+        SceneError: the file is missing, cannot be read, or is not UTF-8.
+    """
     data = read_bytes(path)
     if data.startswith(b"\xef\xbb\xbf"):
         logger.warning("%s: starts with a byte-order mark; read without it", path)
@@ -42,7 +62,20 @@ def read_lines(path: Path) -> list[str]:
 
 
 def parse_numbers(text: str, count: int, path: Path, line: int) -> list[float]:
-    """The `count` finite numbers of one line; `SceneError` otherwise."""
+    """Parse the numbers of a line.
+
+    Args:
+        text: the line.
+        count: how many numbers it must have.
+        path: of the file, for messages.
+        line: number of the line, for messages.
+
+    Returns:
+        `count` finite numbers.
+
+    Raises:
+        SceneError: another count, or a word that is not a finite number.
+    """
     words = text.split()
     if len(words) != count:
         raise SceneError(f"{path}, line {line}: has {len(words)} numbers; it needs {count}")
@@ -60,5 +93,12 @@ def _parse_number(word: str, path: Path, line: int) -> float:
 
 
 def format_numbers(values: Iterable[float] | NDArray[np.floating]) -> str:
-    """Numbers with a blank between, in the fewest digits that give the same value of their type back."""
+    """Format numbers with the fewest digits that identify a value of their type.
+
+    Args:
+        values: floats, or an array of float32 or float64.
+
+    Returns:
+        The numbers, separated by blanks.
+    """
     return " ".join(str(value) for value in values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing videos: H.264, H.265, VP9 and ProRes with alpha, GIF, WebP; OpenCV's MPEG-4 without imageio-ffmpeg."""
+"""Writing of videos: H.264, H.265, VP9, ProRes, GIF, WebP; OpenCV's MPEG-4 without imageio-ffmpeg."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from npcr.errors import MissingExtraError, NpcrError
 from npcr.io import ffmpeg
 from npcr.io.ffmpeg import Write
 from npcr.io.files import atomic_path
-from npcr.io.pixels import fill_hidden
+from npcr.io.pixels import fill_transparent
 from npcr.io.video_formats import FORMATS, VideoFormat, format_of
 
 if TYPE_CHECKING:
@@ -26,18 +26,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("npcr")
 
-# Browsers show a GIF whose frames last less than 2/100 s five times too slowly.
-LARGEST_GIF_FPS = 50
+# Browsers play a GIF whose frames last less than 2/100 s five times too slowly.
+MAX_GIF_FPS = 50
 
 
 class VideoWriter(AbstractContextManager["VideoWriter"]):
-    """Writes frames of one size to a video file, which appears, whole, when the block ends without an error.
+    """Writes frames of one size to a video file, which appears, complete, when the block ends without an error.
 
-    `video_format` is a name of `video_formats.FORMATS`, by default what the path's suffix means. Frames with
-    straight alpha make a video with alpha, in formats that have it. Where a format halves the color's
-    resolution, an odd width or height grows by one repeated column or row. `plays`: how often a GIF or WebP
-    is shown, 0: for ever. Without frames no file is written.
-    Raises `NpcrError` at once where the suffix is another format's or the encoder missing, `OSError` where it fails.
+    Frames with alpha make a video with alpha, in formats that have it. Where a format subsamples chroma, the last
+    column or row of an odd width or height is repeated. Without frames no file is written.
+
+    Args:
+        path: the video file.
+        fps: frames a second.
+        video_format: a name of `video_formats.FORMATS`; None for that of the suffix.
+        plays: how often a GIF or WebP is played; 0 for endlessly.
+
+    Raises:
+        NpcrError: the suffix is another format's, or the encoder is missing.
+        MissingExtraError: neither imageio-ffmpeg nor OpenCV can write the format.
+        OSError: in the block or at its end: the file cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float, video_format: str | None = None, plays: int = 0) -> None:
@@ -53,7 +61,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._shape: tuple[int, ...] = ()
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
-        """Append one frame, (H, W, 3) uint8, or (H, W, 4) with straight alpha where `format.alpha`."""
+        """Append a frame, (H, W, 3) uint8 RGB, or (H, W, 4) straight RGBA where `format.alpha`."""
         channels = (3, 4) if self.format.alpha else (3,)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in channels or pixels.size == 0:
             raise ValueError(f"VideoWriter.write: frame must be (H, W, {' or '.join(map(str, channels))}) uint8, "
@@ -61,10 +69,10 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         if self._write is not None and pixels.shape != self._shape:
             raise ValueError(f"VideoWriter.write: frame is {pixels.shape}, the first one was {self._shape}")
         shape = self._shape = pixels.shape
-        if self.format.halves_color:
+        if self.format.subsamples_chroma:
             pixels = np.pad(pixels, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
-        if self.format.fills_hidden and shape[2] == 4:
-            pixels = fill_hidden(pixels)
+        if self.format.fills_transparent and shape[2] == 4:
+            pixels = fill_transparent(pixels)
         if self._write is None:
             self._write = self._stack.enter_context(self._open((pixels.shape[1], pixels.shape[0]), shape[2]))
         self._write(np.ascontiguousarray(pixels))
@@ -76,14 +84,14 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     def _open(self, size: tuple[int, int], channels: int) -> AbstractContextManager[Write]:
         if not self._program:
             return _mpeg4(self.path, self.fps, size)
-        source = ffmpeg.frames_in(size, channels, self.fps)
+        source = ffmpeg.raw_input_arguments(size, channels, self.fps)
         if self.format.name == "gif":
             return _gif(self._program, source, self.path, self.fps, self._plays)
         return _video(self._program, [*source, *_encoding(self.format, channels, self._plays)], self.path)
 
 
 def _find_program(path: Path, video_format: VideoFormat) -> str:
-    """ffmpeg, or "" where OpenCV has to serve. Raises `NpcrError` where nothing can write the format."""
+    """Find ffmpeg; "" where OpenCV replaces it. Raises `NpcrError` where neither can write the format."""
     try:
         program = ffmpeg.find_ffmpeg()
     except (ImportError, RuntimeError) as error:  # RuntimeError: no ffmpeg for this platform
@@ -103,32 +111,33 @@ def _find_program(path: Path, video_format: VideoFormat) -> str:
 
 
 def _encoding(video_format: VideoFormat, channels: int, plays: int) -> list[str]:
-    pixel_format = video_format.translucent if channels == 4 else video_format.opaque
+    pixel_format = video_format.alpha_pixel_format if channels == 4 else video_format.pixel_format
     loop = ["-loop", str(plays)] if video_format.preview else []
     return ["-c:v", video_format.encoder, "-pix_fmt", pixel_format, *video_format.arguments, *loop]
 
 
 @contextmanager
 def _video(program: str, arguments: list[str], path: Path) -> Iterator[Write]:
-    with atomic_path(path) as temporary, ffmpeg.feeding(program, [*arguments, str(temporary)], path) as write:
+    with atomic_path(path) as temporary, ffmpeg.open_encoder(program, [*arguments, str(temporary)], path) as write:
         yield write
 
 
 @contextmanager
 def _gif(program: str, source: list[str], path: Path, fps: float, plays: int) -> Iterator[Write]:
-    """A GIF of one palette for all frames, so that colors hold still.
+    """Write a GIF with one palette for all frames, so that colors do not change from frame to frame.
 
-    The palette is known after the last frame: until then frames wait, losslessly, in a file beside `path`,
-    and memory does not grow with them. Faint ordered dithering: error diffusion crawls from frame to frame, and a
-    stronger pattern shows on a plain background.
+    The palette is known after the last frame. Until then frames are kept, losslessly, in a file beside `path`, so that
+    memory does not grow. Dithering is ordered and faint: error diffusion flickers, and a stronger pattern is visible on
+    a uniform background.
     """
-    loop = {0: 0, 1: -1}.get(plays, plays - 1)  # GIF counts repetitions after the first showing
-    split = f"fps={min(fps, LARGEST_GIF_FPS):g},split[frames][seen];[seen]palettegen=reserve_transparent=0[palette]"
+    loop = {0: 0, 1: -1}.get(plays, plays - 1)  # GIF counts repetitions after the first play
+    split = f"fps={min(fps, MAX_GIF_FPS):g},split[frames][copy];[copy]palettegen=reserve_transparent=0[palette]"
     with (atomic_path(path) as temporary,
           tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=temporary.parent) as folder):
         frames, palette = f"{folder}/frames.mkv", f"{folder}/palette.png"
-        with ffmpeg.feeding(program, [*source, "-filter_complex", split, "-map", "[frames]", "-c:v", "ffv1", frames,
-                                      "-map", "[palette]", "-update", "1", palette], path) as write:
+        arguments = [*source, "-filter_complex", split, "-map", "[frames]", "-c:v", "ffv1", frames,
+                     "-map", "[palette]", "-update", "1", palette]
+        with ffmpeg.open_encoder(program, arguments, path) as write:
             yield write
         ffmpeg.run(program, ["-i", frames, "-i", palette, "-filter_complex", "paletteuse=dither=bayer:bayer_scale=5",
                              "-loop", str(loop), str(temporary)], path)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from npcr.errors import NpcrError
 from npcr.io.files import atomic_write, reraise_with_path
 from npcr.io.images import write_image
-from npcr.io.pixels import fitting, resized
+from npcr.io.pixels import fit_size, resized
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
 from npcr.rendering.frames import FramePixels
@@ -78,11 +78,14 @@ class FrameWriter:
 
     def _save(self, frame: FramePixels, name: str) -> None:
         picture, matte = self.folder / f"{name}.jpg", self.folder / "rgba" / f"{name}.png"
-        reraise_with_path(picture, lambda: write_image(picture, frame.picture))
-        reraise_with_path(matte, lambda: write_image(matte, frame.rgba))
+        with reraise_with_path(picture):
+            write_image(picture, frame.picture)
+        with reraise_with_path(matte):
+            write_image(matte, frame.rgba)
         if self._raw:
             raw = self.folder / "raw" / f"{name}.npz"
-            reraise_with_path(raw, lambda: _write_raw(raw, frame))
+            with reraise_with_path(raw):
+                _write_raw(raw, frame)
         self.videos.write(frame.picture, frame.rgba)
 
 
@@ -121,7 +124,7 @@ class PathVideos:
             if writer.path not in self._failures:
                 pixels = rgba if writer.format.alpha else picture
                 if writer.format.preview:
-                    pixels = resized(pixels, fitting((pixels.shape[1], pixels.shape[0]), PREVIEW_SIDE))
+                    pixels = resized(pixels, fit_size((pixels.shape[1], pixels.shape[0]), PREVIEW_SIDE))
                 try:
                     writer.write(pixels)
                 except OSError as error:
@@ -132,7 +135,8 @@ class PathVideos:
         reasons = []
         for writer in self._writers:
             try:
-                reraise_with_path(writer.path, lambda writer=writer: self._close(writer))  # type: ignore[misc]
+                with reraise_with_path(writer.path):
+                    self._close(writer)
             except NpcrError as reason:
                 reasons.append(reason)
         return reasons

@@ -145,7 +145,7 @@ def check_alike(sources: Sequence[FrameSource], fit: bool, trim: bool) -> list[F
         counts = ", ".join(f"{source.path} {len(source)}" for source in sources)
         raise NpcrError(f"the numbers of frames differ: {counts}; --trim compares the first {shortest}, "
                         "--start, --end and --step choose frames")
-    return [source.part(1, shortest, 1) for source in sources]
+    return [source.select(1, shortest, 1) for source in sources]
 
 
 def pictures_of(sources: Sequence[FrameSource], background: float | str) -> Iterator[list[Pixels]]:

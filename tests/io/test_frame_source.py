@@ -35,8 +35,8 @@ def test_a_folder_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     source = open_frames(tmp_path)
     assert firsts(source) == [80, 90, 100, 110, 120]
     assert (source.size, len(source), source.alpha, source.fps) == ((12, 8), 5, False, None)
-    assert firsts(source.part(2, 5, 2)) == [90, 110]
-    assert firsts(source.part(2, None, 1).part(2, 3, 1)) == [100, 110]
+    assert firsts(source.select(2, 5, 2)) == [90, 110]
+    assert firsts(source.select(2, None, 1).select(2, 3, 1)) == [100, 110]
 
 
 def test_alpha_of_a_picture_and_of_a_matte_beside_it(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_video_is_read_frame_by_frame(tmp_path: Path) -> None:
     source = open_frames(tmp_path / "v.mp4")
     assert (source.size, len(source), source.alpha, source.fps) == ((24, 16), 6, False, 12.5)
     assert np.abs(np.array(firsts(source)) - 40 * np.arange(6)).max() <= 3
-    part = source.part(2, 6, 2)
+    part = source.select(2, 6, 2)
     assert part.fps == 6.25
     assert np.abs(np.array(firsts(part)) - [40, 120, 200]).max() <= 3
     with pytest.raises(NpcrError, match=r"v\.mp4: ends before frame 7; it may be cut short"):
@@ -91,7 +91,7 @@ def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
 def test_frames_that_are_not_there(start: int, end: int | None, step: int, message: str, tmp_path: Path) -> None:
     source = open_frames(write_pictures(tmp_path, range(3)))
     with pytest.raises(NpcrError, match=message):
-        source.part(start, end, step)
+        source.select(start, end, step)
 
 
 def test_what_is_no_source_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

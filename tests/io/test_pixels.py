@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npcr.io.pixels import checkerboard, fill_hidden, fitting, over, resized
+from npcr.io.pixels import checkerboard, fill_transparent, fit_size, over, resized
 
 
 def half_red(height: int = 8, width: int = 8) -> np.ndarray:
@@ -33,22 +33,22 @@ def test_resizing_keeps_hidden_colors_hidden() -> None:
     assert resized(half_red()[..., :3], (4, 2)).shape == (2, 4, 3)
 
 
-def test_fitting() -> None:
-    assert fitting((1000, 500), 480) == (480, 240)
-    assert fitting((100, 50), 480) == (100, 50)
-    assert fitting((10000, 2), 100) == (100, 1)
+def test_fit_size() -> None:
+    assert fit_size((1000, 500), 480) == (480, 240)
+    assert fit_size((100, 50), 480) == (100, 50)
+    assert fit_size((10000, 2), 100) == (100, 1)
 
 
 def test_hidden_pixels_take_their_neighbors_color() -> None:
     pixels = half_red(9, 13)
     pixels[0, 0] = (0, 0, 255, 3)  # barely visible, and yet its own color
-    filled = fill_hidden(pixels)
+    filled = fill_transparent(pixels)
     assert np.array_equal(filled[..., 3], pixels[..., 3])
     assert np.array_equal(filled[pixels[..., 3] > 0], pixels[pixels[..., 3] > 0])
     assert np.abs(filled[:, 6:, :3].astype(int) - (200, 20, 10)).max() < 30  # a little of the blue is in it
     for alpha in (0, 255):
         same = np.full((3, 3, 4), alpha, np.uint8)
-        assert np.array_equal(fill_hidden(same), same)
+        assert np.array_equal(fill_transparent(same), same)
 
 
 def test_checkerboard() -> None:

@@ -98,7 +98,7 @@ def test_alpha_is_refused_where_there_is_none(name: str, tmp_path: Path) -> None
 def test_odd_sizes(name: str, tmp_path: Path) -> None:
     frames = [over(ramp(index, (33, 21)), 0) for index in range(2)]
     back = written(tmp_path / f"v{FORMATS[name].suffix}", name, frames)[1]
-    grown = 1 if FORMATS[name].halves_color else 0
+    grown = 1 if FORMATS[name].subsamples_chroma else 0
     assert back.shape[:2] == (21 + grown, 33 + grown)
 
 
