@@ -22,6 +22,9 @@ def validate(cfg: CfgNode, source: str) -> None:
     for name, key in KEYS.items():
         node, leaf = locate(cfg, name)
         key.check(node[leaf], source)
+        if key.only_form not in ("", cfg.MODEL.FORM) and node[leaf] != key.default:
+            raise ConfigError(f"{source}: {name} {node[leaf]} is for MODEL.FORM {key.only_form}; here it is "
+                              f"{cfg.MODEL.FORM}")
     _check_device(cfg, source)
     _check_together(cfg, source)
 
@@ -55,9 +58,5 @@ def _check_together(cfg: CfgNode, source: str) -> None:
     if cfg.SOLVER.RECOMPUTE_LAYERS and cfg.MODEL.NORM == "batch":
         raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS takes layers one by one, but MODEL.NORM batch has "
                           "statistics over all of them; use instance or none")
-    if cfg.MODEL.FORM == "blended" and cfg.MODEL.LEGACY:
-        raise ConfigError(f"{source}: MODEL.LEGACY True is about published models, which have MODEL.FORM layered")
-    if cfg.MODEL.FORM == "blended" and cfg.SOLVER.RECOMPUTE_LAYERS:
-        raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS is for MODEL.FORM layered; blended has one network pass")
     if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.L1, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
         raise ConfigError(f"{source}: every weight under LOSS is 0; nothing would be learned")

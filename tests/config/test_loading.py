@@ -119,3 +119,10 @@ def test_every_key_is_read_somewhere() -> None:
     unread = [key for key in KEYS
               if f".{key.split('.')[-1]}" not in code and f"solver.{key.split('.')[-1]}" not in code]
     assert not unread
+
+
+@pytest.mark.parametrize("key", ["MODEL.LEGACY", "SOLVER.RECOMPUTE_LAYERS"])
+def test_keys_of_one_form_are_refused_with_another(key: str) -> None:
+    load_config(None, ["MODEL.FORM", "layered", key, "True"])
+    with pytest.raises(ConfigError, match=rf"{key} True is for MODEL.FORM layered; here it is blended"):
+        load_config(None, ["MODEL.FORM", "blended", key, "True"])
