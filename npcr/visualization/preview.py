@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures for the eye: cameras around a cloud in perspective, and a cloud projected over its photograph."""
+"""Previews of a scene: cameras around a cloud in perspective, and a cloud projected over its photograph."""
 
 from __future__ import annotations
 
@@ -18,26 +18,37 @@ _PATH = (150, 160, 175)
 _POINT = (120, 120, 120)
 _OUTLINE = (20, 170, 60)
 _AXIS = {"x": (214, 56, 50), "y": (44, 160, 60), "z": (50, 90, 220)}
-_SMOOTH = 2  # drawn this many times larger and averaged down
+_SCALE = 2  # supersampling: drawn this many times larger and averaged down
 
 
 def draw_cameras(cam_to_world: np.ndarray, *, field_of_view: float | Sequence[float] = 40.0,
                  points: np.ndarray | None = None, colors: np.ndarray | None = None, path: bool = True,
                  size: tuple[int, int] = (960, 720), max_frusta: int = 40, max_points: int = 40000,
                  direction: Sequence[float] = (0.62, -1.0, 0.62)) -> np.ndarray:
-    """(H, W, 3) uint8 RGB: cameras (B, 4, 4) as frusta around `points` (N, 3) with world axes and a ground grid.
+    """Draw cameras as frusta around a cloud, with world axes and a ground grid.
 
-    Frusta run from blue (first) to red (last) with the upward side of the picture marked by a tick; the first
-    is drawn bold and labeled. Of many cameras `max_frusta` evenly chosen ones are drawn, the path runs
-    through all of them. colors: (N, 3) uint8 of the points. field_of_view: width's angle in degrees, one for
-    all cameras or one each. size: (width, height). direction: from the middle to the eye, by default the upper
-    front.
+    Frusta run from blue (first) to red (last), with the upper side of the image marked by a tick. The first one is
+    bold and labeled.
+
+    Args:
+        cam_to_world: (B, 4, 4) poses.
+        field_of_view: horizontal angle in degrees, one for all cameras or one each.
+        points: (N, 3) of the cloud; None: none.
+        colors: (N, 3) uint8 of the points; None: gray.
+        path: whether to connect the cameras by a line.
+        size: (width, height) of the result, pixels.
+        max_frusta: of more cameras, so many evenly chosen ones are drawn; the path runs through all.
+        max_points: of more points, so many are drawn.
+        direction: from the middle to the viewer; the default looks from the upper front.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
     """
     canvas = _Canvas(size, *_sphere_around(cam_to_world[:, :3, 3], points), direction)
     canvas.ground()
     canvas.axes()
     if points is not None and len(points):
-        canvas.points(*_thin(points, colors, max_points))
+        canvas.points(*_subsample(points, colors, max_points))
     centers = cam_to_world[:, :3, 3]
     if path and len(centers) > 1:
         for start, end in itertools.pairwise(centers):
@@ -56,37 +67,44 @@ def draw_cameras(cam_to_world: np.ndarray, *, field_of_view: float | Sequence[fl
 def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarray | None = None, *,
                     size: tuple[int, int] | None = None, matte: np.ndarray | None = None,
                     caption: str = "") -> np.ndarray:
-    """(H, W, 3) uint8: `photograph` (h, w, 3 or 4) uint8, paled, with the projected points over it as dots.
+    """Draw projected points as dots over a paled photograph.
 
-    pixels: (N, 2) x and y, pixel centers at whole numbers; those outside are left out. depth: (N,), colors
-    the dots from near (red) to far (blue). size: (width, height) of the result, to which `pixels` refer;
-    default the photograph's. matte: (h, w) uint8, its outline is drawn in green. caption: written at the top.
+    Args:
+        photograph: (h, w, 3 or 4) uint8.
+        pixels: (N, 2) x and y in the result, pixel centers at whole numbers; those outside are left out.
+        depth: (N,), colors the dots from near (red) to far (blue); None: all red.
+        size: (width, height) of the result; None: the photograph's.
+        matte: (h, w) uint8, whose outline is drawn in green; None: none.
+        caption: text at the top.
+
+    Returns:
+        (H, W, 3) uint8.
     """
-    picture: np.ndarray = photograph[..., :3].astype(np.float32)
+    image: np.ndarray = photograph[..., :3].astype(np.float32)
     if photograph.shape[2] == 4:
         alpha = photograph[..., 3:].astype(np.float32) / 255
-        picture = picture * alpha + 255 * (1 - alpha)
+        image = image * alpha + 255 * (1 - alpha)
     if size is not None:
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    height, width = picture.shape[:2]
-    picture = picture * 0.5 + 127
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    height, width = image.shape[:2]
+    image = image * 0.5 + 127
     inside = np.isfinite(pixels).all(1) & (np.abs(pixels) < 1e6).all(1)
-    place = np.zeros(pixels.shape, dtype=np.int64)
-    place[inside] = np.floor(pixels[inside] + 0.5).astype(np.int64)
-    inside &= ((place >= 0) & (place < [width, height])).all(1)
-    place = place[inside]
+    pixel = np.zeros(pixels.shape, dtype=np.int64)
+    pixel[inside] = np.floor(pixels[inside] + 0.5).astype(np.int64)
+    inside &= ((pixel >= 0) & (pixel < [width, height])).all(1)
+    pixel = pixel[inside]
     if depth is None:
-        picture[place[:, 1], place[:, 0]] = (220, 30, 30)
+        image[pixel[:, 1], pixel[:, 0]] = (220, 30, 30)
     else:
         z = depth[inside]
         order = np.argsort(-z)  # the nearest is written last
         share = (z - z.min()) / max(float(np.ptp(z)), 1e-12) if len(z) else z
         palette = np.array([_spectrum(1 - s) for s in np.linspace(0, 1, 256)], dtype=np.float32)
-        picture[place[order, 1], place[order, 0]] = palette[(share[order] * 255).astype(int)]
-    drawn = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        image[pixel[order, 1], pixel[order, 0]] = palette[(share[order] * 255).astype(int)]
+    drawn = np.clip(image + 0.5, 0, 255).astype(np.uint8)
     if matte is not None:
-        shown = (cv2.resize(matte, (width, height), interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
-        outlines, _ = cv2.findContours(shown, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        silhouette = (cv2.resize(matte, (width, height), interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
+        outlines, _ = cv2.findContours(silhouette, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, outlines, -1, _OUTLINE, max(1, round(max(width, height) / 400)), cv2.LINE_AA)
     if caption:
         scale, font = max(0.4, max(width, height) / 1100), cv2.FONT_HERSHEY_SIMPLEX
@@ -96,10 +114,19 @@ def draw_projection(photograph: np.ndarray, pixels: np.ndarray, depth: np.ndarra
     return drawn
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int, width: int = 480) -> np.ndarray:
-    """(H, W, 3) uint8: pictures (h, w, 3) uint8 side by side, each `width` wide, rows as high as their highest."""
+def contact_sheet(images: Sequence[np.ndarray], columns: int, width: int = 480) -> np.ndarray:
+    """Arrange images row by row, each row as high as its highest image.
+
+    Args:
+        images: (h, w, 3) uint8 each.
+        columns: images in a row.
+        width: pixels, to which each image is resized.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     tiles = [cv2.resize(p, (width, max(1, round(p.shape[0] * width / p.shape[1]))), interpolation=cv2.INTER_AREA)
-             for p in pictures]
+             for p in images]
     rows = []
     for start in range(0, len(tiles), columns):
         row = tiles[start:start + columns]
@@ -111,11 +138,11 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int, width: int = 480
 
 
 class _Canvas:
-    """A picture of the space around a sphere, seen by a camera of its own."""
+    """An image of the space around a sphere, seen by a camera of its own."""
 
     def __init__(self, size: tuple[int, int], middle: np.ndarray, radius: float, floor: float,
                  direction: Sequence[float]) -> None:
-        self.width, self.height = size[0] * _SMOOTH, size[1] * _SMOOTH
+        self.width, self.height = size[0] * _SCALE, size[1] * _SCALE
         self.middle, self.radius, self.floor = middle, radius, floor
         self.image = np.full((self.height, self.width, 3), _PAPER, dtype=np.uint8)
         distance = 3.4 * radius
@@ -136,10 +163,10 @@ class _Canvas:
         (a, b), _ = self.project(np.stack([start, end]))
         # Sixteenths of a pixel: the fixed-point coordinates OpenCV draws anti-aliased lines with.
         a, b = ((np.clip(p, -1e5, 1e5) * 16).round().astype(int).tolist() for p in (a, b))
-        cv2.line(self.image, a, b, color, max(1, round(width * _SMOOTH)), cv2.LINE_AA, shift=4)
+        cv2.line(self.image, a, b, color, max(1, round(width * _SCALE)), cv2.LINE_AA, shift=4)
 
     def ground(self) -> None:
-        """A grid below the lowest thing shown, with a round spacing."""
+        """Draw a grid below the lowest point and camera, with a round spacing."""
         step = 10.0 ** math.floor(math.log10(self.radius))
         step *= 1 if self.radius / step < 3 else 2
         floor = self.floor
@@ -150,8 +177,8 @@ class _Canvas:
         for i in range(low[1], high[1] + 1):
             self.line(np.array([low[0] * step, i * step, floor]), np.array([high[0] * step, i * step, floor]), _GRID, 1)
         text = f"grid {step:g}"
-        cv2.putText(self.image, text, (10 * _SMOOTH, self.height - 12 * _SMOOTH), cv2.FONT_HERSHEY_SIMPLEX,
-                    0.5 * _SMOOTH, (130, 130, 130), _SMOOTH, cv2.LINE_AA)
+        cv2.putText(self.image, text, (10 * _SCALE, self.height - 12 * _SCALE), cv2.FONT_HERSHEY_SIMPLEX,
+                    0.5 * _SCALE, (130, 130, 130), _SCALE, cv2.LINE_AA)
 
     def axes(self) -> None:
         for name, direction in zip("xyz", np.eye(3), strict=True):
@@ -161,13 +188,13 @@ class _Canvas:
 
     def points(self, points: np.ndarray, colors: np.ndarray | None) -> None:
         pixels, depth = self.project(points)
-        place = np.floor(pixels).astype(int)
-        inside = ((place >= 0) & (place < [self.width - 1, self.height - 1])).all(1)
+        pixel = np.floor(pixels).astype(int)
+        inside = ((pixel >= 0) & (pixel < [self.width - 1, self.height - 1])).all(1)
         order = np.flatnonzero(inside)[np.argsort(-depth[inside])]
         shade = colors if colors is not None else np.broadcast_to(np.array(_POINT, np.uint8), points.shape)
-        for dy in range(_SMOOTH):
-            for dx in range(_SMOOTH):
-                self.image[place[order, 1] + dy, place[order, 0] + dx] = shade[order]
+        for dy in range(_SCALE):
+            for dx in range(_SCALE):
+                self.image[pixel[order, 1] + dy, pixel[order, 0] + dx] = shade[order]
 
     def frustum(self, pose: np.ndarray, view: float, color: tuple[int, int, int], width: float) -> None:
         reach = 0.14 * self.radius
@@ -182,22 +209,22 @@ class _Canvas:
         self.line(corners[0], top, color, width)
         self.line(top, corners[1], color, width)
 
-    def label(self, place: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
-        (pixel,), _ = self.project(place[None])
+    def label(self, position: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
+        (pixel,), _ = self.project(position[None])
         x, y = (int(v) for v in np.clip(pixel, -1e5, 1e5))
-        cv2.putText(self.image, text, (x + 5 * _SMOOTH, y - 5 * _SMOOTH), cv2.FONT_HERSHEY_SIMPLEX, 0.5 * _SMOOTH,
-                    color, _SMOOTH, cv2.LINE_AA)
+        cv2.putText(self.image, text, (x + 5 * _SCALE, y - 5 * _SCALE), cv2.FONT_HERSHEY_SIMPLEX, 0.5 * _SCALE,
+                    color, _SCALE, cv2.LINE_AA)
 
     def finished(self) -> np.ndarray:
-        return cv2.resize(self.image, (self.width // _SMOOTH, self.height // _SMOOTH), interpolation=cv2.INTER_AREA)
+        return cv2.resize(self.image, (self.width // _SCALE, self.height // _SCALE), interpolation=cv2.INTER_AREA)
 
 
 def _sphere_around(centers: np.ndarray, points: np.ndarray | None) -> tuple[np.ndarray, float, float]:
     """Middle, radius and lowest height of the cameras, the bulk of the points and, where near, the origin."""
-    things = [centers]
+    groups = [centers]
     if points is not None and len(points):
-        things.append(np.percentile(points, [1, 99], axis=0))
-    corners = np.concatenate(things)
+        groups.append(np.percentile(points, [1, 99], axis=0))
+    corners = np.concatenate(groups)
     middle = (corners.min(0) + corners.max(0)) / 2
     spread = float(np.linalg.norm(np.ptp(corners, axis=0)))
     if np.linalg.norm(middle) < 2 * spread or len(centers) == 1:
@@ -207,7 +234,7 @@ def _sphere_around(centers: np.ndarray, points: np.ndarray | None) -> tuple[np.n
     return middle, radius, float(corners[:, 2].min()) - 0.15 * radius
 
 
-def _thin(points: np.ndarray, colors: np.ndarray | None, limit: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _subsample(points: np.ndarray, colors: np.ndarray | None, limit: int) -> tuple[np.ndarray, np.ndarray | None]:
     if len(points) <= limit:
         return points, colors
     chosen = np.random.default_rng(0).choice(len(points), limit, replace=False)
@@ -215,5 +242,5 @@ def _thin(points: np.ndarray, colors: np.ndarray | None, limit: int) -> tuple[np
 
 
 def _spectrum(share: float) -> tuple[int, int, int]:
-    """Blue over violet to red."""
+    """Color from blue (0) over violet to red (1)."""
     return round(40 + 190 * share), round(90 - 40 * share), round(220 - 170 * share)

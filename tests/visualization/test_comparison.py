@@ -9,17 +9,16 @@ import pytest
 from npcr.errors import NpcrError
 from npcr.io.frame_source import open_frames
 from npcr.io.images import write_image
-from npcr.visualization.captions import CAPTION_HEIGHT, GAP
+from npcr.visualization.captions import BACKGROUND, CAPTION_HEIGHT, GAP
 from npcr.visualization.comparison import (
-    BACKGROUND,
-    FRAME,
-    MARK,
+    FRAME_COLOR,
+    REGION_COLOR,
     Comparison,
-    check_alike,
+    composited_frames,
     difference,
     divider_at,
-    evenly,
-    pictures_of,
+    evenly_spaced,
+    match_sources,
     tiled,
     wipe,
     with_inset,
@@ -61,17 +60,17 @@ def test_an_inset_repeats_its_pixels_in_the_farthest_corner(corner: tuple[int, i
     x, y = corner
     shown = with_inset(picture, (x, y, 8, 6))  # three times larger: 24x18 pixels
     inset = (shown[-18:] if inset_at[0] else shown[:18])[:, slice(-24, None) if inset_at[1] else slice(24)]
-    assert (inset[0] == FRAME).all()
+    assert (inset[0] == FRAME_COLOR).all()
     assert np.array_equal(inset[4:-3:3, 4:-3:3], picture[y + 1:y + 5, x + 1:x + 7])
     assert np.array_equal(shown[y:y + 6, x:x + 8], picture[y:y + 6, x:x + 8])
-    assert tuple(shown[y - 1, x + 2]) == MARK
-    assert tuple(shown[y + 2, x - 1]) == MARK
+    assert tuple(shown[y - 1, x + 2]) == REGION_COLOR
+    assert tuple(shown[y + 2, x - 1]) == REGION_COLOR
 
 
-@pytest.mark.parametrize("part", [(50, 0, 12, 5), (0, 36, 5, 6), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 20, 5)])
-def test_a_part_that_cannot_be_magnified(part: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("region", [(50, 0, 12, 5), (0, 36, 5, 6), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 20, 5)])
+def test_a_region_that_cannot_be_magnified(region: tuple[int, int, int, int]) -> None:
     with pytest.raises(NpcrError, match=r"must lie within the pictures of 60x40 and measure at most 13x9"):
-        with_inset(flat(0), part)
+        with_inset(flat(0), region)
 
 
 def test_layouts() -> None:
@@ -92,7 +91,7 @@ def test_panels_of_three_inputs_are_taken_against_the_last() -> None:
     labels = [panel[:CAPTION_HEIGHT] for panel in panels]
     assert all((label > 150).any() for label in labels)  # something is written
     assert len({label.tobytes() for label in labels}) == len(labels)  # and not twice the same
-    assert comparison.picture([flat(10), flat(50), flat(90)], 0.5).shape == (40 + CAPTION_HEIGHT, 7 * 60 + 6 * GAP, 3)
+    assert tiled(panels, "row").shape == (40 + CAPTION_HEIGHT, 7 * 60 + 6 * GAP, 3)
 
 
 def write_folder(folder: Path, count: int, size: tuple[int, int] = (60, 40), channels: int = 3) -> Path:
@@ -108,19 +107,19 @@ def test_sources_must_be_alike_or_made_so(tmp_path: Path) -> None:
     one = open_frames(write_folder(tmp_path / "one", 3))
     two = open_frames(write_folder(tmp_path / "two", 2, (30, 20), 4))
     with pytest.raises(NpcrError, match=r"the sizes differ: .*one 60x40, .*two 30x20; --fit"):
-        check_alike([one, two], fit=False, trim=True)
+        match_sources([one, two], fit=False, trim=True)
     with pytest.raises(NpcrError, match=r"numbers of frames differ: .*one 3, .*two 2; --trim compares the first 2"):
-        check_alike([one, two], fit=True, trim=False)
-    alike = check_alike([one, two], fit=True, trim=True)
-    gray = list(pictures_of(alike, 30.0))
+        match_sources([one, two], fit=True, trim=False)
+    alike = match_sources([one, two], fit=True, trim=True)
+    gray = list(composited_frames(alike, 30.0))
     assert len(gray) == 2
     assert [picture.shape for picture in gray[0]] == [(40, 60, 3)] * 2
     assert [int(picture[5, 5, 0]) for picture in gray[0]] == [100, 30]
-    checkered = next(pictures_of(alike, "checker"))
+    checkered = next(composited_frames(alike, "checker"))
     assert set(np.unique(checkered[1])) == {204, 255}
 
 
-def test_evenly() -> None:
-    assert evenly(10, 4) == [0, 3, 6, 9]
-    assert evenly(2, 5) == [0, 1]
-    assert evenly(9, 1) == [0]
+def test_evenly_spaced() -> None:
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(2, 5) == [0, 1]
+    assert evenly_spaced(9, 1) == [0]
