@@ -1,25 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints survive kills, full disks and cut-off files; what is written is what is read."""
+"""Checkpoints are read as they were written, found by their epoch, and checked for damage."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import npcr.io.files
 from npcr.checkpoints import (
-    ModelCheckpoint,
     find_epoch,
     load_model,
     load_training_state,
@@ -29,34 +21,7 @@ from npcr.checkpoints import (
     save_training_state,
 )
 from npcr.errors import CheckpointError
-
-ROOT = Path(__file__).resolve().parents[2]
-POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and resource limits are POSIX")
-
-
-def make_model(epoch: int = 1, points: int = 10) -> ModelCheckpoint:
-    generator = torch.Generator().manual_seed(epoch)
-    return ModelCheckpoint(
-        epoch,
-        {"MODEL": {"LEGACY": False, "FEATURE_DIM": 4}, "INPUT": {"SIZE_TEST": [64, 48]}},
-        {
-            "default_feature": torch.randn(4, generator=generator),
-            "features.0": torch.randn(points, 4, generator=generator),
-            "network.norm1.num_batches_tracked": torch.tensor(7),
-        },
-        [torch.randn(points, 3, generator=generator)],
-        [torch.randint(0, 256, (points, 3), generator=generator, dtype=torch.uint8)],
-    )
-
-
-def assert_same(found: ModelCheckpoint, expected: ModelCheckpoint) -> None:
-    assert (found.epoch, found.config) == (expected.epoch, expected.config)
-    assert found.model.keys() == expected.model.keys()
-    pairs = [(found.model[name], expected.model[name]) for name in expected.model]
-    pairs += list(zip(found.points + found.colors, expected.points + expected.colors, strict=True))
-    for value, wanted in pairs:
-        assert value.dtype == wanted.dtype
-        assert torch.equal(value, wanted)
+from tests.checkpoints.small_checkpoints import assert_same, make_model
 
 
 def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -179,195 +144,6 @@ def test_names() -> None:
     assert model_path("o", 5) == Path("o/nr_model_5.pth")
     assert model_path("o", 5, refined=True) == Path("o/nr_model_5_refined.pth")
     assert optimizer_path("o", 5) == Path("o/nr_optimizer_5.pth")
-
-
-# --- interruptions while writing
-
-
-def child(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Python in a process of its own, with this file's helpers at hand."""
-    lines = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n" + textwrap.dedent(
-        code
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", lines, *map(str, arguments)],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def kill_once_ready(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    with process:
-        line = process.stdout.readline()
-        assert line == "ready\n", line + process.stdout.read()
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-
-
-STALLS = {
-    "half written": "def stall(content, file):\n"
-    "    file.write(b'PK\\x03\\x04 half'); file.flush(); wait()\n"
-    "torch.save = stall",
-    "not yet renamed": "os.replace = lambda source, target: wait()",
-}
-
-
-@POSIX
-@pytest.mark.parametrize("stall", STALLS.values(), ids=STALLS.keys())
-def test_kill_9_during_a_write_leaves_the_old_file(tmp_path: Path, stall: str) -> None:
-    path = model_path(tmp_path, 1)
-    save_model(path, make_model(points=500))
-    code = (
-        "import os, time, torch\nfrom npcr.checkpoints import save_model\n"
-        "from test_files import make_model\n"
-        "def wait(): print('ready', flush=True); time.sleep(600)\n"
-        f"{stall}\nsave_model(sys.argv[1], make_model(2))\n"
-    )
-    kill_once_ready(child(code, path))
-
-    assert_same(load_model(path), make_model(points=500))
-    assert len(list(tmp_path.iterdir())) == 2, "the killed process leaves its temporary file"
-    assert find_epoch(tmp_path) == 1
-    save_model(model_path(tmp_path, 3), make_model(3))
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["nr_model_1.pth", "nr_model_3.pth"]
-
-
-@POSIX
-def test_kill_9_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    path = model_path(tmp_path, 1)
-    kill_once_ready(
-        child(
-            """
-        from npcr.checkpoints import save_model
-        from test_files import make_model
-        models = [make_model(1, 20_000), make_model(2, 20_000)]
-        save_model(sys.argv[1], models[0])
-        print("ready", flush=True)
-        while True:
-            save_model(sys.argv[1], models[1])
-            save_model(sys.argv[1], models[0])
-        """,
-            path,
-        )
-    )
-    found = load_model(path)
-    assert_same(found, make_model(found.epoch, 20_000))
-
-
-@POSIX
-def test_a_temporary_file_in_use_is_left_alone(tmp_path: Path) -> None:
-    other = tmp_path / f".nr_model_1.pth.{os.getppid()}-0a1b2c3d.tmp.pth"
-    other.touch()
-    save_model(model_path(tmp_path, 1), make_model())
-    assert other.exists()
-
-
-class _FullDisk:
-    """A file on a disk with `room` bytes left."""
-
-    def __init__(self, path: Path, mode: str, room: int) -> None:
-        self.file, self.room = open(path, mode), room  # noqa: SIM115 (the wrapper closes it)
-
-    def __enter__(self) -> _FullDisk:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, data: bytes) -> int:
-        self.room -= len(data)
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-SAVES: dict[str, Callable[[Path, int], None]] = {
-    "model": lambda path, points: save_model(path, make_model(2, points)),
-    "training state": lambda path, points: save_training_state(path, {"a": torch.zeros(points, 7)}),
-}
-
-
-def assert_refused(path: Path, save: Callable[[Path, int], None], reason: int) -> None:
-    """A save of 10,000 points fails with `reason`; old file and folder are as before."""
-    before = {entry.name: entry.read_bytes() for entry in path.parent.iterdir()}
-    with pytest.raises(CheckpointError) as caught:
-        save(path, 10_000)
-    assert str(caught.value) == (
-        f"{path}: cannot be written: {os.strerror(reason)}; the file that was there before, "
-        "if any, is untouched"
-    )
-    assert {entry.name: entry.read_bytes() for entry in path.parent.iterdir()} == before
-
-
-@pytest.mark.parametrize("room", [0, 1000, 200_000])
-@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES.keys())
-def test_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[Path, int], None], room: int
-) -> None:
-    path = tmp_path / "nr_x_1.pth"
-    save(path, 5)
-    monkeypatch.setattr(
-        npcr.io.files, "open", lambda place, mode: _FullDisk(place, mode, room), raising=False
-    )
-    assert_refused(path, save, errno.ENOSPC)
-
-
-def test_full_disk_found_out_when_flushing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fsync(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    save_model(tmp_path / "m.pth", make_model())
-    monkeypatch.setattr(os, "fsync", fsync)
-    assert_refused(tmp_path / "m.pth", SAVES["model"], errno.ENOSPC)
-
-
-@POSIX
-def test_file_size_limit(tmp_path: Path) -> None:
-    process = child(
-        """
-        import errno, resource
-        from pathlib import Path
-        from test_files import SAVES, assert_refused, load_model, make_model, save_model, assert_same
-        path = Path(sys.argv[1]) / "nr_model_1.pth"
-        save_model(path, make_model())
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-        assert_refused(path, SAVES["model"], errno.EFBIG)
-        assert_same(load_model(path), make_model())
-        """,
-        tmp_path,
-    )
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 200 kB; needs the right to mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    try:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=200k", "none", place], capture_output=True, text=True
-        )
-    except OSError as error:
-        pytest.skip(f"no mount here: {error}")
-    if done.returncode:
-        pytest.skip(f"no right to mount: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_full_disk_for_real(tiny_disk: Path) -> None:
-    path = tiny_disk / "nr_model_1.pth"
-    save_model(path, make_model())
-    assert_refused(path, SAVES["model"], errno.ENOSPC)
-    assert_same(load_model(path), make_model())
 
 
 # --- damaged files
