@@ -7,11 +7,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 NATIVE := $(wildcard pcpr_ext/csrc/*)
 
-.PHONY: help setup test lint demo sanitize clean
+.PHONY: help setup test test-slow lint demo sanitize clean
 
 help:
 	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
-	@echo "make test      the tests"
+	@echo "make test      the tests, but for the slow ones"
+	@echo "make test-slow the slow tests: sanitizers, builds, other compilers, killed processes"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the virtual environment in .venv"
 	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"
@@ -31,7 +32,10 @@ endif
 	@touch $@
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(PY) -m pytest -m slow
 
 lint: $(READY)
 	$(PY) -m ruff check .

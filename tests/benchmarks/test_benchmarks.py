@@ -33,6 +33,7 @@ def test_frame_equals_the_plain_one(norm: str, tmp_path: Path) -> None:
     assert rows[-1]["error"] < 1e-3
 
 
+@pytest.mark.slow
 def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None:
     variants = ["plain", "ours", "half", "recompute", "both"]
     small = ["--points", "500", "--layers", "2", "--size", "32", "28", "--variants", *variants]

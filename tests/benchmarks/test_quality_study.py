@@ -163,6 +163,7 @@ def test_means_leave_out_what_was_not_measured() -> None:
 # Runs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flip_evaluator", reason="flip-evaluator is not installed")
     made = make_study(tmp_path, minutes=0.01)

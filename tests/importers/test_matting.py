@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def _trimaps(folder: Path) -> np.ndarray:
     return trimap
 
 
-@pytest.mark.skipif("NPCR_SLOW" not in os.environ, reason="pymatting's first import compiles for a minute: NPCR_SLOW=1")
+@pytest.mark.slow  # pymatting compiles for a minute when it is first imported
 def test_a_trimap_is_solved_for_alpha_and_color(tmp_path):
     pytest.importorskip("pymatting", reason="pymatting (npcr[matting]) is not installed")
     folder = write_transforms(tmp_path / "capture")

@@ -30,12 +30,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build.build_cpu(pcpr_ext.library_path("cpu", tmp_path_factory.mktemp("built") / "deep"), ["-Werror"])
 
 
+@pytest.mark.slow
 def test_cpu_library_builds_without_a_warning(built: Path) -> None:
     assert pcpr_ext.Library(built).why_not_ready() == ""
     assert list(built.parent.iterdir()) == [built]  # nothing left behind
 
 
 @needs_nvcc
+@pytest.mark.slow
 def test_cuda_library_builds_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One architecture here; the full list takes longer and is built by the installation.
     nvcc = build.cuda_compiler()
@@ -101,6 +103,7 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     assert build.main(["--folder", str(tmp_path / "libraries")]) == 1
 
 
+@pytest.mark.slow
 def test_a_library_of_another_version_is_refused(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcpr_ext, "library_path", lambda kind: built.with_name(f"_pcpr_{kind}.so"))
     built_with = pcpr_ext.ABI_VERSION
@@ -140,6 +143,7 @@ def test_structures_match_the_header() -> None:
     assert f"#define NPCR_ABI_VERSION {pcpr_ext.ABI_VERSION}\n" in header
 
 
+@pytest.mark.slow
 def test_kernels_report_what_they_refuse(built: Path) -> None:
     library = pcpr_ext.Library(built)
     with pytest.raises(pcpr_ext.KernelError, match="npcr_rasterize_scratch: a size is out of range"):

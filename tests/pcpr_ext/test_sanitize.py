@@ -15,6 +15,7 @@ from pcpr_ext.build import CPU_FLAGS, SOURCES, cpu_compiler
 FUZZ = Path(__file__).with_name("fuzz.cpp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sanitizers", "rounds"),
     # float-cast-overflow is not part of "undefined". Indirect functions run before the sanitizers' start-up,
@@ -25,6 +26,7 @@ def test_kernels_under_sanitizers(sanitizers: str, rounds: int, tmp_path: Path) 
     _fuzz(["-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-DNPCR_NO_TARGET_CLONES"], rounds, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [8, 4])
 def test_the_networks_kernels_as_older_processors_run_them(lanes: int, tmp_path: Path) -> None:
     _fuzz([f"-DNPCR_MOST_LANES={lanes}"], 40, tmp_path)

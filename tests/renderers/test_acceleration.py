@@ -30,6 +30,7 @@ from tests.scenes import orbit_cameras
 
 SIZE = (32, 24)
 FORMS = ["layered", "blended"]
+TRACED_FORMS = [pytest.param("layered", marks=pytest.mark.slow), "blended"]  # 13 million parameters take long to trace
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
                                     reason="torch.compile needs a C++ compiler")
@@ -69,7 +70,7 @@ def test_compiling_leaves_the_names_in_checkpoints_alone(form: str) -> None:
     assert [name for name, _ in compiled.named_modules()] == [name for name, _ in plain.named_modules()]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", TRACED_FORMS)
 def test_compiled_as_one_graph_for_all_frames(form: str) -> None:
     """Regions move from frame to frame; that must not compile anew."""
     net, run = network(form, "torch"), NetworkRunner()
@@ -96,6 +97,7 @@ def test_a_size_that_changes_is_compiled_twice_only() -> None:
     assert counter.frame_count == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_to_machine_code_equals_plain(caplog: pytest.LogCaptureFixture) -> None:
     """The residual U-Net only: the gated U-Net takes a minute to compile (benchmarks/options.py compares it)."""
@@ -110,7 +112,7 @@ def test_compiled_to_machine_code_equals_plain(caplog: pytest.LogCaptureFixture)
     assert (found.alpha - wanted.alpha).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", TRACED_FORMS)
 def test_gradients_of_the_compiled_network(form: str) -> None:
     net, run = network(form, "torch"), NetworkRunner()
     x = picture(net)
@@ -125,7 +127,7 @@ def test_gradients_of_the_compiled_network(form: str) -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", TRACED_FORMS)
 def test_the_compiled_network_with_half_activations(form: str) -> None:
     """SOLVER.HALF_ACTIVATIONS finds what a compiled network keeps for its gradients, too."""
     net, run = network(form), NetworkRunner()
@@ -156,6 +158,7 @@ def test_a_deep_copy_runs_its_own_weights() -> None:
         assert not torch.equal(renderer.run_network(x), before)
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_the_network_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: object) -> Callable[..., Any]:
         raise RuntimeError("no compiler anywhere")

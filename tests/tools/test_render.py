@@ -113,6 +113,7 @@ def test_what_is_wrong_is_told_in_one_line(render: Script, arguments: list[str],
     assert re.search(message, err, re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_video_that_plays(prepared: Path, tmp_path: Path) -> None:
     """As a terminal sends it: to every process of the group, the encoder too."""
     if not hasattr(os, "killpg"):
