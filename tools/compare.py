@@ -24,7 +24,6 @@ from npcr.io.images import write_image
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
 from npcr.visualization.captions import Pixels
-from npcr.visualization.captions import Pixels
 from npcr.visualization.comparison import (
     LAYOUTS,
     VIEWS,
