@@ -39,7 +39,7 @@ EXAMPLES = """examples:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, metavar="INPUT",
@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.size < 0 or not 0 <= args.plays <= 65535:
         parser.error("--size must be at least 0, --plays from 0 to 65535")
-    args.output = args.output or _beside(args.input)
+    args.output = args.output or _default_output(args.input)
     return args
 
 
@@ -71,41 +71,41 @@ def main() -> None:
     fps = args.fps or source.fps or settings.RENDER.FPS / args.step
     background = settings.BACKGROUND_GRAY if args.background is None else args.background
     with VideoWriter(args.output, fps, args.codec, args.plays) as video:
-        frames = _prepared(source, args.size, None if keeps_alpha(video.format, args) else background)
+        frames = _prepare(source, args.size, None if keeps_alpha(video.format, args) else background)
         count = len(source)
         if args.boomerang:
-            frames, count = _there_and_back(frames), max(1, 2 * count - 2)
+            frames, count = _play_back_and_forth(frames), max(1, 2 * count - 2)
         for pixels in tqdm(frames, total=count, desc=video.format.name, unit="frame"):
             video.write(pixels)
     print(f"{count} frames at {fps:g} a second: {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 
 
-def _beside(source: Path) -> Path:
+def _default_output(source: Path) -> Path:
     name = Path(os.path.abspath(source))
     return name.with_name(f"{name.name if source.is_dir() else name.stem}.gif")
 
 
 def keeps_alpha(video_format: VideoFormat, args: argparse.Namespace) -> bool:
-    """Whether alpha goes into the file: the format has it, and no background was asked for."""
+    """Return whether the output has alpha: the format can, and no background was given."""
     return video_format.alpha and args.background is None
 
 
-def _prepared(source: FrameSource, longest: int, background: float | str | None) -> Iterator[Pixels]:
-    """Resized frames, over the background unless it is None."""
+def _prepare(source: FrameSource, longest: int, background: float | str | None) -> Iterator[Pixels]:
+    """Yield resized frames, composited over the background unless it is None."""
     size = fit_size(source.size, longest) if longest else source.size
-    behind = checkerboard(size) if isinstance(background, str) else background
+    backdrop = checkerboard(size) if isinstance(background, str) else background
     for pixels in source:
         smaller = resized(pixels, size)
-        yield smaller if behind is None else over(smaller, behind)
+        yield smaller if backdrop is None else over(smaller, backdrop)
 
 
-def _there_and_back(frames: Iterator[Pixels]) -> Iterator[Pixels]:
-    """The frames, then those between the last and the first in reverse."""
-    seen = []
+def _play_back_and_forth(frames: Iterator[Pixels]) -> Iterator[Pixels]:
+    """Yield the frames, then those between the last and the first in reverse."""
+    kept = []
     for pixels in frames:
-        seen.append(pixels)
+        kept.append(pixels)
         yield pixels
-    yield from seen[-2:0:-1]
+    yield from kept[-2:0:-1]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def orbit(pose: np.ndarray, count: int, *, axis: ArrayLike = AXES["z"], center: 
         count: number of cameras, at least 1.
         axis: (3,) direction of the axis of rotation, of any length.
         center: (3,) point on the axis, world coordinates.
-        degrees: angle of the whole path, negative for clockwise. Multiples of 360 close on the first camera without
+        degrees: angle of the path, negative for clockwise. Multiples of 360 close on the first camera without
             repeating it; on any other arc the last camera is at `degrees`.
         elevation_wave: (amplitude in degrees, cycles) of a sine by which the camera rises and sinks about the center.
         dolly: factor on the distance to the center half way along the path; it changes smoothly from 1 and back,

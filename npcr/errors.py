@@ -23,8 +23,8 @@ class CheckpointError(NpcrError):
 
 
 class MissingExtraError(NpcrError):
-    """A feature needs an optional package; the message says which `pip install` brings it."""
+    """A feature needs an optional package; the message gives the `pip install` command."""
 
 
 class TrainingError(NpcrError):
-    """Training cannot go on (a loss that is not finite, for example)."""
+    """Training cannot continue (a loss is not finite, for example)."""

@@ -27,7 +27,7 @@ then:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     defaults = FuzzyOptions()
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make the scene and say where it is."""
+    """Make the scene and print where it is."""
     args = parse()
     options = FuzzyOptions(args.views, args.size, args.strands, args.points, args.path_views, args.seed)
     make_fuzzy_scene(args.destination, options, overwrite=args.overwrite,

@@ -47,7 +47,7 @@ PICTURES = (("views", int, "photographs"), ("holdout_every", int, "of which ever
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     defaults = HairOptions()
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} (default: the preset's)")
     for name, kind, text in PICTURES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(defaults, name), metavar="N",
-                            help=f"{text} (default: {_shown(getattr(defaults, name))})")
+                            help=f"{text} (default: {_format_default(getattr(defaults, name))})")
     parser.add_argument("--cloud-colors", choices=("renders", "none"), default=defaults.cloud_colors,
                         help="color each point as the training photographs see it (default: %(default)s)")
     parser.add_argument("--format", choices=("png", "jpg"), default=defaults.format,
@@ -80,12 +80,12 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def _shown(default: float | None) -> str:
+def _format_default(default: float | None) -> str:
     return "as --samples" if default is None else f"{default}"
 
 
 def main() -> None:
-    """Make the scene and say where it is."""
+    """Make the scene and print where it is."""
     args = parse()
     options = HairOptions(**{field.name: getattr(args, field.name) for field in fields(HairOptions)})
     make_hair_scene(args.destination, options, workers=args.workers, overwrite=args.overwrite, progress=_bar)

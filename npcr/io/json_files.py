@@ -12,7 +12,7 @@ from npcr.io.files import atomic_write
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file whole or not at all; null stands for numbers that are not finite, which JSON lacks.
+    """Write a JSON file, atomically; numbers that are not finite, which JSON lacks, become null.
 
     Args:
         path: the file; missing parent folders are made.

@@ -94,7 +94,7 @@ def test_frames_that_are_not_there(start: int, end: int | None, step: int, messa
         source.select(start, end, step)
 
 
-def test_what_is_no_source_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_source_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "text.gif").write_text("no animation")
     (tmp_path / "empty").mkdir()

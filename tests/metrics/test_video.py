@@ -130,13 +130,13 @@ def test_samples_of_squares_are_exact() -> None:
     assert torch.allclose(sample_bicubic(picture[None, None], places)[:, 0], wanted, atol=1e-5)
 
 
-def test_sharp_texture_that_moves_steadily_hardly_reads_as_flicker() -> None:
+def test_sharp_texture_that_moves_steadily_hardly_counts_as_flicker() -> None:
     depth = torch.full((1, 30, 40), 4.0)
     cameras = [camera(x) for x in (0.0, 0.021, 0.042)]  # a fifth of a pixel from frame to frame, as on a fine orbit
     points = [unproject(depth, one) for one in cameras]
     pictures = [0.5 + 0.3 * torch.sin(2 * math.pi / 0.4 * place[:, :1]).expand(-1, 3, -1, -1) for place in points]
     where = [find_correspondences(points[1].permute(0, 2, 3, 1), depth, cameras[other]) for other in (0, 2)]
-    bilinear = torch.sin(torch.tensor(2 * math.pi / 4)) * 0.2 * 0.3  # what it would read: a wave of four pixels
+    bilinear = torch.sin(torch.tensor(2 * math.pi / 4)) * 0.2 * 0.3  # of bilinear interpolation, wave of 4 pixels
     assert flicker(*pictures, *where).item() < 0.2 * bilinear
 
 
@@ -147,7 +147,7 @@ def test_a_mean_over_nothing_is_zero() -> None:
     assert masked_mean(values, torch.zeros_like(mask)).item() == 0
 
 
-def test_color_video_vdp_tells_flicker() -> None:
+def test_color_video_vdp_recognizes_flicker() -> None:
     pytest.importorskip("pycvvdp", reason="needs the extra cvvdp")
     still = np.full((6, 32, 32, 3), 100, np.uint8)
     still[:, 8:24, 8:24] = 180
@@ -158,7 +158,7 @@ def test_color_video_vdp_tells_flicker() -> None:
     assert 10 > color_video_vdp(slight, still, 30) > color_video_vdp(strong, still, 30) + 0.5
 
 
-def test_color_video_vdp_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_color_video_vdp_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def missing(name: str, *rest: object, **named: object) -> object:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray-traced scenes of hair: surfaces, grooms, rendering (extra `hair`), clouds."""
+"""Ray-traced scenes of hair: bodies, grooms, rendering with Mitsuba (extra `hair`), point clouds."""

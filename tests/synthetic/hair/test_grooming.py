@@ -35,7 +35,7 @@ def test_a_groom_follows_its_seed_and_stays_outside(preset):
     assert (SignedDistanceField(body.skin, 0.5)(strands.points) > -0.04).mean() > 0.99
 
 
-def test_options_do_what_they_say():
+def test_options_shape_the_strands():
     base = small("bob", curl=0.0, frizz=0.0)
     body = MADE_BODIES["head"]
     plain = grow_strands(body, base, 0)
@@ -97,7 +97,7 @@ def test_distance_of_a_sphere():
     np.testing.assert_allclose(np.linalg.norm(moved - [0.5, 0, 0], axis=1), 1.05, atol=0.02)
 
 
-def test_points_on_a_mesh_are_as_dense_as_told():
+def test_points_on_a_mesh_are_as_dense_as_weighted():
     square = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [3, 0, 0]])
     mesh = Mesh(square, np.array([[0, 1, 2, 3], [1, 4, 2, 2]]))  # a quad of area 1 and a triangle of area 1
     points, normals = sample_mesh(mesh, np.array([1.0, 3.0]), 4000, np.random.default_rng(0))

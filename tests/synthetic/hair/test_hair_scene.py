@@ -165,7 +165,7 @@ def test_a_stop_ends_the_processes_and_keeps_what_is_finished(tmp_path):
     assert not list((tmp_path / "x").rglob("*.tmp*"))
 
 
-def test_without_mitsuba_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_mitsuba_the_error_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mitsuba", None)
     with pytest.raises(NpcrError, match=r"pip install 'npcr\[hair\]'"):
         module.make_hair_scene(tmp_path / "x", OPTIONS)
