@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Training of a renderer on a scene's photographs: trainer, optimizer and schedules, log."""

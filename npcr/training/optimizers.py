@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer and its schedules, as functions of the configuration and the training's progress."""
+"""Optimizer, and schedules of learning rate and layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from npcr.renderers import Renderer
 
 
 def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -> torch.optim.Optimizer:
-    """Make the optimizer of the renderer's parameter groups.
+    """Make the optimizer that SOLVER.OPTIMIZER_NAME names.
 
     Args:
         cfg: the configuration; its SOLVER section names optimizer, rates and decays.

@@ -35,9 +35,9 @@ def config(scene: Path, output: Path, *options: str) -> CfgNode:
 
 
 class SmallNetwork(torch.nn.Module):
-    """Stands in for the U-Net where training around it is tested: a thousandth of the file to write."""
+    """Replaces the U-Net in tests of the training around it: its checkpoint is a thousandth of the size."""
 
-    def __init__(self, in_channels: int, norm: str) -> None:
+    def __init__(self, in_channels: int, norm: str, backend: str) -> None:
         super().__init__()
         self.first = torch.nn.Conv2d(in_channels, 16, 3, padding=1)
         self.last = torch.nn.Conv2d(16, 4, 3, padding=1)
@@ -214,7 +214,7 @@ def test_half_activations_change_the_gradients_and_not_the_first_loss(scene: Pat
     for half in ("False", "True"):
         trainer = Trainer(config(scene, tmp_path / half, "INPUT.LAYER_NUM", "2", "SOLVER.HALF_ACTIVATIONS", half), CPU)
         trainer.step(next(trainer._batches()))
-        results.append((trainer.result["losses"]["total"], [p.grad for p in trainer.renderer.parameters()]))
+        results.append((trainer.result.losses["total"], [p.grad for p in trainer.renderer.parameters()]))
     (loss, exact), (half_loss, close) = results
     assert half_loss == loss
     assert not all(torch.equal(a, b) for a, b in zip(exact, close, strict=True))
