@@ -17,7 +17,7 @@ from npcr.checkpoints import find_epoch, model_path
 from npcr.config import dump_config
 from npcr.errors import ConfigError
 from npcr.refine.run import RefineRun, state_path
-from npcr.refine.setup import make_run
+from npcr.refine.setup import build_run
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 
 EXAMPLES = """\
@@ -55,7 +55,7 @@ def main() -> None:
         intrinsics=intrinsics, frame=args.frame,
         checkpoint=args.checkpoint or model_path(cli.MODELS, find_epoch(cli.MODELS, cfg.LOAD_EPOCH)))
     destination = refined_path(inputs, args)
-    run = make_run(inputs, destination)
+    run = build_run(inputs, destination)
     try:
         best = run.run(args.resume)
     except KeyboardInterrupt:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refining: teach a model, on a camera path, to render by itself what blending would make of it.
+"""Refining as published: a model learns, on a camera path, to render by itself what blending would make of its frames.
 
-For frame i of the path (design, "Temporal"; weights [a, b, c, d] of WEIGHTS.REFINE_WEIGHTS):
-`target = a warp(previous blended) + b warp(previous raw)`, `blended = c raw + d target`, and the raw picture
-is drawn towards the target, which is held fixed. Gradients add up over the path, then the optimizer makes
-one step: a pass.
+For frame i of the path, with [a, b, c, d] of WEIGHTS.REFINE_WEIGHTS (docs/method.md, "Temporal"):
+`target = a warp(previous blended) + b warp(previous raw)` and `blended = c raw + d target`. The loss compares the raw
+image with the target, which is held fixed. Gradients add up over the path, then the optimizer makes one step: a pass.
 
-Default: pictures are premultiplied RGBA, warped by `npcr.temporal.reproject`. A legacy model is refined as
-published: its color sum (0-1, no background) with `reproject_legacy`.
+By default images are premultiplied RGBA, warped by `npcr.temporal.reproject`. A legacy model is refined as published:
+its color sum (0-1, no background) is warped by `reproject_legacy`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class RefineLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """What the refiner does besides walking; names as the configuration's keys."""
+    """Settings of the published scheme."""
 
     weights: tuple[float, float, float, float]  # WEIGHTS.REFINE_WEIGHTS
     color_threshold: float  # WEIGHTS.COLOR_THR
@@ -47,10 +46,21 @@ class RefineSettings:
 
 
 class PathRefiner:
-    """Refines `renderer`, a `LayeredRenderer`, on the path of `cameras`.
+    """Refines a model on a camera path, as published.
 
-    vgg may be None where `settings.perceptual` is 0. frame: which of the scene's clouds is shown. The model
-    stays in eval mode: it is refined as it will be rendered. Memory is that of one frame's graph.
+    The model stays in eval mode: it is refined as it will be rendered. Memory is that of one frame's graph.
+
+    Args:
+        renderer: the model.
+        cameras: the path, at least 2.
+        optimizer: of `npcr.training.optimizers.build_optimizer`.
+        vgg: on the renderer's device; None where `settings.perceptual` is 0.
+        settings: weights and tolerances.
+        frame: of the scene, from 0.
+
+    Raises:
+        TrainingError: the path is too short.
+        ValueError: vgg is missing.
     """
 
     def __init__(self, renderer: Renderer, cameras: Cameras, optimizer: torch.optim.Optimizer,
@@ -65,20 +75,28 @@ class PathRefiner:
         self.vgg = vgg
         self.settings = settings
         self.frame = frame
-        self.steps_per_pass = len(cameras) - 1  # frames walked; the optimizer steps once
+        self.steps_per_pass = len(cameras) - 1  # frames with a loss; the optimizer steps once
         self.whole_passes = True
         self._legacy = renderer.legacy
         self._device = renderer.device
 
     def run_pass(self, number: int = 1, first: int = 0) -> Iterator[RefineLoss]:
-        """Walk the path once, then step: yields the losses of its second to last frame, before the step.
+        """Go along the path once, then make an optimizer step.
 
-        The step is made when the iteration ends; one left early changes nothing, so there is no other `first`
-        than 0. Raises `TrainingError`
-        naming frame and pass (`number`) where a loss is not finite.
+        The step is made when the iteration ends; one that is left early changes nothing.
+
+        Args:
+            number: of the pass, for messages.
+            first: 0, for a pass cannot begin in its middle.
+
+        Yields:
+            The losses of the second to the last frame, before the step.
+
+        Raises:
+            TrainingError: a loss is not finite; the message names frame and pass.
         """
         if first:
-            raise ValueError(f"PathRefiner.run_pass: first is {first}; a pass is walked from its start")
+            raise ValueError(f"PathRefiner.run_pass: first is {first}; a pass begins at its start")
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             earlier = self._render(0)
@@ -107,12 +125,12 @@ class PathRefiner:
     def _target(self, current: RenderedFrame, earlier: RenderedFrame, blended: Tensor) -> Tensor:
         images, threshold = [blended, earlier.image], self.settings.color_threshold
         if self._legacy:
-            opinions = reproject_legacy(current, earlier, images, color_threshold=threshold)
+            warped = reproject_legacy(current, earlier, images, color_threshold=threshold)
         else:
-            opinions = reproject(current, earlier, images, color_threshold=threshold,
+            warped = reproject(current, earlier, images, color_threshold=threshold,
                                  depth_tolerance=self.settings.depth_tolerance)
-        of_blended, of_raw, *_ = self.settings.weights
-        return of_blended * opinions[0] + of_raw * opinions[1]
+        blended_weight, raw_weight, *_ = self.settings.weights
+        return blended_weight * warped[0] + raw_weight * warped[1]
 
     def _terms(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted feature and MSE terms; a term of weight 0 is not computed."""
@@ -125,6 +143,13 @@ class PathRefiner:
 
 
 def mean_loss(losses: list[RefineLoss]) -> RefineLoss:
-    """The mean over a pass's frames."""
+    """Average the losses of a pass.
+
+    Args:
+        losses: of its frames, at least one.
+
+    Returns:
+        Their mean.
+    """
     feature, mse, total = (sum(column) / len(losses) for column in zip(*losses, strict=True))
     return RefineLoss(feature, mse, total)

@@ -231,8 +231,8 @@ class RefineRun:
                     self.settings.passes)
 
     def _identity(self) -> dict[str, Any]:
-        """The run's settings, and a vector that distinguishes the unrefined model from others."""
-        return {**self.settings.identity, "model": self.source.model["default_feature"].tolist()}
+        """The run's settings, and a few numbers that distinguish the unrefined model from others."""
+        return {**self.settings.identity, "model": self.scheme.renderer.fingerprint(self.source.model)}
 
 
 def state_path(destination: Path) -> Path:

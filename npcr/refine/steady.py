@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refining a model so that it renders steadily without losing what the photographs taught it.
+"""The default refining: a model learns to render steadily without losing what it learned from the photographs.
 
 A step draws a short clip of neighboring frames (`npcr.refine.clips`) and adds up three gradients:
 
 - steadiness: the clip's frames, reprojected onto each other, should agree (`steady_loss`);
 - photometric: a training photograph, with the training loss, holds color and sharpness;
-- anchor: the rendering should stay near the unrefined model's. It is all that holds it without photographs.
+- anchor: the rendering should stay near the unrefined model's. Without photographs nothing else keeps it in place.
 
-Step k draws from (seed, k) alone: a run that was resumed meets what one that never stopped would.
+Step k draws from (seed, k) alone, so that a resumed run sees the same clips as one that never stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from npcr.rendering.frames import frame_from_output
 from npcr.temporal import RenderedFrame
 from npcr.training.optimizers import set_learning_rate
 
-WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are blind
+WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are uncertain
 
 
 class SteadyLoss(NamedTuple):
@@ -49,7 +49,7 @@ class SteadyLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class SteadySettings:
-    """How the steady refiner works; names as the keys of the configuration's REFINE section."""
+    """Settings of the steady refiner; names are those of the configuration's REFINE section."""
 
     passes: int
     steps: int  # optimizer steps of a pass
@@ -59,16 +59,16 @@ class SteadySettings:
     anchor: float
     depth_tolerance: float  # relative
     seed: int = 0
-    one_frame_at_a_time: bool = False  # keeps one frame's graph in memory; the step takes longer
-    half_activations: bool = False  # what gradients need of pictures is kept as float16; not with the one above
+    one_frame_at_a_time: bool = False  # keep the graph of one frame in memory; the step takes longer
+    half_activations: bool = False  # keep activations for gradients as float16; not for frames that are recomputed
 
 
 @dataclass(frozen=True)
-class Photographs:
-    """Training photographs to mix in: `draw` gives a random sample of the refined frame, `loss` judges it."""
+class PhotometricSource:
+    """Training photographs for the photometric term."""
 
-    draw: Callable[[np.random.Generator], Sample]
-    loss: RenderLoss
+    draw: Callable[[np.random.Generator], Sample]  # a random sample of the refined frame
+    loss: RenderLoss  # between rendering and sample
 
 
 def render_frame(renderer: Renderer, camera: Cameras, frame: int) -> RenderedFrame:
@@ -86,15 +86,21 @@ def render_frame(renderer: Renderer, camera: Cameras, frame: int) -> RenderedFra
 
 
 class SteadyRefiner:
-    """Refines `renderer`, a `LayeredRenderer`, in the views that `clips` draws.
+    """Refines a model in the views of random clips.
 
-    optimizer: of `npcr.training.optimizers.build_optimizer`. photographs may be None; the anchor alone then
-    holds the model. frame: which of the scene's clouds is shown. The model stays in eval mode: it is refined
-    as it will be rendered. Make it from the unrefined model: the anchor is a frozen copy.
+    The model stays in eval mode: it is refined as it will be rendered. The anchor is a frozen copy of it, made here.
+
+    Args:
+        renderer: the unrefined model.
+        clips: where clips are drawn from.
+        optimizer: of `npcr.training.optimizers.build_optimizer`.
+        settings: number of steps, learning rate and weights.
+        photographs: for the photometric term; None: it is left out, and the anchor alone keeps the model in place.
+        frame: of the scene, from 0.
     """
 
     def __init__(self, renderer: Renderer, clips: ClipSource, optimizer: torch.optim.Optimizer,
-                 settings: SteadySettings, *, photographs: Photographs | None = None, frame: int = 0) -> None:
+                 settings: SteadySettings, *, photographs: PhotometricSource | None = None, frame: int = 0) -> None:
         self.renderer = renderer.eval()
         self.clips = clips
         self.optimizer = optimizer
@@ -107,15 +113,23 @@ class SteadyRefiner:
         self._device = renderer.device
 
     def run_pass(self, number: int, first: int = 0) -> Iterator[SteadyLoss]:
-        """The steps of pass `number` (from 1), from step `first` (from 0) on; yields after each step.
+        """Make the steps of a pass.
 
-        Raises `TrainingError` naming step and pass where a loss is not finite; the step is then not made.
+        Args:
+            number: of the pass, from 1.
+            first: the step to begin at, from 0.
+
+        Yields:
+            The losses of each step, after it is made.
+
+        Raises:
+            TrainingError: a loss is not finite; the message names step and pass, and the step is not made.
         """
         for step in range(first, self.settings.steps):
             yield self._step((number - 1) * self.settings.steps + step)
 
     def _step(self, index: int) -> SteadyLoss:
-        """Optimizer step `index`, counted from 0 over all passes."""
+        """Make optimizer step `index`, counted from 0 over all passes."""
         rng = np.random.default_rng([self.settings.seed, index])
         set_learning_rate(self.optimizer, self._learning_rate(index))
         self.optimizer.zero_grad(set_to_none=True)
@@ -135,10 +149,10 @@ class SteadyRefiner:
         steadiness = self.settings.steadiness * steady_loss(frames, self.settings.depth_tolerance)
         anchor = steadiness.new_zeros(())
         if self._anchor is not None:
-            which = len(frames) // 2
+            middle = frames[len(frames) // 2]
             with torch.no_grad():
-                wanted = render_frame(self._anchor, frames[which].cameras, self.frame)
-            anchor = self.settings.anchor * anchor_loss(frames[which], wanted)
+                reference = render_frame(self._anchor, middle.cameras, self.frame)
+            anchor = self.settings.anchor * anchor_loss(middle, reference)
         return steadiness, anchor
 
     def _render(self, camera: Cameras) -> RenderedFrame:
@@ -147,7 +161,7 @@ class SteadyRefiner:
             return rendered
         return render_frame(self.renderer, camera, self.frame)
 
-    def _photometric_step(self, photographs: Photographs, rng: np.random.Generator, index: int) -> float:
+    def _photometric_step(self, photographs: PhotometricSource, rng: np.random.Generator, index: int) -> float:
         sample = photographs.draw(rng)
         with half_activations(self.settings.half_activations):
             output = self.renderer(sample.cameras, sample.frame)
@@ -158,7 +172,7 @@ class SteadyRefiner:
         return float(loss.item())
 
     def _learning_rate(self, index: int) -> float:
-        """Up over the first steps, then down a cosine to 0: what the last steps jitter about is a mean."""
+        """Linear warm-up times a cosine that falls to 0, so that the last steps settle."""
         share = index / (self.settings.passes * self.settings.steps)
         return self.settings.lr * min(1.0, (index + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 

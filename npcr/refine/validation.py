@@ -50,19 +50,19 @@ class RefineValidator:
         depth_tolerance: relative, of flicker; see `npcr.temporal.find_warp`.
         seed: of the clips, none of which a training step draws.
         frame: of the scene, from 0.
-        views: the photographs to compare with; None: PSNR is not measured.
-        jobs: (frame, camera) pairs, the views to compare.
+        dataset: the photographs to compare with; None: PSNR is not measured.
+        views: (frame, camera) pairs, from 0, to compare.
         batch: views rendered together.
     """
 
     def __init__(self, clips: ClipSource, *, depth_tolerance: float, seed: int, frame: int = 0,
-                 views: SceneDataset | None = None, jobs: Sequence[tuple[int, int]] = (), batch: int = 1) -> None:
+                 dataset: SceneDataset | None = None, views: Sequence[tuple[int, int]] = (), batch: int = 1) -> None:
         rng = np.random.default_rng([seed, 2**32 - 1])
         self._clips: list[Cameras] = [clips.draw(rng) for _ in range(CLIPS)]
         self._depth_tolerance = depth_tolerance
         self._frame = frame
-        self._views = views
-        self._jobs = list(jobs)
+        self._dataset = dataset
+        self._views = list(views)
         self._batch = batch
 
     def measure(self, renderer: Renderer) -> ValidationScores:
@@ -77,7 +77,7 @@ class RefineValidator:
 
     def _compare(self, renderer: Renderer, device: torch.device) -> tuple[float, float]:
         """PSNR over black and over white; NaN without photographs."""
-        if self._views is None or not self._jobs:
+        if self._dataset is None or not self._views:
             return math.nan, math.nan
         white: list[float] = []
 
@@ -85,6 +85,6 @@ class RefineValidator:
             rendered, target = pictures.rendered + 1 - pictures.alpha, pictures.target + 1 - pictures.target_alpha
             white.append(psnr(rendered.clamp(0, 1)[None], target.clamp(0, 1)[None]).item())
 
-        scores = evaluate_views(renderer, self._views, self._jobs, batch=self._batch, device=device,
+        scores = evaluate_views(renderer, self._dataset, self._views, batch=self._batch, device=device,
                                 on_view=over_white)
         return mean_scores(scores)["psnr"], sum(white) / len(white)

@@ -11,7 +11,7 @@ from npcr.config import load_config
 from npcr.data.samples import Sample
 from npcr.errors import TrainingError
 from npcr.refine.clips import PathClips
-from npcr.refine.steady import Photographs, SteadyRefiner, SteadySettings, render_frame
+from npcr.refine.steady import PhotometricSource, SteadyRefiner, SteadySettings, render_frame
 from npcr.renderers.losses import RenderLoss
 from npcr.training.optimizers import build_optimizer
 from tests.path_stub import SIZE, orbit
@@ -21,7 +21,7 @@ SETTINGS = SteadySettings(passes=4, steps=10, lr=0.01, steadiness=30.0, photomet
                           depth_tolerance=0.02)
 
 
-def make(renderer: Shimmer, photographs: Photographs | None = None, length: int = 2,
+def make(renderer: Shimmer, photographs: PhotometricSource | None = None, length: int = 2,
          **changes: object) -> SteadyRefiner:
     settings = SteadySettings(**{**SETTINGS.__dict__, **changes})  # type: ignore[arg-type]
     optimizer = build_optimizer(load_config(None, ["SOLVER.WEIGHT_DECAY", "0"]), renderer, lr=settings.lr)
@@ -32,7 +32,7 @@ def refine(refiner: SteadyRefiner) -> list[tuple[float, ...]]:
     return [tuple(loss) for number in range(1, refiner.settings.passes + 1) for loss in refiner.run_pass(number)]
 
 
-def bright_photographs(brightness: float) -> Photographs:
+def bright_photographs(brightness: float) -> PhotometricSource:
     """Photographs of the plane at another brightness."""
     painter = Shimmer()
     painter.brightness.data.fill_(brightness)
@@ -44,7 +44,7 @@ def bright_photographs(brightness: float) -> Photographs:
         target = torch.cat([output.color, output.alpha, torch.ones_like(output.alpha)], dim=1)[0].detach()
         return Sample("0/img", 0, 0, camera, target)
 
-    return Photographs(draw, RenderLoss(perceptual=0, mse=100, gradient=0, ssim=0, vgg=None))
+    return PhotometricSource(draw, RenderLoss(perceptual=0, mse=100, gradient=0, ssim=0, vgg=None))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
