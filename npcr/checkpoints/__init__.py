@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing trained models and what resuming needs; published checkpoints are read too.
+"""Reading and writing of trained models and of training states; published checkpoints are read too.
 
 Nothing here ever runs code from a file.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published NPCR checkpoints (`nr_model_{epoch}.pth`, one pickled module) to our format.
+"""Conversion of published NPCR checkpoints (`nr_model_{epoch}.pth`, one pickled module) to this project's format.
 
-Nothing from the file is run: `npcr.checkpoints.restricted_unpickler` describes what it holds, and the numbers are read
-here with their bounds checked. Both of torch's containers are known: the zip archive (torch 1.6 and later)
-and the stream before it. The published file holds no points; they come from the scene.
+Nothing from the file is run: `npcr.checkpoints.restricted_unpickler` describes the module, and tensors are read here
+with their bounds checked. Both of torch's containers are supported: the zip archive (torch 1.6 and later) and the older
+stream. The published file holds no points; they come from the scene.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # torch.save before 1.6 begins with this 
 STREAM_START = b"\x80\x02\x8a\n" + STREAM_MAGIC.to_bytes(10, "little")
 OWN_MODULES = ("modeling", "layers", "models_lpf")  # the published implementation's
 TORCH_MODULES = ("torch.nn.modules", "torch.nn.backends")  # the latter in files of torch before 1.4
-LONGEST_NAME = 200  # characters of a weight's dotted name; published ones have up to 60
+MAX_NAME_LENGTH = 200  # characters of a weight's dotted name; published ones have up to 60
 
-# Our names of the network's parts, and where the published module keeps their convolutions.
+# Names of the network's parts here, and in the published module.
 DOUBLE_CONVS = {
     "enter": "inc.conv", "alpha_enter": "inc2.conv",
     **{f"down{i}.conv": f"down{i}.mpconv.2" for i in (1, 2, 3, 4)},
@@ -46,7 +46,14 @@ Reader = Callable[[StorageRef], Tensor]  # the numbers of a storage, (numel,)
 
 
 def is_published(path: Path) -> bool:
-    """Whether the file is a pickled module of the published implementation (rather than plain data)."""
+    """Tell whether a file is a pickled module of the published implementation, rather than plain data.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True if so; False also for a damaged file.
+    """
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive, archive.open(_pickle_name(archive, str(path))) as stream:
@@ -62,12 +69,20 @@ def is_published(path: Path) -> bool:
 
 
 def read_published(path: str | Path, norm: str = "instance") -> ModelCheckpoint:
-    """A published checkpoint in our terms, with `MODEL.LEGACY` set and no points.
+    """Read a published checkpoint.
 
-    `norm`: "instance" keeps the norms' weights and biases, which is how the published method renders;
-    "batch" keeps the running statistics too. The epoch comes from the file's name, 0 without one. Raises
-    `CheckpointError` where the file is damaged, names anything else than tensors, containers and the
-    published classes, or lacks a part of the network.
+    Args:
+        path: the file; its name tells the epoch, 0 without one.
+        norm: "instance" keeps the norms' weights and biases, which is how the published method renders; "batch" keeps
+            the running statistics too.
+
+    Returns:
+        The model, with MODEL.LEGACY set and without points.
+
+    Raises:
+        CheckpointError: the file is damaged, names anything but tensors, containers and the published classes, or lacks
+            a part of the network.
+        ValueError: norm is something else.
     """
     if norm not in ("instance", "batch"):
         raise ValueError(f"read_published: norm is {norm!r}; allowed: instance, batch")
@@ -86,14 +101,14 @@ def read_published(path: str | Path, norm: str = "instance") -> ModelCheckpoint:
         raise CheckpointError(f"{path}: damaged archive ({error})") from None
 
 
-# --- torch's two containers: what the pickle holds, and a reader of its storages
+# --- torch's two containers: content of the pickle, and a reader of its storages
 
 
 def _open_zip(archive: zipfile.ZipFile, source: str) -> tuple[Any, Reader]:
     name = _pickle_name(archive, source)
     folder = name.removesuffix("data.pkl")
     with archive.open(name) as stream:
-        root = read_pickle(stream, source, _may_be_described).value
+        root = read_pickle(stream, source, _is_permitted).value
     order = f"{folder}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise CheckpointError(f"{source}: written on a big-endian machine; only little-endian files are read")
@@ -123,23 +138,23 @@ def _open_stream(stream: IO[bytes], source: str) -> tuple[Any, Reader]:
     if stream.read(len(STREAM_START)) != STREAM_START:
         raise CheckpointError(f"{source}: not a file that torch.save wrote")
     stream.seek(0)
-    _, _, system, root, keys = (read_pickle(stream, source, _may_be_described) for _ in range(5))
+    _, _, system, root, keys = (read_pickle(stream, source, _is_permitted) for _ in range(5))
     if not isinstance(system.value, dict) or not system.value.get("little_endian"):
         raise CheckpointError(f"{source}: written on a big-endian machine; only little-endian files are read")
     if not isinstance(keys.value, list) or set(map(str, keys.value)) != set(root.storages):
         raise CheckpointError(f"{source}: damaged (the list of storages does not match the tensors)")
-    places: dict[str, int] = {}  # where a storage's numbers begin, after their count in 8 bytes
+    offsets: dict[str, int] = {}  # of each storage's numbers in the file, which follow their count in 8 bytes
     for key in keys.value:
         storage = root.storages[key]
         numel = int.from_bytes(stream.read(8), "little")
         if numel != storage.numel:
             raise CheckpointError(f"{source}: truncated or damaged (storage {key} has {numel} numbers; it "
                                   f"needs {storage.numel})")
-        places[key] = stream.tell()
+        offsets[key] = stream.tell()
         stream.seek(numel * storage.dtype.itemsize, os.SEEK_CUR)
 
     def read(storage: StorageRef) -> Tensor:
-        stream.seek(places[storage.key])
+        stream.seek(offsets[storage.key])
         return _numbers(stream.read(storage.numel * storage.dtype.itemsize), storage, source)
 
     return root.value, read
@@ -157,11 +172,11 @@ def _within(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def _may_be_described(module: str) -> bool:
+def _is_permitted(module: str) -> bool:
     return _within(module, OWN_MODULES + TORCH_MODULES)
 
 
-# --- from the published module to ours
+# --- from the published module to this project's
 
 
 def _convert(root: Any, read: Reader, path: Path, norm: str) -> ModelCheckpoint:
@@ -170,10 +185,10 @@ def _convert(root: Any, read: Reader, path: Path, norm: str) -> ModelCheckpoint:
         raise CheckpointError(f"{source}: holds no model of the published implementation")
     found = _flatten(root, source)
     frames = sum(name.startswith("pcpr_parameters.p_parameters.") for name in found)
-    names = dict(_renamed(norm, frames))
+    names = dict(_weight_names(norm, frames))
     _check_names(names, found, source)
     weights = {ours: _tensor(found[theirs], read) for ours, theirs in names.items()}
-    # Published: channels first, (C, 1) and (C, N). Ours: one point's vector is one cache line.
+    # Published: channels first, (C, 1) and (C, N). Here a point's features are adjacent in memory.
     weights["default_feature"] = weights["default_feature"].reshape(-1)
     for frame in range(frames):
         weights[f"features.{frame}"] = weights[f"features.{frame}"].t().contiguous()
@@ -188,8 +203,8 @@ def _flatten(root: PickledObject, source: str) -> dict[str, TensorRef]:
     pending, seen = [("", root)], {root}
     while pending:
         prefix, module = pending.pop()
-        if len(prefix) > LONGEST_NAME:
-            raise CheckpointError(f"{source}: refused: a weight's name exceeds {LONGEST_NAME} characters")
+        if len(prefix) > MAX_NAME_LENGTH:
+            raise CheckpointError(f"{source}: refused: a weight's name exceeds {MAX_NAME_LENGTH} characters")
         for name, value in [*_entries(module, "_parameters"), *_entries(module, "_buffers")]:
             if isinstance(value, TensorRef):
                 found[f"{prefix}{name}"] = value
@@ -205,8 +220,8 @@ def _entries(module: PickledObject, part: str) -> list[tuple[str, Any]]:
     return [(str(name), value) for name, value in values.items()] if isinstance(values, dict) else []
 
 
-def _renamed(norm: str, frames: int) -> Iterator[tuple[str, str]]:
-    """Pairs of our weights' names and the published ones."""
+def _weight_names(norm: str, frames: int) -> Iterator[tuple[str, str]]:
+    """Pairs of a weight's name here and in the published module."""
     yield "default_feature", "pcpr_parameters.default_features"
     for frame in range(frames):
         yield f"features.{frame}", f"pcpr_parameters.p_parameters.{frame}"
@@ -222,7 +237,7 @@ def _renamed(norm: str, frames: int) -> Iterator[tuple[str, str]]:
 
 
 def _check_names(names: dict[str, str], found: dict[str, TensorRef], source: str) -> None:
-    """Every weight must have its place, and every place its weight."""
+    """Check that the weights are those of the network; running statistics and blur filters may be there besides."""
     missing = [theirs for theirs in names.values() if theirs not in found]
     if missing:
         raise CheckpointError(f"{source}: not a published model: it lacks {missing[0]}"
@@ -237,7 +252,7 @@ def _check_names(names: dict[str, str], found: dict[str, TensorRef], source: str
 
 
 def _tensor(ref: TensorRef, read: Reader) -> Tensor:
-    """The tensor described; its bounds were checked with the description."""
+    """Read the described tensor, whose bounds `read_pickle` has checked."""
     return torch.as_strided(read(ref.storage), ref.size, ref.stride, ref.offset).clone().contiguous()
 
 
@@ -247,7 +262,7 @@ def _epoch(path: Path) -> int:
 
 
 def _config(root: PickledObject, norm: str, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The configuration keys that the published module tells."""
+    """The configuration as far as the published module determines it."""
     render = dict(_entries(root, "_modules")).get("render")
     attributes = render.state if isinstance(render, PickledObject) else {}
     layers, gap = attributes.get("layer_num"), attributes.get("depth_thr")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a pickle of tensors, containers and objects without running anything from it.
+"""Reading of a pickle of tensors, containers and objects without running anything from it.
 
-Python's own unpickler calls whatever a file names. This one walks the opcodes that `torch.save` writes
-(`pickletools` lists them all) and builds plain values only: numbers, text, containers, descriptions of
-tensors (`TensorRef`), and for an object of a permitted class a `PickledObject` that holds its recorded state. No
-class is imported and no function of the file's choosing is called; everything else is refused by name.
-Nothing is copied or hashed that could make a small file need much memory or time.
+Python's own unpickler calls whatever a file names. This one interprets the opcodes that `torch.save` writes
+(`pickletools` lists them all) and builds plain values only: numbers, text, containers, descriptions of tensors
+(`TensorRef`), and for an object of a permitted class a `PickledObject` that holds its recorded state. No class is
+imported and no function of the file's choosing is called; everything else is refused by name. Nothing is copied or
+hashed that could make a small file need much memory or time.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ STORAGE_TYPES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-MOST_AXES = 8  # of a tensor; the network's have four
-MOST_COPIED = 64  # entries of a container that is built from another; a module has fewer children
+MAX_AXES = 8  # of a tensor; the network's have four
+MAX_COPIED = 64  # entries of a container that is built from another; a module has fewer children
 
-KEYS = (str, bytes, int, float, type(None))  # what may be hashed; nested tuples could take for ever
+KEY_TYPES = (str, bytes, int, float, type(None))  # hashing nested tuples could take forever
 
 
 @dataclass(frozen=True)
 class Global:
-    """The name of a class or function in the file; only ever a name."""
+    """The name of a class or function that the file refers to; it is never looked up."""
 
     module: str
     name: str
@@ -45,7 +45,7 @@ class Global:
 
 @dataclass(eq=False)
 class PickledObject:
-    """Takes the place of an object of a permitted class: what it was, and the state it was given."""
+    """The description of an object of a permitted class: its class and its recorded state."""
 
     kind: Global
     state: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class PickledObject:
 
 @dataclass(frozen=True)
 class StorageRef:
-    """A block of `numel` numbers that lies elsewhere in the file under `key`."""
+    """A block of `numel` numbers, stored elsewhere in the file under `key`."""
 
     key: str
     dtype: torch.dtype
@@ -62,7 +62,7 @@ class StorageRef:
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A tensor described, not read: `size` and `stride` in a storage from `offset` on, all in numbers."""
+    """The description of a tensor in a storage; offset and strides count numbers, not bytes."""
 
     storage: StorageRef
     offset: int
@@ -71,7 +71,7 @@ class TensorRef:
 
 
 class _Mark:
-    """The sentinel that pickle puts on its stack to say where a list of items begins."""
+    """The sentinel on the stack where a list of items begins."""
 
 
 _MARK = _Mark()
@@ -90,35 +90,53 @@ _PLAIN_GLOBALS = {
 
 
 class PickleContent(NamedTuple):
-    """What a pickle holds, and every storage it refers to by its key."""
+    """The content of a pickle."""
 
     value: Any
-    storages: dict[str, StorageRef]
+    storages: dict[str, StorageRef]  # by key, all that it refers to
 
 
-def read_pickle(stream: IO[bytes], source: str, stands_in: Callable[[str], bool]) -> PickleContent:
-    """The content of the pickle at `stream`'s position, which is left behind it.
+def read_pickle(stream: IO[bytes], source: str, is_permitted: Callable[[str], bool]) -> PickleContent:
+    """Read one pickle without running anything from it.
 
-    `stands_in(module)` says whether classes of that module may be represented by a `PickledObject`. Raises
-    `CheckpointError`, beginning with `source`, for anything else the file names or does.
+    Args:
+        stream: at the pickle's start; it is left at its end.
+        source: what messages begin with.
+        is_permitted: whether objects of classes of a module, by its name, may be described by a `PickledObject`.
+
+    Returns:
+        The content.
+
+    Raises:
+        CheckpointError: the pickle is damaged, or names or does anything else.
     """
-    reader = _Reader(source, stands_in)
+    reader = _Reader(source, is_permitted)
     return PickleContent(reader.read(stream), reader.storages)
 
 
 def named_modules(stream: IO[bytes]) -> Iterator[str]:
-    """Modules that the pickle at `stream` names, found without building anything; ValueError when damaged."""
+    """Find the modules that a pickle names, without building anything.
+
+    Args:
+        stream: at the pickle's start.
+
+    Yields:
+        Names of modules.
+
+    Raises:
+        ValueError: the pickle is damaged.
+    """
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name == "GLOBAL":
             yield str(argument).split(" ")[0]
 
 
 class _Reader:
-    """One pickle being read: pickle's stack machine, restricted."""
+    """Pickle's stack machine, restricted to harmless opcodes; reads one pickle."""
 
-    def __init__(self, source: str, stands_in: Callable[[str], bool]) -> None:
+    def __init__(self, source: str, is_permitted: Callable[[str], bool]) -> None:
         self.source = source
-        self.stands_in = stands_in
+        self.is_permitted = is_permitted
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, StorageRef] = {}
@@ -148,7 +166,7 @@ class _Reader:
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = self._top()
         elif name in ("BINGET", "LONG_BINGET"):
-            self.stack.append(self._remembered(argument))
+            self.stack.append(self._recall(argument))
         elif name == "TUPLE":
             self.stack.append(tuple(self._items()))
         elif name in _TUPLES:
@@ -171,7 +189,7 @@ class _Reader:
             self.stack.append(self._reduce(function, arguments))
         elif name == "NEWOBJ":
             kind, _ = self._pop_many(2)
-            self.stack.append(self._stand_in(kind))
+            self.stack.append(self._object(kind))
         elif name == "BUILD":
             self._build(self._pop())
         elif name == "BINPERSID":
@@ -196,7 +214,7 @@ class _Reader:
         self.stack.append(value)
         return value
 
-    def _remembered(self, number: int) -> Any:
+    def _recall(self, number: int) -> Any:
         if number not in self.memo:
             raise ValueError("a reference to nothing")
         return self.memo[number]
@@ -217,7 +235,7 @@ class _Reader:
     # --- values
 
     def _keys(self, values: list[Any]) -> list[Any]:
-        if not all(isinstance(value, KEYS) for value in values):
+        if not all(isinstance(value, KEY_TYPES) for value in values):
             raise ValueError("a key that is neither text nor a number")
         return values
 
@@ -229,21 +247,21 @@ class _Reader:
             raise ValueError("a class whose name is no text")
         named = Global(module, name)
         is_storage = module in ("torch", "torch.cuda") and name in STORAGE_TYPES
-        if not (named in _PLAIN_GLOBALS or is_storage or self.stands_in(module)):
+        if not (named in _PLAIN_GLOBALS or is_storage or self.is_permitted(module)):
             raise CheckpointError(f"{self.source}: refused: the file names {str(named)[:100]}, which is "
                                   "no tensor, container, or part of the published network; nothing was run")
         return named
 
-    def _stand_in(self, kind: Any) -> PickledObject:
-        if not isinstance(kind, Global) or not self.stands_in(kind.module):
+    def _object(self, kind: Any) -> PickledObject:
+        if not isinstance(kind, Global) or not self.is_permitted(kind.module):
             raise ValueError("an object whose class is not part of the network")
         return PickledObject(kind)
 
     def _reduce(self, function: Any, arguments: Any) -> Any:
-        """What calling `function` would give, for the few whose meaning is known; else a `PickledObject`."""
+        """The result of a call, of the few functions that are known; of a permitted class a `PickledObject`."""
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
-        if self.stands_in(function.module):
+        if self.is_permitted(function.module):
             return PickledObject(function)
         if function.name == "_rebuild_tensor_v2":
             return _tensor(*arguments[:4])
@@ -261,8 +279,8 @@ class _Reader:
     def _copied(self, arguments: tuple[Any, ...]) -> list[Any]:
         """The entries of the one container that `arguments` holds, if any."""
         values = arguments[0] if arguments else ()
-        if not isinstance(values, (list, tuple)) or len(values) > MOST_COPIED:
-            raise ValueError(f"a container made of something else than at most {MOST_COPIED} entries")
+        if not isinstance(values, (list, tuple)) or len(values) > MAX_COPIED:
+            raise ValueError(f"a container made of something else than at most {MAX_COPIED} entries")
         return list(values)
 
     def _parameter(self, value: Any = None) -> TensorRef:
@@ -280,7 +298,7 @@ class _Reader:
         target.state = state
 
     def _persistent(self, record: Any) -> Any:
-        """torch's references out of the pickle: storages, and before 1.6 classes with their source text."""
+        """Resolve torch's references to data outside the pickle: storages, and before 1.6 classes with their source."""
         if isinstance(record, tuple) and len(record) == 4 and record[0] == "module":
             return record[1]
         if not isinstance(record, tuple) or len(record) not in (5, 6) or record[0] != "storage":
@@ -303,11 +321,11 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(storage: Any = None, offset: Any = None, size: Any = None, stride: Any = None) -> TensorRef:
-    """A tensor that provably lies within its storage and is no larger than it; ValueError otherwise."""
+    """Describe a tensor; ValueError unless it lies within its storage and is no larger."""
     if not isinstance(storage, StorageRef) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError("a tensor without storage or shape")
     if not all(_is_count(number) for number in (offset, *size, *stride)) or len(size) != len(stride) \
-            or len(size) > MOST_AXES:
+            or len(size) > MAX_AXES:
         raise ValueError("a tensor whose shape makes no sense")
     numel, last = 1, offset
     for length, step in zip(size, stride, strict=True):
