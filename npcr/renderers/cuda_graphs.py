@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A computation captured once as a CUDA graph and replayed: one launch a frame in place of hundreds.
+"""CUDA graphs: a computation is captured once and replayed, with one launch a frame in place of hundreds.
 
 All but `capture_on_gpu` is plain torch, so that it can be tested with another capture where there is no GPU.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# What a capture gives: the memory that the result lies in, and what computes it there anew.
+# The memory of the result, and a function that computes it there anew.
 Captured = tuple[Tensor, Callable[[], None]]
 Capture = Callable[[Callable[[], Tensor], torch.device], Captured]
 
@@ -19,7 +19,15 @@ _WARM_UP = 3  # runs before the capture, in which cuDNN, torch.compile and the a
 
 
 def capture_on_gpu(run: Callable[[], Tensor], device: torch.device) -> Captured:
-    """`run`, which must only read tensors that stay where they are, as a CUDA graph."""
+    """Capture a computation as a CUDA graph.
+
+    Args:
+        run: the computation; every tensor that it reads must stay at its address.
+        device: a CUDA device.
+
+    Returns:
+        The result's memory, and a function that replays the graph.
+    """
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -35,11 +43,14 @@ def capture_on_gpu(run: Callable[[], Tensor], device: torch.device) -> Captured:
 
 
 class GraphReplay:
-    """`replay(run, x, weights)` equals `run(x)`; `run` itself is called only when there is something new to capture.
+    """Computes `run(x)` by replaying its capture: `GraphReplay()(run, x, weights)`; without gradients only.
 
-    That is when x has another size, type or device than before, or a weight another address. Weights that changed
-    where they are, as by an optimizer's step or by loading a checkpoint, are seen without. The latest capture is
-    kept, no other: a path has one size. Without gradients only.
+    It captures anew when x has another shape, dtype or device than before, or a weight another address. Weights that
+    were changed in place, by an optimizer's step or by loading a checkpoint, need no new capture. Only the latest
+    capture is kept, since all frames of a path have one size.
+
+    Args:
+        capture: replaceable, so that tests need no GPU.
     """
 
     def __init__(self, capture: Capture = capture_on_gpu) -> None:

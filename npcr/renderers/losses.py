@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses (design: Losses): perceptual, squared error, gradient magnitude, SSIM."""
+"""Training losses (docs/method.md, "Losses"): perceptual, squared error, L1, gradient magnitude, SSIM."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ _VGG_CONVS = ((0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128))
 
 
 class VggFeatures(nn.Module):
-    """Activations relu1_2 and relu2_2 of ImageNet VGG-19, frozen (Johnson et al. 2016's perceptual loss).
+    """Frozen activations relu1_2 and relu2_2 of VGG-19, for the perceptual loss.
 
-    checkpoint: a .safetensors or .pth file under torchvision's key names (`features.0.weight` …); empty lets
-    torchvision download its own. legacy leaves out ImageNet's mean and standard deviation. Raises
-    `ConfigError` saying what to do where the weights cannot be had.
+    The network is that of Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition"
+    (2015), trained on ImageNet; the loss that of Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
+    Super-Resolution" (2016).
+
+    Args:
+        checkpoint: a .safetensors or .pth file under torchvision's key names (`features.0.weight` …); empty:
+            torchvision downloads its own.
+        legacy: do not normalize by ImageNet's mean and standard deviation.
+
+    Raises:
+        ConfigError: the weights cannot be read or downloaded; the message says what to do.
     """
 
     def __init__(self, checkpoint: str = "", legacy: bool = False) -> None:
@@ -48,7 +56,14 @@ class VggFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """rgb (B, 3, H, W), about [0, 1] -> (B, 64, H, W) and (B, 128, H/2, W/2)."""
+        """Compute both activations.
+
+        Args:
+            rgb: (B, 3, H, W), about 0 to 1.
+
+        Returns:
+            (B, 64, H, W) and (B, 128, H/2, W/2).
+        """
         x = rgb if self.legacy else (rgb - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
         relu1_2 = F.relu(self.convs["2"](F.relu(self.convs["0"](x))))
@@ -57,10 +72,18 @@ class VggFeatures(nn.Module):
         return relu1_2, relu2_2
 
     def distance(self, image: Tensor, target: Tensor) -> Tensor:
-        """Mean over both activations of their mean squared differences; (B, 3, H, W) each."""
+        """Compute the mean squared difference of activations, averaged over both.
+
+        Args:
+            image: (B, 3, H, W), about 0 to 1.
+            target: the same shape; gets no gradient.
+
+        Returns:
+            A scalar.
+        """
         with torch.no_grad():
-            wanted = self(target)
-        return torch.stack([F.mse_loss(a, b) for a, b in zip(self(image), wanted, strict=True)]).mean()
+            target_features = self(target)
+        return torch.stack([F.mse_loss(a, b) for a, b in zip(self(image), target_features, strict=True)]).mean()
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -94,25 +117,41 @@ def _download_weights() -> dict[str, Tensor]:
 def _take(weights: dict[str, Tensor], key: str, shape: torch.Size, checkpoint: str) -> Tensor:
     found = weights.get(key) if isinstance(weights, dict) else None
     if found is None or found.shape != shape:
-        what = "missing" if found is None else f"{tuple(found.shape)}"
-        raise ConfigError(f"PERCEPTUAL.CHECKPOINT: {checkpoint}: {key} is {what}; VGG-19's is {tuple(shape)}")
+        problem = "missing" if found is None else f"{tuple(found.shape)}"
+        raise ConfigError(f"PERCEPTUAL.CHECKPOINT: {checkpoint}: {key} is {problem}; VGG-19's is {tuple(shape)}")
     return found
 
 
 def gradient_magnitude(image: Tensor) -> Tensor:
-    """(B, C, H, W) magnitude of the central differences, half a pixel's unit each; zeros beyond the border."""
+    """Compute the magnitude of an image's gradient by central differences.
+
+    Args:
+        image: (B, C, H, W); counts as 0 beyond the border.
+
+    Returns:
+        (B, C, H, W), differences per pixel.
+    """
     padded = F.pad(image, (1, 1, 1, 1))
     horizontal = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     vertical = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    # The small term keeps the square root's gradient finite on flat ground.
+    # The small term keeps the square root's gradient finite where the image is constant.
     return torch.sqrt(horizontal**2 + vertical**2 + 1e-12)
 
 
 class RenderLoss(nn.Module):
-    """The weighted sum of the terms between a rendered picture and its target.
+    """The weighted sum of several losses between a rendered image and its target (docs/method.md, "Losses").
 
-    Weights are those of the configuration's LOSS section. `vgg` may be None only when `perceptual` is 0.
-    everywhere: colors count in the whole region of interest, also where neither points nor matte are.
+    Args:
+        perceptual: weight of the distance of VGG features.
+        mse: weight of the mean squared error.
+        gradient: weight of the mean squared error of gradient magnitudes.
+        ssim: weight of 1 - SSIM.
+        vgg: for the perceptual term; None only where its weight is 0.
+        l1: weight of the mean absolute error.
+        everywhere: compare colors in the whole region of interest; else only where layer 0 or the matte is there too.
+
+    Raises:
+        ValueError: vgg is missing.
     """
 
     def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
@@ -125,15 +164,20 @@ class RenderLoss(nn.Module):
         self.everywhere = everywhere
 
     def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Scalars `total` and each term, unweighted.
+        """Compute the loss.
 
-        rgb (B, 3, H, W), alpha (B, 1, H, W), depth (B, H, W) of layer 0 (0 where empty), and target
-        (B, 5, H, W): color, alpha, region of interest. Colors count where the region of interest meets
-        the object (points or matte) unless `everywhere`, alpha in the whole region of interest.
+        Args:
+            rgb: (B, 3, H, W), rendered.
+            alpha: (B, 1, H, W), rendered.
+            depth: (B, H, W) of layer 0, 0 where empty.
+            target: (B, 5, H, W): color, alpha, region of interest.
+
+        Returns:
+            Scalars: `total`, and by their names the terms, without their weights.
         """
         target_rgb, target_alpha, roi = target.split([3, 1, 1], dim=1)
-        seen = roi if self.everywhere else roi * ((depth[:, None] + target_alpha) > 0)
-        rgb, target_rgb, alpha = rgb * seen, target_rgb * seen, alpha * roi
+        mask = roi if self.everywhere else roi * ((depth[:, None] + target_alpha) > 0)
+        rgb, target_rgb, alpha = rgb * mask, target_rgb * mask, alpha * roi
         both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
         terms = {"mse": F.mse_loss(both, target_both)}
         if self.weights["l1"]:
@@ -150,6 +194,6 @@ class RenderLoss(nn.Module):
         return {"total": total, **terms}
 
     def _if_weighted(self, name: str, term: Callable[[], Tensor]) -> Tensor:
-        """`term()`, without a graph where its weight is 0 and it is only logged."""
+        """Evaluate `term`, without a graph where its weight is 0 and it is only logged."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] > 0):
             return term()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A light U-Net that finishes a composited picture: it adds to it what splats cannot show."""
+"""A light U-Net whose output is added to a composited image, for detail that splats cannot represent."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEVELS = 3  # halvings
-WIDEST = 8  # times the width at full resolution
+MAX_WIDENING = 8  # channels at most, relative to full resolution
 
 
 class ResidualUNet(nn.Module):
-    """(B, in_channels, H, W) to (B, out_channels, H, W), 0 everywhere before training; H and W at least 24.
+    """A U-Net of 3x3 convolutions with ReLU, whose output is 0 everywhere before training.
 
-    Plain 3x3 convolutions with ReLU, `width` channels at full resolution and twice as many after each halving;
-    halving by 2x2 means and bilinear doubling, neither of which jumps when the picture shifts by a pixel.
+    Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation" (2015). Images are halved by
+    2x2 means and doubled bilinearly: neither changes abruptly when the image shifts by a pixel.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        width: channels at full resolution; there are twice as many after each halving.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
         super().__init__()
         self.in_channels = in_channels
-        widths = [width * min(2**level, WIDEST) for level in range(LEVELS + 1)]
+        widths = [width * min(2**level, MAX_WIDENING) for level in range(LEVELS + 1)]
         self.enter = _double_conv(in_channels, widths[0])
         self.down = nn.ModuleList(_double_conv(a, b) for a, b in pairwise(widths))
         self.up = nn.ModuleList(_double_conv(a + b, a) for a, b in pairwise(widths))
@@ -36,6 +41,7 @@ class ResidualUNet(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W), H and W at least 24, to (B, out_channels, H, W)."""
         levels = [self.enter(x.contiguous(memory_format=torch.channels_last))]
         for down in self.down:
             levels.append(down(F.avg_pool2d(levels[-1], 2)))
