@@ -113,7 +113,8 @@ def test_an_importer(importer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (source / "poses.json").write_text(json.dumps(entries))
     assert find_importer(importer).summary
 
-    monkeypatch.setattr(sys, "argv", ["import_scene.py", importer, str(source), str(tmp_path / "scene"), "--first", "5"])
+    command = ["import_scene.py", importer, str(source), str(tmp_path / "scene"), "--first", "5"]
+    monkeypatch.setattr(sys, "argv", command)
     import_scene.main()
     (tmp_path / "scene" / "pointclouds").mkdir()
     np.savetxt(tmp_path / "scene" / "pointclouds" / "frame1.xyz", np.zeros((3, 3)))

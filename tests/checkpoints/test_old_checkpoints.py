@@ -2,7 +2,7 @@
 """Checkpoints of release 0.1.0 as it was before its modules moved to rooms: they load, render and go on training.
 
 `data/` holds a blended model of 60 points with its optimizer's state, written then. The layered network has 13 million
-parameters; of it there are the names and shapes, from which a seed makes the same numbers, and the images rendered then.
+parameters; `data/` has their names and shapes, from which a seed makes the same numbers, and the images rendered then.
 """
 
 from __future__ import annotations
