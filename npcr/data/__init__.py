@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder to a scene to samples; augmentation; importers."""
+"""From a folder to a checked scene, its photographs, and samples to train on."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs with their mattes: decoding, alpha, resizing, and a cache that knows its bounds."""
+"""Photographs with their mattes: decoding, alpha, resizing, and a cache of limited size."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ ALPHA_MODES = ("straight", "premultiplied", "composited")
 
 
 class ImageCache:
-    """Photographs as (h, w, 4) uint8 pictures of color and alpha, resized once and kept, newest first.
+    """An LRU cache of decoded and resized photographs with alpha, which threads may share.
 
-    `alpha_mode` says what the photographs' colors are: straight, premultiplied, or composited over
-    `alpha_background` (0-255). They come out premultiplied, except in legacy mode, which leaves them as they
-    are. At most `cache_bytes` of pixels are kept; a single picture beyond that is not kept at all.
-    Threads may share it.
+    Colors come out premultiplied, except in legacy mode, which leaves them as they are.
+
+    Args:
+        scene: whose photographs are read.
+        alpha_mode: what the photographs' colors are: straight, premultiplied, or composited over a background.
+        alpha_background: RGB of that background, 0-255.
+        legacy: leave the colors as they are.
+        cache_bytes: limit of the pixels that are kept; an image beyond it is not kept at all.
+
+    Raises:
+        ValueError: `alpha_mode` is unknown.
     """
 
     def __init__(self, scene: Scene, alpha_mode: str, alpha_background: Sequence[float], legacy: bool,
@@ -41,7 +48,19 @@ class ImageCache:
         self.bytes_kept = 0
 
     def get(self, frame: int, camera: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The photograph at `size` (width, height); not to be written to. Raises `SceneError`."""
+        """Return a photograph with alpha.
+
+        Args:
+            frame: index of the frame.
+            camera: index of the camera.
+            size: (width, height), to which it is resized.
+
+        Returns:
+            (height, width, 4) uint8, RGB and alpha, shared: not to be written to.
+
+        Raises:
+            SceneError: the photograph or its matte cannot be decoded.
+        """
         key = (frame, camera, size)
         with self._lock:
             if key in self._kept:
@@ -77,9 +96,18 @@ class ImageCache:
 
 def premultiply(color: NDArray[np.uint8], alpha: NDArray[np.uint8], alpha_mode: str,
                 background: Sequence[float] = (0, 0, 0)) -> NDArray[np.uint8]:
-    """Bring color (H, W, 3) with alpha (H, W) to premultiplied color, all on a scale of 0-255.
+    """Convert color to premultiplied color.
 
     straight: rgb * a. composited over a background B: rgb - (1 - a) B, clamped to 0..a. premultiplied: as is.
+
+    Args:
+        color: (H, W, 3) uint8.
+        alpha: (H, W) uint8.
+        alpha_mode: one of ALPHA_MODES.
+        background: RGB of 0-255, of the mode "composited".
+
+    Returns:
+        (H, W, 3) uint8.
     """
     if alpha_mode == "premultiplied":
         return color
@@ -91,9 +119,16 @@ def premultiply(color: NDArray[np.uint8], alpha: NDArray[np.uint8], alpha_mode: 
 
 
 def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize (H, W, 4) to `size` (width, height), each channel for itself, by Pillow's bicubic filter.
+    """Resize an image by Pillow's bicubic filter, each channel by itself.
 
     The filter widens when it shrinks, so it does not alias; it is the published implementation's.
+
+    Args:
+        pixels: (H, W, 4) uint8.
+        size: (width, height) of the result.
+
+    Returns:
+        (height, width, 4) uint8; `pixels` itself where it has this size.
     """
     height, width = pixels.shape[:2]
     if (width, height) == tuple(size):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The true frames of a camera path, and where each shows the object, as `tools/make_hair.py` writes them.
+"""Ground truth of a camera path, images and geometry, as `tools/make_hair.py` writes it.
 
-    FOLDER/img_0001.png …       RGBA with straight alpha; without alpha a picture counts as opaque
-    FOLDER/geometry_0001.npz …  `position` (H, W, 3) in world space, NaN where nothing is, `depth` (H, W), 0 there
+    FOLDER/img_0001.png …       RGBA with straight alpha; an image without alpha counts as opaque
+    FOLDER/geometry_0001.npz …  `position` (H, W, 3) in world space, NaN in the background, `depth` (H, W), 0 there
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ logger = logging.getLogger("npcr")
 
 
 class GroundTruthGeometry(NamedTuple):
-    """What the ray through each pixel's center meets first."""
+    """The first surface along the ray through each pixel's center."""
 
-    position: Tensor  # (1, H, W, 3) world space, NaN where nothing is
-    depth: Tensor  # (1, H, W) camera-space z, 0 where nothing is
+    position: Tensor  # (1, H, W, 3) world space, NaN in the background
+    depth: Tensor  # (1, H, W) camera-space z, 0 in the background
 
 
 class PathGroundTruth:
-    """Reads truth for a path of `count` cameras of `size` (width, height) from `folder`, frame by frame.
+    """Reads the ground truth of a camera path frame by frame.
 
-    Pictures are resized to `size`; geometry, which cannot be, counts only where it has that size, with a
-    notice otherwise. Raises `SceneError` where there are some frames but not all.
+    Images are resized. Geometry, which cannot be, is left out with a warning where it has another size.
+
+    Args:
+        folder: of the files.
+        count: number of the path's cameras.
+        size: (width, height) of the frames.
+
+    Raises:
+        SceneError: there are some frames but not all, or the first geometry file cannot be read.
     """
 
     def __init__(self, folder: str | Path, count: int, size: tuple[int, int]) -> None:
@@ -50,21 +57,23 @@ class PathGroundTruth:
 
     @property
     def has_images(self) -> bool:
+        """Whether there are images."""
         return bool(self._images)
 
     @property
     def has_geometry(self) -> bool:
+        """Whether there is geometry of the frames' size."""
         return bool(self._geometry)
 
     def image(self, index: int) -> Tensor:
-        """(1, 4, H, W) premultiplied RGBA in [0, 1] of a frame, from 0. Raises `SceneError`."""
+        """Read the image of a frame, `index` from 0: (1, 4, H, W) premultiplied RGBA in [0, 1]."""
         pixels = read_image(self._images[index])
         alpha = pixels[..., 3] if pixels.shape[2] == 4 else np.full(pixels.shape[:2], 255, np.uint8)
         rgba = np.dstack([premultiply(pixels[..., :3], alpha, "straight"), alpha])
         return torch.from_numpy(resize(rgba, self.size).copy()).permute(2, 0, 1)[None].float() / 255
 
     def geometry(self, index: int) -> GroundTruthGeometry:
-        """A frame's geometry. Raises `SceneError` where the file is not what it should be."""
+        """Read the geometry of a frame, `index` from 0; raises `SceneError` where the file is not valid."""
         path = self._geometry[index]
         try:
             with np.load(path, allow_pickle=False) as arrays:

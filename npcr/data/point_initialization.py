@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What photographs say about the points that they see: colors, and the directions in which strands run."""
+"""Initial values of a cloud's points from photographs: colors, and the directions in which strands run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from npcr.cameras import Cameras, project
 from npcr.data.cloud_geometry import near_far_size, point_spacing
 from npcr.ops import rasterize
 
-_SPACINGS = 4  # of the cloud: how far a point may lie behind the nearest one and still count as seen
+_TOLERANCE = 4  # spacings of the cloud: how far a point may lie behind the nearest one and still be visible
 _BLUR = 1.5  # pixels: over which the direction of a photograph's texture is averaged
 
 
 class PointVisibility(NamedTuple):
-    """Where one photograph sees the points."""
+    """Where the points fall in one photograph, and which of them are visible."""
 
     x: Tensor  # (N,) int64 pixel, 0 where the point is outside
     y: Tensor
@@ -29,16 +29,25 @@ class PointVisibility(NamedTuple):
 
 
 def mean_colors(points: NDArray[np.float32], cameras: Cameras, photographs: Iterable[Tensor]) -> NDArray[np.uint8]:
-    """(N, 3) uint8: each point's mean color over the photographs that see it.
+    """Average each point's color over the photographs that see it.
 
-    points (N, 3). photographs: of each of the cameras, (4, H, W) premultiplied RGBA in [0, 1] at the cameras' size.
-    A photograph sees a point where no other lies in front of it by more than four spacings of the cloud; it counts
-    by its alpha there. Points that none sees get the mean color of the others. Raises `SceneError` where no camera
-    sees a point.
+    A photograph sees a point where no other one lies in front of it by more than four spacings of the cloud. It
+    counts by its alpha there. Points that no photograph sees get the mean color of the others.
+
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: one for each photograph.
+        photographs: (4, H, W) premultiplied RGBA in [0, 1], at the cameras' size.
+
+    Returns:
+        (N, 3) uint8.
+
+    Raises:
+        SceneError: no camera sees a point.
     """
     total = torch.zeros(len(points), 4)
-    for sight, photograph in zip(_point_visibilities(points, cameras), photographs, strict=True):
-        total += sight.visible[:, None] * photograph[:, sight.y, sight.x].T
+    for (x, y, visible), photograph in zip(_point_visibilities(points, cameras), photographs, strict=True):
+        total += visible[:, None] * photograph[:, y, x].T
     known = total[:, 3] > 0
     colors = total[:, :3] / total[:, 3:].clamp_min(1e-9)
     if known.any():
@@ -48,44 +57,64 @@ def mean_colors(points: NDArray[np.float32], cameras: Cameras, photographs: Iter
 
 def strand_directions(points: NDArray[np.float32], cameras: Cameras,
                       photographs: Iterable[Tensor]) -> NDArray[np.float32]:
-    """(N, 3): the direction of the strand at each point, up to its sign; its length, 0 to 1, says how sure it is.
+    """Estimate the direction of the strand at each point from the photographs that see it.
 
-    In each photograph the texture's direction (the structure tensor's) at a point's pixel and the camera's center
-    span a plane that the strand lies in; the direction that fits the planes of all photographs that see the point
-    best is their normals' least common one (Paris et al. 2004, "Capture of Hair Geometry from Multiple Images").
-    Arguments and errors as of `mean_colors`; a point that fewer than two see has length 0.
+    In each photograph, the camera's center and the texture's direction (of the structure tensor) at the point's pixel
+    span a plane that contains the strand. The direction that fits the planes of all photographs best is the
+    eigenvector of their normals' scatter matrix with the smallest eigenvalue (Paris et al. 2004, "Capture of Hair
+    Geometry from Multiple Images").
+
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: one for each photograph.
+        photographs: (4, H, W) premultiplied RGBA in [0, 1], at the cameras' size.
+
+    Returns:
+        (N, 3) float32, directions up to their sign; the length, 0 to 1, is the confidence, 0 where fewer than two
+        photographs see the point.
+
+    Raises:
+        SceneError: no camera sees a point.
     """
     sums = torch.zeros(len(points), 3, 3)
-    for i, (sight, photograph) in enumerate(zip(_point_visibilities(points, cameras), photographs, strict=True)):
-        direction, strength = texture_directions(photograph.numpy())
-        along = torch.from_numpy(direction)[sight.y, sight.x]  # (N, 2)
-        weight = torch.from_numpy(strength)[sight.y, sight.x] * photograph[3, sight.y, sight.x] * sight.visible
-        pixel = torch.stack([sight.x, sight.y], dim=1).float()
+    for i, ((x, y, visible), photograph) in enumerate(zip(_point_visibilities(points, cameras), photographs,
+                                                          strict=True)):
+        texture, coherence = (torch.from_numpy(result) for result in texture_directions(photograph.numpy()))
+        direction = texture[y, x]  # (N, 2)
+        weight = coherence[y, x] * photograph[3, y, x] * visible
+        pixel = torch.stack([x, y], dim=1).float()
         to_world = (cameras.cam_to_world[i, :3, :3] @ torch.linalg.inv(cameras.intrinsics[i])).T
         one = torch.ones(len(points), 1)
-        ray, next_ray = (torch.cat([at, one], dim=1) @ to_world for at in (pixel, pixel + along))
+        ray, next_ray = (torch.cat([at, one], dim=1) @ to_world for at in (pixel, pixel + direction))
         normal = torch.nn.functional.normalize(torch.linalg.cross(ray, next_ray), dim=1)
         sums += weight[:, None, None] * normal[:, :, None] * normal[:, None, :]
-    shares, axes = torch.linalg.eigh(sums)  # ascending
-    sure = 1 - shares[:, 0] / shares[:, 1].clamp_min(1e-9)
-    return (axes[:, :, 0] * (sure * (shares[:, 1] > 1e-6)).clamp(0, 1)[:, None]).numpy()
+    eigenvalues, axes = torch.linalg.eigh(sums)  # ascending
+    confidence = 1 - eigenvalues[:, 0] / eigenvalues[:, 1].clamp_min(1e-9)
+    return (axes[:, :, 0] * (confidence * (eigenvalues[:, 1] > 1e-6)).clamp(0, 1)[:, None]).numpy()
 
 
 def texture_directions(photograph: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of (4, H, W): unit vectors (H, W, 2), x and y, along the texture, and how clear it is (H, W), 0 to 1."""
+    """Compute the direction of a photograph's texture at each pixel, by the structure tensor.
+
+    Args:
+        photograph: (4, H, W) float32, RGBA in [0, 1].
+
+    Returns:
+        Unit vectors (H, W, 2), x and y, along the texture up to their sign; and their coherence (H, W), 0 to 1.
+    """
     gray = photograph[:3].mean(0)
     dx, dy = (cv2.Sobel(gray, cv2.CV_32F, *order, ksize=3) for order in ((1, 0), (0, 1)))
     xx, yy, xy = (cv2.GaussianBlur(product, (0, 0), _BLUR) for product in (dx * dx, dy * dy, dx * dy))
     across = 0.5 * np.arctan2(2 * xy, xx - yy)  # the direction of the steepest change
-    clear = np.hypot(xx - yy, 2 * xy) / np.maximum(xx + yy, 1e-9)
-    return np.stack([-np.sin(across), np.cos(across)], axis=-1), clear
+    coherence = np.hypot(xx - yy, 2 * xy) / np.maximum(xx + yy, 1e-9)
+    return np.stack([-np.sin(across), np.cos(across)], axis=-1), coherence
 
 
 def _point_visibilities(points: NDArray[np.float32], cameras: Cameras) -> Iterator[PointVisibility]:
-    """Camera by camera, where it sees the points."""
+    """The visibility of the points, camera by camera."""
     cloud = torch.from_numpy(np.asarray(points, np.float32))
     near, far, radius = near_far_size(points, cameras)
-    tolerance = _SPACINGS * point_spacing(points)
+    tolerance = _TOLERANCE * point_spacing(points)
     limit = torch.tensor(cameras.size) - 0.5
     for i in range(len(cameras)):
         front = rasterize(cloud, cameras.cam_to_world[i:i + 1], cameras.intrinsics[i:i + 1], cameras.size, near=near,

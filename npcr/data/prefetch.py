@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run jobs on threads a little ahead of their consumer."""
+"""Prefetching: jobs that run on a thread pool ahead of their consumer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ Result = TypeVar("Result")
 
 
 def prefetch(jobs: Iterable[Callable[[], Result]], workers: int) -> Iterator[Result]:
-    """Yield the jobs' results in order; `workers` threads keep up to twice as many results ready.
+    """Run jobs on a thread pool ahead of the consumer.
 
-    0 workers run each job when its result is asked for. A job's exception is raised in its place. Leaving
-    early (closing the generator) drops the jobs that have not begun and waits for those that have.
+    Closing the generator early drops the jobs that have not begun and waits for those that have.
+
+    Args:
+        jobs: called without arguments, in order; they are taken as they are needed.
+        workers: number of threads, which keep up to twice as many results ready; 0 runs each job when its result is
+            needed.
+
+    Yields:
+        The results in the jobs' order; a job's exception is raised in its place.
     """
     if workers == 0:
         for job in jobs:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation samples: a photograph, resized or augmented, with the camera that took it so.
+"""Samples for training and evaluation: a photograph, resized or augmented, with the camera that matches it.
 
-Every change of the picture is an affine map of its pixels, and the camera changes with it: a crop or zoom
-changes K, a rotation about the principal point is a roll of the camera. A world point falls on the same hair
-before and after.
+Every change of the image is an affine map of its pixels, and the camera changes with it: a crop or zoom changes K, a
+rotation about the principal point is a roll of the camera. A world point falls on the same hair before and after.
 """
 
 from __future__ import annotations
@@ -42,12 +41,21 @@ class Sample:
 
 
 class SceneDataset:
-    """Gives samples of a scene's photographs at `size` (width, height) on `device`.
+    """Samples of a scene's photographs.
 
-    The target's RGB is premultiplied by its alpha (see `ImageCache` for `alpha_mode` and
-    `alpha_background`). In legacy mode it is left as the photograph has it, and K follows the published
-    rule for resizing, which knows no half pixels. `max_zoom` is the largest that `augmented_sample` will be asked
-    for: photographs are kept in memory just large enough for it, in at most `cache_bytes`.
+    The target's RGB is premultiplied by its alpha. In legacy mode it is left as the photograph has it, and K follows
+    the published rule for resizing, which knows no half pixels.
+
+    Args:
+        scene: whose photographs are read.
+        size: (width, height) of the samples.
+        alpha_mode: what the photographs' colors are; see `ImageCache`.
+        alpha_background: RGB of 0-255, of the mode "composited".
+        legacy: whether to follow the published implementation, as above.
+        max_zoom: the largest that `augmented_sample` is called with; photographs are cached just large enough for it.
+        cache_bytes: limit of the cached pixels.
+        device: of the samples.
+        workers: threads of `prefetch`.
     """
 
     def __init__(self, scene: Scene, *, size: Sequence[int], alpha_mode: str = "straight",
@@ -59,36 +67,61 @@ class SceneDataset:
         self.device = torch.device(device)
         self.workers = workers
         self._raw_size = scene.cameras.size
-        self._kept_size = (min(self._raw_size[0], math.ceil(self.size[0] * (1 + max_zoom))),
+        self._cached_size = (min(self._raw_size[0], math.ceil(self.size[0] * (1 + max_zoom))),
                            min(self._raw_size[1], math.ceil(self.size[1] * (1 + max_zoom))))
         self._photographs = ImageCache(scene, alpha_mode, alpha_background, legacy, cache_bytes)
 
     def sample(self, frame: int, camera: int) -> Sample:
-        """The whole picture, resized. Raises `SceneError` where the photograph cannot be decoded."""
+        """Return the whole photograph, resized.
+
+        Args:
+            frame: index of the frame.
+            camera: index of the camera.
+
+        Returns:
+            The sample.
+
+        Raises:
+            SceneError: the photograph cannot be decoded.
+        """
         pixels = self._load(frame, camera, self.size)
         target = torch.cat([pixels, torch.ones_like(pixels[:1])])
         return self._make_sample(frame, camera, self.scene.cameras[camera].resized(self.size, self.legacy), target)
 
     def augmented_sample(self, frame: int, camera: int, rng: np.random.Generator, *, shift: float, max_zoom: float,
                   rotation: float) -> Sample:
-        """A random crop around the object's center.
+        """Return a random crop around the object's center.
 
-        `shift`: it moves by up to this many output pixels along x and along y; `max_zoom`: it is magnified by
-        1 to 1 + max_zoom; `rotation`: it turns about the principal point by up to half of this many degrees
-        either way; all uniformly. Outside the photograph the target is 0. Raises `SceneError`.
+        Args:
+            frame: index of the frame.
+            camera: index of the camera.
+            rng: gives the same sample from the same state.
+            shift: the crop moves by up to this many output pixels along x and along y.
+            max_zoom: it is magnified by 1 to 1 + max_zoom.
+            rotation: it turns about the principal point by up to half of this many degrees either way.
+
+        Returns:
+            The sample; outside the photograph the target is 0.
+
+        Raises:
+            SceneError: the photograph cannot be decoded.
         """
-        across, down, nearer, turned = rng.random(4)  # always four draws: a value of 0 shifts no other draw
-        offset = (shift * (2 * across - 1), shift * (2 * down - 1))
-        zoom = 1 + max_zoom * nearer
-        angle = math.radians(rotation * (turned - 0.5))
+        x, y, z, roll = rng.random(4)  # always four draws: a value of 0 shifts no other draw
+        offset = (shift * (2 * x - 1), shift * (2 * y - 1))
+        zoom = 1 + max_zoom * z
+        angle = math.radians(rotation * (roll - 0.5))
         cameras, to_raw = self._crop(camera, offset, zoom, angle)
-        target = warp(self._load(frame, camera, self._kept_size), self._raw_size, to_raw, self.size)
+        target = warp(self._load(frame, camera, self._cached_size), self._raw_size, to_raw, self.size)
         return self._make_sample(frame, camera, cameras, target)
 
     def prefetch(self, jobs: Iterable[Callable[[], Sample]]) -> Iterator[Sample]:
-        """Results of `jobs` (such as `functools.partial(views.sample, 0, camera)`) in order.
+        """Prepare samples ahead on `workers` threads, which share the cached photographs.
 
-        `workers` threads, which share the photographs, prepare them ahead; see `prefetch`.
+        Args:
+            jobs: such as `functools.partial(dataset.sample, 0, camera)`.
+
+        Returns:
+            The samples in the jobs' order; see `npcr.data.prefetch`.
         """
         return prefetch(jobs, self.workers)
 
@@ -109,13 +142,13 @@ class SceneDataset:
         roll = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0],
                          [0, 0, 1]])
         turn = intrinsics @ roll @ np.linalg.inv(intrinsics)  # pixels before to pixels after the roll
-        # Positions here are continuous: the picture spans 0..width, and pixel 0's center is at 0.5.
+        # Positions here are continuous: the image spans 0..width, and pixel 0's center is at 0.5.
         y, x = self.scene.centers[camera].tolist()
         center = _shifted(0.5) @ turn @ _shifted(-0.5) @ [x, y, 1]  # of the object, after the roll
         scale = [zoom * self.size[axis] / self._raw_size[axis] for axis in (0, 1)]
-        place = [self.size[axis] / 2 + offset[axis] for axis in (0, 1)]
-        crop = np.array([[scale[0], 0, place[0] - scale[0] * center[0]],
-                         [0, scale[1], place[1] - scale[1] * center[1]],
+        target = [self.size[axis] / 2 + offset[axis] for axis in (0, 1)]  # of the object's center
+        crop = np.array([[scale[0], 0, target[0] - scale[0] * center[0]],
+                         [0, scale[1], target[1] - scale[1] * center[1]],
                          [0, 0, 1]])
         crop_pixels = _shifted(-0.5) @ crop @ _shifted(0.5)
         new_intrinsics = (crop if self.legacy else crop_pixels) @ intrinsics
@@ -127,11 +160,16 @@ class SceneDataset:
 
 def warp(pixels: Tensor, raw_size: tuple[int, int], to_raw: NDArray[np.float64],
          size: tuple[int, int]) -> Tensor:
-    """Sample a photograph through an affine map of pixels.
+    """Resample a photograph through an affine map of pixels.
 
-    `pixels` (C, h, w) show the photograph at any resolution; `to_raw` (3, 3) takes a pixel of the result,
-    which is of `size` (width, height), to a pixel of the photograph at `raw_size`. Returns (C + 1, H, W):
-    bilinear samples, 0 outside the photograph, and a last channel that is 1 inside, 0 outside.
+    Args:
+        pixels: (C, h, w), the photograph at any resolution.
+        raw_size: (width, height) of the photograph in which `to_raw` is given.
+        to_raw: (3, 3) map from a pixel of the result to a pixel of the photograph at `raw_size`.
+        size: (width, height) of the result.
+
+    Returns:
+        (C + 1, H, W): bilinear samples, 0 outside the photograph, and a last channel that is 1 inside, 0 outside.
     """
     matrix = _to_unit(raw_size) @ to_raw @ np.linalg.inv(_to_unit(size))
     theta = torch.from_numpy(matrix[None, :2]).to(pixels)
@@ -146,5 +184,5 @@ def _shifted(offset: float) -> NDArray[np.float64]:
 
 
 def _to_unit(size: tuple[int, int]) -> NDArray[np.float64]:
-    """Pixels of a picture to -1..1 over its extent, as grid_sample has it with align_corners=False."""
+    """Pixels of an image to -1..1 over its extent, as grid_sample has it with align_corners=False."""
     return np.array([[2 / size[0], 0, 1 / size[0] - 1], [0, 2 / size[1], 1 / size[1] - 1], [0, 0, 1]])

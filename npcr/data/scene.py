@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene's folder, checked: cameras, point clouds, photographs and their mattes.
+"""Reading, checking and writing a scene's folder: cameras, point clouds, photographs and their mattes.
 
     SCENE/img/FRAME/img_0001.jpg        photographs (jpg, png), numbered from 0 or 1, one per camera
     SCENE/img/FRAME/img_0001_alpha.png  mattes; or [img/]FRAME/mask/img_0001.jpg, or a png's own alpha channel
     SCENE/pointclouds/frame1.EXT        one cloud per frame, numbered from 0 or 1
     SCENE/CamPose.inf, Intrinsic.inf    cameras (npcr.io.camera_files)
 
-Errors are `SceneError`s naming file, line and value; what does no harm is a warning of the logger "npcr".
+Errors are `SceneError`s that name file, line and value; harmless oddities are warnings of the logger "npcr".
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SceneFrame:
     """One pose of the object: a point cloud and a photograph by every camera."""
 
     name: str
-    cloud_path: Path | None  # None: not looked for
+    cloud_path: Path | None  # None: not searched
     images: list[Path]
     mattes: list[Path | None]  # the photograph's own path: its alpha channel; None: opaque (no mattes wanted)
 
@@ -55,16 +55,25 @@ class Scene:
     folder: Path
     cameras: Cameras  # at the size of the photographs
     frames: list[SceneFrame]
-    centers: Tensor  # (cameras, 2) float32 [y, x] of the object; the picture spans 0..height, 0..width
+    centers: Tensor  # (cameras, 2) float32 [y, x] of the object; the image spans 0..height, 0..width
 
 
 def load_scene(folder: str | Path, *, size_raw: Sequence[int], frame_num: int, mask: bool,
                center: Sequence[float]) -> Scene:
-    """Read and check a scene.
+    """Read and check a scene; images and clouds are not loaded yet.
 
-    `size_raw` is the photographs' [width, height]; `frame_num` the number of frames to use; `mask` whether
-    mattes are wanted; `center` [y, x, y, x, ...] of the object, the cameras split evenly over the pairs
-    (empty: the picture's center). Raises `SceneError`.
+    Args:
+        folder: of the scene.
+        size_raw: [width, height] of the photographs.
+        frame_num: number of frames to use, the first ones.
+        mask: whether mattes are used.
+        center: [y, x, y, x, ...] of the object, the cameras split evenly over the pairs; empty: the image's center.
+
+    Returns:
+        The scene.
+
+    Raises:
+        SceneError: something is missing, inconsistent, or cannot be read.
     """
     folder = _existing(folder)
     size = (int(size_raw[0]), int(size_raw[1]))
@@ -76,48 +85,88 @@ def load_scene(folder: str | Path, *, size_raw: Sequence[int], frame_num: int, m
 
 
 def find_frames(folder: Path, cameras: Cameras, frame_num: int, mask: bool) -> list[SceneFrame]:
-    """The first `frame_num` frames' photographs and mattes, one for each camera and of the cameras' size.
+    """Find the photographs and mattes of the first frames, and check their sizes; clouds are not searched.
 
-    Clouds are not looked for. Raises `SceneError`.
+    Args:
+        folder: of the scene.
+        cameras: one for each photograph, at its size.
+        frame_num: number of frames.
+        mask: whether mattes are used.
+
+    Returns:
+        The frames.
+
+    Raises:
+        SceneError: an image is missing or has another size.
     """
     frames = []
     for name in frame_names(folder, frame_num):
         images = find_photographs(folder / "img" / name, len(cameras), folder / "CamPose.inf")
         frames.append(SceneFrame(name, None, list(images.values()), find_mattes(folder, name, images)))
-    _check_pictures(frames, cameras.size, mask)
+    _check_images(frames, cameras.size, mask)
     return frames
 
 
 def load_clouds(folder: str | Path, frame_num: int) -> list[PointCloud]:
-    """The point clouds of the first `frame_num` frames; nothing else of the scene is looked at."""
+    """Read the point clouds of the first frames, and nothing else.
+
+    Args:
+        folder: of the scene.
+        frame_num: number of frames.
+
+    Returns:
+        One cloud for each frame.
+
+    Raises:
+        SceneError: a cloud is missing or cannot be read.
+    """
     return [read_points(path) for path in find_clouds(_existing(folder), frame_num)]
 
 
 def find_clouds(folder: Path, frame_num: int) -> list[Path]:
-    """Paths of the point clouds of the first `frame_num` frames."""
-    place = folder / "pointclouds"
-    if not place.is_dir() and (folder.parent / "pointclouds").is_dir():
-        place = folder.parent / "pointclouds"  # a scene of held-out views within the one to train on
-    if not place.is_dir():
-        raise SceneError(f"{place}: no such folder; it needs frame1{CLOUD_SUFFIXES[0]} (or .ply, .obj, .npy)")
+    """Find the files of the point clouds of the first frames.
+
+    Args:
+        folder: of the scene; without a folder pointclouds/ of its own, the one beside it counts.
+        frame_num: number of frames.
+
+    Returns:
+        One file for each frame.
+
+    Raises:
+        SceneError: a cloud is missing.
+    """
+    cloud_folder = folder / "pointclouds"
+    if not cloud_folder.is_dir() and (folder.parent / "pointclouds").is_dir():
+        cloud_folder = folder.parent / "pointclouds"  # a scene of held-out views within the one to train on
+    if not cloud_folder.is_dir():
+        raise SceneError(f"{cloud_folder}: no such folder; it needs frame1{CLOUD_SUFFIXES[0]} (or .ply, .obj, .npy)")
     suffixes = "|".join(re.escape(suffix) for suffix in CLOUD_SUFFIXES)
-    clouds = _numbered(place, re.compile(rf"frame(\d+)(?:{suffixes})", re.IGNORECASE))
+    clouds = _numbered(cloud_folder, re.compile(rf"frame(\d+)(?:{suffixes})", re.IGNORECASE))
     first = 0 if 0 in clouds else 1
-    _warn_of_others(place, set(clouds.values()), f"frame1{CLOUD_SUFFIXES[0]} and so on")
+    _warn_of_others(cloud_folder, set(clouds.values()), f"frame1{CLOUD_SUFFIXES[0]} and so on")
     for number in range(first, first + frame_num):
         if number not in clouds:
-            raise SceneError(f"{place}: has no point cloud frame{number} ({', '.join(CLOUD_SUFFIXES)}); "
+            raise SceneError(f"{cloud_folder}: has no point cloud frame{number} ({', '.join(CLOUD_SUFFIXES)}); "
                              f"DATASETS.FRAME_NUM {frame_num} needs {first} to {first + frame_num - 1}")
     if len(clouds) > frame_num:
-        logger.warning("%s: has %d point clouds; DATASETS.FRAME_NUM %d uses the first ones", place,
+        logger.warning("%s: has %d point clouds; DATASETS.FRAME_NUM %d uses the first ones", cloud_folder,
                        len(clouds), frame_num)
     return [clouds[number] for number in range(first, first + frame_num)]
 
 
 def split_holdout(n_cameras: int, every: int) -> tuple[list[int], list[int]]:
-    """(training, held-out) camera indices: every `every`-th camera is held out; 0 holds out none.
+    """Split cameras into those to train on and those held out: every-1, 2*every-1 and so on.
 
-    Held out are every-1, 2*every-1 and so on. Raises `ConfigError` where no camera would be left to train on.
+    Args:
+        n_cameras: number of cameras.
+        every: one camera of so many is held out; 0: none.
+
+    Returns:
+        (training, held-out) indices, rising.
+
+    Raises:
+        ConfigError: no camera would be left to train on.
     """
     held_out = list(range(every - 1, n_cameras, every)) if every else []
     training = sorted(set(range(n_cameras)) - set(held_out))
@@ -132,21 +181,27 @@ def write_scene(folder: str | Path, cameras: Cameras,
                 cloud_suffix: str = ".xyz") -> None:
     """Write a scene in the native layout, numbered from 1; each file is written atomically.
 
-    `frames` gives, per frame, a photograph (H, W, 3) and a matte (H, W) or None for every camera: uint8 or
-    floating point in 0..1. They may be generators: one photograph at a time is held.
+    Args:
+        folder: of the scene.
+        cameras: at the size of the photographs.
+        frames: per frame and camera, a photograph (H, W, 3) and a matte (H, W) or None, uint8 or floating point in
+            0..1. Generators will do: one photograph at a time is held.
+        clouds: one for each frame.
+        image_suffix: format of the photographs.
+        cloud_suffix: format of the clouds.
     """
     folder = Path(folder)
     write_cam_poses(folder / "CamPose.inf", cameras.cam_to_world)
     write_intrinsics(folder / "Intrinsic.inf", cameras.intrinsics)
     for number, cloud in enumerate(clouds, 1):
         write_points(folder / "pointclouds" / f"frame{number}{cloud_suffix}", cloud)
-    for name, pictures in enumerate(frames):
-        place = folder / "img" / str(name)
+    for name, images in enumerate(frames):
+        image_folder = folder / "img" / str(name)
         for number, (photograph, matte) in enumerate(
-                tqdm(pictures, desc=str(place), total=len(cameras), delay=2, leave=False), 1):
-            write_image(place / f"img_{number:04d}{image_suffix}", photograph)
+                tqdm(images, desc=str(image_folder), total=len(cameras), delay=2, leave=False), 1):
+            write_image(image_folder / f"img_{number:04d}{image_suffix}", photograph)
             if matte is not None:
-                write_image(place / f"img_{number:04d}_alpha.png", matte)
+                write_image(image_folder / f"img_{number:04d}_alpha.png", matte)
 
 
 def _existing(folder: str | Path) -> Path:
@@ -157,10 +212,10 @@ def _existing(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def _numbered(place: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    """{number: file} of the files in `place` whose names match; a number met twice is an error."""
+def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
+    """{number: file} of the files in `folder` whose names match; a number met twice is an error."""
     found: dict[int, Path] = {}
-    for path in sorted(place.iterdir()) if place.is_dir() else []:
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = pattern.fullmatch(path.name)
         if match and path.is_file():
             earlier = found.setdefault(int(match[1]), path)
@@ -170,58 +225,93 @@ def _numbered(place: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
 
 
 def frame_names(folder: Path, frame_num: int) -> list[str]:
-    """Names of the first `frame_num` folders under img/, which are numbered from 0 or 1."""
-    place = folder / "img"
-    if not place.is_dir():
-        raise SceneError(f"{place}: no such folder; photographs belong in img/0/img_0001.jpg and so on")
-    names = {int(path.name): path.name for path in sorted(place.iterdir())
+    """List the folders under img/ of the first frames, which are numbered from 0 or 1.
+
+    Args:
+        folder: of the scene.
+        frame_num: number of frames.
+
+    Returns:
+        The folders' names.
+
+    Raises:
+        SceneError: a folder is missing.
+    """
+    image_folder = folder / "img"
+    if not image_folder.is_dir():
+        raise SceneError(f"{image_folder}: no such folder; photographs belong in img/0/img_0001.jpg and so on")
+    names = {int(path.name): path.name for path in sorted(image_folder.iterdir())
              if path.is_dir() and path.name.isdecimal()}
     first = 0 if 0 in names else 1
     for number in range(first, first + frame_num):
         if number not in names:
-            raise SceneError(f"{place / str(number)}: no such frame folder; DATASETS.FRAME_NUM {frame_num} "
+            raise SceneError(f"{image_folder / str(number)}: no such frame folder; DATASETS.FRAME_NUM {frame_num} "
                              f"needs {first} to {first + frame_num - 1}")
     if len(names) > frame_num:
-        logger.warning("%s: has %d frame folders; DATASETS.FRAME_NUM %d uses the first ones", place,
+        logger.warning("%s: has %d frame folders; DATASETS.FRAME_NUM %d uses the first ones", image_folder,
                        len(names), frame_num)
     return [names[number] for number in range(first, first + frame_num)]
 
 
-def find_photographs(place: Path, n_cameras: int, pose_file: Path) -> dict[int, Path]:
-    """{number: photograph} in order, one for each camera, numbered from 0 or 1 without a gap."""
-    images = _numbered(place, _PHOTOGRAPH)
-    known = set(images.values()) | set(_numbered(place, _MATTE).values())
-    _warn_of_others(place, known, "img_0001.jpg and img_0001_alpha.png")
+def find_photographs(folder: Path, n_cameras: int, pose_file: Path) -> dict[int, Path]:
+    """Find the photographs of a frame, numbered from 0 or 1 without a gap, one for each camera.
+
+    Args:
+        folder: of the frame's photographs.
+        n_cameras: number of cameras.
+        pose_file: of the cameras, for error messages.
+
+    Returns:
+        {number: file}, rising.
+
+    Raises:
+        SceneError: a photograph is missing, or there are too many.
+    """
+    images = _numbered(folder, _PHOTOGRAPH)
+    known = set(images.values()) | set(_numbered(folder, _MATTE).values())
+    _warn_of_others(folder, known, "img_0001.jpg and img_0001_alpha.png")
     if not images:
-        raise SceneError(f"{place}: has no photograph img_0001 (.jpg, .jpeg, .png)")
+        raise SceneError(f"{folder}: has no photograph img_0001 (.jpg, .jpeg, .png)")
     first = min(images)
     if first > 1:
         raise SceneError(f"{images[first]}: is the first photograph; numbers start at 0 or 1")
     for number in range(first, max(images) + 1):
         if number not in images:
-            raise SceneError(f"{place}: photograph number {number} is missing; they run to {max(images)}")
+            raise SceneError(f"{folder}: photograph number {number} is missing; they run to {max(images)}")
     if len(images) != n_cameras:
-        raise SceneError(f"{place}: has {len(images)} photographs for the {n_cameras} cameras of {pose_file}")
+        raise SceneError(f"{folder}: has {len(images)} photographs for the {n_cameras} cameras of {pose_file}")
     return dict(sorted(images.items()))
 
 
 def find_mattes(folder: Path, name: str, images: dict[int, Path]) -> list[Path | None]:
-    """The matte file of each photograph, where there is one."""
-    place = folder / "img" / name
-    mattes = (_numbered(folder / name / "mask", _MASK) | _numbered(place / "mask", _MASK)
-              | _numbered(place, _MATTE))
+    """Find the matte files of a frame's photographs.
+
+    Args:
+        folder: of the scene.
+        name: of the frame's folder.
+        images: {number: photograph}.
+
+    Returns:
+        One file for each photograph, None where there is none.
+
+    Raises:
+        SceneError: two mattes have the same number.
+    """
+    image_folder = folder / "img" / name
+    mattes = (_numbered(folder / name / "mask", _MASK) | _numbered(image_folder / "mask", _MASK)
+              | _numbered(image_folder, _MATTE))
     return [mattes.get(number) for number in images]
 
 
-def _warn_of_others(place: Path, known: set[Path], expected: str) -> None:
-    others = sorted(path.name for path in place.iterdir() if path.is_file() and path not in known)
+def _warn_of_others(folder: Path, known: set[Path], expected: str) -> None:
+    others = sorted(path.name for path in folder.iterdir() if path.is_file() and path not in known)
     if others:
-        logger.warning("%s: %d other files are passed over, such as %s; expected are %s", place, len(others),
+        logger.warning("%s: %d other files are passed over, such as %s; expected are %s", folder, len(others),
                        others[0], expected)
 
 
-def _check_pictures(frames: list[SceneFrame], size: tuple[int, int], mask: bool) -> None:
-    """Check every photograph's and matte's header, and settle `SceneFrame.mattes` (see there)."""
+def _check_images(frames: list[SceneFrame], size: tuple[int, int], mask: bool) -> None:
+    """Check every photograph's and matte's header, and complete `SceneFrame.mattes`."""
     for frame in frames:
         own_alpha = []
         for image in tqdm(frame.images, desc=f"checking frame {frame.name}", delay=2, leave=False):

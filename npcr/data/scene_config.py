@@ -11,32 +11,12 @@ import yaml
 
 from npcr.cameras import Cameras
 from npcr.config import KEYS, from_dict
+from npcr.config.recommended import recommended_settings
 from npcr.data.cloud_geometry import near_far_size, object_centers
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
 
 FILE_NAME = "scene.yml"
-# What a new scene is trained with (docs/blended-form.md). The keys' own defaults are the published ones.
-RECOMMENDED: dict[str, dict[str, Any]] = {
-    "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
-    "INPUT": {"LAYER_NUM": 64},
-    "PROJECTION": {"PEELING": "pixel"},
-    "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
-    "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
-    "SOLVER": {"OPTIMIZER_NAME": "AdamW", "BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "HARMONICS_LR_FACTOR": 15,
-               "HARMONICS_DECAY": 1, "OPACITY_LR_FACTOR": 90, "POSITION_LR_FACTOR": 30, "WIDTH_LR_FACTOR": 30,
-               "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
-    "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 1000, "ANCHOR": 10},
-}
-# With few photographs the points' many numbers would learn these by heart: one layer through the large network.
-FEW_CAMERAS = 24
-RECOMMENDED_FEW: dict[str, dict[str, Any]] = {
-    "MODEL": {"FORM": "layered"},
-    "DATASETS": {"SHIFT": 10, "MAXRATION": 0.5},
-    "LOSS": {"PERCEPTUAL": 0, "SSIM": 0.1},
-    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 1, "MAX_EPOCHS": 100},
-    "REFINE": {"LR": 0.0003},
-}
 _HEADER = """\
 # Made by {maker}. To train: python tools/train.py --config-file THIS_FILE
 # NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; tools/carve_hull.py does it anew.
@@ -75,7 +55,7 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
                      "HOLDOUT_EVERY": _holdout_every(len(cameras))},
         "OUTPUT_DIR": f"output/{name}",
     }
-    for section, values in (RECOMMENDED if len(cameras) >= FEW_CAMERAS else RECOMMENDED_FEW).items():
+    for section, values in recommended_settings(len(cameras)).items():
         own.setdefault(section, {}).update(values)
     return own
 

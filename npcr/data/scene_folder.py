@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene's folder comes into being whole or not at all."""
+"""Atomic writing of a scene's folder: it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ from npcr.errors import SceneError
 
 @contextmanager
 def new_scene_folder(destination: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty temporary folder beside `destination`; it becomes `destination` when the block ends.
+    """Provide an empty temporary folder that becomes the scene's folder when the block ends.
 
-    On any exception the temporary folder goes and an earlier scene stays. Raises `SceneError` where
-    `destination` is a file, or holds something and `overwrite` is off, or holds something that is no scene.
+    On any exception the temporary folder is removed and an earlier scene stays.
+
+    Args:
+        destination: the scene's folder.
+        overwrite: whether to replace a scene that is there.
+
+    Yields:
+        The temporary folder, beside `destination`.
+
+    Raises:
+        SceneError: see `check_destination`.
     """
     target = Path(os.path.abspath(destination))
     check_destination(target, overwrite)
@@ -27,14 +36,22 @@ def new_scene_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
     work.mkdir()
     try:
         yield work
-        _take_place(work, target)
+        _replace(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
 
 
 def check_destination(destination: str | Path, overwrite: bool) -> None:
-    """Raise `SceneError` where a scene cannot be written to `destination`; see `new_scene_folder`."""
+    """Check that a scene can be written to a folder.
+
+    Args:
+        destination: the scene's folder.
+        overwrite: whether to replace a scene that is there.
+
+    Raises:
+        SceneError: `destination` is a file, holds something that is no scene, or holds anything without `overwrite`.
+    """
     target = Path(destination)
     if not target.exists():
         return
@@ -48,7 +65,7 @@ def check_destination(destination: str | Path, overwrite: bool) -> None:
         raise SceneError(f"{target}: holds no scene (no CamPose.inf); --overwrite replaces scenes only")
 
 
-def _take_place(work: Path, target: Path) -> None:
+def _replace(work: Path, target: Path) -> None:
     old = work.with_suffix(".old")
     if target.exists():
         target.rename(old)
