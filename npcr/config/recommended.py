@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings that new scenes are trained with (docs/blended-form.md); the keys' own defaults are the published ones.
+
+configs/demo.yml and the quality study (benchmarks/quality) train with these, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Settings = dict[str, dict[str, Any]]  # values by section and key
+
+RECOMMENDED: Settings = {
+    "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
+    "INPUT": {"LAYER_NUM": 64},
+    "PROJECTION": {"PEELING": "pixel"},
+    "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
+    "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
+    "SOLVER": {"OPTIMIZER_NAME": "AdamW", "BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "HARMONICS_LR_FACTOR": 15,
+               "HARMONICS_DECAY": 1, "OPACITY_LR_FACTOR": 90, "POSITION_LR_FACTOR": 30, "WIDTH_LR_FACTOR": 30,
+               "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
+    "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 1000, "ANCHOR": 10},
+}
+
+# Few photographs do not determine the many parameters of the blended form's points, which would overfit: one layer
+# through the large network.
+RECOMMENDED_FEW: Settings = {
+    "MODEL": {"FORM": "layered"},
+    "DATASETS": {"SHIFT": 10, "MAXRATION": 0.5},
+    "LOSS": {"PERCEPTUAL": 0, "SSIM": 0.1},
+    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 1, "MAX_EPOCHS": 100},
+    "REFINE": {"LR": 0.0003},
+}
+FEW_CAMERAS = 24
+
+
+def recommended_settings(cameras: int) -> Settings:
+    """Choose the recommended settings for a scene.
+
+    Args:
+        cameras: how many it has; below `FEW_CAMERAS`, `RECOMMENDED_FEW` hold.
+
+    Returns:
+        Values by section and key; not to be changed.
+    """
+    return RECOMMENDED if cameras >= FEW_CAMERAS else RECOMMENDED_FEW
