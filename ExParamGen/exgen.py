@@ -40,7 +40,7 @@ EXAMPLES = """examples:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, default=HERE / "CamPose.inf", metavar="FILE",
@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Read the pose, make the path, write it and its picture."""
+    """Read the pose, make the path, write it and its preview."""
     args = parse()
     cloud = read_points(args.cloud) if args.cloud else None
     poses = read_cam_poses(args.input)
@@ -86,7 +86,15 @@ def main() -> None:
 
 
 def make_path(pose: np.ndarray, args: argparse.Namespace) -> np.ndarray:
-    """(B, 4, 4) camera-to-world: the path that the command line asks for, from `pose` (4, 4)."""
+    """Make the path that the command line describes.
+
+    Args:
+        pose: (4, 4) camera-to-world, the start.
+        args: of `parse`.
+
+    Returns:
+        (B, 4, 4) camera-to-world.
+    """
     axis = _axis(args.axis)
     if args.look_at_center:
         pose = look_at(pose[:3, 3], args.center, up=axis)

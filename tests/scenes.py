@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny scenes for tests of reading, written apart from the package's own writers."""
+"""Tiny scenes for tests of reading, written without the package's own writers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def orbit_poses(count: int, radius: float = 4.0) -> np.ndarray:
 
 
 def default_intrinsics(size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A K whose principal point is the middle of the picture, and whose focal length is its width."""
+    """A K whose principal point is the middle of the image, and whose focal length is its width."""
     width, height = size
     return np.array([[width, 0, width / 2 - 0.5], [0, width, height / 2 - 0.5], [0, 0, 1]], dtype=np.float64)
 
 
 def orbit_cameras(count: int, size: tuple[int, int] = SIZE) -> Cameras:
-    """`orbit_poses` with `default_intrinsics`."""
+    """Cameras of `orbit_poses` with `default_intrinsics`."""
     return Cameras(torch.from_numpy(orbit_poses(count)).float(),
                    torch.from_numpy(default_intrinsics(size)).float().repeat(count, 1, 1), size)
 
@@ -68,7 +68,7 @@ def write_tiny_scene(folder: Path, *, cameras: int = 4, size: tuple[int, int] = 
                      points: int = 20, first_image: int = 1, first_frame: int = 0, first_cloud: int = 1,
                      digits: int = 4, image_suffix: str = ".png", mattes: str = "alpha",
                      cloud_suffix: str = ".xyz", blocks: int = 1, first_block: int = 0) -> Path:
-    """Write a scene in any of the layouts a reader must know; returns `folder`.
+    """Write a scene in any of the layouts that are read; return `folder`.
 
     `mattes`: alpha (img_0001_alpha.png), mask (img/FRAME/mask), outer_mask (FRAME/mask), rgba, none.
     """
@@ -80,20 +80,20 @@ def write_tiny_scene(folder: Path, *, cameras: int = 4, size: tuple[int, int] = 
         rows = rng.uniform(-0.5, 0.5, (points, 3))
         text = "".join(f"{x:.6f} {y:.6f} {z:.6f}\n" for x, y, z in rows)
         (folder / "pointclouds" / f"frame{frame + first_cloud}{cloud_suffix}").write_text(text)
-        place = folder / "img" / str(frame + first_frame)
-        masks = {"mask": place / "mask", "outer_mask": folder / str(frame + first_frame) / "mask"}
-        mask_place = masks.get(mattes)
-        for directory in (place, mask_place):
+        image_folder = folder / "img" / str(frame + first_frame)
+        masks = {"mask": image_folder / "mask", "outer_mask": folder / str(frame + first_frame) / "mask"}
+        mask_folder = masks.get(mattes)
+        for directory in (image_folder, mask_folder):
             if directory is not None:
                 directory.mkdir(parents=True)
         for camera in range(cameras):
             stem = f"img_{camera + first_image:0{digits}d}"
             pixels = photograph(10 * frame + camera, size)
             Image.fromarray(pixels if mattes == "rgba" else np.ascontiguousarray(pixels[..., :3])).save(
-                place / f"{stem}{image_suffix}", quality=95)
+                image_folder / f"{stem}{image_suffix}", quality=95)
             matte = Image.fromarray(np.ascontiguousarray(pixels[..., 3]))
             if mattes == "alpha":
-                matte.save(place / f"{stem}_alpha.png")
-            elif mask_place is not None:
-                matte.save(mask_place / f"{stem}.jpg", quality=95)
+                matte.save(image_folder / f"{stem}_alpha.png")
+            elif mask_folder is not None:
+                matte.save(mask_folder / f"{stem}.jpg", quality=95)
     return folder

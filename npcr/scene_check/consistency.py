@@ -26,7 +26,7 @@ from npcr.scene_check.scene_data import downscale
 TRACE = 0.02  # alpha: a matte's pixel above it may hold points, one above SOLID should
 SOLID = 0.5
 _MAX_OUTSIDE = 0.1  # share of the views in which a point of the object may fall outside the matte
-_CELL = 16  # pixels: side of the windows in which the nearest points are told from hidden ones
+_CELL = 16  # pixels: side of the windows in which points behind the nearest one count as hidden
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples: parity with the published ones, and a picture that moves exactly as its camera says."""
+"""Samples: parity with the published ones, and images that move exactly as their cameras do."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def _tiny(tmp_path: Path, **options: Any) -> Scene:
 
 # ---- parity ----
 
-def test_plain_is_the_published_training_sample(parity: Path) -> None:
+def test_a_legacy_sample_is_the_published_training_sample(parity: Path) -> None:
     scene = load_scene(parity / "scene", size_raw=[160, 128], frame_num=1, mask=True, center=[64, 80])
-    views = SceneDataset(scene, size=(120, 96), legacy=True)
+    dataset = SceneDataset(scene, size=(120, 96), legacy=True)
     with np.load(parity / "expected.npz") as expected:
         for camera in (0, 1):
-            sample = views.sample(0, camera)
+            sample = dataset.sample(0, camera)
             np.testing.assert_array_equal(sample.target.numpy(), expected[f"step{camera}_target"])
             np.testing.assert_array_equal(sample.cameras.intrinsics[0].numpy(), expected[f"step{camera}_K"])
             np.testing.assert_array_equal(sample.cameras.cam_to_world[0].numpy(), expected[f"step{camera}_T"])
 
 
-# ---- plain ----
+# ---- whole photographs ----
 
-def test_plain_at_full_size_is_the_photograph_premultiplied(tmp_path: Path) -> None:
+def test_a_sample_at_full_size_is_the_photograph_premultiplied(tmp_path: Path) -> None:
     sample = SceneDataset(_tiny(tmp_path), size=SIZE).sample(0, 2)
     pixels = torch.from_numpy(photograph(2)).permute(2, 0, 1).float() / 255
     assert sample.name == "0/img_0003.png"
@@ -129,15 +129,15 @@ def _centroid(image: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize(("size", "focal"), [((100, 75), (210, 210)), ((90, 90), (210, 210)),
                                              ((100, 75), (230, 190)), ((260, 200), (200, 260))],
                          ids=["same-shape", "other-shape", "fx-not-fy", "enlarged"])
-def test_the_picture_moves_as_its_camera_says(tmp_path: Path, size: tuple[int, int],
+def test_the_image_moves_with_its_camera(tmp_path: Path, size: tuple[int, int],
                                               focal: tuple[float, float], center: list[float]) -> None:
     point = np.array([[0.1, -0.15, 0.08]])
     intrinsics = [[focal[0], 3, 103.2], [0, focal[1], 71.7], [0, 0, 1.0]]
     scene = _dot_scene(tmp_path, (200, 150), intrinsics, point, center)
-    views = SceneDataset(scene, size=size, max_zoom=0.5)
+    dataset = SceneDataset(scene, size=size, max_zoom=0.5)
     rng = np.random.default_rng(0)
-    samples = [views.sample(0, 0)]
-    samples += [views.augmented_sample(0, 0, rng, shift=10, max_zoom=0.5, rotation=60) for _ in range(12)]
+    samples = [dataset.sample(0, 0)]
+    samples += [dataset.augmented_sample(0, 0, rng, shift=10, max_zoom=0.5, rotation=60) for _ in range(12)]
     places = []
     for sample in samples:
         expected, _ = project(torch.from_numpy(point)[None].float(), sample.cameras)
@@ -146,15 +146,15 @@ def test_the_picture_moves_as_its_camera_says(tmp_path: Path, size: tuple[int, i
     assert np.std(places, axis=0).min() > 1  # they do move
 
 
-def test_no_augmentation_is_plain(tmp_path: Path) -> None:
+def test_no_augmentation_gives_the_whole_photograph(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     for legacy in (False, True):
-        views = SceneDataset(scene, size=(15, 12), legacy=legacy)
-        plain = views.sample(0, 1)
-        same = views.augmented_sample(0, 1, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
-        torch.testing.assert_close(same.target, plain.target, atol=1e-5, rtol=0)
-        torch.testing.assert_close(same.cameras.intrinsics, plain.cameras.intrinsics)
-        assert torch.equal(same.cameras.cam_to_world, plain.cameras.cam_to_world)
+        dataset = SceneDataset(scene, size=(15, 12), legacy=legacy)
+        whole = dataset.sample(0, 1)
+        same = dataset.augmented_sample(0, 1, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
+        torch.testing.assert_close(same.target, whole.target, atol=1e-5, rtol=0)
+        torch.testing.assert_close(same.cameras.intrinsics, whole.cameras.intrinsics)
+        assert torch.equal(same.cameras.cam_to_world, whole.cameras.cam_to_world)
 
 
 def test_legacy_and_default_crops_differ_by_the_half_pixels_only(tmp_path: Path) -> None:
@@ -169,9 +169,9 @@ def test_legacy_and_default_crops_differ_by_the_half_pixels_only(tmp_path: Path)
 
 def test_the_draws_stay_within_their_bounds(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
-    views = SceneDataset(scene, size=SIZE, max_zoom=1.0)
+    dataset = SceneDataset(scene, size=SIZE, max_zoom=1.0)
     rng = np.random.default_rng(0)
-    samples = [views.augmented_sample(0, 0, rng, shift=4, max_zoom=1.0, rotation=30).cameras for _ in range(200)]
+    samples = [dataset.augmented_sample(0, 0, rng, shift=4, max_zoom=1.0, rotation=30).cameras for _ in range(200)]
     zooms = np.array([float(one.intrinsics[0, 0, 0]) for one in samples]) / SIZE[0]
     assert 1 <= zooms.min() < 1.05
     assert 1.95 < zooms.max() <= 2
@@ -192,13 +192,13 @@ def test_the_region_of_interest_is_where_the_photograph_reaches(tmp_path: Path) 
                                                              rotation=0)
     assert (sample.target[:, :, :10] == 0).all()
     assert (sample.target[4, :, 10:] == 1).all()
-    plain = SceneDataset(scene, size=SIZE).sample(0, 0)
-    torch.testing.assert_close(sample.target[:4, :, 10:], plain.target[:4, :, :14], atol=1e-5, rtol=0)
+    whole = SceneDataset(scene, size=SIZE).sample(0, 0)
+    torch.testing.assert_close(sample.target[:4, :, 10:], whole.target[:4, :, :14], atol=1e-5, rtol=0)
 
 
 def test_samples_depend_on_their_generator_alone(tmp_path: Path) -> None:
-    views = SceneDataset(_tiny(tmp_path), size=(12, 8), max_zoom=0.5)
-    augmented = partial(views.augmented_sample, 0, 0, shift=2, max_zoom=0.5, rotation=9)
+    dataset = SceneDataset(_tiny(tmp_path), size=(12, 8), max_zoom=0.5)
+    augmented = partial(dataset.augmented_sample, 0, 0, shift=2, max_zoom=0.5, rotation=9)
     first, again, other = (augmented(rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.target, again.target)
     assert torch.equal(first.cameras.intrinsics, again.cameras.intrinsics)
@@ -243,7 +243,7 @@ def test_the_cache_keeps_the_newest_within_its_bound(tmp_path: Path) -> None:
     assert (cache.decoded, cache.bytes_kept) == (4, 2 * one)
 
 
-def test_a_picture_beyond_the_bound_is_not_kept(tmp_path: Path) -> None:
+def test_an_image_beyond_the_bound_is_not_kept(tmp_path: Path) -> None:
     cache = _cache(_tiny(tmp_path), SIZE[0] * SIZE[1] * 4 - 1)
     for _ in range(2):
         assert cache.get(0, 0, SIZE).shape == (16, 24, 4)
@@ -251,20 +251,20 @@ def test_a_picture_beyond_the_bound_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_photographs_are_kept_no_larger_than_needed(tmp_path: Path) -> None:
-    views = SceneDataset(_tiny(tmp_path), size=(8, 8), max_zoom=0.5, cache_bytes=10**6)
-    views.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
-    assert views._photographs.bytes_kept == 12 * 12 * 4
-    full = SceneDataset(views.scene, size=(20, 8), max_zoom=0.5, cache_bytes=10**6)
+    dataset = SceneDataset(_tiny(tmp_path), size=(8, 8), max_zoom=0.5, cache_bytes=10**6)
+    dataset.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
+    assert dataset._photographs.bytes_kept == 12 * 12 * 4
+    full = SceneDataset(dataset.scene, size=(20, 8), max_zoom=0.5, cache_bytes=10**6)
     full.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0.5, rotation=0)
     assert full._photographs.bytes_kept == 24 * 12 * 4
 
 
-# ---- looking ahead ----
+# ---- prefetching ----
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_ahead_gives_the_same_samples_in_order(tmp_path: Path, workers: int) -> None:
+def test_prefetching_gives_the_same_samples_in_order(tmp_path: Path, workers: int) -> None:
     scene = _tiny(tmp_path, cameras=6)
-    views = SceneDataset(scene, size=(12, 8), max_zoom=0.5, cache_bytes=2000, workers=workers)
+    dataset = SceneDataset(scene, size=(12, 8), max_zoom=0.5, cache_bytes=2000, workers=workers)
     reference = SceneDataset(scene, size=(12, 8), max_zoom=0.5)
 
     def jobs(source: SceneDataset) -> Iterator[Callable[[], Any]]:
@@ -273,7 +273,7 @@ def test_ahead_gives_the_same_samples_in_order(tmp_path: Path, workers: int) -> 
                           rotation=10)
 
     count = 0
-    for job, sample in zip(jobs(reference), views.prefetch(jobs(views)), strict=True):
+    for job, sample in zip(jobs(reference), dataset.prefetch(jobs(dataset)), strict=True):
         expected = job()
         assert sample.camera == expected.camera
         assert torch.equal(sample.target, expected.target)
@@ -294,7 +294,7 @@ def test_an_exception_comes_in_its_place(workers: int) -> None:
         next(results)
 
 
-def test_looking_ahead_is_bounded_and_stops_when_left() -> None:
+def test_prefetching_is_bounded_and_stops_when_closed() -> None:
     taken: list[int] = []
 
     def jobs() -> Iterator[Callable[[], int]]:

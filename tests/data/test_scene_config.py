@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from npcr.config import from_dict
-from npcr.data.scene_config import FEW_CAMERAS, scene_settings
+from npcr.config.recommended import FEW_CAMERAS
+from npcr.data.scene_config import scene_settings
 from tests.scenes import orbit_cameras
 
 

@@ -64,7 +64,7 @@ def test_a_sheet_alone(compare: Script) -> None:
     assert read_image("sheet.jpg").shape[0] == 4 * (HEIGHT + CAPTION_HEIGHT) + 3 * GAP
 
 
-def test_opaque_pictures_over_a_background_are_told(compare: Script, caplog: pytest.LogCaptureFixture) -> None:
+def test_opaque_images_over_a_background_give_a_warning(compare: Script, caplog: pytest.LogCaptureFixture) -> None:
     assert compare("res", "scene/path", "--background", "checker", "--still", "sheet.png")[0] == 0
     assert caplog.messages == ["no alpha, so that --background does not show: res"]
 
@@ -80,7 +80,7 @@ def test_opaque_pictures_over_a_background_are_told(compare: Script, caplog: pyt
     (["res", "scene/path", "--zoom", "60", "0", "9", "9"], r"magnify is 9x9 at \(60, 0\); .* 64x48"),
     (["res", "scene/path", "--background", "300"], r"300 is not from 0 to 255"),
 ])
-def test_what_is_wrong_is_told(compare: Script, arguments: list[str], message: str) -> None:
+def test_wrong_arguments_are_reported(compare: Script, arguments: list[str], message: str) -> None:
     status, _, err = compare(*arguments)
     assert status == 2
     assert re.search(message, err)

@@ -48,7 +48,7 @@ def test_the_nearest_point_is_on_top():
     assert drawn[8, 8, 2] > drawn[8, 8, 0]
 
 
-def test_contact_sheet_places_pictures_row_by_row():
+def test_a_contact_sheet_arranges_images_row_by_row():
     tiles = [np.full((20, 40, 3), 50 * i, np.uint8) for i in range(3)]
     sheet = contact_sheet(tiles, columns=2, width=40)
     assert sheet.shape == (40, 80, 3)
