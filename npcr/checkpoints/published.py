@@ -72,7 +72,7 @@ def read_published(path: str | Path, norm: str = "instance") -> ModelCheckpoint:
     """Read a published checkpoint.
 
     Args:
-        path: the file; its name tells the epoch, 0 without one.
+        path: the file; the epoch is in its name, 0 where it is not.
         norm: "instance" keeps the norms' weights and biases, which is how the published method renders; "batch" keeps
             the running statistics too.
 

@@ -215,9 +215,9 @@ class RefineRun:
         for name, now in identity.items():
             then = state["identity"].get(name)
             if then != now:
-                shown = "" if name == "model" else f" ({then} then, {now} now)"
+                values = "" if name == "model" else f" ({then} then, {now} now)"
                 raise CheckpointError(f"{self.state_file}: cannot resume: {name} differs from the run that "
-                                      f"wrote it{shown}; --overwrite starts over")
+                                      f"wrote it{values}; --overwrite starts over")
         self.progress = Progress(*state["progress"])
         if self.progress.best_pass and not self.destination.exists():
             raise CheckpointError(f"{self.destination}: is gone, which held the best of the run so far (pass "

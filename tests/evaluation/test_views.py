@@ -18,7 +18,7 @@ from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views, forma
 from npcr.factory import load_renderer
 from npcr.io.images import read_image
 from npcr.metrics.image import psnr, ssim
-from npcr.renderers import RenderOutput
+from npcr.renderers import Renderer, RenderOutput
 from npcr.visualization.captions import CAPTION_HEIGHT, GAP
 from tests.scenes import SIZE, photograph, write_tiny_scene
 from tests.stub_renderer import StubRenderer
@@ -63,7 +63,7 @@ def open_views(folder: Path, legacy: bool = False, workers: int = 0) -> SceneDat
 
 
 def run(
-    renderer: nn.Module, views: SceneDataset, which: list[tuple[int, int]] = ALL, **options: object
+    renderer: Renderer, views: SceneDataset, which: list[tuple[int, int]] = ALL, **options: object
 ) -> list[ViewScore]:
     return evaluate_views(renderer, views, which, progress=False, **options)  # type: ignore[arg-type]
 

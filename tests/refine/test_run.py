@@ -20,6 +20,7 @@ from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.refine.run import RefineRun, RunSettings, state_path
 from npcr.refine.steady import SteadyLoss, SteadyRefiner, SteadySettings
 from npcr.refine.validation import RefineValidator, ValidationScores
+from npcr.renderers import Renderer
 from npcr.training.optimizers import build_optimizer
 from tests.path_stub import orbit
 from tests.refine.shimmer import Shimmer
@@ -31,7 +32,7 @@ class FixedScores:
     def __init__(self, *scores: tuple[float, float]) -> None:
         self.scores = [ValidationScores(*each) for each in scores]
 
-    def measure(self, renderer: torch.nn.Module) -> ValidationScores:
+    def measure(self, renderer: Renderer) -> ValidationScores:
         return self.scores.pop(0)
 
 
