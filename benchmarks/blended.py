@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blended form's stages, forward and with gradients: compositing on the kernel and in torch, network, the whole.
+"""Time of the stages of the blended form, forward and with gradients: projection, compositing, network, whole frame.
 
     python benchmarks/blended.py
     python benchmarks/blended.py --size 600 600 --points 1e6 --layers 8 32 --repeats 5
 
-Points lie on strands of a ball, as tests and demo have them: `--dots` soft dots a point. "error" is the largest
-difference between the kernel's picture and its reference's.
+Compositing is measured with the compiled kernel and with its torch reference: column "of_twin" is the ratio of their
+times, "error" the largest difference of their images. The points are strands on a sphere, with `--dots` soft dots each.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from benchmarks.common import environment, measure, print_table, write_json  # n
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.renderers import BlendedRenderer  # noqa: E402
 
+# "twin" is the torch reference; the keys are those of the files in results/.
 COLUMNS = ("layers", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_twin", "error")
 SPLAT = (3.0, 7.0, 0.45)
 
 
 def make(options: argparse.Namespace, layers: int, device: torch.device) -> tuple[BlendedRenderer, Cameras]:
-    """A ball of strands before a camera."""
+    """Return a renderer of strands on a sphere, and the camera in front of it."""
     generator = torch.Generator().manual_seed(0)
     count = int(options.points)
-    middle = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    centers = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     strands = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     spacing = (12.57 / count) ** 0.5
-    renderer = BlendedRenderer([middle], [torch.rand(count, 3, generator=generator)], layers=layers, splat=SPLAT,
-                                    dots=options.dots, spacing=[spacing], strands=[strands], width=options.width)
+    renderer = BlendedRenderer([centers], [torch.rand(count, 3, generator=generator)], layers=layers, splat=SPLAT,
+                               dots=options.dots, spacing=[spacing], strands=[strands], width=options.width)
     pose = torch.eye(4)[None].clone()
     pose[:, 2, 3] = -4.0
     width, height = options.size
@@ -51,10 +52,10 @@ def make(options: argparse.Namespace, layers: int, device: torch.device) -> tupl
 
 
 def stages(renderer: BlendedRenderer, camera: Cameras) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name."""
+    """Return the measured functions, by name."""
     fragments = renderer._project(camera, 0)
     values, alpha, _ = renderer._compose(camera, fragments, 0)
-    picture = torch.cat([values, alpha[None], values[:3]])[None].detach().requires_grad_()
+    image = torch.cat([values, alpha[None], values[:3]])[None].detach().requires_grad_()
     learned = [p for name, p in renderer.named_parameters() if not name.startswith("network")]
 
     def compose() -> Tensor:
@@ -72,18 +73,20 @@ def stages(renderer: BlendedRenderer, camera: Cameras) -> dict[str, Callable[[],
         "projection": lambda: renderer._project(camera, 0),
         "compositing": no_grad(compose),
         "compositing, with gradients": compose_grad,
-        "network": no_grad(lambda: renderer.network(picture)),
-        "network, with gradients": lambda: renderer.network(picture).square().mean().backward(),
+        "network": no_grad(lambda: renderer.network(image)),
+        "network, with gradients": lambda: renderer.network(image).square().mean().backward(),
         "frame": no_grad(lambda: renderer(camera)),
         "step without optimizer": step,
     }
 
 
 def no_grad(run: Callable[[], Any]) -> Callable[[], Any]:
+    """Return `run` without gradients."""
     return torch.no_grad()(run)
 
 
 def rows_for(options: argparse.Namespace, layers: int, device: torch.device) -> list[dict[str, Any]]:
+    """Measure each stage with so many layers; return the rows."""
     renderer, camera = make(options, layers, device)
     with torch.no_grad():
         ours = renderer(camera).rgb
@@ -105,6 +108,7 @@ def rows_for(options: argparse.Namespace, layers: int, device: torch.device) -> 
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=float, default=90_000, metavar="N", help="default: %(default)s")
     parser.add_argument("--size", type=int, nargs=2, default=(200, 200), metavar=("WIDTH", "HEIGHT"))
@@ -120,6 +124,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
     described = environment(device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: timing with median and spread, the machine's description, table and JSON."""
+"""Shared code of the benchmarks: timing with median and quartiles, description of the machine, table and JSON."""
 
 from __future__ import annotations
 
@@ -38,9 +38,17 @@ class Timing(NamedTuple):
 def measure(
     run: Callable[[], object], *, repeats: int, device: torch.device, warm_up: int = 2, limit_s: float = 30.0
 ) -> Timing:
-    """Time `run` after warming up, the device synchronized before and after each run.
+    """Time a function repeatedly after warming up.
 
-    Stops after limit_s seconds, but not before three runs: slow rows need not be repeated as often.
+    Args:
+        run: the function; the device is synchronized before and after each call.
+        repeats: largest number of timed calls.
+        device: of the computation.
+        warm_up: calls before the first timed one.
+        limit_s: seconds after which timing ends, but not before three calls.
+
+    Returns:
+        Median, quartiles and best time.
     """
     for _ in range(warm_up):
         run()
@@ -57,7 +65,7 @@ def measure(
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware, versions and commit that the numbers belong to."""
+    """Describe the hardware, versions and commit of a measurement."""
     described: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -77,7 +85,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> None:
-    """Write the rows and what they were measured on."""
+    """Write the rows and the `environment` they were measured in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"environment": described, "rows": list(rows)}, indent=2) + "\n")
 
@@ -93,12 +101,12 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
 
 
 def run_script(script: str, *arguments: str) -> None:
-    """Run one of the repository's scripts, whose own message stands above where it fails."""
+    """Run one of the repository's scripts. `NpcrError` where it fails; `KeyboardInterrupt` where Ctrl-C ended it."""
     status = subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False).returncode
     if status == 130:
         raise KeyboardInterrupt
     if status:
-        raise NpcrError(f"python {script} failed with status {status}; its message stands above")
+        raise NpcrError(f"python {script} failed with status {status}; see its message above")
 
 
 def _cell(value: object) -> str:
@@ -124,7 +132,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit, with "+" where the working tree differs from it; None outside a repository."""
+    """The commit, with "+" where the working tree has changes; None outside a repository."""
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True

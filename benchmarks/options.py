@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MODEL.COMPILE, RENDER.PRECISION, RENDER.CUDA_GRAPHS and RENDER.MARGIN bring on this machine, for both forms.
+"""Speedup by MODEL.COMPILE, RENDER.PRECISION, RENDER.CUDA_GRAPHS and RENDER.MARGIN on this machine, for both forms.
 
     python benchmarks/options.py
     python benchmarks/options.py --forms blended --size 600 600 --variants plain compiled --steps
@@ -7,10 +7,10 @@
     python benchmarks/options.py --device cuda --variants plain compiled bfloat16 graphs graphs+bfloat16 --size 600 600
 
 A variant is "plain" or options joined by "+": compiled, bfloat16, float16, graphs (on a GPU), margin (RENDER.MARGIN
-16; the layered form, on a CPU, with --norm none or batch). "first_s" is the first frame with it, in which the network
-is compiled or captured; "error" the largest difference of color and alpha from the first variant's frame, where the
-variant has no margin, beyond which nothing is drawn; "step_ms", with --steps, a frame with its gradients, which of
-these only compiled changes. The ball of points fills 0.85 --zoom of the picture's side. Weights are random.
+16; the layered form, on a CPU, with --norm none or batch). "first_s" is the time of the first frame, in which the
+network is compiled or captured; "error" the largest difference of color and alpha from the first variant's frame
+(empty for margin, which leaves the pixels outside it transparent); "step_ms", with --steps, the time of a frame with
+gradients, which only compiled changes. The ball of points fills 0.85 --zoom of the image's side. Weights are random.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ COLUMNS = ("form", "variant", "frame_ms", "low_ms", "high_ms", "runs", "of_first
 
 
 def make(options: argparse.Namespace, form: str, device: torch.device) -> tuple[Renderer, Cameras]:
-    """The form's renderer and camera, with the same weights at each call."""
+    """Return the form's renderer and camera, with the same weights at each call."""
     renderer: Renderer
     if form == "layered":
         renderer, camera = frame.make(options, device)
     else:
         torch.manual_seed(0)
         renderer, camera = blended.make(options, options.layers, device)
-        torch.nn.init.normal_(renderer.network.out.weight, std=0.1)  # before training it adds nothing
+        torch.nn.init.normal_(renderer.network.out.weight, std=0.1)  # it is initialized to zero
     camera.intrinsics[:, 0, 0] *= options.zoom
     camera.intrinsics[:, 1, 1] *= options.zoom
     return renderer.eval(), camera
 
 
-def vary(renderer: Renderer, variant: str) -> None:
-    """Switch the options on that the variant's name joins."""
+def apply_variant(renderer: Renderer, variant: str) -> None:
+    """Switch on the options in the name of the variant."""
     names = [] if variant == "plain" else variant.split("+")
     if "margin" in names:
         renderer.margin = MARGIN
@@ -71,38 +71,38 @@ def vary(renderer: Renderer, variant: str) -> None:
 
 def measured_row(options: argparse.Namespace, form: str, variant: str, device: torch.device,
                  reference: Tensor | None) -> tuple[dict[str, Any], Tensor]:
-    """The variant's row, and its frame (B, 4, H, W)."""
+    """Measure a variant; return its row, and its frame (B, 4, H, W)."""
     renderer, camera = make(options, form, device)
-    vary(renderer, variant)
+    apply_variant(renderer, variant)
     with torch.no_grad():
         begun = time.perf_counter()
         first = renderer(camera)
-        picture = torch.cat([first.rgb, first.alpha], dim=1).cpu()
+        image = torch.cat([first.rgb, first.alpha], dim=1).cpu()
         first_s = time.perf_counter() - begun
         timing = measure(lambda: renderer(camera), repeats=options.repeats, device=device)
     if "compiled" in variant and network_run(renderer.network).compiled is None:
         raise SystemExit("torch.compile does not work here; leave the compiled variants out with --variants")
     row = {"form": form, "variant": variant, "frame_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
            "best_ms": timing.best, "runs": timing.runs, "first_s": first_s,
-           "error": None if reference is None or "margin" in variant else (picture - reference).abs().max().item()}
+           "error": None if reference is None or "margin" in variant else (image - reference).abs().max().item()}
     if options.steps:
         def step() -> None:
             renderer.zero_grad(set_to_none=True)
             renderer(camera).layer_rgba.square().mean().backward()
 
         row["step_ms"] = measure(step, repeats=options.repeats, device=device).median
-    return row, picture
+    return row, image
 
 
 def measured_rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """A row for each form and variant."""
+    """Measure each form and variant; return the rows."""
     rows = []
     for form in options.forms:
         first: dict[str, Any] | None = None
         reference = None
         for variant in options.variants:
-            row, picture = measured_row(options, form, variant, device, reference)
-            first, reference = first or row, picture if reference is None else reference
+            row, image = measured_row(options, form, variant, device, reference)
+            first, reference = first or row, image if reference is None else reference
             row["of_first"] = row["frame_ms"] / first["frame_ms"]
             rows.append(row)
             print(f"{form}, {variant}: {row['frame_ms']:.4g} ms", file=sys.stderr)
@@ -110,7 +110,7 @@ def measured_rows(options: argparse.Namespace, device: torch.device) -> list[dic
 
 
 def variant_name(text: str) -> str:
-    """A variant of the command line, checked."""
+    """Check the name of a variant on the command line, and return it."""
     names = text.split("+")
     if text != "plain" and (len(set(names)) < len(names) or not set(names) <= set(OPTIONS)
                             or {"bfloat16", "float16"} <= set(names)):
@@ -119,7 +119,7 @@ def variant_name(text: str) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", choices=("layered", "blended"), nargs="+", default=["layered", "blended"])
     parser.add_argument("--variants", type=variant_name, nargs="+", default=["plain", "compiled"], metavar="VARIANT")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filling a documentation page with results, between markers: no figure on it is typed by hand."""
+"""Insert results into a documentation page, between markers, so that none of its numbers is typed by hand."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from npcr.io.files import atomic_write
 
 
 def fill_page(page: Path, filled: Mapping[str, str]) -> None:
-    """Write each section of `filled` between its markers, `<!-- NAME -->` and `<!-- /NAME -->`.
+    """Replace the sections of a page, each between its markers `<!-- NAME -->` and `<!-- /NAME -->`.
 
-    Raises `ConfigError` where a marker is missing or twice; the page is then left as it is.
+    Args:
+        page: the markdown file.
+        filled: new text by section name.
+
+    Raises:
+        ConfigError: a marker is missing or occurs twice; the page is then unchanged.
     """
     text = page.read_text(encoding="utf-8")
     for name, section in filled.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network as design.md describes it, written straightforwardly: what the benchmarks compare with.
+"""A direct implementation of the gated U-Net (docs/method.md, "Network"), as the baseline of the benchmarks.
 
-Every gated convolution is two convolutions, pictures are NCHW, inputs are concatenated, the norm is torch's, and
-each layer is a pass of its own. Parameters have the names of `npcr.renderers.GatedUNet`, so that both share weights.
+Every gated convolution is two convolutions, images are NCHW, inputs are concatenated, the norm is torch's, and
+each layer is a separate pass. Parameters have the names of `npcr.renderers.GatedUNet`, so that both share weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 
 class PlainDoubleConv(nn.Module):
+    """Two gated convolutions, each with norm and ReLU."""
+
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
         self.conv1, self.norm1 = _gated(channels_in, channels_out), _norm(norm, channels_out)
@@ -35,6 +37,8 @@ def _norm(kind: str, channels: int) -> nn.Module:
 
 
 class PlainDown(nn.Module):
+    """Max-pooling, binomial downsampling and a double convolution."""
+
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
         self.conv = PlainDoubleConv(channels_in, channels_out, norm)
@@ -47,6 +51,8 @@ class PlainDown(nn.Module):
 
 
 class PlainUp(nn.Module):
+    """Bilinear upsampling, concatenation after the skip and a double convolution."""
+
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
         self.conv = PlainDoubleConv(channels_in, channels_out, norm)
@@ -59,6 +65,8 @@ class PlainUp(nn.Module):
 
 
 class PlainOut(nn.Module):
+    """The sum of a 1x1 and a 3x3 convolution."""
+
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.point = nn.Conv2d(channels_in, channels_out, 1)
@@ -69,7 +77,7 @@ class PlainOut(nn.Module):
 
 
 class PlainUNet(nn.Module):
-    """(B, in_channels, H, W) to (B, 4, H, W), a picture at a time."""
+    """Gated U-Net from (B, in_channels, H, W) to (B, 4, H, W), one image at a time."""
 
     def __init__(self, in_channels: int, norm: str = "instance") -> None:
         super().__init__()
@@ -85,9 +93,9 @@ class PlainUNet(nn.Module):
         self.alpha_out = PlainOut(8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._layer(one.contiguous()) for one in x.split(1)])
+        return torch.cat([self._forward_layer(layer.contiguous()) for layer in x.split(1)])
 
-    def _layer(self, x: Tensor) -> Tensor:
+    def _forward_layer(self, x: Tensor) -> Tensor:
         level1 = self.enter(x)
         level2 = self.down1(level1)
         level3 = self.down2(level2)
@@ -101,8 +109,17 @@ class PlainUNet(nn.Module):
         return torch.cat([color, alpha], dim=1)
 
 
-def plain_twin(network: nn.Module, in_channels: int, norm: str) -> PlainUNet:
-    """The plain form with the weights of `network`."""
-    reference = PlainUNet(in_channels, norm)
-    reference.load_state_dict({name: value.detach().contiguous() for name, value in network.state_dict().items()})
-    return reference.train(network.training).to(next(network.parameters()).device)
+def plain_copy(network: nn.Module, in_channels: int, norm: str) -> PlainUNet:
+    """Return a plain network with the weights of a `GatedUNet`.
+
+    Args:
+        network: the `GatedUNet`.
+        in_channels: of its input.
+        norm: its MODEL.NORM.
+
+    Returns:
+        The plain network, on the same device and in the same mode.
+    """
+    plain = PlainUNet(in_channels, norm)
+    plain.load_state_dict({name: value.detach().contiguous() for name, value in network.state_dict().items()})
+    return plain.train(network.training).to(next(network.parameters()).device)

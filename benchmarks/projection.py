@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the projection takes: compiled kernel, torch reference, the plain algorithm, and a memory copy.
+"""Time of the projection: compiled kernel, torch reference, the plain algorithm, and a memory copy.
 
     python benchmarks/projection.py
     python benchmarks/projection.py --points 1e6 --layers 1 6 --methods kernel plain
     python benchmarks/projection.py --device cuda --points 1e6 1e8 --methods kernel copy
 
 Methods:
-    kernel  npcr.ops.rasterize, compiled
-    reference    the same in torch (npcr.ops.reference)
-    plain   the design's text as it stands, in torch: for every layer project the whole cloud, fill a
-            z-buffer, take the winners out (point peeling only)
-    copy    copying as many bytes as any method must read (the points) and write (index and depth)
+    kernel     npcr.ops.rasterize, compiled
+    reference  the same in torch (npcr.ops.reference)
+    plain      docs/conventions.md, "Projection", step by step in torch: for every layer project the whole cloud, fill
+               a z-buffer, remove the visible points (point peeling only)
+    copy       a copy of as many bytes as any method must read (the points) and write (index and depth)
 
-The cloud is a ball of uniformly scattered points that fills most of the picture, seen by one camera. The
-column "equal" says whether a method's result is the kernel's, pixel for pixel.
+The cloud is a ball of uniformly distributed points that fills most of the image of one camera. The column "equal" is
+true where the result of a method equals the kernel's in every pixel.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ COLUMNS = (
 
 
 def cloud(points: int, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Points of a unit ball, a pose four units away, and a camera that shows the ball almost in full."""
+    """Return points of a unit ball, a pose four units away, and intrinsics with almost the whole ball in the image."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(points, 3, generator=generator), dim=1)
     ball = directions * torch.rand(points, 1, generator=generator) ** (1 / 3)
@@ -66,30 +66,30 @@ def cloud(points: int, size: tuple[int, int], device: torch.device) -> tuple[Ten
 
 
 def plain(points: Tensor, cam_to_world: Tensor, intrinsics: Tensor, size: tuple[int, int], layers: int) -> Fragments:
-    """Point peeling with nothing kept from one layer to the next but the list of points that are gone."""
+    """Rasterize by point peeling, with a mask of the removed points as the only state between layers."""
     width, height = size
     index, depth = [], []
-    gone = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    removed = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for _ in range(layers):
         splats = project(points, cam_to_world[0], intrinsics[0], width, height, *SETTINGS.values())
-        splats = splats.select(~gone[splats.key & 0xFFFFFFFF])
+        splats = splats.select(~removed[splats.key & 0xFFFFFFFF])
         keys = torch.full((height * width,), EMPTY, device=points.device)
         for down in range(int((splats.y1 - splats.y0).max()) + 1 if len(splats.key) else 0):
             for right in range(int((splats.x1 - splats.x0).max()) + 1):
                 x, y = splats.x0 + right, splats.y0 + down
                 covered = (x <= splats.x1) & (y <= splats.y1)
                 keys.scatter_reduce_(0, (y * width + x)[covered], splats.key[covered], "amin")
-        won = keys != EMPTY
-        winners = torch.where(won, keys & 0xFFFFFFFF, -1)
-        gone[winners[won]] = True
-        index.append(winners.int().reshape(height, width))
-        bits = torch.where(won, keys >> 32, 0).int()
+        covered_pixels = keys != EMPTY
+        visible = torch.where(covered_pixels, keys & 0xFFFFFFFF, -1)
+        removed[visible[covered_pixels]] = True
+        index.append(visible.int().reshape(height, width))
+        bits = torch.where(covered_pixels, keys >> 32, 0).int()
         depth.append(bits.view(torch.float32).reshape(height, width))
     return Fragments(torch.stack(index)[None], torch.stack(depth)[None])
 
 
 def copy(points: int, layers: int, size: tuple[int, int], device: torch.device) -> Callable[[], object]:
-    """A copy that moves as many bytes as the points, the indices and the depths have together."""
+    """Return a function that copies as many bytes as the points, indices and depths have together."""
     moved = 12 * points + 8 * layers * size[0] * size[1]
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)  # a copy reads and writes
     target = torch.zeros_like(source)
@@ -97,18 +97,18 @@ def copy(points: int, layers: int, size: tuple[int, int], device: torch.device) 
 
 
 def rows(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """Measure every combination asked for."""
+    """Measure every combination of the options; return the rows."""
     size = (options.size[0], options.size[1])
     result = []
     for count in options.points:
         scene = cloud(count, size, device)
         for layers in options.layers:
             for peeling in options.peelings:
-                result += _rows_of_one(options, device, scene, size, layers, peeling)
+                result += _rows_of_setting(options, device, scene, size, layers, peeling)
     return result
 
 
-def _rows_of_one(
+def _rows_of_setting(
     options: argparse.Namespace,
     device: torch.device,
     scene: tuple[Tensor, Tensor, Tensor],
@@ -118,12 +118,12 @@ def _rows_of_one(
 ) -> list[dict[str, Any]]:
     points = len(scene[0])
 
-    def through(backend: str) -> Callable[[], Fragments]:
+    def rasterize_on(backend: str) -> Callable[[], Fragments]:
         return lambda: rasterize(*scene, size, **SETTINGS, layers=layers, peeling=peeling, backend=backend)
 
     runs: dict[str, Callable[[], object]] = {
-        "kernel": through("compiled"),
-        "reference": through("torch"),
+        "kernel": rasterize_on("compiled"),
+        "reference": rasterize_on("torch"),
         "plain": lambda: plain(*scene, size, layers),
         "copy": copy(points, layers, size, device),
     }
@@ -168,7 +168,7 @@ def _rows_of_one(
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=lambda text: int(float(text)), nargs="+", default=[10**4, 10**5, 10**6, 10**7])
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 6])

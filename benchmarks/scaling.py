@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a frame's cost grows with points, pixels and layers; prints a table and draws a plot.
+"""Time of a frame by points, pixels and layers; prints a table and draws a plot.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --form blended --layers 1 8 32
     python benchmarks/scaling.py --vary layers --repeats 3
     python benchmarks/scaling.py --device cuda --points 1e5 1e6 1e7 1e8 --sides 300 600 1200 --layers 1 2 4 8
 
-One of the three is varied at a time, the others stay at 1e5 points, 300x300 pixels and 2 layers. Each row times the
-projection and the whole frame: of the layered form rasterize and gather, of the ball of benchmarks/projection.py; of
-the blended form rasterize and compositing, of the ball of strands of benchmarks/blended.py, which has 5 dots a point.
+One of the three is varied at a time, the others are 1e5 points, 300x300 pixels and 2 layers. Each row has the times of
+the projection and of the whole frame. In the layered form the projection is rasterization and gather, for the ball of
+benchmarks/projection.py; in the blended form it is rasterization and compositing, for the ball of strands of
+benchmarks/blended.py, which has 5 dots a point.
 """
 
 from __future__ import annotations
@@ -38,24 +39,24 @@ COLUMNS = ("vary", "points", "side", "layers", "projection_ms", "frame_ms", "fra
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_EDGE = 420, 320, 56
 
 
-def layered_stages(made: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Projection and whole frame of the layered form."""
-    renderer, cameras = frame.make(made, device)
+def layered_stages(settings: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return projection and whole frame of the layered form as functions."""
+    renderer, cameras = frame.make(settings, device)
     return lambda: renderer.feature_images(cameras), lambda: renderer(cameras)
 
 
-def blended_stages(made: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Projection and whole frame of the blended form."""
-    renderer, camera = blended.make(made, made.layers, device)
+def blended_stages(settings: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return projection and whole frame of the blended form as functions."""
+    renderer, camera = blended.make(settings, settings.layers, device)
     return lambda: renderer._compose(camera, renderer._project(camera, 0), 0), lambda: renderer(camera)
 
 
 def measured_row(options: argparse.Namespace, vary: str, value: int, device: torch.device) -> dict[str, Any]:
-    """Median times with one quantity at `value`."""
+    """Measure the median times with one quantity at `value`; return the row."""
     setting = {**BASE, vary: value}
-    made = argparse.Namespace(points=setting["points"], layers=setting["layers"], norm=options.norm,
+    settings = argparse.Namespace(points=setting["points"], layers=setting["layers"], norm=options.norm,
                               size=[setting["side"]] * 2, dots=5, width=16)
-    projected, rendered = (blended_stages if options.form == "blended" else layered_stages)(made, device)
+    projected, rendered = (blended_stages if options.form == "blended" else layered_stages)(settings, device)
     with torch.inference_mode():
         projection = measure(projected, repeats=options.repeats, device=device)
         whole = measure(rendered, repeats=options.repeats, device=device, warm_up=1)
@@ -65,7 +66,7 @@ def measured_row(options: argparse.Namespace, vary: str, value: int, device: tor
 
 
 def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """One panel per varied quantity, both axes logarithmic: the frame in black, the projection in blue."""
+    """Plot one panel per varied quantity, both axes logarithmic: the frame in black, the projection in blue."""
     kinds = list(dict.fromkeys(row["vary"] for row in rows))
     panels = [_panel(kind, [row for row in rows if row["vary"] == kind]) for kind in kinds]
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -103,13 +104,13 @@ def _panel(kind: str, rows: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--form", choices=tuple(POINTS), default="layered")
     parser.add_argument("--vary", choices=tuple(BASE), nargs="+", default=list(BASE))
     parser.add_argument("--points", type=lambda text: int(float(text)), nargs="+",
-                        help="default: 1e4 1e5 1e6, and of the layered form 1e7")
-    parser.add_argument("--sides", type=int, nargs="+", default=[150, 300, 600], help="of the square picture, pixels")
+                        help="default: 1e4 1e5 1e6, and for the layered form 1e7")
+    parser.add_argument("--sides", type=int, nargs="+", default=[150, 300, 600], help="of the square image, pixels")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How steady a camera's video becomes by blending, by refining and by both, against a ray-traced video.
+"""Temporal stability of videos with blending, with refining and with both, compared with ray-traced video.
 
-For every scene: trains, refines as published and steadily, judges single frames, blending and refining on the scene's
-true video path, on a fine orbit and on the held-out photographs, and puts them into one table. Steps that are done in
-the output folder are kept: Ctrl-C stops, the same command goes on.
+For every scene: trains, refines by the published scheme and by the steady one, evaluates single frames, blending and
+refining on the camera path with ground truth, on a fine orbit and on the held-out photographs, and writes one table.
+Steps that are finished in the output folder are kept: Ctrl-C stops, the same command continues.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ EXAMPLES = """examples:
 
 writes, in --output:
   steadiness.json   the rows of every scene
-  SCENE/slices.png  one picture row over time, of each way
-  SCENE/…           models, and what tools/evaluate.py wrote of them
+  SCENE/slices.png  one image row over time, for each model and blending
+  SCENE/…           models, and the output of tools/evaluate.py for them
 """
 # heading, key of a row, digits
 COLUMNS = (("PSNR, dB ↑", "psnr", 2), ("worst frame", "worst_psnr_change", 2), ("SSIM ↑", "ssim", 3),
@@ -48,36 +48,34 @@ COLUMNS = (("PSNR, dB ↑", "psnr", 2), ("worst frame", "worst_psnr_change", 2),
            ("`flicker`, path ↓", "flicker", 4), ("`flicker`, fine orbit ↓", "fine_flicker", 4),
            ("held-out PSNR ↑", "held_out_psnr", 2), ("blending, share of a frame's time", "blend_share", 3))
 
-
-# Folders of a scene's output, and what is in them.
+# Folders of a scene's output, and the titles of the models in them.
 MODELS = {"trained": "Trained", "published": "Refined as published", "steady": "Refined"}
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to a video: a model and a blending of its frames."""
+class Method:
+    """A way to render a video: a model, and the blending of its frames."""
 
     title: str
-    model: str  # as a folder of the scene's output
-    blend: str
+    model: str  # its folder in the scene's output
+    blend: str  # TEMPORAL.BLEND
 
 
-WAYS = (Way("single frames", "trained", "off"), Way("legacy blending", "trained", "legacy"),
-        Way("default blending", "trained", "default"), Way("refined as published", "published", "off"),
-        Way("refined", "steady", "off"), Way("refined, default blending", "steady", "default"))
+METHODS = (Method("single frames", "trained", "off"), Method("legacy blending", "trained", "legacy"),
+           Method("default blending", "trained", "default"), Method("refined as published", "published", "off"),
+           Method("refined", "steady", "off"), Method("refined, default blending", "steady", "default"))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help="folders with a true path")
-    parser.add_argument("--minutes", type=float, default=5, metavar="N", help="of training (default: %(default)g)")
+    parser.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help="folders with a ground-truth path")
+    parser.add_argument("--minutes", type=float, default=5, metavar="N", help="training time (default: %(default)g)")
     parser.add_argument("--refine", nargs="+", default=[], metavar="KEY VALUE",
                         help="configuration keys for the steady refining, such as REFINE.STEADINESS 80")
     parser.add_argument("--vgg", type=Path, metavar="FILE",
-                        help="VGG-19 weights for the published refining, which without them follows the squared error "
-                             "alone")
+                        help="VGG-19 weights for the published refining; without them it uses the squared error alone")
     parser.add_argument("--output", type=Path, default=Path("output/steadiness"), metavar="FOLDER",
                         help="default: %(default)s")
     parser.add_argument("--page", type=Path, metavar="FILE",
@@ -92,12 +90,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what is missing for each scene, then write the table."""
+    """Run the missing steps of each scene, then write the table."""
     args = parse(arguments)
     for scene in args.scenes:
         if not (scene / "path" / "CamPose.inf").exists():
             raise ConfigError(f"{scene}: has no path/CamPose.inf; tools/make_hair.py {scene} makes one")
-    rows = [row for scene in args.scenes for row in judge_scene(scene, args)]
+    rows = [row for scene in args.scenes for row in evaluate_scene(scene, args)]
     described = environment(cli.resolve_device(args.device)) | {"command": command(args)}
     write_json(args.output / "steadiness.json", rows, described)
     print_table(rows, ("scene", "way", *(key for _, key, _ in COLUMNS)))
@@ -106,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(rows)} rows: {args.output}/steadiness.json" + (f", {args.page}" if args.page else ""))
 
 
-def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train, refine and judge one scene; a row for each of `WAYS`."""
+def evaluate_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train, refine and evaluate one scene; return a row for the ground truth and for each of `METHODS`."""
     folder = args.output / scene.resolve().name
     model = train(scene, folder / "trained", args)
     perceptual = ["1", "PERCEPTUAL.CHECKPOINT", str(args.vgg)] if args.vgg else ["0"]
@@ -117,34 +115,35 @@ def judge_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         "LOSS.PERCEPTUAL", *perceptual])
     refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
     for name in MODELS:
-        judge(model if name == "trained" else folder / name / refined(model).name, folder / name,
-              [way.blend for way in WAYS if way.model == name], read_row(folder / "trained"))
-    slices = [titled(title, read_image(folder / name / "video" / "slices.png")) for name, title in MODELS.items()]
+        evaluate(model if name == "trained" else folder / name / refined_path(model).name, folder / name,
+                 [method.blend for method in METHODS if method.model == name], read_row(folder / "trained"))
+    slices = [add_title(title, read_image(folder / name / "video" / "slices.png")) for name, title in MODELS.items()]
     write_image(folder / "slices.png", np.concatenate(slices))
-    rows = [{"scene": scene.resolve().name, "way": way.title} | measured(folder / way.model, way.blend) for way in WAYS]
-    singles = path_values(folder / "trained", "off", "psnr")
-    for row, way in zip(rows, WAYS, strict=True):
-        values = path_values(folder / way.model, way.blend, "psnr")
+    rows = [{"scene": scene.resolve().name, "way": method.title} | read_metrics(folder / method.model, method.blend)
+            for method in METHODS]
+    singles = read_frame_metric(folder / "trained", "off", "psnr")
+    for row, method in zip(rows, METHODS, strict=True):
+        values = read_frame_metric(folder / method.model, method.blend, "psnr")
         row["worst_psnr_change"] = min(b - a for a, b in zip(singles, values, strict=True))
     truth = read_report(folder / "trained")["path"]["mean"]["truth"]
     return [{"scene": scene.resolve().name, "way": "true frames"} | truth, *rows]
 
 
 def train(scene: Path, folder: Path, args: argparse.Namespace) -> Path:
-    """The trained model's file."""
+    """Train a scene, unless that is finished; return the model's file."""
     done = folder / "trained.json"
     if not done.exists():
-        going_on = ["RESUME", "True"] if newest(folder, resume=True) else []
+        resume = ["RESUME", "True"] if newest_epoch(folder, resume=True) else []
         python("tools/train.py", "--config-file", scene / "scene.yml", "DATASETS.TRAIN", scene, "OUTPUT_DIR", folder,
                "SOLVER.MAX_MINUTES", f"{args.minutes:g}", "SOLVER.MAX_EPOCHS", "100000", "SOLVER.CHECKPOINT_PERIOD",
-               "100000", "TEST.PERIOD", "0", "MODEL.DEVICE", args.device, *going_on)
+               "100000", "TEST.PERIOD", "0", "MODEL.DEVICE", args.device, *resume)
         done.write_text(json.dumps({"minutes": args.minutes}) + "\n")
-    return model_path(folder, newest(folder))
+    return model_path(folder, newest_epoch(folder))
 
 
 def refine(model: Path, scene: Path, folder: Path, options: Sequence[str]) -> None:
-    """Refine `model` into `folder`."""
-    copy, result = folder / model.name, folder / refined(model).name
+    """Refine `model` into `folder`, unless that is finished."""
+    copy, result = folder / model.name, folder / refined_path(model).name
     done = folder / "refined.json"
     if done.exists():
         return
@@ -156,8 +155,8 @@ def refine(model: Path, scene: Path, folder: Path, options: Sequence[str]) -> No
     done.write_text(json.dumps({"options": list(options)}) + "\n")
 
 
-def judge(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> None:
-    """Held-out views and video of a model, as tools/evaluate.py writes them; `row`: of the slices."""
+def evaluate(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> None:
+    """Evaluate held-out views and video of a model by tools/evaluate.py; `row`: the image row of the slices."""
     config = ["--config-file", folder.parent / "trained" / "config.yml", "--checkpoint", model]
     if not (folder / "held_out" / "evaluation.json").exists():
         python("tools/evaluate.py", *config, "--output", folder / "held_out")
@@ -166,47 +165,47 @@ def judge(model: Path, folder: Path, blends: Sequence[str], row: int | None) -> 
         python("tools/evaluate.py", *config, "--output", folder / "video", "--video", "--blend", *blends, *at_row)
 
 
-def titled(title: str, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture under a bar with its title."""
-    return np.concatenate([caption(picture.shape[1], [(0, title)]), picture])
+def add_title(title: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the image under a bar with its title."""
+    return np.concatenate([caption(image.shape[1], [(0, title)]), image])
 
 
-def measured(folder: Path, blend: str) -> dict[str, Any]:
-    """What `judge` found of one blending of one model.
+def read_metrics(folder: Path, blend: str) -> dict[str, Any]:
+    """Read the metrics of one blending of one model, as `evaluate` wrote them.
 
-    blend_share: what blending takes, by the time of a single frame, rendered and put over its background.
+    blend_share: the time of blending, relative to that of a single frame, rendered and composited over its background.
     """
     report = read_report(folder)
     held_out = json.loads((folder / "held_out" / "evaluation.json").read_text(encoding="utf-8"))["mean"]
     seconds = [part["seconds"] for part in report.values()]
-    shown, single = (sum(one["blend"][name] for one in seconds) for name in (blend, "off"))
-    share = (shown - single) / (sum(one["render"] for one in seconds) + single)
+    blended, single = (sum(one["blend"][name] for one in seconds) for name in (blend, "off"))
+    share = (blended - single) / (sum(one["render"] for one in seconds) + single)
     return report["path"]["mean"][blend] | {
         "fine_flicker": report["fine orbit"]["mean"][blend]["flicker"],
         "held_out_psnr": held_out["psnr"] if blend == "off" else None,
         "blend_share": None if blend == "off" else share}
 
 
-def path_values(folder: Path, blend: str, metric: str) -> list[float]:
-    """A measure of each frame of the path."""
+def read_frame_metric(folder: Path, blend: str, metric: str) -> list[float]:
+    """Read a metric of each frame of the path."""
     values: list[float] = read_report(folder)["path"]["each"][blend][metric]
     return values
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The paths of a model's video.json."""
+    """Read the paths of a model's video.json."""
     paths: dict[str, Any] = json.loads((folder / "video" / "video.json").read_text(encoding="utf-8"))["paths"]
     return paths
 
 
 def read_row(folder: Path) -> int | None:
-    """The picture row that the first model's slices show; None before they are made."""
+    """Read the image row of the first model's slices; None before they are written."""
     file = folder / "video" / "video.json"
     return int(json.loads(file.read_text(encoding="utf-8"))["row"]) if file.exists() else None
 
 
 def tables(rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> str:
-    """A markdown table a scene."""
+    """Format a markdown table for each scene."""
     text = f"`{described['command']}`, {described['processor']} ({described['device']}), commit {described['commit']}\n"
     for scene in dict.fromkeys(row["scene"] for row in rows):
         lines = [["", *(heading for heading, _, _ in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
@@ -217,12 +216,12 @@ def tables(rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> str:
 
 
 def cell(value: float | None, digits: int) -> str:
-    """A number of a table; a dash where there is none."""
+    """Format a number of a table; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def command(args: argparse.Namespace) -> str:
-    """How this was called, without what changes no result."""
+    """Return the command line, without options that do not change the results."""
     extra = ["--vgg", args.vgg.name] if args.vgg else []
     extra += ["--refine", *args.refine] if args.refine else []
     scenes = [f"datasets/{scene.resolve().name}" for scene in args.scenes]
@@ -230,19 +229,19 @@ def command(args: argparse.Namespace) -> str:
 
 
 def python(script: str, *arguments: str | Path) -> None:
-    """Show a command as a user would type it, and run it."""
+    """Print a command as a user would type it, and run it."""
     line = [script, *map(str, arguments)]
     print(f"\n$ python {shlex.join(line)}", flush=True)
     run_script(*line)
 
 
-def refined(model: Path) -> Path:
-    """Where tools/refine.py puts its result."""
+def refined_path(model: Path) -> Path:
+    """Return the file that tools/refine.py writes for a model."""
     return model.with_name(f"{model.stem}_refined.pth")
 
 
-def newest(folder: Path, *, resume: bool = False) -> int:
-    """The newest epoch in `folder`, 0 where there is none."""
+def newest_epoch(folder: Path, *, resume: bool = False) -> int:
+    """Return the newest epoch in `folder`, 0 where there is none."""
     try:
         return find_epoch(folder, -1, resume=resume)
     except CheckpointError:

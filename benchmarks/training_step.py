@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of a training step: ours, in variants that need less memory, and the plain form.
+"""Time and peak memory of a training step: ours, in variants that need less memory, and the plain implementation.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --layers 1 --size 200 200 --variants plain ours
 
-A step is projection, gather, network, compositing, squared error, gradients, Adam. Each variant runs in a process
-of its own, so that memory is its own: on a CPU the resident memory's peak during the steps above what the process
-held before the first, on a GPU torch's peak of allocated memory.
+A step is projection, gather, network, compositing, squared error, gradients, Adam. Each variant runs in a separate
+process, so that its memory can be measured: on a CPU the peak of resident memory during the steps, less the resident
+memory before the first, on a GPU torch's peak of allocated memory.
 
 Variants:
-    plain      the network of benchmarks/plain_network.py, two convolutions for a gated one, a layer at a time
+    plain      the network of benchmarks/plain_network.py, two convolutions for a gated one, one layer at a time
     ours       npcr as it trains
-    half       ours with SOLVER.HALF_ACTIVATIONS: what gradients need of pictures is kept as float16
-    recompute  ours with SOLVER.RECOMPUTE_LAYERS: a layer's activations are made again for its gradients
+    half       ours with SOLVER.HALF_ACTIVATIONS: activations are kept as float16 for the gradients
+    recompute  ours with SOLVER.RECOMPUTE_LAYERS: the activations of a layer are computed again for its gradients
     both       ours with both
-    reference       ours in plain torch (fused gates, channels_last), as on a GPU
+    reference  ours with the torch reference (fused gates, channels_last), as on a GPU
 
-Column "gradient_error": after the steps, how far the gradient of all parameters together lies from the one with whole
-activations, as a share of its length.
+Column "gradient_error": after the steps, the distance of the gradient of all parameters from the one with float32
+activations, relative to its norm.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ import torch  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
-from benchmarks.plain_network import plain_twin  # noqa: E402
+from benchmarks.plain_network import plain_copy  # noqa: E402
 from npcr.renderers.half_activations import half_activations  # noqa: E402
 
 VARIANTS = ("plain", "ours", "half", "recompute", "both", "reference")
@@ -50,7 +50,7 @@ COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time
 
 
 def _memory_mb(kind: str) -> float:
-    """This process's resident memory: VmRSS, what it holds, or VmHWM, its peak since `_reset_peak` (Linux)."""
+    """Resident memory of this process: VmRSS, the current value, or VmHWM, the peak since `_reset_peak` (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
 
@@ -60,13 +60,13 @@ def _reset_peak() -> None:
 
 
 def run_variant(options: argparse.Namespace) -> dict[str, Any]:
-    """One variant's row, in this process."""
+    """Measure one variant in this process; return its row."""
     device = torch.device(options.device)
     renderer, cameras = make(options, device)
     renderer.train()
     renderer.recompute_layers = options.variant in ("recompute", "both")
     if options.variant == "plain":
-        renderer.network = plain_twin(renderer.network, renderer.network.in_channels, options.norm)
+        renderer.network = plain_copy(renderer.network, renderer.network.in_channels, options.norm)
     elif options.variant == "reference":
         renderer.network.backend = "torch"
     optimizer = torch.optim.Adam(renderer.parameters(), 1e-4)
@@ -93,9 +93,9 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     cuda = device.type == "cuda"
     if not cuda:
         _reset_peak()
-        held = _memory_mb("VmRSS")
+        before = _memory_mb("VmRSS")
     timing = measure(step, repeats=options.repeats, device=device, warm_up=1, limit_s=120)
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else _memory_mb("VmHWM") - held
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else _memory_mb("VmHWM") - before
     row = {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
            "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
     if half:
@@ -105,7 +105,7 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=lambda text: int(float(text)), default=10**5)
     parser.add_argument("--layers", type=int, default=4)
@@ -119,10 +119,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _in_its_own_process(variant: str, arguments: Sequence[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, __file__, *arguments, "--variant", variant], check=True, text=True,
+def _run_in_subprocess(variant: str, arguments: Sequence[str]) -> dict[str, Any]:
+    process = subprocess.run([sys.executable, __file__, *arguments, "--variant", variant], check=True, text=True,
                           stdout=subprocess.PIPE)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    row: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return row
 
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for variant in options.variants:
         begun = time.perf_counter()
-        rows.append(_in_its_own_process(variant, arguments))
+        rows.append(_run_in_subprocess(variant, arguments))
         print(f"{variant}: {rows[-1]['median_ms']:.4g} ms, {time.perf_counter() - begun:.0f} s in all", file=sys.stderr)
     for row in rows:
         row["time_ratio"] = rows[0]["median_ms"] / row["median_ms"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene that the study trains on, and copies of it with another point cloud."""
+"""The scene of the study, and copies of it with changed point clouds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from npcr.io.camera_files import read_cameras
 from npcr.io.points import PointCloud, write_points
 from npcr.reconstruction.point_filters import merge_clouds, select_points
 
-_JITTER = 0.5  # spacings: standard deviation of each coordinate of a point that comes a second time
+_JITTER = 0.5  # spacings: standard deviation of each coordinate of a duplicated point
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,18 @@ class StudyScene:
 
 
 def open_scene(folder: Path) -> StudyScene:
-    """Read SCENE/scene.yml, cameras and clouds. `SceneError` or `ConfigError` where they do not serve a study."""
+    """Read SCENE/scene.yml, cameras and clouds.
+
+    Args:
+        folder: of the scene.
+
+    Returns:
+        The scene.
+
+    Raises:
+        SceneError: a file is missing or wrong.
+        ConfigError: no view is held out.
+    """
     config_file = folder / FILE_NAME
     if not config_file.exists():
         raise SceneError(f"{config_file}: no such file; make a scene with python tools/make_hair.py {folder}")
@@ -61,14 +72,14 @@ def open_scene(folder: Path) -> StudyScene:
     return StudyScene(folder, cfg, cameras, load_clouds(folder, cfg.DATASETS.FRAME_NUM), digest[:16])
 
 
-def picture_size(cfg: CfgNode, longest_side: int) -> list[int]:
-    """[width, height] in the photographs' proportions, never larger than they are."""
+def image_size(cfg: CfgNode, longest_side: int) -> list[int]:
+    """Return [width, height] with the aspect ratio of the photographs, and not larger than they are."""
     scale = min(1.0, longest_side / max(cfg.INPUT.SIZE_RAW))
     return [round(side * scale) for side in cfg.INPUT.SIZE_RAW]
 
 
 def changed_cloud(cloud: PointCloud, change: CloudChange, seed: int) -> PointCloud:
-    """`cloud` with another number of points and noise, drawn by `seed`; points keep their colors."""
+    """Return the cloud with another number of points and with noise, drawn by `seed`; points keep their colors."""
     if change == CloudChange():
         return cloud
     rng = np.random.default_rng([seed, 4])
@@ -77,19 +88,19 @@ def changed_cloud(cloud: PointCloud, change: CloudChange, seed: int) -> PointClo
         count = max(1, round(change.density * len(cloud)))
         cloud = select_points(cloud, np.sort(rng.choice(len(cloud), count, replace=False)))
     elif change.density > 1:
-        again = select_points(cloud, rng.choice(len(cloud), round((change.density - 1) * len(cloud)),
-                                                replace=change.density > 2))
-        cloud = merge_clouds(cloud, _moved(again, _JITTER * spacing, rng))
-    return _moved(cloud, change.noise * spacing, rng) if change.noise else cloud
+        copies = select_points(cloud, rng.choice(len(cloud), round((change.density - 1) * len(cloud)),
+                                                 replace=change.density > 2))
+        cloud = merge_clouds(cloud, _add_noise(copies, _JITTER * spacing, rng))
+    return _add_noise(cloud, change.noise * spacing, rng) if change.noise else cloud
 
 
 def splat_sizes(clouds: Sequence[PointCloud], cameras: Cameras, size: Sequence[int]) -> list[float]:
-    """INPUT.NEAR_FAR_SIZE for these clouds in pictures of `size`, as a new scene's configuration would have it."""
+    """Return INPUT.NEAR_FAR_SIZE for these clouds and images of `size`, as in a new scene's configuration."""
     return near_far_size(clouds[0].positions, cameras.resized((size[0], size[1])))
 
 
 def write_scene_copy(destination: Path, scene: StudyScene, clouds: Sequence[PointCloud]) -> None:
-    """A scene folder with other clouds; everything else is linked (copied where links cannot be made)."""
+    """Write a scene folder with other clouds; everything else is linked (copied where links cannot be created)."""
     with new_scene_folder(destination) as folder:
         for entry in sorted(scene.folder.resolve().iterdir()):
             if entry.name not in ("pointclouds", FILE_NAME):
@@ -98,7 +109,7 @@ def write_scene_copy(destination: Path, scene: StudyScene, clouds: Sequence[Poin
             write_points(folder / "pointclouds" / f"frame{number}.ply", cloud)
 
 
-def _moved(cloud: PointCloud, deviation: float, rng: np.random.Generator) -> PointCloud:
+def _add_noise(cloud: PointCloud, deviation: float, rng: np.random.Generator) -> PointCloud:
     noise = rng.normal(0, deviation, cloud.positions.shape)
     return PointCloud((cloud.positions + noise).astype(np.float32), cloud.colors)
 
@@ -106,7 +117,7 @@ def _moved(cloud: PointCloud, deviation: float, rng: np.random.Generator) -> Poi
 def _link(source: Path, destination: Path) -> None:
     try:
         os.symlink(source, destination, target_is_directory=source.is_dir())
-    except OSError:  # Windows without the right to make links
+    except OSError:  # Windows without the permission to create links
         if source.is_dir():
             shutil.copytree(source, destination)
         else:

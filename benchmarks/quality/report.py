@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and pictures from the study's results; fills the page between its markers, so that no figure is typed."""
+"""Tables and images of the study's results, written between the markers of a page, so that no number is typed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from npcr.io.images import read_image, write_image  # noqa: E402
 
 logger = logging.getLogger("npcr")
 
-SHOWN = ("published", "published-mse", "layered-1", "layers-1", "recommended")  # on the contact sheet
+SHEET_VARIANTS = ("published", "published-mse", "layered-1", "layers-1", "recommended")  # on the contact sheet
 EXAMPLES = """examples:
   python benchmarks/quality/report.py output/study/full/study.json
   python benchmarks/quality/report.py benchmarks/results/quality_small.json --page docs/quality.md
@@ -57,30 +57,30 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 
 
 def question_table(question: Question, rows: Sequence[Mapping[str, Any]], command: str) -> str:
-    """A markdown table with a line for each of the question's variants that was run; says which were not."""
+    """Format a markdown table with a line for each variant of the question that was run, and list the others."""
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["variant"], []).append(row)
-    ran = [(label, by_name[variant.name]) for label, variant in question.rows if variant.name in by_name]
+    labeled_runs = [(label, by_name[variant.name]) for label, variant in question.rows if variant.name in by_name]
     missing = [label for label, variant in question.rows if variant.name not in by_name]
-    again = f"`{command} --only {question.name}`"
+    question_command = f"`{command} --only {question.name}`"
     if all(variant is BASE or variant.name not in by_name for _, variant in question.rows):
-        return f"*Not run yet:* {again}\n"
+        return f"*Not run yet:* {question_command}\n"
     columns = {name: column for name, column in COLUMNS.items()
-               if any(row.get(name) is not None for _, found in ran for row in found)}
+               if any(row.get(name) is not None for _, runs in labeled_runs for row in runs)}
     lines = [["", *(heading for heading, _, _ in columns.values()), "runs"], ["---", *["---:"] * (len(columns) + 1)]]
-    for label, found in ran:
-        cells = [mean_and_spread([factor * row[name] for row in found if row.get(name) is not None], digits)
+    for label, runs in labeled_runs:
+        cells = [mean_and_spread([factor * row[name] for row in runs if row.get(name) is not None], digits)
                  for name, (_, factor, digits) in columns.items()]
-        lines.append([label + _unfinished_schedule(found), *cells, str(len(found))])
+        lines.append([label + _unfinished_schedule(runs), *cells, str(len(runs))])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     if missing:
         text += f"\nNot run: {'; '.join(missing)}.\n"
-    return f"{text}\n{again}\n"
+    return f"{text}\n{question_command}\n"
 
 
 def about(results: Mapping[str, Any], chosen: str = "") -> str:
-    """The command, with what it was told to choose, the scene, the machine and the commits, in a list."""
+    """Format a list of the command, with the options `chosen`, the scene, the machine and the commits."""
     environment, machines = results["environment"], [row["machine"] for row in results["rows"]]
     study, scene = environment["study"], environment["study"]["scene"]
     width, height = study["picture"]
@@ -88,50 +88,50 @@ def about(results: Mapping[str, Any], chosen: str = "") -> str:
     load = f"; load average before the runs up to {max(loads):.1f}" if loads else ""
     return (f"- `{study['command']}{chosen}`\n"
             f"- scene `{scene['name']}`: {scene['views']} views of which {scene['held_out']} are held out, "
-            f"{scene['points']:,} points; pictures of {width}×{height}\n"
-            f"- {study['minutes']:g} minutes of training a run on {_each_once(machines, 'processor')} "
-            f"({_each_once(machines, 'device')}), {_each_once(machines, 'threads')} of "
-            f"{_each_once(machines, 'cores')} threads{load}\n"
-            f"- torch {_each_once(machines, 'torch')}; commit {_each_once(machines, 'commit')}; "
+            f"{scene['points']:,} points; images of {width}×{height}\n"
+            f"- {study['minutes']:g} minutes of training a run on {_distinct(machines, 'processor')} "
+            f"({_distinct(machines, 'device')}), {_distinct(machines, 'threads')} of "
+            f"{_distinct(machines, 'cores')} threads{load}\n"
+            f"- torch {_distinct(machines, 'torch')}; commit {_distinct(machines, 'commit')}; "
             f"{len(machines)} runs, {min(machine['time'] for machine in machines)[:10]} to "
             f"{max(machine['time'] for machine in machines)[:10]}\n")
 
 
 def command(size: str, scene: Path | None = None, **options: object) -> str:
-    """How the study is called, without paths of one machine; options that are None are left out."""
+    """Return the command of a study, without absolute paths; options that are None are omitted."""
     given = {"scene": scene, **options}
     parts = ["python benchmarks/quality/study.py", f"--size {size}"]
     for name, value in given.items():
         if value is not None:
-            shown = (value.name if value.is_absolute() else value.as_posix()) if isinstance(value, Path) else value
-            parts.append(f"--{name} {shown}")
+            text = (value.name if value.is_absolute() else value.as_posix()) if isinstance(value, Path) else value
+            parts.append(f"--{name} {text}")
     return " ".join(parts)
 
 
 def sections(results: Mapping[str, Any] | None) -> dict[str, str]:
-    """What stands between the page's markers: `about` and a table for each question; None: nothing was run yet."""
-    called = results["environment"]["study"]["command"] if results else command("full")
+    """Return the page's sections by name: `about` and a table for each question; None: nothing was run yet."""
+    study_command = results["environment"]["study"]["command"] if results else command("full")
     rows = results["rows"] if results else []
-    filled = {"about": about(results) if results else f"*Not run yet:* `{called}`\n"}
-    return filled | {question.name: question_table(question, rows, called) for question in questions()}
+    filled = {"about": about(results) if results else f"*Not run yet:* `{study_command}`\n"}
+    return filled | {question.name: question_table(question, rows, study_command) for question in questions()}
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """One table of every variant that was run, in the order of the questions: for a study of few, long runs."""
+    """Format one table of every variant that was run, in the order of the questions: for a study of few, long runs."""
     labels: dict[str, str] = {}
     for question in questions():
         for label, variant in question.rows:
-            whole = f"{question.title}: {label}" if label[0].isdigit() else label
-            labels.setdefault(variant.name, f"{whole} (`{variant.name}`)")
-    ran = {row["variant"] for row in results["rows"]}
-    rows = tuple((labels[name], variant) for name, variant in all_variants().items() if name in ran)
+            full_label = f"{question.title}: {label}" if label[0].isdigit() else label
+            labels.setdefault(variant.name, f"{full_label} (`{variant.name}`)")
+    variants_run = {row["variant"] for row in results["rows"]}
+    rows = tuple((labels[name], variant) for name, variant in all_variants().items() if name in variants_run)
     table = question_table(Question("", "", rows), results["rows"], "").partition("\n\n")[0]
     seeds = len({row["seed"] for row in results["rows"]})
     return f"{about(results, f' --seeds {seeds} --only ' + ' '.join(variant.name for _, variant in rows))}\n{table}\n"
 
 
 def write_tables(path: Path, results: Mapping[str, Any]) -> None:
-    """All tables under their questions' titles."""
+    """Write all tables under the titles of their questions."""
     filled = sections(results)
     text = f"# Results\n\n{filled['about']}"
     for question in questions():
@@ -141,7 +141,7 @@ def write_tables(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each run; empty where something was not measured."""
+    """Write a line for each run, with empty cells where a metric was not measured."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -151,9 +151,15 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_sheet(output: Path, names: Sequence[str], path: Path | None = None) -> Path | None:
-    """One held-out view by each of the named variants' first seed, under each other, as OUTPUT/contact_sheet.png.
+    """Write one held-out view of each named variant's first seed, one below the other, to OUTPUT/contact_sheet.png.
 
-    Also as `path` where one is given. Returns the last file written; None where none of them was run.
+    Args:
+        output: folder of the study.
+        names: of the variants, from top to bottom; those that were not run are skipped.
+        path: a second file for the sheet.
+
+    Returns:
+        The last file written; None where none of the variants was run.
     """
     files = [output / "runs" / f"{name}-seed0" / "row.png" for name in names]
     rows = [read_image(file) for file in files if file.exists()]
@@ -168,7 +174,7 @@ def write_sheet(output: Path, names: Sequence[str], path: Path | None = None) ->
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A study.json. `ConfigError` where it is none."""
+    """Read a study.json. `ConfigError` where it is missing or has no results."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -181,18 +187,18 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, metavar="FILE", help="the study's study.json")
     parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md; "
                         "without, the tables are printed")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
-                        "beside the first of --long or the results, and show it on the page")
+                        "beside the first of --long or the results, and link it on the page")
     parser.add_argument("--long", type=Path, nargs="+", default=[], metavar="FILE", help="study.json of few and longer "
-                        "runs: each a table of its own on the page")
-    parser.add_argument("--show", nargs="+", default=list(SHOWN), metavar="NAME",
-                        help=f"variants on the sheet (default: {' '.join(SHOWN)})")
+                        "runs: one table on the page for each")
+    parser.add_argument("--show", nargs="+", default=list(SHEET_VARIANTS), metavar="NAME",
+                        help=f"variants on the sheet (default: {' '.join(SHEET_VARIANTS)})")
     return parser.parse_args(arguments)
 
 
@@ -203,11 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.long:
         filled["long"] = "\n".join(headline(read_results(file)) for file in args.long)
     if args.sheet:
-        pictures = (args.long or [args.results])[0].parent
-        if write_sheet(pictures, args.show, args.sheet) is None:
-            raise NpcrError(f"{pictures / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
-        place = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()
-        filled["sheet"] = (f"![One held-out view: target, rendering, target matte, matte, error]({place})\n\n"
+        folder = (args.long or [args.results])[0].parent
+        if write_sheet(folder, args.show, args.sheet) is None:
+            raise NpcrError(f"{folder / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
+        link = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()
+        filled["sheet"] = (f"![One held-out view: target, rendering, target matte, matte, error]({link})\n\n"
                            f"*From top to bottom: {', '.join(args.show)}.*\n")
     if args.page is None:
         print("\n".join(filled.values()))
@@ -216,13 +222,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{args.page}: {len(filled)} sections filled")
 
 
-def _each_once(machines: Sequence[Mapping[str, Any]], name: str) -> str:
-    """What the runs were made with, each value once."""
+def _distinct(machines: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The values of the runs' environments, each once."""
     return ", ".join(dict.fromkeys(str(machine[name]) for machine in machines))
 
 
 def _unfinished_schedule(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A remark where training ended before the schedule had added all layers."""
+    """A note where training ended before the schedule had added all layers."""
     least = min(rows, key=lambda row: row["layers"] - row["all_layers"])
     return "" if least["layers"] >= least["all_layers"] else f" (reached {least['layers']} of {least['all_layers']})"
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of the study: tools/train.py in a process of its own, then the scores of the held-out views.
 
-    OUTPUT/runs/NAME-seed0/settings.json   what it is run with; written first
-                           train.log, train/   what training says and writes
-                           scene/          while it trains: the scene with the variant's cloud
+    OUTPUT/runs/NAME-seed0/settings.json   the settings of the run; written first
+                           train.log, train/   log and output of the training
+                           scene/          during training: the scene with the variant's cloud
                            row.png         one held-out view
-                           result.json     written last: such a run is finished
+                           result.json     written last: the run is finished
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from yacs.config import CfgNode
 
 from benchmarks.common import ROOT, environment
-from benchmarks.quality.clouds import StudyScene, changed_cloud, picture_size, splat_sizes, write_scene_copy
+from benchmarks.quality.clouds import StudyScene, changed_cloud, image_size, splat_sizes, write_scene_copy
 from benchmarks.quality.scores import mean_of, score_held_out
 from benchmarks.quality.variants import RECOMMENDED_KEYS, CloudChange, Variant
 from npcr.checkpoints import find_epoch, load_training_state, model_path, optimizer_path
@@ -45,20 +45,20 @@ _MACHINE = ("processor", "cores", "threads", "load_before", "device", "torch", "
 
 @dataclass(frozen=True)
 class Study:
-    """What all runs share."""
+    """The settings that all runs share."""
 
     scene: StudyScene
     output: Path
-    longest_side: int  # of the pictures, pixels
+    longest_side: int  # of the images, pixels
     minutes: float  # of training
     device: torch.device
     vgg_file: Path | None = None
-    vgg: VggFeatures | None = None  # of that file
+    vgg: VggFeatures | None = None  # the network of that file
     keep_models: bool = False
 
     @property
-    def picture(self) -> list[int]:
-        return picture_size(self.scene.cfg, self.longest_side)
+    def image_size(self) -> list[int]:
+        return image_size(self.scene.cfg, self.longest_side)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Job:
 
     @cached_property
     def clouds(self) -> list[PointCloud]:
-        """The variant's clouds, a frame each."""
+        """The variant's clouds, one for each frame."""
         return [changed_cloud(cloud, self.variant.cloud, self.seed) for cloud in self.study.scene.clouds]
 
     @cached_property
@@ -87,18 +87,18 @@ class Job:
         """The configuration keys that differ from the scene's own file, without paths."""
         study, scene = self.study, self.study.scene
         keys = RECOMMENDED_KEYS | dict(self.variant.overrides) | {
-            "INPUT.SIZE_TRAIN": study.picture, "INPUT.SIZE_TEST": study.picture,
+            "INPUT.SIZE_TRAIN": study.image_size, "INPUT.SIZE_TEST": study.image_size,
             "SOLVER.MAX_MINUTES": study.minutes, "SOLVER.SEED": self.seed, "SOLVER.MAX_EPOCHS": _ENDLESS,
             "SOLVER.CHECKPOINT_PERIOD": _ENDLESS, "TEST.PERIOD": 0, "MODEL.DEVICE": str(study.device)}
-        if self.variant.cloud != CloudChange() or study.picture != list(scene.cfg.INPUT.SIZE_TRAIN):
-            keys["INPUT.NEAR_FAR_SIZE"] = splat_sizes(self.clouds, scene.cameras, study.picture)
+        if self.variant.cloud != CloudChange() or study.image_size != list(scene.cfg.INPUT.SIZE_TRAIN):
+            keys["INPUT.NEAR_FAR_SIZE"] = splat_sizes(self.clouds, scene.cameras, study.image_size)
         if any(cloud.colors is None for cloud in scene.clouds):
             keys["INPUT.USE_RGB"] = False
         return keys
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result; a run with others is another run."""
+        """The settings that determine the result; a run with others is another run."""
         cloud = self.variant.cloud
         return {"scene": self.study.scene.digest, "density": cloud.density, "noise": cloud.noise, **self.keys}
 
@@ -114,36 +114,45 @@ class Job:
         return [str(part) for pair in pairs.items() for part in pair]
 
     def config(self) -> CfgNode:
-        """The configuration that `options` give."""
+        """Load the configuration that tools/train.py gets by `options`."""
         return load_config(self.study.scene.config_file, self.options)
 
 
 def finished(job: Job) -> dict[str, Any] | None:
-    """The result of a run with the same settings, if it is finished.
+    """Return the result of a run, or None where it is not finished.
 
-    Raises `ConfigError` where the run's folder is one of other settings, finished or not.
+    Raises `ConfigError` where the run's folder has other settings, finished or not.
     """
-    before = _read(job.folder / "settings.json")
-    if before is None:
+    existing = _read(job.folder / "settings.json")
+    if existing is None:
         return None
-    now = json.loads(json.dumps(job.settings))
-    for key in before.keys() | now.keys():
-        if before.get(key) != now.get(key):
-            raise ConfigError(f"{job.folder}: was run with {key} {before.get(key)}, the study says {now.get(key)}; "
-                              "give another --output, or --redo to run it again")
+    settings = json.loads(json.dumps(job.settings))
+    for key in existing.keys() | settings.keys():
+        if existing.get(key) != settings.get(key):
+            raise ConfigError(f"{job.folder}: was run with {key} {existing.get(key)}, the study has "
+                              f"{settings.get(key)}; give another --output, or --redo to run it again")
     return _read(job.folder / "result.json")
 
 
 def remove(job: Job) -> None:
-    """Forget a run, so that it is run again."""
+    """Delete a run, so that it is run again."""
     shutil.rmtree(job.folder, ignore_errors=True)
 
 
 def run(job: Job, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Train, score, write and return the result; goes on with a run that was stopped.
+    """Train a variant, or resume its training, score it, and write the result.
 
-    `waiting` is called about every second. Raises `NpcrError` where training fails; on Ctrl-C training writes a
-    checkpoint first.
+    On Ctrl-C training writes a checkpoint first.
+
+    Args:
+        job: variant and seed.
+        waiting: called about every second during training.
+
+    Returns:
+        The result, as in result.json.
+
+    Raises:
+        NpcrError: training failed.
     """
     began, described = time.monotonic(), environment(job.study.device)
     _write(job.folder / "settings.json", job.settings)
@@ -168,12 +177,12 @@ def run(job: Job, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
 
 
 def _train(job: Job, resume: list[str], waiting: Callable[[], None]) -> None:
-    """tools/train.py, waited for; what it prints goes to train.log."""
+    """Run tools/train.py to its end; its output goes to train.log."""
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config-file", str(job.study.scene.config_file),
                *job.options, *resume]
     log = job.folder / "train.log"
     with log.open("a", encoding="utf-8") as file:
-        # In a session of its own: Ctrl-C reaches it once, through us.
+        # In a session of its own, so that Ctrl-C reaches it only through `_stop`.
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
                                    start_new_session=os.name == "posix", env=os.environ | {"TQDM_MININTERVAL": "10"})
         try:
@@ -187,9 +196,9 @@ def _train(job: Job, resume: list[str], waiting: Callable[[], None]) -> None:
             _stop(process)
             raise
     if process.returncode:
-        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         raise NpcrError(f"{job.name}: training failed with status {process.returncode}: "
-                        f"{said[-1] if said else 'it said nothing'} ({log})")
+                        f"{lines[-1] if lines else 'no output'} ({log})")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -200,7 +209,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tidy(job: Job) -> None:
-    """Models are tens of megabytes each; the scores are what a study is for."""
+    """Delete the scene copy and the models, which have tens of megabytes each."""
     shutil.rmtree(job.folder / "scene", ignore_errors=True)
     if not job.study.keep_models:
         for file in (job.folder / "train").glob("nr_*.pth"):
@@ -220,7 +229,7 @@ def _write(path: Path, values: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON file of ours, or None where there is none."""
+    """Read a JSON file; None where it does not exist."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

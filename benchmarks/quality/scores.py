@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out views of a trained model against their photographs: npcr's measures, FLIP and a perceptual distance."""
+"""Scores of the held-out views of a trained model: npcr's metrics, FLIP and a perceptual distance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS = ("psnr", "ssim", "flip", "alpha_mae", "alpha_sad", "perceptual")
 
 
 def load_flip() -> Callable[..., Any]:
-    """The evaluator of NVIDIA's FLIP package. Raises `MissingExtraError`."""
+    """Return the evaluator of NVIDIA's FLIP package. Raises `MissingExtraError`."""
     try:
         from flip_evaluator import evaluate as flip_evaluate
     except ImportError:
@@ -33,7 +33,15 @@ def load_flip() -> Callable[..., Any]:
 
 
 def flip(image: Tensor, target: Tensor) -> float:
-    """(3, H, W) sRGB in [0, 1] each -> mean LDR-FLIP, 0 to 1 (Andersson et al. 2020), 67 pixels per degree."""
+    """Compute the mean LDR-FLIP (Andersson et al. 2020), at 67 pixels per degree.
+
+    Args:
+        image: (3, H, W) sRGB in [0, 1].
+        target: (3, H, W) sRGB in [0, 1].
+
+    Returns:
+        0 for equal images, up to 1.
+    """
     if image.shape != target.shape or image.ndim != 3 or len(image) != 3:
         raise ValueError(f"flip: shapes must be (3, H, W) and equal, are {tuple(image.shape)} and "
                          f"{tuple(target.shape)}")
@@ -43,9 +51,18 @@ def flip(image: Tensor, target: Tensor) -> float:
 
 def score_held_out(cfg: CfgNode, explicit: Collection[str], checkpoint: Path, device: torch.device,
                    vgg: VggFeatures | None, label: str, row: Path) -> list[dict[str, Any]]:
-    """Scores of each held-out view: its name, and METRICS; `perceptual` is None without `vgg`.
+    """Score the held-out views; colors are compared over black.
 
-    Colors are compared over black. Writes `row`, a picture of the middle one of the views, under `label`.
+    Args:
+        cfg: of the trained model.
+        checkpoint: the model.
+        device: to render on.
+        vgg: for the metric `perceptual`; None: it is None.
+        label: of the image written to `row`.
+        row: file for an image of the middle one of the views.
+
+    Returns:
+        Name and `METRICS` of each view.
     """
     renderer, cfg, _ = load_renderer(cfg, checkpoint, device, explicit=explicit)
     held_out = held_out_views(cfg, open_scene(cfg, cfg.DATASETS.TRAIN), device)
@@ -68,7 +85,7 @@ def score_held_out(cfg: CfgNode, explicit: Collection[str], checkpoint: Path, de
 
 
 def mean_of(scores: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean of each metric over the views; None where it was not measured."""
+    """Return the mean of each metric over the views; None where it was not measured."""
     means: dict[str, float | None] = {}
     for name in METRICS:
         values = [score[name] for score in scores]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes better pictures of hair: trains many variants for the same time each and compares held-out views.
+"""Ablation study of image quality: trains many variants for the same time each and compares held-out views.
 
 Every run trains the recommended settings (npcr/data/scene_config.py) with a few keys changed. Runs that are finished
-in the output folder are kept: Ctrl-C stops, the same command goes on. Train on an otherwise idle machine, for it is
-time that is equal.
+in the output folder are kept: Ctrl-C stops, the same command continues. Use an otherwise idle machine, since runs have
+equal time, not equal steps.
 """
 
 from __future__ import annotations
@@ -50,45 +50,45 @@ EXAMPLES = """examples:
 writes, in --output:
   study.json, study.csv  every run with its settings, seed, commit and machine
   study.md               the tables, mean and spread over seeds
-  contact_sheet.png      one held-out view by chosen variants (--show)
+  contact_sheet.png      one held-out view of selected variants (--show)
   runs/                  a folder for each run
 """
 
 
 @dataclass
-class Clock:
-    """How long the runs that are left will take."""
+class RemainingTime:
+    """Estimates the time of the remaining runs."""
 
     expected_s: float
-    took: list[float] = field(default_factory=list)
+    durations_s: list[float] = field(default_factory=list)
 
-    def left(self, runs: int, begun: float) -> str:
-        """In words, with `runs` left of which the first began at `begun` (time.monotonic)."""
-        each = statistics.mean(self.took) if self.took else self.expected_s
-        return tqdm.format_interval(max(0.0, runs * each - (time.monotonic() - begun)))
+    def format(self, runs: int, begun: float) -> str:
+        """Format the time of `runs` runs, of which the first began at `begun` (time.monotonic)."""
+        mean = statistics.mean(self.durations_s) if self.durations_s else self.expected_s
+        return tqdm.format_interval(max(0.0, runs * mean - (time.monotonic() - begun)))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", type=Path, default=DEFAULT_SCENE, metavar="FOLDER",
-                        help="with scene.yml and held-out views (default: %(default)s, which tools/make_hair.py makes "
-                        "when it is not there)")
+                        help="with scene.yml and held-out views (default: %(default)s, which tools/make_hair.py "
+                        "generates where it is missing)")
     parser.add_argument("--size", choices=tuple(SIZES), default="small",
                         help="; ".join(f"{name}: {side} pixels, {minutes:g} minutes a run"
                                        for name, (side, minutes) in SIZES.items()) + " (default: %(default)s)")
-    parser.add_argument("--side", type=int, metavar="N", help="longest side of the pictures, in place of --size's")
-    parser.add_argument("--minutes", type=float, metavar="N", help="of training a run, in place of --size's")
+    parser.add_argument("--side", type=int, metavar="N", help="longest side of the images, instead of --size's")
+    parser.add_argument("--minutes", type=float, metavar="N", help="training time of a run, instead of --size's")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each variant (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="variants and questions, see --list")
-    parser.add_argument("--list", action="store_true", help="show questions and variants, and run nothing")
+    parser.add_argument("--list", action="store_true", help="list questions and variants, and run nothing")
     parser.add_argument("--vgg", type=Path, metavar="FILE", help="VGG-19 weights (.safetensors, .pth): adds the "
                         "perceptual distance, and the variants that train with it")
-    parser.add_argument("--show", nargs="+", default=list(report.SHOWN), metavar="NAME",
-                        help=f"variants on the contact sheet (default: {' '.join(report.SHOWN)})")
+    parser.add_argument("--show", nargs="+", default=list(report.SHEET_VARIANTS), metavar="NAME",
+                        help=f"variants on the contact sheet (default: {' '.join(report.SHEET_VARIANTS)})")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: output/study/SIZE")
-    parser.add_argument("--redo", action="store_true", help="run again what was run with other settings")
+    parser.add_argument("--redo", action="store_true", help="repeat runs that exist with other settings")
     parser.add_argument("--keep-models", action="store_true", help="keep checkpoints, tens of megabytes a run")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     args = parser.parse_args(arguments)
@@ -106,14 +106,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, then write results, tables and contact sheet."""
+    """Run the missing jobs, then write results, tables and contact sheet."""
     args = parse(arguments)
     unknown = [name for name in args.show if name not in all_variants()]
     if unknown:
         raise ConfigError(f"--show {unknown[0]}: no such variant; see --list")
     variants = select(args.only)
     if args.list:
-        show_list(variants, args)
+        print_list(variants, args)
         return
     study = make_study(args)
     variants = _runnable(variants, study)
@@ -125,12 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         write_results(study, args)
     if failures:
-        told = "\n".join(f"  {failure}" for failure in failures)
-        raise NpcrError(f"{len(failures)} of {len(missing)} runs failed; the same command tries them again:\n{told}")
+        messages = "\n".join(f"  {failure}" for failure in failures)
+        raise NpcrError(f"{len(failures)} of {len(missing)} runs failed; the same command tries them again:\n"
+                        f"{messages}")
 
 
 def make_study(args: argparse.Namespace) -> Study:
-    """Everything that the runs share, checked before any of them begins."""
+    """Return the settings that the runs share, checked before the first one begins."""
     load_flip()
     if args.scene == DEFAULT_SCENE and not (args.scene / FILE_NAME).exists():
         run_script("tools/make_hair.py", str(args.scene))
@@ -140,17 +141,17 @@ def make_study(args: argparse.Namespace) -> Study:
 
 
 def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
-    """Run the jobs one after another; one that fails goes to `failures`, and the next begins."""
+    """Run the jobs one after another; errors are appended to `failures`, and the next job begins."""
     if not jobs:
         return
-    clock = Clock(jobs[0].study.minutes * 60 + 20)
+    remaining = RemainingTime(jobs[0].study.minutes * 60 + 20)
     with tqdm(total=len(jobs) + done, initial=done, unit="run", smoothing=0,
               bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}") as bar:
         for number, job in enumerate(jobs):
             begun = time.monotonic()
 
             def tick(left: int = len(jobs) - number, begun: float = begun) -> None:
-                bar.set_postfix_str(f"about {clock.left(left, begun)} left")
+                bar.set_postfix_str(f"about {remaining.format(left, begun)} left")
 
             bar.set_description(job.name)
             try:
@@ -159,7 +160,7 @@ def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
                 failures.append(error)
                 bar.write(f"error: {error}", file=sys.stderr)
             else:
-                clock.took.append(time.monotonic() - begun)
+                remaining.durations_s.append(time.monotonic() - begun)
                 bar.write(f"{job.name}: " + ", ".join(f"{name} {result[name]:.4g}" for name in METRICS
                                                       if result[name] is not None), file=sys.stderr)
             bar.update()
@@ -167,7 +168,7 @@ def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
 
 
 def write_results(study: Study, args: argparse.Namespace) -> None:
-    """study.json and .csv of every finished run in the output folder, study.md, and the contact sheet."""
+    """Write study.json and .csv of every finished run in the output folder, study.md, and the contact sheet."""
     found = [result for variant in all_variants().values() for seed in _seeds(study.output, variant)
              if (result := _finished_or_none(Job(study, variant, seed))) is not None]
     if not found:
@@ -180,7 +181,7 @@ def write_results(study: Study, args: argparse.Namespace) -> None:
              "views": len(study.scene.cameras), "held_out": len(found[0]["each"]),
              "points": sum(map(len, study.scene.clouds))}
     described = environment(study.device) | {"study": {
-        "scene": scene, "size": args.size, "picture": study.picture, "minutes": study.minutes,
+        "scene": scene, "size": args.size, "picture": study.image_size, "minutes": study.minutes,
         "command": _command(args),
         "recommended": base}}
     write_json(study.output / "study.json", rows, described)
@@ -192,7 +193,7 @@ def write_results(study: Study, args: argparse.Namespace) -> None:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """How this study is called, without what only chooses among its runs."""
+    """The command of this study, without options that only select among its runs."""
     side, minutes = SIZES[args.size]
     return report.command(args.size, scene=args.scene if args.scene != DEFAULT_SCENE else None,
                           side=args.side if args.side != side else None,
@@ -205,8 +206,8 @@ def _brief(result: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key not in ("settings", "each")} | {"changed": changed}
 
 
-def show_list(variants: Sequence[Variant], args: argparse.Namespace) -> None:
-    """Questions with their variants, what each changes, and how long all would take."""
+def print_list(variants: Sequence[Variant], args: argparse.Namespace) -> None:
+    """Print the questions with their variants, and the estimated time of all runs."""
     names = {variant.name for variant in variants}
     for question in questions():
         rows = [(label, variant) for label, variant in question.rows if variant.name in names]
@@ -221,12 +222,12 @@ def show_list(variants: Sequence[Variant], args: argparse.Namespace) -> None:
 
 
 def _runnable(variants: Sequence[Variant], study: Study) -> list[Variant]:
-    """Without those that need VGG where it was not given; says so."""
+    """The variants, without those that need VGG where it is not given, with a warning."""
     if study.vgg is not None:
         return list(variants)
     left_out = [variant.name for variant in variants if variant.needs_vgg]
     logger.warning("no --vgg FILE: the perceptual distance is not measured%s",
-                   f"; left out, for they train with it: {', '.join(left_out)}" if left_out else "")
+                   f"; skipped, because they train with it: {', '.join(left_out)}" if left_out else "")
     return [variant for variant in variants if not variant.needs_vgg]
 
 
@@ -241,7 +242,7 @@ def _is_finished(job: Job, redo: bool) -> bool:
 
 
 def _finished_or_none(job: Job) -> dict[str, Any] | None:
-    """A finished run; one with other settings belongs to another study and is passed over."""
+    """The result of a finished run; one with other settings belongs to another study and is skipped with a warning."""
     try:
         return finished(job)
     except ConfigError as error:
@@ -250,7 +251,7 @@ def _finished_or_none(job: Job) -> dict[str, Any] | None:
 
 
 def _seeds(output: Path, variant: Variant) -> list[int]:
-    """Seeds that a variant was run with in `output`."""
+    """The seeds of a variant's finished runs in `output`."""
     names = (path.parent.name.removeprefix(f"{variant.name}-seed")
              for path in (output / "runs").glob(f"{variant.name}-seed*/result.json"))
     return sorted(int(name) for name in names if name.isdecimal())

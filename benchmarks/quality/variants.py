@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the study compares: questions, and for each the settings that differ from the recommended ones."""
+"""The questions of the study, and for each the variants that answer it, as changes of the recommended settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from npcr.config import default_config
-from npcr.data.scene_config import RECOMMENDED
+from npcr.config import KEYS
+from npcr.config.recommended import RECOMMENDED, Settings
 from npcr.errors import ConfigError
 
 
@@ -16,13 +16,13 @@ from npcr.errors import ConfigError
 class CloudChange:
     """How a variant's point cloud differs from the scene's."""
 
-    density: float = 1.0  # points kept; above 1: points come a second time, jittered by half a spacing
+    density: float = 1.0  # fraction of the points; above 1: with copies of points, jittered by half a spacing
     noise: float = 0.0  # standard deviation of each coordinate, in spacings of the scene's cloud
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train. `overrides` are dotted keys that differ from the recommended settings."""
+    """One training configuration; `overrides` are dotted keys that differ from the recommended settings."""
 
     name: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -35,30 +35,29 @@ class Variant:
 
 @dataclass(frozen=True)
 class Question:
-    """A table of the study: its rows in order, each with a label. Rows may be shared with other questions."""
+    """A table of the study: its rows in order, each with a label. Questions may share variants."""
 
     name: str
     title: str
     rows: tuple[tuple[str, Variant], ...]
 
 
-def flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Nested by section to dotted keys."""
+def flat(settings: Settings) -> dict[str, Any]:
+    """Convert settings nested by section to dotted keys."""
     return {f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()}
 
 
 RECOMMENDED_KEYS = flat(RECOMMENDED)
 BASE = Variant("recommended")
 # The keys' own defaults are the published settings (configs/Hair.yml).
-PUBLISHED = {key: default_config()[key.split(".")[0]][key.split(".")[1]] for key in RECOMMENDED_KEYS} | {
-    "MODEL.LEGACY": True}
-# The published form with what else won: learning rates, loss, points' colors.
+PUBLISHED = {key: KEYS[key].default for key in RECOMMENDED_KEYS} | {"MODEL.LEGACY": True}
+# The published form with the rest of the recommended settings: learning rates, loss, colors of the points.
 LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": True, "PROJECTION.PEELING": "point",
            "INPUT.LAYER_NUM": 1}
 
 
 def questions() -> tuple[Question, ...]:
-    """Every table of the study."""
+    """Return every table of the study."""
     layers = int(RECOMMENDED_KEYS["INPUT.LAYER_NUM"])
     mse = {"LOSS.L1": 0, "LOSS.SSIM": 0, "LOSS.MSE": 1}
     one, four = _layered("1"), _layered("4", INPUT__LAYER_NUM=4)
@@ -88,13 +87,11 @@ def questions() -> tuple[Question, ...]:
             ("instance: per image, as published", one),
             ("batch: running statistics", _layered("1-batch", MODEL__NORM="batch")),
             ("none", _layered("1-none", MODEL__NORM="none")))),
-        Question("decay", "Decay of the color's change with direction", _each("decay", "SOLVER.HARMONICS_DECAY",
-                                                                               (0, 0.3, 4))),
+        Question("decay", "Decay of the view-dependent color", _each("decay", "SOLVER.HARMONICS_DECAY", (0, 0.3, 4))),
         Question("dots", "Soft dots along a point's strand", _each("dots", "MODEL.DOTS", (1, 3, 7))),
-        Question("features", "Learned numbers per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16, 32))),
+        Question("features", "Features per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16, 32))),
         Question("width", "Channels of the light network", _each("width", "MODEL.WIDTH", (8, 16, 32))),
-        Question("harmonics", "Color that follows the view direction", _each("harmonics", "MODEL.HARMONICS",
-                                                                              (0, 1, 2, 3), "degree ")),
+        Question("harmonics", "View-dependent color", _each("harmonics", "MODEL.HARMONICS", (0, 1, 2, 3), "degree ")),
         Question("loss", "Loss terms", (
             ("recommended", BASE),
             ("L1 alone", Variant("loss-l1", mse | {"LOSS.L1": 1, "LOSS.MSE": 0})),
@@ -114,7 +111,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def all_variants() -> dict[str, Variant]:
-    """Every variant by its name, in the order of the tables."""
+    """Return every variant by its name, in the order of the tables."""
     found: dict[str, Variant] = {}
     for question in questions():
         for _, variant in question.rows:
@@ -124,7 +121,17 @@ def all_variants() -> dict[str, Variant]:
 
 
 def select(names: Sequence[str]) -> list[Variant]:
-    """The variants that `names` of variants and questions mean, each once; all without names. `ConfigError`."""
+    """Select variants.
+
+    Args:
+        names: of variants, or of questions for all their variants; none: every variant.
+
+    Returns:
+        Each selected variant once, in the order of the tables.
+
+    Raises:
+        ConfigError: no variant or question has a name.
+    """
     variants, tables = all_variants(), {question.name: question for question in questions()}
     chosen: dict[str, Variant] = {}
     for name in names or variants:
@@ -139,9 +146,8 @@ def select(names: Sequence[str]) -> list[Variant]:
 
 
 def _each(name: str, key: str, values: Sequence[Any], before: str = "") -> tuple[tuple[str, Variant], ...]:
-    """A row for each value of one key, and for the recommended one, which is `BASE`."""
-    section, leaf = key.split(".")
-    recommended = RECOMMENDED_KEYS.get(key, default_config()[section][leaf])
+    """Rows for each value of one key, and for the recommended value, which is `BASE`."""
+    recommended = RECOMMENDED_KEYS.get(key, KEYS[key].default)
     if recommended not in values:
         values = sorted([*values, recommended])
     return tuple((f"{before}{value} (recommended)", BASE) if value == recommended

@@ -189,7 +189,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path: Path, monkey
 
     monkeypatch.setattr(subprocess, "Popen", None)  # nothing is run any more
     assert finished(job) == result
-    with pytest.raises(ConfigError, match=r"was run with SOLVER.MAX_MINUTES 0.01, the study says 0.02"):
+    with pytest.raises(ConfigError, match=r"was run with SOLVER.MAX_MINUTES 0.01, the study has 0.02"):
         finished(Job(make_study(tmp_path, minutes=0.02), job.variant, 0))
     remove(job)
     assert finished(job) is None

@@ -70,7 +70,7 @@ def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[
     assert steady[-4:-2] == ["REFINE.STEADINESS", "80"]
     assert [call[call.index("--row") + 1] for call in calls[5:] if "--video" in call] == ["5", "5"]
     rows = json.loads((output / "steadiness.json").read_text())["rows"]
-    assert [row["way"] for row in rows] == ["true frames", *(way.title for way in steadiness.WAYS)]
+    assert [row["way"] for row in rows] == ["true frames", *(method.title for method in steadiness.METHODS)]
     assert rows[2]["worst_psnr_change"] == pytest.approx(-0.5)
     assert rows[3]["blend_share"] == pytest.approx(0.0101 / 0.202)
     text = page.read_text()
