@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every script shares: `--config-file` and KEY VALUE pairs, the device, and one-line errors."""
+"""What scripts share: command-line options, the configuration and the device they name, and one-line errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ MODELS = Path("models")
 
 
 def make_parser(description: str, examples: str, config_default: str | None = None) -> argparse.ArgumentParser:
-    """A parser with `--config-file` and trailing `KEY VALUE` pairs; `examples` ends the --help text."""
+    """Make a parser with `--config-file` and `KEY VALUE` pairs at the end of the command line.
+
+    Args:
+        description: of the script.
+        examples: the end of the --help text.
+        config_default: the file without `--config-file`; None: the option is required.
+
+    Returns:
+        The parser; `config_from_args` takes what it parses.
+    """
     parser = argparse.ArgumentParser(
         description=description,
         epilog="examples:\n" + examples,
@@ -96,7 +105,17 @@ def config_from_args(args: argparse.Namespace) -> tuple[CfgNode, frozenset[str]]
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device for `MODEL.DEVICE`; where CUDA is missing the CPU serves, with one notice."""
+    """Find the device that MODEL.DEVICE names.
+
+    Args:
+        name: cuda, cpu or cuda:N.
+
+    Returns:
+        The device; the CPU, with a warning, where CUDA is missing.
+
+    Raises:
+        ConfigError: this machine has no GPU of that number.
+    """
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -109,7 +128,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a user's error ends in one line and status 2, Ctrl-C in status 130."""
+    """Run a script; a user's error ends in one line and exit status 2, Ctrl-C in status 130.
+
+    Args:
+        main: the script's function.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         main()

@@ -59,7 +59,7 @@ _TABLE = (
         range=(0, inf), length=3, checkpoint="rendering"),
     Key("INPUT.LAYER_NUM", 1, "Depth-peeled layers.", range=(1, 256), checkpoint="rendering"),
     Key("INPUT.USE_RGB", False,
-        "Feed the points' own colors to the layered form's network. (The blended form starts from them.)",
+        "Feed the points' own colors to the layered form's network; the blended form starts from them.",
         checkpoint="structure"),
 
     Key("PROJECTION.PEELING", "point",
@@ -237,7 +237,11 @@ KEYS = {key.name: key for key in _TABLE}
 
 
 def default_config() -> CfgNode:
-    """Return a fresh, mutable configuration of the keys' defaults."""
+    """Make a configuration of the keys' defaults.
+
+    Returns:
+        A fresh one, which may be changed.
+    """
     cfg = CfgNode()
     for section in filter(None, SECTIONS):
         cfg[section] = CfgNode()

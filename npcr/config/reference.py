@@ -19,14 +19,18 @@ of the command line: `python tools/train.py --config-file configs/demo.yml SOLVE
 published settings; new scenes are trained with those of
 [`npcr/config/recommended.py`](../npcr/config/recommended.py), which `scene.yml` holds.
 
-*structure* marks keys on which a checkpoint's parameters depend: rendering takes them from the checkpoint, and a file or
-a command line that has another value is refused. *rendering* marks keys that a model is rendered with as it was
-trained, unless a file or the command line has another value.
+*structure* marks keys on which a checkpoint's parameters depend: rendering takes them from the checkpoint, and refuses
+a file or a command line that has another value. *rendering* marks keys that a model is rendered with as it was trained,
+unless a file or the command line has another value.
 """
 
 
 def markdown() -> str:
-    """Return the reference of all keys as Markdown: a table for each section."""
+    """Describe all keys in Markdown.
+
+    Returns:
+        The page, with a table for each section.
+    """
     parts = [_INTRODUCTION]
     for section, title in SECTIONS.items():
         parts.append(f"\n## {f'{section}: ' if section else ''}{title}\n\n"
@@ -41,10 +45,7 @@ def _row(key: Key) -> str:
 
 
 def _default(value: Any) -> str:
-    if isinstance(value, list):
-        text = f"[{', '.join(map(_plain, value))}]"
-    else:
-        text = _plain(value)
+    text = f"[{', '.join(map(_plain, value))}]" if isinstance(value, list) else _plain(value)
     return f"`{text}`" if text else "empty"
 
 
@@ -64,8 +65,10 @@ def _values(key: Key) -> str:
     if isinstance(key.default, list):
         numbers = "whole numbers" if key.element is int else "numbers"
         kind = f"a list of {numbers}" if key.length is None else f"{key.length} {numbers}"
-    low, high = map(_plain, key.range)
+        kind += " or pairs" if key.pairs else ""
     if key.range == UNLIMITED:
         return kind
-    return f"{kind}, {'each ' if isinstance(key.default, list) else ''}" + (
-        f"at least {low}" if key.range[1] == inf else f"from {low} to {high}")
+    low, high = key.range
+    each = "each " if isinstance(key.default, list) else ""
+    bounds = f"at least {_plain(low)}" if high == inf else f"from {_plain(low)} to {_plain(high)}"
+    return f"{kind}, {each}{bounds}"

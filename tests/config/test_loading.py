@@ -11,6 +11,7 @@ from npcr.config import (
     dump_config,
     explicit_keys,
     from_dict,
+    load_beside,
     load_config,
     to_dict,
 )
@@ -69,6 +70,19 @@ def test_writing_and_reading_gives_the_same(tmp_path: Path) -> None:
     dump_config(cfg, tmp_path / "config.yml")
     assert load_config(tmp_path / "config.yml") == cfg
     assert from_dict(to_dict(cfg), "memory") == cfg
+
+
+def test_the_configuration_beside_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = tmp_path / "res_3" / "rgba"
+    frames.mkdir(parents=True)
+    assert load_beside([frames]) == default_config()
+    (tmp_path / "res_3" / "config.yml").write_text("BACKGROUND_GRAY: 60\n")
+    for path in (frames, tmp_path / "res_3", tmp_path / "res_3" / "video.mp4"):
+        assert load_beside([tmp_path / "other" / "rgba", path]).BACKGROUND_GRAY == 60
+    (tmp_path / "res_3" / "config.yml").write_text("FOREGROUND: 60\n")
+    assert load_beside([frames]) == default_config()
+    assert "its settings are not used" in caplog.text
+    assert "unknown key FOREGROUND" in caplog.text
 
 
 def test_every_default_passes() -> None:

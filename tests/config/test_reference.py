@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_is_up_to_date() -> None:
-    printed = subprocess.run([sys.executable, "-m", "npcr.config"], cwd=ROOT, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "npcr.config"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert printed.stdout == page, "python -m npcr.config > docs/configuration.md"
     assert all(f"| `{name}` |" in page for name in KEYS)
