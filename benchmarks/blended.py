@@ -89,9 +89,9 @@ def rows_for(options: argparse.Namespace, layers: int, device: torch.device) -> 
     """Measure each stage with so many layers; return the rows."""
     renderer, camera = make(options, layers, device)
     with torch.no_grad():
-        ours = renderer(camera).rgb
+        ours = renderer(camera).color
         renderer.backend = "torch"
-        error = float((renderer(camera).rgb - ours).abs().max())
+        error = float((renderer(camera).color - ours).abs().max())
         renderer.backend = "auto"
     rows = []
     for stage, run in stages(renderer, camera).items():

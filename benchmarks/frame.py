@@ -95,7 +95,7 @@ def measured_rows(options: argparse.Namespace, device: torch.device) -> list[dic
         runs = stages(renderer, cameras, Path(folder))
         ours = renderer(cameras)
         rgb, alpha = plain_frame(renderer, plain_network, cameras)
-        error = max((ours.rgb - rgb).abs().max().item(), (ours.alpha - alpha).abs().max().item())
+        error = max((ours.color - rgb).abs().max().item(), (ours.alpha - alpha).abs().max().item())
         runs["plain frame"] = lambda: plain_frame(renderer, plain_network, cameras)
         for stage, run in runs.items():
             repeats = options.plain_repeats if stage.startswith("plain") else options.repeats

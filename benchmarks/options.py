@@ -34,9 +34,7 @@ from torch import Tensor  # noqa: E402
 from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
-from npcr.config import changed, default_config  # noqa: E402
 from npcr.renderers import Renderer  # noqa: E402
-from npcr.renderers.acceleration import compile_network, network_run, prepare_rendering  # noqa: E402
 
 OPTIONS = ("compiled", "bfloat16", "float16", "graphs", "margin")
 MARGIN = 16
@@ -63,10 +61,9 @@ def apply_variant(renderer: Renderer, variant: str) -> None:
     if "margin" in names:
         renderer.margin = MARGIN
     if "compiled" in names:
-        compile_network(renderer.network)
+        renderer.runner.compile(renderer.network)
     precision = next((name for name in names if name.endswith("float16")), "float32")
-    prepare_rendering(renderer, changed(default_config(), RENDER__PRECISION=precision,
-                                        RENDER__CUDA_GRAPHS="graphs" in names))
+    renderer.runner.prepare_rendering(precision, "graphs" in names, renderer.device)
 
 
 def measured_row(options: argparse.Namespace, form: str, variant: str, device: torch.device,
@@ -77,10 +74,10 @@ def measured_row(options: argparse.Namespace, form: str, variant: str, device: t
     with torch.no_grad():
         begun = time.perf_counter()
         first = renderer(camera)
-        image = torch.cat([first.rgb, first.alpha], dim=1).cpu()
+        image = torch.cat([first.color, first.alpha], dim=1).cpu()
         first_s = time.perf_counter() - begun
         timing = measure(lambda: renderer(camera), repeats=options.repeats, device=device)
-    if "compiled" in variant and network_run(renderer.network).compiled is None:
+    if "compiled" in variant and renderer.runner.compiled is None:
         raise SystemExit("torch.compile does not work here; leave the compiled variants out with --variants")
     row = {"form": form, "variant": variant, "frame_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
            "best_ms": timing.best, "runs": timing.runs, "first_s": first_s,

@@ -78,7 +78,7 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         with half_activations(half):
             output = renderer(cameras)
-            loss = torch.nn.functional.mse_loss(torch.cat([output.rgb, output.alpha], 1)[0], target)
+            loss = torch.nn.functional.mse_loss(torch.cat([output.color, output.alpha], 1)[0], target)
         loss.backward()
         return loss.item()
 

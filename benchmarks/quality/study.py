@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ablation study of image quality: trains many variants for the same time each and compares held-out views.
 
-Every run trains the recommended settings (npcr/data/scene_config.py) with a few keys changed. Runs that are finished
+Every run trains the recommended settings (npcr/config/recommended.py) with a few keys changed. Runs that are finished
 in the output folder are kept: Ctrl-C stops, the same command continues. Use an otherwise idle machine, since runs have
 equal time, not equal steps.
 """
