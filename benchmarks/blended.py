@@ -42,7 +42,8 @@ def make(options: argparse.Namespace, layers: int, device: torch.device) -> tupl
     strands = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     spacing = (12.57 / count) ** 0.5
     renderer = BlendedRenderer([centers], [torch.rand(count, 3, generator=generator)], layers=layers, splat=SPLAT,
-                               dots=options.dots, spacing=[spacing], strands=[strands], width=options.width)
+                               dots=options.dots, spacing=[spacing], width=options.width)
+    renderer.orient_strands(0, strands)
     pose = torch.eye(4)[None].clone()
     pose[:, 2, 3] = -4.0
     width, height = options.size

@@ -106,9 +106,8 @@ class BlendedRenderer(Renderer):
         completed = []
         for frame, cloud in enumerate(clouds):
             cameras, rgba = photographs(frame)
-            directions = torch.from_numpy(strand_directions(cloud.positions, cameras, rgba))
             if self.dots > 1:
-                self.strands[frame].copy_(_START_LENGTH * directions)
+                self.orient_strands(frame, torch.from_numpy(strand_directions(cloud.positions, cameras, rgba)))
             if cloud.colors is None:
                 logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(rgba))
                 cloud = PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, rgba))
@@ -116,6 +115,11 @@ class BlendedRenderer(Renderer):
         for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
             parameter.copy_(_constant_coefficient(color))
         return completed
+
+    @torch.no_grad()
+    def orient_strands(self, frame: int, directions: Tensor) -> None:
+        """Lay the strands of a frame's points along `directions` (N, 3), of length 0 to 1 by how sure they are."""
+        self.strands[frame].copy_(_START_LENGTH * directions)
 
     def param_groups(self, rates: CfgNode) -> list[ParamGroup]:
         """The network's weights and biases, and the points' numbers by how fast they learn.
