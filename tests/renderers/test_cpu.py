@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.plain_network import plain_twin
+from benchmarks.plain_network import plain_copy
 from npcr.ops import OperatorError, compiled_available, native_network
 from npcr.ops.dispatch import GATED_UNET, use_compiled
 from npcr.ops.memory import MemoryPool
@@ -108,7 +108,7 @@ def test_whole_network_equals_the_plain_form_with_the_same_weights(norm: str) ->
     torch.manual_seed(0)
     network = GatedUNet(9, norm).to(memory_format=torch.channels_last)
     network(torch.randn(2, 9, 40, 40))  # gives batch norm running statistics
-    plain = plain_twin(network.eval(), 9, norm)
+    plain = plain_copy(network.eval(), 9, norm)
     x = torch.randn(2, 9, 43, 50)
     with torch.no_grad():
         expected = plain(x)
