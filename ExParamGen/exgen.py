@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python ExParamGen/exgen.py
       500 cameras around z, from ExParamGen/CamPose.inf to models/CamPose.inf
   python ExParamGen/exgen.py --count 120 --elevation-wave 15,2 --dolly 0.8 --cloud datasets/demo/pointclouds/frame1.ply
-      a closed path that rises and sinks twice and comes nearer half way, with the cloud in the preview
+      a closed path that rises and sinks twice and comes nearer halfway, with the cloud in the preview
   python ExParamGen/exgen.py --axis y --center 0 1.2 0 --degrees 90 --look-at-center
       a quarter turn around the vertical line through (0, 1.2, 0)
   python ExParamGen/exgen.py --random 50 --seed 3 --output output/random/CamPose.inf
@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--elevation-wave", type=_wave, default=(0.0, 1.0), metavar="DEGREES[,CYCLES]",
                         help="let the camera rise and sink by DEGREES, CYCLES times over the path (default: 0,1)")
     parser.add_argument("--dolly", type=float, default=1.0, metavar="FACTOR",
-                        help="half way the distance to the center is multiplied by this, smoothly (default: 1)")
+                        help="halfway the distance to the center is multiplied by this, smoothly (default: 1)")
     parser.add_argument("--look-at-center", action="store_true",
                         help="turn the first camera to look at the center, with the axis upwards in the picture")
     parser.add_argument("--random", type=int, metavar="N",

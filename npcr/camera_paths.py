@@ -31,7 +31,7 @@ def orbit(pose: np.ndarray, count: int, *, axis: ArrayLike = AXES["z"], center: 
         degrees: angle of the path, negative for clockwise. Multiples of 360 close on the first camera without
             repeating it; on any other arc the last camera is at `degrees`.
         elevation_wave: (amplitude in degrees, cycles) of a sine by which the camera rises and sinks about the center.
-        dolly: factor on the distance to the center half way along the path; it changes smoothly from 1 and back,
+        dolly: factor on the distance to the center halfway along the path; it changes smoothly from 1 and back,
             so that a looped video does not jump.
 
     Returns:

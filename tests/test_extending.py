@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from npcr import checkpoints
+from npcr import checkpoints, importers, renderers
 from npcr.config import changed, keys, load_config
 from npcr.data.scene import load_scene
 from npcr.evaluation.views import evaluate_views
@@ -33,12 +33,13 @@ PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n# (\S+?)(?:,[^\n]*)?\n(.*?)```", PAGE, re.DOTALL)
 
 
-def run_block(file: str, number: int = 0) -> types.ModuleType:
-    """The page's code block that begins with the name of `file`, as a module."""
+def run_block(file: str, monkeypatch: pytest.MonkeyPatch, number: int = 0) -> types.ModuleType:
+    """The page's code block that begins with the name of `file`, as the module of that file."""
     code = [text for name, text in BLOCKS if name == file][number]
-    name = f"extending_{Path(file).stem}"
+    name = file.removesuffix(".py").replace("/", ".")
     module = types.ModuleType(name)
-    sys.modules[name] = module  # dataclasses and postponed annotations look there
+    if name not in sys.modules:
+        monkeypatch.setitem(sys.modules, name, module)
     exec(compile(code, f"docs/extending.md: {file}", "exec"), module.__dict__)
     return module
 
@@ -46,10 +47,13 @@ def run_block(file: str, number: int = 0) -> types.ModuleType:
 @pytest.fixture
 def form(monkeypatch: pytest.MonkeyPatch) -> str:
     """The page's renderer, registered as the page has it."""
-    line = next(text for name, text in BLOCKS if name == "npcr/renderers/__init__.py").strip()
-    name, class_name = re.fullmatch(r'"(\w+)": (\w+),', line).groups()  # type: ignore[union-attr]
-    renderer = getattr(run_block("npcr/renderers/colored_points.py"), class_name)
-    monkeypatch.setitem(FORMS, name, renderer)
+    run_block("npcr/renderers/colored_points.py", monkeypatch)
+    registration = next(text for name, text in BLOCKS if name == "npcr/renderers/__init__.py")
+    before = dict(FORMS)
+    forms = dict(FORMS)
+    exec(registration, {**vars(renderers), "FORMS": forms})
+    (name,) = forms.keys() - before.keys()
+    monkeypatch.setitem(FORMS, name, forms[name])
     key = keys.KEYS["MODEL.FORM"]
     monkeypatch.setitem(keys.KEYS, "MODEL.FORM", dataclasses.replace(key, choices=(*key.choices, name)))
     return name
@@ -88,11 +92,10 @@ def test_a_renderer(form: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def importer() -> Iterator[str]:
+def importer(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The page's importer, registered as the page has it."""
-    module = run_block("npcr/importers/pose_list.py")
-    line = next(text for name, text in BLOCKS if name == "npcr/importers/__init__.py")
-    exec(line, module.__dict__)
+    module = run_block("npcr/importers/pose_list.py", monkeypatch)
+    exec(next(text for name, text in BLOCKS if name == "npcr/importers/__init__.py"), dict(vars(importers)))
     name = module.PoseListImporter.name
     yield name
     unregister_importer(name)
@@ -123,11 +126,12 @@ def test_an_importer(importer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(scene.cameras.cam_to_world, orbit_poses(6)[:5], atol=1e-5)
 
 
-def test_a_loss_and_a_metric() -> None:
-    charbonnier = run_block("npcr/renderers/losses.py").charbonnier
+def test_a_loss_and_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    charbonnier = run_block("npcr/renderers/losses.py", monkeypatch).charbonnier
     assert charbonnier(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)).item() == pytest.approx(1, abs=1e-5)
-    metrics = run_block("npcr/metrics/image.py")
-    results = doctest.testmod(metrics)
+    metrics = run_block("npcr/metrics/image.py", monkeypatch)
+    (example,) = doctest.DocTestFinder().find(metrics.alpha_mse, "alpha_mse", module=False, globs=vars(metrics))
+    results = doctest.DocTestRunner().run(example)
     assert (results.attempted, results.failed) == (1, 0)
 
 

@@ -295,7 +295,7 @@ def find_mattes(folder: Path, name: str, images: dict[int, Path]) -> list[Path |
         One file for each photograph, None where there is none.
 
     Raises:
-        SceneError: two mattes have the same number.
+        SceneError: two mattes in one folder have the same number. One beside the photograph wins over one in mask/.
     """
     image_folder = folder / "img" / name
     mattes = (_numbered(folder / name / "mask", _MASK) | _numbered(image_folder / "mask", _MASK)

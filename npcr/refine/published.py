@@ -140,16 +140,3 @@ class PathRefiner:
         if self.settings.mse:
             mse = self.settings.mse * F.mse_loss(image, target)
         return feature, mse
-
-
-def mean_loss(losses: list[RefineLoss]) -> RefineLoss:
-    """Average the losses of a pass.
-
-    Args:
-        losses: of its frames, at least one.
-
-    Returns:
-        Their mean.
-    """
-    feature, mse, total = (sum(column) / len(losses) for column in zip(*losses, strict=True))
-    return RefineLoss(feature, mse, total)

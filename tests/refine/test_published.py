@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import weakref
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from npcr.errors import TrainingError
-from npcr.refine.published import PathRefiner, RefineLoss, RefineSettings, mean_loss
+from npcr.refine.published import PathRefiner, RefineLoss, RefineSettings
 from npcr.temporal import RenderedFrame, reproject, reproject_legacy
 from tests.path_stub import PlaneRenderer, nan_after, orbit
 
@@ -127,8 +126,3 @@ def test_what_cannot_be_refined() -> None:
         make(PlaneRenderer(), count=1)
     with pytest.raises(ValueError, match="needs vgg"):
         make(PlaneRenderer(), settings=RefineSettings(SETTINGS.weights, 1e9, 0.01))
-
-
-def test_mean_loss() -> None:
-    assert mean_loss([RefineLoss(1, 2, 3), RefineLoss(3, 4, 7)]) == (2, 3, 5)
-    assert math.isnan(mean_loss([RefineLoss(math.nan, 0, 0)]).feature)

@@ -112,7 +112,7 @@ def frizz(lines: np.ndarray, groom: Groom, flyaway: np.ndarray, rng: np.random.G
 
 
 def _clump_guides(lines: np.ndarray, clumps: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) index of the guide that is nearest at the root and half way along."""
+    """(N,) index of the guide that is nearest at the root and halfway along."""
     guides = rng.choice(len(lines), size=clumps, replace=False)
     key = np.concatenate([lines[:, 0], lines[:, lines.shape[1] // 2]], axis=1)
     nearest = np.empty(len(lines), np.int64)
