@@ -13,7 +13,7 @@ import pytest
 from benchmarks import blended, frame, options, projection, scaling, training_step
 from npcr.ops import compiled_available
 
-pytestmark = pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")]
 
 
 def run(module: Any, folder: Path, *arguments: str) -> dict[str, Any]:
@@ -33,7 +33,6 @@ def test_frame_equals_the_plain_one(norm: str, tmp_path: Path) -> None:
     assert rows[-1]["error"] < 1e-3
 
 
-@pytest.mark.slow
 def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None:
     variants = ["plain", "ours", "half", "recompute", "both"]
     small = ["--points", "500", "--layers", "2", "--size", "32", "28", "--variants", *variants]
