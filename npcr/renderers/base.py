@@ -76,8 +76,9 @@ class Renderer(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, cfg: CfgNode, clouds: Sequence[PointCloud]) -> Renderer:
-        """Make a renderer with fresh parameters; the only place where its class reads the configuration's MODEL,
-        INPUT, PROJECTION and RENDER sections.
+        """Make a renderer with fresh parameters.
+
+        Beside `param_groups`, which is given the SOLVER section, nothing else of a renderer reads the configuration.
 
         Raises:
             NpcrError: the clouds lack what the configuration asks for.
