@@ -268,6 +268,7 @@ def test_a_scene_without_mattes(carve_hull, tmp_path, ball):
         carve_hull(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED, reason="NPCR_SHARED does not name the shared data")
 def test_dino(carve_hull, tmp_path):
     """The carved cloud covers the mattes and keeps within them, and within the bounds known for the object."""

@@ -112,7 +112,8 @@ def test_compiled_to_machine_code_equals_plain(caplog: pytest.LogCaptureFixture)
     assert (found.alpha - wanted.alpha).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("form", TRACED_FORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_the_compiled_network(form: str) -> None:
     net, run = network(form, "torch"), NetworkRunner()
     x = picture(net)
@@ -127,7 +128,8 @@ def test_gradients_of_the_compiled_network(form: str) -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("form", TRACED_FORMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_the_compiled_network_with_half_activations(form: str) -> None:
     """SOLVER.HALF_ACTIVATIONS finds what a compiled network keeps for its gradients, too."""
     net, run = network(form), NetworkRunner()
