@@ -46,6 +46,7 @@ def test_blended_frames(inputs: PathInputs, expected: dict[str, np.ndarray]) -> 
     assert error.max() < 0.51  # rounding; the issue asks for 1 on 99.9% of the pixels
 
 
+@pytest.mark.slow
 def test_refine_losses(inputs: PathInputs, expected: dict[str, np.ndarray]) -> None:
     a, b, c, d = inputs.cfg.WEIGHTS.REFINE_WEIGHTS
     settings = RefineSettings((a, b, c, d), inputs.cfg.WEIGHTS.COLOR_THR, inputs.cfg.TEMPORAL.DEPTH_TOLERANCE)
