@@ -12,7 +12,7 @@ NATIVE := $(wildcard pcpr_ext/csrc/*)
 help:
 	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
 	@echo "make test      the tests, but for the slow ones"
-	@echo "make test-slow the slow tests: sanitizers, builds, other compilers, killed processes"
+	@echo "make test-slow the slow tests: sanitizers, builds, other compilers, kills, benchmarks"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the virtual environment in .venv"
 	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"

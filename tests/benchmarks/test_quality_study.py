@@ -27,6 +27,8 @@ from npcr.io.points import PointCloud
 from npcr.training.trainer import Trainer
 from tests.scenes import write_tiny_scene
 
+pytestmark = pytest.mark.slow  # as all that runs a benchmark
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """\
 INPUT: {SIZE_RAW: [48, 36], SIZE_TRAIN: [48, 36], SIZE_TEST: [48, 36], NEAR_FAR_SIZE: [2.0, 8.0, 1.5]}
@@ -163,7 +165,6 @@ def test_means_leave_out_what_was_not_measured() -> None:
 # Runs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flip_evaluator", reason="flip-evaluator is not installed")
     made = make_study(tmp_path, minutes=0.01)

@@ -13,6 +13,8 @@ from benchmarks import steadiness
 from npcr.errors import ConfigError
 from npcr.io.images import write_image
 
+pytestmark = pytest.mark.slow  # as all that runs a benchmark
+
 PSNR = {"off": [30.0, 31.0, 32.0], "legacy": [29.5, 31.0, 31.5], "default": [30.1, 31.0, 32.0]}
 
 
