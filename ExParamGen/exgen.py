@@ -21,7 +21,7 @@ from npcr.camera_paths import AXES, look_at, orbit, random_views
 from npcr.errors import NpcrError
 from npcr.io.camera_files import read_cam_poses, write_cam_poses
 from npcr.io.images import write_image
-from npcr.io.points import read_points
+from npcr.io.points import PointCloud, read_points
 from npcr.visualization.preview import draw_cameras
 
 HERE = Path(__file__).resolve().parent
@@ -29,11 +29,13 @@ logger = logging.getLogger("npcr")
 
 EXAMPLES = """examples:
   python ExParamGen/exgen.py
-      500 cameras around z, from ExParamGen/CamPose.inf to models/CamPose.inf
-  python ExParamGen/exgen.py --count 120 --elevation-wave 15,2 --dolly 0.8 --cloud datasets/demo/pointclouds/frame1.ply
-      a closed path that rises and sinks twice and comes nearer halfway, with the cloud in the preview
+      500 cameras around z, from ExParamGen/CamPose.inf to models/CamPose.inf: the published path, 0 to 360 degrees
+  python ExParamGen/exgen.py --loop --count 120 --elevation-wave 15,2 --dolly 0.8
+      a seamless loop that rises and sinks twice and comes nearer halfway, with the cloud in the preview
   python ExParamGen/exgen.py --axis y --center 0 1.2 0 --degrees 90 --look-at-center
       a quarter turn around the vertical line through (0, 1.2, 0)
+  python ExParamGen/exgen.py --loop --cloud datasets/bob/pointclouds/frame1.ply --center cloud --look-at-center
+      an orbit that keeps the object in the middle of the picture
   python ExParamGen/exgen.py --random 50 --seed 3 --output output/random/CamPose.inf
       50 random rotations about the origin
 """
@@ -50,10 +52,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=500, help="cameras of the orbit (default: 500)")
     parser.add_argument("--axis", nargs="+", default=["z"], metavar="A",
                         help="axis of the orbit: x, y, z, or three numbers (default: z)")
-    parser.add_argument("--center", nargs=3, type=float, default=[0.0, 0.0, 0.0], metavar=("X", "Y", "Z"),
-                        help="a point on the axis (default: 0 0 0)")
+    parser.add_argument("--center", nargs="+", default=["0", "0", "0"], metavar="X",
+                        help="a point on the axis: three numbers, or the word cloud for the middle of --cloud's bounding"
+                             " box (default: 0 0 0)")
     parser.add_argument("--degrees", type=float, default=360.0,
-                        help="length of the arc, negative for the other way round (default: 360)")
+                        help="length of the arc, negative for the other way round; the last camera is at its end "
+                             "(default: 360)")
+    parser.add_argument("--loop", action="store_true",
+                        help="leave the arc's end out, so that a full turn repeats without a double frame")
     parser.add_argument("--elevation-wave", type=_wave, default=(0.0, 1.0), metavar="DEGREES[,CYCLES]",
                         help="let the camera rise and sink by DEGREES, CYCLES times over the path (default: 0,1)")
     parser.add_argument("--dolly", type=float, default=1.0, metavar="FACTOR",
@@ -76,7 +82,7 @@ def main() -> None:
     poses = read_cam_poses(args.input)
     if len(poses) > 1:
         logger.info("%s has %d poses; the path starts from the first", args.input, len(poses))
-    path = make_path(poses[0], args)
+    path = make_path(poses[0], args, _center(args.center, cloud))
     write_cam_poses(args.output, path)
     preview = args.preview or args.output.with_suffix(".png")
     points, colors = (cloud.positions, cloud.colors) if cloud is not None else (None, None)
@@ -85,34 +91,48 @@ def main() -> None:
     print(f"{len(path)} cameras: {args.output}\npicture:     {preview}")
 
 
-def make_path(pose: np.ndarray, args: argparse.Namespace) -> np.ndarray:
+def make_path(pose: np.ndarray, args: argparse.Namespace, center: tuple[float, ...]) -> np.ndarray:
     """Make the path that the command line describes.
 
     Args:
         pose: (4, 4) camera-to-world, the start.
         args: of `parse`.
+        center: (3,) point on the axis, world coordinates.
 
     Returns:
         (B, 4, 4) camera-to-world.
     """
     axis = _axis(args.axis)
     if args.look_at_center:
-        pose = look_at(pose[:3, 3], args.center, up=axis)
+        pose = look_at(pose[:3, 3], center, up=axis)
     if args.random is not None:
-        return random_views(pose, args.random, center=args.center, seed=args.seed)
-    return orbit(pose, args.count, axis=axis, center=args.center, degrees=args.degrees,
-                 elevation_wave=args.elevation_wave, dolly=args.dolly)
+        return random_views(pose, args.random, center=center, seed=args.seed)
+    return orbit(pose, args.count, axis=axis, center=center, degrees=args.degrees,
+                 elevation_wave=args.elevation_wave, dolly=args.dolly, endpoint=not args.loop)
 
 
 def _axis(words: list[str]) -> tuple[float, ...]:
     if len(words) == 1 and words[0].lower() in AXES:
         return AXES[words[0].lower()]
+    return _three_numbers("--axis", words, "x, y, z, or three numbers")
+
+
+def _center(words: list[str], cloud: PointCloud | None) -> tuple[float, ...]:
+    if words != ["cloud"]:
+        return _three_numbers("--center", words, "three numbers, or the word cloud")
+    if cloud is None:
+        raise NpcrError("--center is cloud; name the cloud with --cloud FILE")
+    middle = (cloud.positions.min(axis=0).astype(float) + cloud.positions.max(axis=0)) / 2
+    return tuple(middle.tolist())
+
+
+def _three_numbers(option: str, words: list[str], needed: str) -> tuple[float, ...]:
     try:
         numbers = tuple(float(word) for word in words)
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        raise NpcrError(f"--axis is {' '.join(words)}; it needs x, y, z, or three numbers")
+        raise NpcrError(f"{option} is {' '.join(words)}; it needs {needed}")
     return numbers
 
 

@@ -19,20 +19,23 @@ AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 
 def orbit(pose: np.ndarray, count: int, *, axis: ArrayLike = AXES["z"], center: ArrayLike = (0.0, 0.0, 0.0),
-          degrees: float = 360.0, elevation_wave: tuple[float, float] = (0.0, 1.0),
-          dolly: float = 1.0) -> np.ndarray:
+          degrees: float = 360.0, elevation_wave: tuple[float, float] = (0.0, 1.0), dolly: float = 1.0,
+          endpoint: bool = True) -> np.ndarray:
     """Rotate a pose about an axis through a center; the first camera of the path is `pose`.
+
+    With the defaults it is the published path: angles from 0 to 360 degrees, both included.
 
     Args:
         pose: (4, 4) camera-to-world.
         count: number of cameras, at least 1.
         axis: (3,) direction of the axis of rotation, of any length.
         center: (3,) point on the axis, world coordinates.
-        degrees: angle of the path, negative for clockwise. Multiples of 360 close on the first camera without
-            repeating it; on any other arc the last camera is at `degrees`.
+        degrees: angle of the path, negative for clockwise.
         elevation_wave: (amplitude in degrees, cycles) of a sine by which the camera rises and sinks about the center.
         dolly: factor on the distance to the center halfway along the path; it changes smoothly from 1 and back,
             so that a looped video does not jump.
+        endpoint: whether the last camera is at `degrees`, as in numpy.linspace; a full turn then ends where it began.
+            Without it a full turn repeats seamlessly: no camera is there twice.
 
     Returns:
         (count, 4, 4) float64 camera-to-world.
@@ -50,11 +53,9 @@ def orbit(pose: np.ndarray, count: int, *, axis: ArrayLike = AXES["z"], center: 
     pivot = np.asarray(center, dtype=np.float64)
     axis = normalize(axis)
     elevation_axis = _elevation_axis(start, axis, pivot)
-    whole_turns = degrees != 0 and math.isclose(degrees % 360, 0, abs_tol=1e-9)
-    steps = count if whole_turns else max(count - 1, 1)
     amplitude, cycles = elevation_wave
     poses = []
-    for t in np.arange(count) / steps:
+    for t in np.linspace(0, 1, count, endpoint=endpoint):
         elevation = rotation(elevation_axis, math.radians(amplitude) * math.sin(2 * math.pi * cycles * t))
         azimuth = rotation(axis, math.radians(degrees) * t)
         scale = dolly ** ((1 - math.cos(2 * math.pi * t)) / 2)

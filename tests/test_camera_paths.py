@@ -33,8 +33,8 @@ def test_look_at_along_up_is_still_a_rotation():
     assert_rigid(look_at((0, 0, 3), (0, 0, 0))[None])
 
 
-def test_a_whole_turn_starts_at_the_pose_and_does_not_repeat_it():
-    path = orbit(POSE, 500)
+def test_a_loop_starts_at_the_pose_and_does_not_repeat_it():
+    path = orbit(POSE, 500, endpoint=False)
     assert path.shape == (500, 4, 4)
     assert_rigid(path)
     np.testing.assert_allclose(path[0], POSE, atol=1e-15)
@@ -42,6 +42,12 @@ def test_a_whole_turn_starts_at_the_pose_and_does_not_repeat_it():
     np.testing.assert_allclose(np.hypot(path[:, 0, 3], path[:, 1, 3]), 0.45)
     np.testing.assert_allclose(path[:, 2, 3], 0.0433)
     assert np.abs(path[-1] - path[0]).max() > 1e-3
+
+
+def test_the_published_path_has_both_ends_of_the_turn():
+    path = orbit(POSE, 500)
+    np.testing.assert_allclose(angles(path), np.degrees(np.linspace(0, 2 * math.pi, 500)), atol=1e-9)
+    np.testing.assert_allclose(path[-1], path[0], atol=1e-15)
 
 
 def test_an_arc_ends_at_its_last_degree():
@@ -70,7 +76,7 @@ def test_any_axis_through_any_center(axis):
 
 def test_elevation_wave_rises_and_sinks():
     level = look_at((2, 0, 0), (0, 0, 0))
-    path = orbit(level, 400, elevation_wave=(20, 2))
+    path = orbit(level, 400, elevation_wave=(20, 2), endpoint=False)
     assert_rigid(path)
     elevation = np.degrees(np.arcsin(path[:, 2, 3] / np.linalg.norm(path[:, :3, 3], axis=1)))
     expected = 20 * np.sin(4 * math.pi * np.arange(400) / 400)
@@ -79,7 +85,7 @@ def test_elevation_wave_rises_and_sinks():
 
 
 def test_dolly_reaches_its_factor_half_way_and_comes_back():
-    path = orbit(POSE, 100, dolly=0.5)
+    path = orbit(POSE, 100, dolly=0.5, endpoint=False)
     distance = np.linalg.norm(path[:, :3, 3], axis=1) / np.linalg.norm(POSE[:3, 3])
     assert distance[0] == pytest.approx(1)
     assert distance[50] == pytest.approx(0.5)

@@ -78,14 +78,19 @@ def main() -> None:
     python("tools/evaluate.py", *config, "--checkpoint", model, "--output", output / "evaluation", *options)
 
     path = output / "CamPose.inf"
-    python("ExParamGen/exgen.py", "--input", scene / "CamPose.inf", "--output", path, "--count", str(args.frames),
-           "--cloud", scene / "pointclouds" / "frame1.ply")
+    python("ExParamGen/exgen.py", *orbit_arguments(scene, path, args.frames))
     walk = [*config, "--cam-pose", path, "--intrinsics", scene / "Intrinsic.inf"]
     python("tools/render.py", *walk, "--checkpoint", model, "--output", output / "orbit", *options)
     refined = model.with_name(f"{model.stem}_refined.pth")
     python("tools/refine.py", *walk, "--checkpoint", model, "--overwrite", *options)
     python("tools/render.py", *walk, "--checkpoint", refined, "--output", output / "orbit_refined", *options)
     report(output, time.monotonic() - began)
+
+
+def orbit_arguments(scene: Path, path: Path, frames: int) -> list[str | Path]:
+    """Return exgen's arguments for a seamless orbit that keeps the scene's object in the picture."""
+    return ["--input", scene / "CamPose.inf", "--output", path, "--count", str(frames), "--loop",
+            "--cloud", scene / "pointclouds" / "frame1.ply", "--center", "cloud", "--look-at-center"]
 
 
 def report(output: Path, seconds: float) -> None:

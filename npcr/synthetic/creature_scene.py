@@ -92,7 +92,7 @@ def make_fuzzy_scene(destination: str | Path, options: FuzzyOptions, *, overwrit
         write_cam_poses(folder / "CamPose.inf", cameras.cam_to_world)
         write_intrinsics(folder / "Intrinsic.inf", cameras.intrinsics[:1])
         start = look_at(CENTER + DISTANCE * np.array([0.0, -math.cos(0.25), math.sin(0.25)]), CENTER)
-        path = orbit(start, options.path_views, center=CENTER, elevation_wave=(12, 2))
+        path = orbit(start, options.path_views, center=CENTER, elevation_wave=(12, 2), endpoint=False)
         write_cam_poses(folder / "CamPose_path.inf", path)
         write_intrinsics(folder / "Intrinsic_path.inf", cameras.intrinsics[:1])
         settings = scene_settings(Path(destination).resolve().name, cameras, mask=True)

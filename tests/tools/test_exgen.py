@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from npcr.camera_paths import look_at
+from npcr.cameras import Cameras, project
 from npcr.errors import NpcrError
-from npcr.io.camera_files import read_cam_poses, write_cam_poses
+from npcr.io.camera_files import read_cam_poses, read_cameras, write_cam_poses
 from npcr.io.images import read_image
-from npcr.io.points import PointCloud, write_points
+from npcr.io.points import PointCloud, read_points, write_points
 
-SCRIPT = Path(__file__).resolve().parents[2] / "ExParamGen" / "exgen.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "ExParamGen" / "exgen.py"
+BOB = ROOT / "datasets" / "bob"
 
 
 @pytest.fixture
@@ -28,12 +32,27 @@ def test_the_published_orbit_comes_from_the_example_pose(exgen, tmp_path):
     exgen("--output", tmp_path / "CamPose.inf")
     path = read_cam_poses(tmp_path / "CamPose.inf")
     assert path.shape == (500, 4, 4)
-    np.testing.assert_allclose(np.hypot(path[:, 0, 3], path[:, 1, 3]), 0.45, atol=1e-12)
-    np.testing.assert_allclose(path[:, 2, 3], 0.0433, atol=1e-12)
-    np.testing.assert_allclose(path[:, :3, 1], np.broadcast_to([0, 0, -1], (500, 3)), atol=1e-12)  # z is up
+    for i, angle in enumerate(np.linspace(0, 2 * np.pi, 500)):  # the first pose faces -x from x = 0.45, z is up
+        c, s = np.cos(angle), np.sin(angle)
+        np.testing.assert_allclose(path[i], [[-s, 0, -c, 0.45 * c], [c, 0, -s, 0.45 * s], [0, -1, 0, 0.0433],
+                                             [0, 0, 0, 1]], atol=1e-12)
     picture = read_image(tmp_path / "CamPose.png")
     assert picture.shape == (720, 960, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_demos_orbit_keeps_the_whole_object_in_the_picture(exgen, tmp_path):
+    arguments = runpy.run_path(str(ROOT / "tools" / "demo.py"))["orbit_arguments"]
+    exgen(*arguments(BOB, tmp_path / "path.inf", 60))
+    path = read_cam_poses(tmp_path / "path.inf")
+    assert np.abs(path[-1] - path[0]).max() > 0.1  # a loop has no camera twice
+    cameras = read_cameras(BOB / "CamPose.inf", BOB / "Intrinsic.inf", (200, 200))
+    orbit = Cameras(torch.from_numpy(path).float(), cameras.intrinsics, cameras.size)
+    points = torch.from_numpy(read_points(BOB / "pointclouds" / "frame1.ply").positions)
+    pixels, depth = project(points.expand(60, -1, 3), orbit)
+    assert (depth > 0).all()
+    assert pixels.min() > 10
+    assert pixels.max() < 189
 
 
 def test_options_reach_the_path(exgen, tmp_path):
@@ -62,6 +81,8 @@ def test_random_rotations_repeat_with_their_seed(exgen, tmp_path):
     (["--axis", "q"], "--axis is q"),
     (["--axis", "0", "0"], "--axis is 0 0"),
     (["--axis", "0", "0", "0"], "not all 0"),
+    (["--center", "1", "2"], "--center is 1 2"),
+    (["--center", "cloud"], "--cloud FILE"),
     (["--count", "0"], "count is 0"),
     (["--dolly", "0"], "dolly is 0"),
     (["--input", "nowhere.inf"], "nowhere.inf"),

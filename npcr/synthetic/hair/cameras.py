@@ -65,7 +65,8 @@ def path_cameras(model: HairModel, options: HairOptions) -> Cameras:
                           math.sin(elevation)])
     start = look_at(model.center + _DISTANCE * model.radius * direction, model.center)
     poses = orbit(start, options.path_frames, center=model.center, degrees=options.path_degrees,
-                  elevation_wave=(_ELEVATION_WAVE, 1))
+                  elevation_wave=(_ELEVATION_WAVE, 1),
+                  endpoint=options.path_degrees % 360 != 0)  # full turns repeat
     return _to_cameras(poses, scene_intrinsics(model, options))
 
 
