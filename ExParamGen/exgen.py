@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--axis", nargs="+", default=["z"], metavar="A",
                         help="axis of the orbit: x, y, z, or three numbers (default: z)")
     parser.add_argument("--center", nargs="+", default=["0", "0", "0"], metavar="X",
-                        help="a point on the axis: three numbers, or the word cloud for the middle of --cloud's bounding"
+                        help="a point on the axis: three numbers, or the word cloud: the middle of --cloud's bounding"
                              " box (default: 0 0 0)")
     parser.add_argument("--degrees", type=float, default=360.0,
                         help="length of the arc, negative for the other way round; the last camera is at its end "
