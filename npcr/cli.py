@@ -8,12 +8,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
 from npcr.config import explicit_keys, load_config
 from npcr.errors import ConfigError, NpcrError
+from npcr.progress import LogHandler
 
 logger = logging.getLogger("npcr")
 
@@ -40,9 +42,20 @@ def make_parser(description: str, examples: str, config_default: str | None = No
     parser.add_argument("--config-file", type=Path, default=config_default and Path(config_default),
                         required=config_default is None, metavar="FILE",
                         help="YAML configuration" + (f" (default: {config_default})" if config_default else ""))
+    add_quiet_option(parser)
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="override configuration keys, such as SOLVER.MAX_EPOCHS 100")
     return parser
+
+
+def add_quiet_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--quiet`, which takes effect where it is parsed: neither progress nor notes are shown from there on.
+
+    Args:
+        parser: of any script; gets `quiet`.
+    """
+    parser.add_argument("--quiet", action=_Quiet, default=False,
+                        help="show neither progress nor notes; warnings, errors and results stay")
 
 
 def make_path_parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -133,7 +146,7 @@ def run(main: Callable[[], None]) -> None:
     Args:
         main: the script's function.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(sys.stderr)])
     try:
         main()
     except NpcrError as error:
@@ -146,6 +159,16 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+class _Quiet(argparse.Action):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        logging.getLogger("npcr").setLevel(logging.WARNING)
+        setattr(namespace, self.dest, True)
 
 
 def _frame_rate(text: str) -> float:
