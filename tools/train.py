@@ -14,6 +14,7 @@ from npcr.training.trainer import Trainer
 
 EXAMPLES = """\
   python tools/train.py --config-file configs/Hair.yml DATASETS.TRAIN datasets/Hair
+  python tools/train.py                                  with your own configs/config.yml
   python tools/train.py --config-file datasets/cat/scene.yml MODEL.DEVICE cpu LOSS.PERCEPTUAL 0
   python tools/train.py --config-file output/config.yml RESUME True
   tensorboard --logdir output/log
