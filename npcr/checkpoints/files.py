@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from npcr.errors import CheckpointError, ConfigError
-from npcr.io.files import atomic_write
+from npcr.io.files import atomic_write, remove_leftovers
 from npcr.renderers import Renderer, find_form
 from npcr.renderers.base import describe_shape
 
@@ -75,7 +75,9 @@ def form_of(checkpoint: ModelCheckpoint, source: str) -> type[Renderer]:
         CheckpointError: this release has no such form.
     """
     section = checkpoint.config.get("MODEL", {})
-    name = section.get("FORM", DEFAULT_FORM) if isinstance(section, dict) else DEFAULT_FORM
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{source}: its configuration's MODEL is {section!r:.60}; a section of keys is needed")
+    name = section.get("FORM", DEFAULT_FORM)
     try:
         return find_form(name)
     except ConfigError as error:
@@ -229,7 +231,7 @@ def _epochs(output_dir: str | Path, kind: str) -> set[int]:
 
 def _save(path: Path, content: dict[str, Any]) -> None:
     _check_plain(content, path.name)
-    _remove_leftovers(path)
+    remove_leftovers(Path(os.path.realpath(path)).parent)  # where `atomic_write` writes, links followed
     try:
         with atomic_write(path) as file:
             torch.save(content, file)
@@ -268,27 +270,6 @@ def _check_plain(value: Any, where: str) -> None:
         kind = f"{type(value).__module__}.{type(value).__name__}"
         raise TypeError(f"checkpoint: {where} is a {kind}; only tensors, numbers, text, lists, tuples "
                         "and dicts can be saved")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of checkpoints whose writer no longer lives (`npcr.io.files.atomic_write`)."""
-    folder = Path(os.path.realpath(path)).parent  # where `atomic_write` writes, links followed
-    if os.name == "nt" or not folder.is_dir():  # there, asking whether a process lives would end it
-        return
-    for entry in folder.iterdir():
-        match = re.fullmatch(r"\.nr_(?:model|optimizer)_.*\.(\d+)-[0-9a-f]+\.tmp\.pth", entry.name)
-        if match and not _is_other_process(int(match[1])):
-            entry.unlink(missing_ok=True)
-
-
-def _is_other_process(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return pid != os.getpid()
 
 
 # --- reading

@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from npcr.errors import NpcrError
+
+logger = logging.getLogger("npcr")
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp(?:\.\w+)?")
+_STARTED = time.time()
+_ABANDONED = 3600.0  # seconds without a change, after which the writer is taken for gone: process numbers recur
 
 
 @contextmanager
@@ -59,6 +68,45 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _flush_to_disk(target.parent)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed writers left in a folder, and say so.
+
+    A writer that still lives keeps its file, unless it has not touched it for an hour: another process may have got the
+    dead writer's number.
+
+    Args:
+        folder: where `atomic_path` wrote; a folder that is missing has no leftovers.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.iterdir()):
+        match = _TEMPORARY.fullmatch(file.name)
+        try:
+            if match and not _has_writer(file, int(match[1])):
+                file.unlink()
+                logger.info("%s: removed; a process that was killed left it half written", file)
+        except OSError as error:  # another process was quicker, or the folder is read-only
+            logger.debug("%s: cannot be removed: %s", file, error.strerror)
+
+
+def _has_writer(file: Path, pid: int) -> bool:
+    changed = file.stat().st_mtime
+    if pid == os.getpid():
+        return changed >= _STARTED  # else an earlier process had this one's number
+    if time.time() - changed > _ABANDONED:
+        return False
+    if os.name == "nt":  # there, asking whether a process lives would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import NpcrError
-from npcr.io.files import atomic_write, reraise_with_path
+from npcr.io.files import atomic_write, remove_leftovers, reraise_with_path
 from npcr.io.images import write_image
 from npcr.io.pixels import fit_size, resized
 from npcr.io.video import VideoWriter
@@ -53,6 +53,7 @@ class FrameWriter:
         self._raw = raw
         for sub in ("", "rgba", *(["raw"] if raw else [])):
             (folder / sub).mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder / sub)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frame-writer")
         self._pending: deque[Future[None]] = deque()
 

@@ -30,6 +30,7 @@ from npcr.data.scene import load_clouds, split_holdout
 from npcr.errors import CheckpointError, TrainingError
 from npcr.evaluation.views import evaluate_views, mean_scores
 from npcr.factory import View, build_dataset, build_loss, build_renderer, held_out_views, open_scene
+from npcr.io.files import remove_leftovers
 from npcr.io.points import PointCloud
 from npcr.renderers import Photographs, RenderOutput
 from npcr.renderers.half_activations import half_activations
@@ -165,6 +166,7 @@ class Trainer:
             CheckpointError: with RESUME, the checkpoint is missing or of another run; or one cannot be written.
             TrainingError: the loss is not finite.
         """
+        remove_leftovers(self.output)
         dump_config(self.cfg, self.output / "config.yml")
         if self.cfg.RESUME:
             self._resume()

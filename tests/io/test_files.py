@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from npcr.io.files import atomic_path, atomic_write
+from npcr.io.files import atomic_path, atomic_write, remove_leftovers
 
 
 def test_writes_and_makes_folders(tmp_path: Path) -> None:
@@ -87,3 +91,29 @@ def test_the_temporary_path_keeps_the_suffix(tmp_path: Path) -> None:
         assert temporary.parent == tmp_path
         temporary.write_bytes(b"x")
     assert (tmp_path / "v.mp4").read_bytes() == b"x"
+
+
+def test_a_dead_writers_files_are_removed_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True,
+                          check=True).stdout.strip()
+    leftover = tmp_path / f".nr_optimizer_3.pth.{dead}-0a1b2c3d.tmp.pth"
+    video = tmp_path / f".video.mp4.{dead}-0a1b2c3d.tmp.mp4"
+    bare = tmp_path / f".README.{dead}-0a1b2c3d.tmp"
+    kept = [tmp_path / f".a.pth.{os.getppid()}-0a1b2c3d.tmp.pth", tmp_path / f".b.pth.{os.getpid()}-0a1b2c3d.tmp.pth",
+            tmp_path / "nr_model_3.pth", tmp_path / f".notes.{dead}.tmp"]
+    for file in (leftover, video, bare, *kept):
+        file.touch()
+    with caplog.at_level(logging.INFO, "npcr"):
+        remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert all(str(file) in caplog.text for file in (leftover, video, bare))
+
+
+def test_a_number_that_another_process_got_keeps_no_file_for_ever(tmp_path: Path) -> None:
+    files = [tmp_path / f".a.pth.{pid}-0a1b2c3d.tmp.pth" for pid in (os.getpid(), os.getppid())]
+    for file in files:
+        file.touch()
+        os.utime(file, (time.time() - 86400,) * 2)
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+    remove_leftovers(tmp_path / "missing")
