@@ -9,24 +9,31 @@ that already measures from pixel centers (OpenCV's, Bouguet's toolbox).
 
 from __future__ import annotations
 
-import json
 import logging
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from npcr.camera_paths import orthonormal_pose
-from npcr.errors import NpcrError, SceneError
+from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
-from npcr.importers.lenses import BrownDistortion, Distortion, FisheyeDistortion, Lens
+from npcr.importers.transforms_files import FileFinder
+from npcr.importers.transforms_lens import read_lens
+from npcr.importers.transforms_poses import Motion, check_views, read_pose
+from npcr.importers.transforms_splits import split_frames
+from npcr.importers.transforms_values import (
+    TOP_LEVEL,
+    FrameValues,
+    Remarks,
+    note_unused,
+    read_json,
+    shown,
+    with_known_keys,
+)
 
 logger = logging.getLogger("npcr")
 
 _SPLITS = ("train", "val", "test")
-_PINHOLE = ("", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL")
-_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 class TransformsImporter(Importer):
@@ -36,16 +43,18 @@ class TransformsImporter(Importer):
     summary = "transforms.json (nerfstudio, instant-ngp, NeRF-synthetic)"
     description = """\
 transforms.json of nerfstudio, instant-ngp or NeRF-synthetic: intrinsics for all or for each photograph (fl_x, fl_y,
-cx, cy, w, h, or camera_angle_x), lens distortion (undistorted here), RGBA photographs or mask_path, ply_file_path.
-A folder's transforms_train, _val and _test.json keep their splits: the test views become the scene
-DESTINATION/test, which DATASETS.TEST names. Photographs that do not exist are counted and left out.
+cx, cy, w, h, or camera_angle_x in place of fl_x), lens distortion (undistorted here), RGBA photographs or mask_path,
+ply_file_path. A folder's transforms_train, _val and _test.json keep their splits, and so do the lists train_filenames
+and so on: the test views become the scene DESTINATION/test, which DATASETS.TEST names. Photographs that do not exist
+are counted and left out.
 """
     options = (
         Option("pixel_origin", "what cx and cy count from: the outer corner of the first pixel, as nerfstudio and "
                "COLMAP do (default), or its center, as OpenCV's calibration does",
                default="corner", choices=("corner", "center")),
-        Option("undo_applied_transform", "take the cameras back to before nerfstudio's applied_transform, to fit a "
-               "cloud (--points) that was not moved with them, such as COLMAP's fused.ply", is_flag=True),
+        Option("undo_applied_transform", "take the cameras back to before nerfstudio's applied_transform and "
+               "applied_scale, to fit a cloud (--points) that was not moved with them, such as COLMAP's fused.ply",
+               is_flag=True),
     )
 
     def read(self, source: Path, **options: Any) -> Capture:
@@ -58,212 +67,154 @@ def read_transforms(source: str | Path, *, pixel_origin: str = "corner",
 
     In a folder transforms.json is taken, else transforms_train.json with its siblings _val and _test, whose views
     keep that split; so do the entries of train_filenames, val_filenames, test_filenames. `transform_matrix` and the
-    cloud of ply_file_path are in one coordinate frame already, which nerfstudio reached by `applied_transform`.
+    cloud of ply_file_path are in one coordinate frame already, which nerfstudio reached by `applied_transform` and
+    `applied_scale`. What is guessed or not used is said in warnings.
 
     Args:
         source: the file, or a folder that has one.
         pixel_origin: what cx and cy are measured from: "corner" or "center" of the first pixel.
-        undo_applied_transform: return the cameras as they were before `applied_transform`, for a cloud (--points) that
-            was not moved with them; the file's own cloud is left out.
+        undo_applied_transform: return the cameras as they were before `applied_transform` and `applied_scale`, for a
+            cloud (--points) that was not moved with them; the file's own cloud is left out.
 
     Returns:
-        The photographs that exist, in the file's order, and its cloud where it names one.
+        The photographs that exist, in the file's order, and its cloud where it names one that exists.
 
     Raises:
-        SceneError: something is malformed (the message names file, frame, key and value), or no photograph to train
-            on exists.
+        SceneError: something is malformed or contradicts itself (the message names file, frame, key and value), or no
+            photograph to train on exists.
     """
-    files = _find_files(Path(source))
+    files = [_File.read(file, split, undo_applied_transform) for split, file in _find_files(Path(source)).items()]
+    _check_coordinates(files, undo_applied_transform)
     views: list[View] = []
     missing: list[Path] = []
     clouds: list[Path] = []
-    for split, file in files.items():
-        values = _read_json(file)
+    for file in files:
+        read, absent = file.views(pixel_origin, named=len(files) > 1)
+        views += read
+        missing += absent
+        cloud = None if undo_applied_transform else file.cloud()
+        if cloud is not None:
+            clouds.append(cloud)
+    first = files[0].path
+    if not any(view.split == "train" for view in views):
+        raise SceneError(f"{first}: none of its {len(views) + len(missing)} photographs exists "
+                         f"or is for training; the first is {missing[0] if missing else views[0].image}")
+    check_views(first, views)
+    _note_masks(first, views)
+    for other in clouds[1:]:
+        if other.resolve() != clouds[0].resolve():
+            logger.warning("%s: the files of the splits name different clouds; %s is used, %s is not", source,
+                           clouds[0], other)
+    return Capture(first, views, missing, list(clouds[:1]))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A transforms*.json: its frames, and its top level in `values`."""
+
+    path: Path
+    split: str  # of frames that its lists do not name
+    values: dict[str, Any]
+    frames: Sequence[Any]
+    remarks: Remarks
+    motion: Motion | None  # to be undone
+
+    @classmethod
+    def read(cls, path: Path, split: str, undo: bool) -> _File:
+        remarks = Remarks(path)
+        values = with_known_keys(read_json(path), TOP_LEVEL, remarks)
         frames = values.get("frames")
         if not isinstance(frames, list) or not frames:
-            raise SceneError(f"{file}: needs a list 'frames' with an entry for each photograph")
-        splits = _splits_by_name(file, values)
-        undo = _inverse_applied_transform(file, values) if undo_applied_transform else None
-        for number, entry in enumerate(frames):
-            label = f"frames[{number}]" if len(files) == 1 else f"{file.name}, frames[{number}]"
-            reader = _Entry(file, label, entry, values)
-            view = reader.view(pixel_origin, splits.get(str(entry.get("file_path")), split), undo)
-            absent = [path for path in (view.image, view.mask) if path is not None and not path.is_file()]
-            missing += absent[:1]
-            if not absent:
-                views.append(view)
-        clouds += _cloud(file, values)
-    if not any(view.split == "train" for view in views):
-        first = missing[0] if missing else views[0].image
-        raise SceneError(f"{next(iter(files.values()))}: none of its {len(views) + len(missing)} photographs exists "
-                         f"or is for training; the first is {first}")
-    if undo_applied_transform and clouds:
-        logger.warning("%s: the cloud it names is in the frame of its cameras and is left out", source)
-        clouds = []
-    return Capture(next(iter(files.values())), views, missing, list(clouds[:1]))
+            raise SceneError(f"{path}: needs a list 'frames' with an entry for each photograph")
+        note_unused(values, TOP_LEVEL, remarks)
+        motion = Motion(path, values) if undo else None
+        if motion is not None and not motion.given:
+            raise SceneError(f"{path}: --undo-applied-transform has nothing to undo: the file has neither "
+                             "applied_transform nor applied_scale; leave the option out")
+        if undo and values.get("ply_file_path") is not None:
+            logger.warning("%s: the cloud it names (%s) is in the coordinates of its cameras before "
+                           "--undo-applied-transform; it is left out, --points names another", path,
+                           shown(values["ply_file_path"]))
+        return cls(path, split, values, frames, remarks, motion)
 
+    def views(self, pixel_origin: str, named: bool) -> tuple[list[View], list[Path]]:
+        """Its views, and the photographs or mattes that do not exist; messages name the file where `named`."""
+        prefix = f"{self.path.name}, " if named else ""
+        frames = [FrameValues(self.path, f"{prefix}frames[{number}]", entry, self.values, self.remarks)
+                  for number, entry in enumerate(self.frames)]
+        names = [frame.text("file_path") for frame in frames]
+        splits = split_frames(self.path, self.values, names, self.split, self.remarks)
+        finder = FileFinder(self.path, self.remarks)
+        views, missing = [], []
+        for frame, name, split in zip(frames, names, splits, strict=True):
+            pose = read_pose(frame)
+            image = finder.find(name, f"{frame.label}: file_path", smaller=frame.get("w") is not None)
+            mask = None
+            if frame.entry.get("mask_path") is not None:
+                mask = finder.find(frame.text("mask_path"), f"{frame.label}: mask_path", smaller=True)
+            absent = [path for path in (image, mask) if path is not None and not finder.has(path)]
+            if absent:
+                missing.append(absent[0])
+                continue
+            views.append(View(frame.label, image, mask, pose if self.motion is None else self.motion.undone(pose),
+                              read_lens(frame, image, pixel_origin), split=split))
+        times = {shown(frame.entry["time"]) for frame in frames if frame.entry.get("time") is not None}
+        if len(times) > 1:
+            self.remarks.add(f"frames are of {len(times)} different times; all are taken for one pose of the object",
+                             frames[0].label)
+        self.remarks.say(len(frames))
+        return views, missing
 
-class _Entry:
-    """One frame of the file; keys it lacks are looked up at the top level."""
-
-    def __init__(self, file: Path, label: str, entry: Any, shared: dict[str, Any]) -> None:
-        if not isinstance(entry, dict):
-            raise SceneError(f"{file}, {label}: needs an object with file_path and transform_matrix, "
-                             f"found {type(entry).__name__}")
-        self.file, self.label, self.entry, self.shared = file, label, entry, shared
-
-    def view(self, pixel_origin: str, split: str, undo: np.ndarray | None) -> View:
-        lens = self._lens(pixel_origin)
-        angle = (self._number("camera_angle_x") or 0.0, self._number("camera_angle_y"))
-        if lens is None and not 0 < angle[0] < math.pi:
-            raise self._error("fl_x", None, "fl_x (pixels) or camera_angle_x (radians, between 0 and pi) is needed")
-        if angle[1] is not None and not 0 < angle[1] < math.pi:
-            raise self._error("camera_angle_y", angle[1], "an angle in radians, between 0 and pi, is needed")
-        mask = self.entry.get("mask_path")
-        pose = self._pose()
-        return View(self.label, self._path("file_path"), None if mask is None else self._path("mask_path"),
-                    pose if undo is None else _moved(undo, pose), lens, angle, split)
-
-    def _lens(self, pixel_origin: str) -> Lens | None:
-        focal_x = self._number("fl_x")
-        if focal_x is None:
+    def cloud(self) -> Path | None:
+        name = self.values.get("ply_file_path")
+        if name is None:
             return None
-        focal_y = self._number("fl_y")
-        focal_y = focal_x if focal_y is None else focal_y
-        for key, value in (("fl_x", focal_x), ("fl_y", focal_y)):
-            if value <= 0:
-                raise self._error(key, value, "a focal length must be above 0")
-        width, height, x, y = (self._number(key) for key in ("w", "h", "cx", "cy"))
-        size = None
-        if width is not None and height is not None:
-            if width < 1 or height < 1:
-                raise self._error("w", f"{width:g}x{height:g}", "the size must be at least 1x1")
-            size = (round(width), round(height))
-        shift = 0.5 if pixel_origin == "corner" else 0.0
-        center = None if x is None or y is None else (x - shift, y - shift)
-        return Lens((focal_x, focal_y), center, size, self._distortion())
-
-    def _distortion(self) -> Distortion | None:
-        model = self.entry.get("camera_model", self.shared.get("camera_model", ""))
-        k1, k2, k3, k4, p1, p2 = (self._number(key) or 0.0 for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
-        if model == "OPENCV_FISHEYE" or self.shared.get("is_fisheye") is True:
-            return FisheyeDistortion((k1, k2, k3, k4))
-        if model not in _PINHOLE:
-            raise self._error("camera_model", model, f"known are {', '.join(_PINHOLE[1:])}, OPENCV_FISHEYE")
-        if k4:
-            raise self._error("k4", k4, "only OPENCV_FISHEYE cameras may have it")
-        return BrownDistortion((k1, k2, p1, p2, k3)) if any((k1, k2, p1, p2, k3)) else None
-
-    def _pose(self) -> np.ndarray:
-        value = self.entry.get("transform_matrix")
-        pose = _as_matrix(value)
-        if pose is None:
-            raise self._error("transform_matrix", value, "4 rows of 4 finite numbers are needed")
-        # Some exporters leave the scene's scale in the axes; it does not change where a camera looks.
-        lengths = np.linalg.norm(pose[:3, :3], axis=0)
-        if lengths.min() > 0 and np.ptp(lengths) < 1e-3 * lengths.max():
-            pose[:3, :3] /= lengths.mean()
-        try:
-            return orthonormal_pose(pose) @ _TO_OPENCV
-        except NpcrError as error:
-            raise SceneError(f"{self.file}, {self.label}: transform_matrix: {error}") from None
-
-    def _number(self, key: str) -> float | None:
-        value = self.entry.get(key, self.shared.get(key))
-        if value is None:
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise SceneError(f"{self.path}: ply_file_path is {shown(name)}; the path of a point cloud is needed")
+        remarks = Remarks(self.path)
+        finder = FileFinder(self.path, remarks)
+        path = finder.find(name, "ply_file_path")
+        if not finder.has(path):
+            logger.warning("%s: ply_file_path is %r, and there is no such file (%s); --points names a cloud", self.path,
+                           name, path)
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
-            raise self._error(key, value, "a finite number is needed")
-        return float(value)
-
-    def _path(self, key: str) -> Path:
-        value = self.entry.get(key)
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise self._error(key, value, "the path of a file is needed")
-        path = self.file.parent / value.replace("\\", "/")
-        if path.is_file():
-            return path
-        # NeRF-synthetic leaves the suffix away.
-        return next((found for suffix in IMAGE_SUFFIXES if (found := path.with_name(path.name + suffix)).is_file()),
-                    path)
-
-    def _error(self, key: str, value: Any, needed: str) -> SceneError:
-        found = "missing" if value is None else repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
-        return SceneError(f"{self.file}, {self.label}: {key} is {found}; {needed}")
+        remarks.say()
+        return path
 
 
 def _find_files(source: Path) -> dict[str, Path]:
     """{split: file}; the views of a single file are to train on, but for those that its lists hold out."""
     if not source.is_dir():
         return {"train": source}
-    if (source / "transforms.json").is_file():
-        return {"train": source / "transforms.json"}
+    whole = source / "transforms.json"
     found = {split: file for split in _SPLITS if (file := source / f"transforms_{split}.json").is_file()}
-    if "train" not in found:
+    if whole.is_file():
+        found = {"train": whole}
+    elif "train" not in found:
         raise SceneError(f"{source}: has neither transforms.json nor transforms_train.json")
+    others = sorted(file.name for file in source.glob("transforms*.json") if file not in found.values())
+    if others:
+        logger.warning("%s: of the files transforms*.json %s is read and %s not; name a file in place of the folder to "
+                       "read another", source, ", ".join(file.name for file in found.values()), ", ".join(others))
     return found
 
 
-def _splits_by_name(file: Path, values: dict[str, Any]) -> dict[str, str]:
-    """{file_path: split} of nerfstudio's lists train_filenames, val_filenames, test_filenames."""
-    found = {}
-    for split in _SPLITS:
-        names = values.get(f"{split}_filenames", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise SceneError(f"{file}: {split}_filenames must be a list of file names")
-        found.update(dict.fromkeys(names, split))
-    return found
+def _check_coordinates(files: Sequence[_File], undo: bool) -> None:
+    """Raise `SceneError` where nerfstudio moved the cameras of two files by different transforms."""
+    for file in files[1:] if not undo else ():
+        for key in ("applied_transform", "applied_scale"):
+            first, other = files[0].values.get(key), file.values.get(key)
+            if first != other:
+                raise SceneError(f"{file.path}: {key} is {shown(other)}, but {shown(first)} in {files[0].path.name}: "
+                                 "their cameras are in different coordinates; --undo-applied-transform takes both back")
 
 
-def _inverse_applied_transform(file: Path, values: dict[str, Any]) -> np.ndarray:
-    """(4, 4): the inverse of applied_transform; the identity where there is none."""
-    value = values.get("applied_transform", np.eye(4).tolist())
-    matrix = _as_matrix(value)
-    if matrix is None or not abs(np.linalg.det(matrix[:3, :3])) > 1e-12:
-        raise SceneError(f"{file}: applied_transform is {value!r:.80}; 3 or 4 rows of 4 numbers that can be undone "
-                         "are needed")
-    return np.linalg.inv(matrix)
-
-
-def _as_matrix(value: Any) -> np.ndarray | None:
-    """(4, 4) float64 of 3 or 4 rows of 4 finite numbers; None for anything else."""
-    try:
-        matrix = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
-        return None
-    return np.vstack([matrix[:3], [0, 0, 0, 1]])
-
-
-def _moved(by: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """The pose after a similarity, whose scale does not turn the axes."""
-    result = by @ pose
-    result[:3, :3] /= np.cbrt(abs(np.linalg.det(by[:3, :3])))
-    return orthonormal_pose(result)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise SceneError(f"{file}: no such file") from None
-    except OSError as error:
-        raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SceneError(f"{file}: not text (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise SceneError(f"{file}, line {error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise SceneError(f"{file}: not a transforms.json: nested too deeply") from None
-    if not isinstance(values, dict):
-        raise SceneError(f"{file}: needs an object with 'frames', found {type(values).__name__}")
-    return values
-
-
-def _cloud(file: Path, values: dict[str, Any]) -> list[Path]:
-    name = values.get("ply_file_path")
-    if not isinstance(name, str) or not name or "\0" in name:
-        return []
-    path = file.parent / name.replace("\\", "/")
-    return [path] if path.is_file() else []
+def _note_masks(file: Path, views: Sequence[View]) -> None:
+    """Say that a folder of mattes lies there which no frame names."""
+    folder = next((place for name in ("masks", "mask", "mattes") if (place := file.parent / name).is_dir()), None)
+    if folder is None or any(view.mask is not None or view.image.parent == folder for view in views):
+        return
+    count = sum(path.suffix in IMAGE_SUFFIXES for path in folder.iterdir())
+    if count:
+        logger.warning("%s: %d pictures in %s are not used, since no frame has a mask_path that names one", file, count,
+                       folder)
