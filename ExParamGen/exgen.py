@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preview", type=Path, metavar="FILE",
                         help="picture of the cameras (default: beside the output, ending in .png)")
     parser.add_argument("--cloud", type=Path, metavar="FILE", help="point cloud to show in the preview")
+    cli.add_quiet_option(parser)
     return parser.parse_args()
 
 

@@ -14,8 +14,6 @@ import argparse
 import os
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from npcr import cli
 from npcr.config import load_beside
 from npcr.errors import NpcrError
@@ -23,6 +21,7 @@ from npcr.io.frame_source import FrameSource, Pixels, open_frames
 from npcr.io.pixels import checkerboard, fit_size, over, resized
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS, VideoFormat
+from npcr.progress import progress_bar
 
 EXAMPLES = """examples:
   python ExParamGen/gif.py output/res_12
@@ -54,6 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--boomerang", action="store_true",
                         help="forwards and back, so that a path that does not close loops; keeps the frames in memory")
     cli.add_frame_options(parser)
+    cli.add_quiet_option(parser)
     args = parser.parse_args()
     if args.size < 0 or not 0 <= args.plays <= 65535:
         parser.error("--size must be at least 0, --plays from 0 to 65535")
@@ -75,7 +75,7 @@ def main() -> None:
         count = len(source)
         if args.boomerang:
             frames, count = _play_back_and_forth(frames), max(1, 2 * count - 2)
-        for pixels in tqdm(frames, total=count, desc=video.format.name, unit="frame"):
+        for pixels in progress_bar(frames, total=count, title=video.format.name, unit="frame"):
             video.write(pixels)
     print(f"{count} frames at {fps:g} a second: {args.output} ({args.output.stat().st_size / 2**20:.1f} MiB)")
 

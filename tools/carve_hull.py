@@ -14,12 +14,9 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 
 # isort: split
 import argparse
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from npcr import cli
 from npcr.cameras import project
@@ -28,6 +25,7 @@ from npcr.data.scene_config import FILE_NAME, point_settings, update_scene_confi
 from npcr.errors import SceneError
 from npcr.io.images import read_image, write_image
 from npcr.io.points import PointCloud, write_points
+from npcr.progress import Progress, titled
 from npcr.reconstruction.mattes import coverage, fill_holes
 from npcr.reconstruction.point_colors import color_points
 from npcr.reconstruction.silhouette_field import SilhouetteField
@@ -76,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preview", type=Path, metavar="FILE",
                         help="picture of the cloud over photographs (default: SCENE/carved.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace a point cloud that is already there")
+    cli.add_quiet_option(parser)
     return parser.parse_args()
 
 
@@ -161,10 +160,8 @@ def _check(args: argparse.Namespace) -> None:
         raise SceneError(f"--bounds are {args.bounds}; the first corner must be below the second in x, y and z")
 
 
-def _bar(name: str) -> Any:
-    def progress(jobs: Iterable[Any], count: int) -> Iterable[Any]:
-        return tqdm(jobs, total=count, desc=name, delay=1)
-    return progress
+def _bar(name: str) -> Progress:
+    return titled(name, delay=1)
 
 
 if __name__ == "__main__":

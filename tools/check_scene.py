@@ -16,17 +16,14 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterable
-from typing import Any
 
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from npcr import cli
 from npcr.config import load_config
 from npcr.data.scene_config import FILE_NAME
 from npcr.errors import SceneError
-from npcr.reconstruction.progress import Progress
+from npcr.progress import Progress, titled
 from npcr.scene_check.check import check_scene
 from npcr.scene_check.report import format_report, write_images
 from npcr.scene_check.scene_data import load_scene_data
@@ -52,6 +49,7 @@ def parse() -> argparse.Namespace:
                         help="draw the cloud over photographs, and cameras around the cloud (default: yes)")
     parser.add_argument("--views", type=int, default=8, metavar="N", help="photographs to draw over (default: 8)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the pictures (default: SCENE/check)")
+    cli.add_quiet_option(parser)
     return parser.parse_args()
 
 
@@ -90,9 +88,7 @@ def _scene(path: Path) -> tuple[Path, CfgNode | None]:
 
 
 def _progress_bar(name: str) -> Progress:
-    def progress(steps: Iterable[Any], count: int) -> Iterable[Any]:
-        return tqdm(steps, total=count, desc=name, delay=1, leave=False)
-    return progress
+    return titled(name, delay=1, leave=False)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from tqdm import tqdm
-
 from npcr import cli
 from npcr.config import load_beside
 from npcr.io.frame_source import FrameSource, open_frames
 from npcr.io.images import write_image
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
+from npcr.progress import progress_bar
 from npcr.visualization.captions import Pixels
 from npcr.visualization.comparison import (
     LAYOUTS,
@@ -76,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--still-frames", type=int, default=4, metavar="N",
                         help="frames on the sheet, evenly spread (default: 4)")
     cli.add_frame_options(parser)
+    cli.add_quiet_option(parser)
     args = parser.parse_args()
     if len(args.inputs) < 2:
         parser.error("give at least two inputs to compare")
@@ -116,7 +116,7 @@ def _write(args: argparse.Namespace, frames: Iterator[list[Pixels]], count: int,
     on_sheet = set(evenly_spaced(count, args.still_frames)) if args.still else set()
     rows: list[Pixels] = []
     with VideoWriter(args.output, fps, args.codec) if args.output else nullcontext() as video:
-        for index, panels in enumerate(tqdm(frames, total=count, desc="compare", unit="frame")):
+        for index, panels in enumerate(progress_bar(frames, total=count, title="compare", unit="frame")):
             if video is not None:
                 video.write(tiled(panels, args.layout))
             if index in on_sheet:

@@ -14,7 +14,7 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 
 # isort: split
 from npcr.checkpoints import ModelCheckpoint, read_published, save_model
-from npcr.cli import run
+from npcr.cli import add_quiet_option, run
 from npcr.errors import CheckpointError
 
 EXAMPLES = """\
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="instance: each picture normalized by itself, as published; "
                              "batch: by the running statistics of training (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION where it exists")
+    add_quiet_option(parser)
     args = parser.parse_args(arguments)
 
     is_folder = args.destination.is_dir()

@@ -21,6 +21,7 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 from npcr import cli
 from npcr.checkpoints import find_epoch, model_path
 from npcr.errors import CheckpointError, NpcrError
+from npcr.progress import is_quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = """examples:
@@ -41,6 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="FOLDER",
                         help="default: %(default)s")
     parser.add_argument("--frames", type=int, default=60, metavar="N", help="of the orbit (default: %(default)s)")
+    cli.add_quiet_option(parser)
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="configuration keys to override")
     return parser.parse_args()
@@ -48,7 +50,7 @@ def parse() -> argparse.Namespace:
 
 def python(script: str, *arguments: str | Path) -> None:
     """Show a command as a user would type it, and run it."""
-    command = [script, *map(str, arguments)]
+    command = [script, *(["--quiet"] if is_quiet() else []), *map(str, arguments)]
     print(f"\n$ python {shlex.join(command)}", flush=True)
     status = subprocess.run([sys.executable, str(ROOT / script), *command[1:]], check=False).returncode
     if status == 130:

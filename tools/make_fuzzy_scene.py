@@ -13,9 +13,8 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 import argparse
 from functools import partial
 
-from tqdm import tqdm
-
 from npcr import cli
+from npcr.progress import progress_bar
 from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
 
 EXAMPLES = """examples:
@@ -38,6 +37,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name), metavar="N",
                             help=f"{text} (default: {getattr(defaults, name)})")
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
+    cli.add_quiet_option(parser)
     return parser.parse_args()
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     args = parse()
     options = FuzzyOptions(args.views, args.size, args.strands, args.points, args.path_views, args.seed)
     make_fuzzy_scene(args.destination, options, overwrite=args.overwrite,
-                     progress=partial(tqdm, desc="photographs", unit="view"))
+                     progress=partial(progress_bar, total=args.views, title="photographs", unit="view"))
     print(f"scene:  {args.destination}\nconfig: {args.destination / 'scene.yml'}")
 
 

@@ -16,9 +16,8 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from tqdm import tqdm
-
 from npcr import cli
+from npcr.progress import progress_bar
 from npcr.synthetic.hair.options import HairOptions
 from npcr.synthetic.hair.presets import PRESETS
 from npcr.synthetic.hair.scene import make_hair_scene
@@ -74,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
                         help="rendering processes; changes no picture (default: %(default)s, one for each core)")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where another scene is")
+    cli.add_quiet_option(parser)
     args = parser.parse_args()
     if args.workers < 1:
         parser.error(f"--workers is {args.workers}; it must be at least 1")
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _bar(pictures: Iterable[Any], total: int, done: int) -> Iterable[Any]:
-    return tqdm(pictures, desc="ray tracing", unit="view", total=total, initial=done)
+    return progress_bar(pictures, title="ray tracing", unit="view", total=total, initial=done)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import npcr.entry_point  # noqa: F401  before torch is loaded
 
 # isort: split
-from tqdm import tqdm
-
 from npcr import cli
 from npcr.checkpoints import find_epoch, model_path
 from npcr.config import dump_config
 from npcr.factory import build_blender, prepare_rendering
+from npcr.progress import progress_bar
 from npcr.rendering.frame_writer import FrameWriter
 from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
@@ -65,7 +64,7 @@ def main() -> None:
                          inputs.cfg.RENDER.VIDEO)
     try:
         with writer:
-            for frame in tqdm(frames, total=len(inputs.cameras), desc="render", unit="frame"):
+            for frame in progress_bar(frames, total=len(inputs.cameras), title="render", unit="frame"):
                 writer.write(frame)
     finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
         places = [f"{output}/img_*.jpg", f"{output}/rgba/", *map(str, writer.videos.paths)]

@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -34,6 +33,7 @@ from npcr import cli  # noqa: E402
 from npcr.config import KEYS  # noqa: E402
 from npcr.data.scene_config import FILE_NAME  # noqa: E402
 from npcr.errors import ConfigError, NpcrError  # noqa: E402
+from npcr.progress import progress_bar  # noqa: E402
 from npcr.renderers.losses import VggFeatures  # noqa: E402
 
 logger = logging.getLogger("npcr")
@@ -65,7 +65,7 @@ class RemainingTime:
     def format(self, runs: int, begun: float) -> str:
         """Format the time of `runs` runs, of which the first began at `begun` (time.monotonic)."""
         mean = statistics.mean(self.durations_s) if self.durations_s else self.expected_s
-        return tqdm.format_interval(max(0.0, runs * mean - (time.monotonic() - begun)))
+        return str(timedelta(seconds=round(max(0.0, runs * mean - (time.monotonic() - begun)))))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,6 +91,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--redo", action="store_true", help="repeat runs that exist with other settings")
     parser.add_argument("--keep-models", action="store_true", help="keep checkpoints, tens of megabytes a run")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    cli.add_quiet_option(parser)
     args = parser.parse_args(arguments)
     side, minutes = SIZES[args.size]
     args.side = side if args.side is None else args.side
@@ -145,8 +146,8 @@ def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
     if not jobs:
         return
     remaining = RemainingTime(jobs[0].study.minutes * 60 + 20)
-    with tqdm(total=len(jobs) + done, initial=done, unit="run", smoothing=0,
-              bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}") as bar:
+    with progress_bar(total=len(jobs) + done, initial=done, unit="run", smoothing=0,
+                      bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}") as bar:
         for number, job in enumerate(jobs):
             begun = time.monotonic()
 
@@ -158,11 +159,11 @@ def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
                 result = run(job, tick)
             except NpcrError as error:
                 failures.append(error)
-                bar.write(f"error: {error}", file=sys.stderr)
+                logger.error("error: %s", error)
             else:
                 remaining.durations_s.append(time.monotonic() - begun)
-                bar.write(f"{job.name}: " + ", ".join(f"{name} {result[name]:.4g}" for name in METRICS
-                                                      if result[name] is not None), file=sys.stderr)
+                logger.info("%s: %s", job.name, ", ".join(f"{name} {result[name]:.4g}" for name in METRICS
+                                                          if result[name] is not None))
             bar.update()
         bar.set_postfix_str("")
 

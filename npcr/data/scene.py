@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from npcr.cameras import Cameras
 from npcr.errors import ConfigError, SceneError
@@ -30,6 +29,7 @@ from npcr.io.camera_files import read_cameras, write_cam_poses, write_intrinsics
 from npcr.io.images import inspect_image, write_image
 from npcr.io.points import SUFFIXES as CLOUD_SUFFIXES
 from npcr.io.points import PointCloud, read_points, write_points
+from npcr.progress import progress_bar
 
 logger = logging.getLogger("npcr")
 
@@ -198,7 +198,7 @@ def write_scene(folder: str | Path, cameras: Cameras,
     for name, images in enumerate(frames):
         image_folder = folder / "img" / str(name)
         for number, (photograph, matte) in enumerate(
-                tqdm(images, desc=str(image_folder), total=len(cameras), delay=2, leave=False), 1):
+                progress_bar(images, title=str(image_folder), total=len(cameras), delay=2, leave=False), 1):
             write_image(image_folder / f"img_{number:04d}{image_suffix}", photograph)
             if matte is not None:
                 write_image(image_folder / f"img_{number:04d}_alpha.png", matte)
@@ -314,7 +314,8 @@ def _check_images(frames: list[SceneFrame], size: tuple[int, int], mask: bool) -
     """Check every photograph's and matte's header, and complete `SceneFrame.mattes`."""
     for frame in frames:
         own_alpha = []
-        for image in tqdm(frame.images, desc=f"checking frame {frame.name}", delay=2, leave=False):
+        for image in progress_bar(frame.images, total=len(frame.images), title=f"checking frame {frame.name}", delay=2,
+                                  leave=False):
             found, alpha = inspect_image(image)
             if found != size:
                 raise SceneError(f"{image}: is {found[0]}x{found[1]}; INPUT.SIZE_RAW is {size[0]}x{size[1]}")

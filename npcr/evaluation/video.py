@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from npcr.cameras import Cameras, unproject
 from npcr.data.path_ground_truth import GroundTruthGeometry, PathGroundTruth
@@ -30,6 +29,7 @@ from npcr.metrics.video import (
     second_difference_error,
     warp_error,
 )
+from npcr.progress import progress_bar
 from npcr.renderers import Renderer, over_background
 from npcr.rendering.frames import composite_frames, frame_from_output
 from npcr.temporal import Blender, RenderedFrame
@@ -108,7 +108,8 @@ def evaluate_video(renderer: Renderer, cameras: Cameras, blenders: Mapping[str, 
         frames, *readers = fan_out(_render(renderer, cameras, frame, scores), 1 + len(blenders))
         streams = {name: composite_frames(reader, gray, blender)
                    for reader, (name, blender) in zip(readers, blenders.items(), strict=True)}
-        path = tqdm(frames, desc=description, unit="frame", total=len(cameras), disable=not progress, leave=False)
+        path = progress_bar(frames, title=description, unit="frame", total=len(cameras), hidden=not progress,
+                            leave=False)
         for index, rendered in enumerate(path):
             images = {name: _next_image(name, stream, rendered, scores) for name, stream in streams.items()}
             recent.append(_with_ground_truth(rendered, images, gray, ground_truth, index))

@@ -14,11 +14,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from npcr.cameras import concatenate
 from npcr.data.samples import Sample, SceneDataset
 from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
+from npcr.progress import progress_bar
 from npcr.renderers import Renderer
 
 METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
@@ -72,8 +72,8 @@ def evaluate_views(renderer: Renderer, dataset: SceneDataset, views: Sequence[tu
     renderer.eval()
     samples = dataset.prefetch(partial(dataset.sample, frame, camera) for frame, camera in views)
     try:
-        with torch.no_grad(), tqdm(total=len(views), desc="evaluating", unit="view", disable=not progress,
-                                   leave=False) as bar:
+        with torch.no_grad(), progress_bar(total=len(views), title="evaluating", unit="view", hidden=not progress,
+                                           leave=False) as bar:
             for group in _batches(samples, batch):
                 for score, pictures in _score(renderer, group, torch.device(device)):
                     scores.append(score)

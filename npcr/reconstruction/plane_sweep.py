@@ -25,9 +25,9 @@ from npcr.cameras import Cameras, project
 from npcr.errors import SceneError
 from npcr.io.images import read_image, read_matte
 from npcr.io.points import PointCloud
+from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduced_size
 from npcr.reconstruction.point_filters import merge_clouds, random_downsample, voxel_downsample
-from npcr.reconstruction.progress import Progress, no_progress
 
 _NEIGHBORS = 5
 _BEST_ANGLE = 8.0  # degrees between the rays of two photographs: good for matching and for depth

@@ -13,8 +13,8 @@ from npcr.cameras import project
 from npcr.data.cloud_geometry import near_far_size, point_spacing
 from npcr.io.images import read_image
 from npcr.ops import rasterize
+from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduced_size
-from npcr.reconstruction.progress import Progress, no_progress
 from npcr.reconstruction.silhouettes import Silhouettes
 
 _DEPTH_SIDE = 800  # longest side of the depth maps that visibility is tested on, pixels

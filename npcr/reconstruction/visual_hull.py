@@ -17,8 +17,8 @@ from torch import Tensor
 
 from npcr.cameras import Cameras
 from npcr.errors import SceneError
+from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduce_matte, reduced_size
-from npcr.reconstruction.progress import Progress, no_progress
 from npcr.reconstruction.silhouette_field import UNCONSTRAINED, SilhouetteField
 
 _CHUNK = 1 << 18  # points looked up at once

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from npcr import checkpoints
 from npcr.checkpoints import ModelCheckpoint
 from npcr.errors import CheckpointError
+from npcr.io.files import remove_leftovers
+from npcr.progress import progress_bar
 from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.renderers import Renderer
 
@@ -107,6 +108,7 @@ class RefineRun:
             CheckpointError: the state is missing, or of another run.
             TrainingError: a loss is not finite.
         """
+        remove_leftovers(self.destination.parent)
         if resume:
             self._load()
         previous = signal.signal(signal.SIGINT, self._request_stop)
@@ -132,8 +134,8 @@ class RefineRun:
         number, first = self.progress.passes + 1, self.progress.steps
         sums: dict[str, float] = {}
         steps = self.scheme.steps_per_pass
-        with tqdm(total=steps, initial=first, desc=f"pass {number}/{self.settings.passes}", unit="step",
-                  leave=False, dynamic_ncols=True) as bar:
+        with progress_bar(total=steps, initial=first, title=f"pass {number}/{self.settings.passes}", unit="step",
+                          leave=False) as bar:
             for losses in self.scheme.run_pass(number, first):
                 for name, value in losses._asdict().items():
                     sums[name] = sums.get(name, 0.0) + value
@@ -169,7 +171,7 @@ class RefineRun:
             self._save_model(self.scheme.renderer.state_dict())
 
     def _report(self, board: SummaryWriter, scores: ValidationScores, label: str, note: str = "") -> None:
-        tqdm.write(f"{label}: {scores}{note}")
+        logger.info("%s: %s%s", label, scores, note)
         for name, value in asdict(scores).items():
             if value == value:  # not NaN
                 board.add_scalar(f"validation/{name}", value, self.progress.passes)
@@ -178,7 +180,7 @@ class RefineRun:
         stale = self.progress.stale_passes
         exhausted = 0 < self.settings.patience <= stale
         if exhausted:
-            tqdm.write(f"the last {stale} passes were no steadier; stopping (REFINE.PATIENCE)")
+            logger.info("the last %d passes were no steadier; stopping (REFINE.PATIENCE)", stale)
         return exhausted
 
     # Stopping and resuming --------------------------------------------------------------------------------

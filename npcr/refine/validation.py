@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from npcr.cameras import Cameras
 from npcr.data.samples import SceneDataset
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views, mean_scores
 from npcr.metrics.image import psnr
+from npcr.progress import progress_bar
 from npcr.refine.clips import ClipSource
 from npcr.refine.losses import flicker
 from npcr.refine.steady import render_frame
@@ -69,7 +69,8 @@ class RefineValidator:
         """Render the clips and views and score them; a progress bar is visible meanwhile."""
         device = renderer.device
         flickers = []
-        for cameras in tqdm(self._clips, desc="measuring flicker", unit="clip", leave=False):
+        for cameras in progress_bar(self._clips, total=len(self._clips), title="measuring flicker", unit="clip",
+                                    leave=False):
             with torch.no_grad():
                 frames = [render_frame(renderer, cameras[i].to(device), self._frame) for i in range(len(cameras))]
             flickers.append(flicker(frames, self._depth_tolerance))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from npcr.reconstruction.progress import Progress, no_progress
+from npcr.progress import Progress, no_progress
 from npcr.scene_check.diagnosis import Diagnosis, diagnose_photographs, diagnose_silhouettes
 from npcr.scene_check.findings import Finding, Report, round_values
 from npcr.scene_check.hypotheses import Hypothesis, Reconstruction

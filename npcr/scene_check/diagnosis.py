@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import project
-from npcr.reconstruction.progress import Progress, no_progress
+from npcr.progress import Progress, no_progress
 from npcr.scene_check.consistency import (
     TRACE,
     Consistency,

@@ -14,8 +14,8 @@ import torch
 
 from npcr.cameras import project
 from npcr.io.images import read_image, write_image
+from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import coverage
-from npcr.reconstruction.progress import Progress, no_progress
 from npcr.scene_check.consistency import TRACE
 from npcr.scene_check.findings import Finding, Report
 from npcr.scene_check.scene_data import SceneData

@@ -16,8 +16,8 @@ from npcr.errors import SceneError
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import inspect_image, read_image, read_matte
 from npcr.io.points import PointCloud, read_points
+from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduced_size
-from npcr.reconstruction.progress import Progress, no_progress
 
 _LONGEST_SIDE = 640  # pixels: to this, photographs and mattes are averaged down for all measurements
 

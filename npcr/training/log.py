@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from npcr.data.samples import Sample
+from npcr.progress import progress_bar
 from npcr.renderers import RenderOutput
+
+logger = logging.getLogger("npcr")
 
 
 class TrainingLog:
@@ -34,10 +37,10 @@ class TrainingLog:
         self.writer = SummaryWriter(str(Path(cfg.OUTPUT_DIR) / "log"), purge_step=steps_done or None)
         self.limit = cfg.SOLVER.MAX_MINUTES * 60
         if self.limit:
-            self.bar = tqdm(total=self.limit, initial=seconds, dynamic_ncols=True,
-                            bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
+            self.bar = progress_bar(total=self.limit, initial=seconds,
+                                    bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
         else:
-            self.bar = tqdm(total=self.epochs * steps_per_epoch, initial=steps_done, unit="step", dynamic_ncols=True)
+            self.bar = progress_bar(total=self.epochs * steps_per_epoch, initial=steps_done, unit="step")
 
     def log_step(self, iteration: int, epoch: int, losses: dict[str, float], lr: float, seconds: float) -> None:
         """Log one optimizer step.
@@ -71,7 +74,7 @@ class TrainingLog:
         for name, value in scores.items():
             self.writer.add_scalar(f"held_out/{name}", value, iteration)
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self.bar.write(f"epoch {epoch}: held-out {text}")
+        logger.info("epoch %d: held-out %s", epoch, text)
 
     def close(self) -> None:
         """Close the bar and the log's file."""
