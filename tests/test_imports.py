@@ -69,7 +69,8 @@ def test_imports_run_one_way(file: Path) -> None:
     assert _imports(file) <= allowed, f"{file.name} imports {_imports(file) - allowed}"
 
 
-OPTIONAL = ("mitsuba", "pycolmap", "av", "viser", "trimesh", "apex", "torchmetrics", "laspy", "pymatting", "pycvvdp")
+OPTIONAL = ("mitsuba", "pycolmap", "av", "viser", "trimesh", "apex", "torchmetrics", "laspy", "pymatting", "pycvvdp",
+            "pillow_heif")
 
 
 def test_importing_npcr_needs_no_optional_package_and_leaves_the_environment_alone() -> None:
