@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
-from npcr.errors import MissingExtraError, NpcrError, SceneError
-from npcr.importers.base import Capture, Importer, Option, View, find_mask
-from npcr.importers.colmap_binary import MODEL_FILES, check_binary_model
+from npcr.errors import NpcrError, SceneError
+from npcr.importers.base import Capture, Importer, Option, View
+from npcr.importers.colmap_model import SparseModel, load_pycolmap, read_model
+from npcr.importers.colmap_photographs import find_photographs
 from npcr.importers.lenses import Lens
+from npcr.importers.masks import find_masks
 from npcr.io.points import PointCloud
 
 logger = logging.getLogger("npcr")
@@ -82,31 +84,40 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
     """
     folder = Path(source)
     place = model or _find_model(folder)
-    found = _read_model(place)
+    found = read_model(place)
     images = images or _find_images(folder, place)
-    if masks is None and (images.parent / "masks").is_dir():
-        masks = images.parent / "masks"
-    lenses = {number: _lens(camera, place) for number, camera in found.cameras.items()}
-    views: list[View] = []
-    missing: list[Path] = []
-    unregistered = 0
-    for image in sorted(found.images.values(), key=lambda image: image.name):
-        if not image.has_pose:
-            unregistered += 1
-            continue
-        path = _photograph(images, image.name, place)
-        if not path.is_file():
-            missing.append(path)
-            continue
-        mask = find_mask(masks, Path(image.name)) if masks is not None else None
-        views.append(View(image.name, path, mask, _pose(image, place), lenses[image.camera_id]))
-    if unregistered:
-        logger.warning("%s: %d images have no pose; they are left out", place, unregistered)
-    if not views:
+    lenses = {number: _lens(camera, found.file("cameras"))
+              for number, camera in found.reconstruction.cameras.items()}
+    numbers = _placed_images(found)
+    paths = find_photographs({number: found.records[number] for number in numbers}, images, found.file("images"))
+    missing = [images / found.records[number].label for number in numbers if number not in paths]
+    numbers = [number for number in numbers if number in paths]
+    if not numbers:
         raise SceneError(f"{place}: none of its {len(missing)} photographs is in {images}"
-                         + (f"; the first is {missing[0].name}" if missing else ""))
-    cloud = _cloud(found, place)
+                         + (f"; the first is {missing[0].relative_to(images)}" if missing else ""))
+    views = [View(found.records[number].label, paths[number], mask, _pose(found, number),
+                  lenses[found.records[number].camera])
+             for number, mask in zip(numbers, _masks(masks, images, [paths[n] for n in numbers]), strict=True)]
+    cloud = _cloud(found)
     return Capture(place, views, missing, [cloud] if cloud is not None else [])
+
+
+def _placed_images(model: SparseModel) -> list[int]:
+    """The numbers of the images that have a pose, in the order of their names."""
+    numbers = sorted(model.records, key=lambda number: model.records[number].label)
+    unplaced = [number for number in numbers if not model.reconstruction.images[number].has_pose]
+    if unplaced:
+        logger.warning("%s: %d of %d images have no pose; they are left out, first %s", model.folder, len(unplaced),
+                       len(numbers), model.records[unplaced[0]].label)
+    return [number for number in numbers if model.reconstruction.images[number].has_pose]
+
+
+def _masks(folder: Path | None, images: Path, photographs: list[Path]) -> list[Path | None]:
+    """The photographs' masks in the folder that was named, else in masks beside the photographs' folder."""
+    beside = images.parent / "masks"
+    if folder is None and not beside.is_dir():
+        return [None] * len(photographs)
+    return find_masks(folder or beside, photographs, named=folder is not None)
 
 
 def _find_model(folder: Path) -> Path:
@@ -131,56 +142,19 @@ def _find_images(folder: Path, model: Path) -> Path:
     raise SceneError(f"{folder}: has no folder of photographs ({' or '.join(_IMAGES)}); --images names it")
 
 
-def _read_model(place: Path) -> Any:
-    """pycolmap's Reconstruction of the model in `place`; binary files are preferred to text."""
-    pycolmap = _pycolmap()
-    binary = (place / "cameras.bin").is_file()
-    if binary:
-        check_binary_model(place, _params_of)
-    for name in MODEL_FILES:
-        file = place / f"{name}{'.bin' if binary else '.txt'}"
-        if not file.is_file():
-            raise SceneError(f"{file}: no such file; a COLMAP model has {', '.join(MODEL_FILES)}")
-    model = pycolmap.Reconstruction()
-    try:
-        (model.read_binary if binary else model.read_text)(str(place))
-    except (ValueError, RuntimeError, IndexError, KeyError, MemoryError, TypeError) as error:
-        reason = str(error).strip().splitlines()
-        raise SceneError(f"{place}: is no readable COLMAP model: {reason[0] if reason else type(error).__name__}"
-                         ) from None
-    return model
-
-
-def _params_of(model_id: int) -> int | None:
-    pycolmap = _pycolmap()
-    try:
-        camera = pycolmap.Camera.create_from_model_id(1, pycolmap.CameraModelId(model_id), 1.0, 1, 1)
-    except (ValueError, TypeError, RuntimeError):
-        return None
-    return len(camera.params)
-
-
 @lru_cache(maxsize=64)
 def _camera(model: str, params: tuple[float, ...]) -> Any:
-    return _pycolmap().Camera(model=model, width=1, height=1, params=list(params))
+    return load_pycolmap().Camera(model=model, width=1, height=1, params=list(params))
 
 
-def _pycolmap() -> Any:
-    try:
-        import pycolmap
-    except ImportError:
-        raise MissingExtraError("reading COLMAP models needs pycolmap: pip install 'npcr[colmap]'") from None
-    return pycolmap
-
-
-def _lens(camera: Any, place: Path) -> Lens:
+def _lens(camera: Any, file: Path) -> Lens:
     values = list(camera.params)
     if camera.is_spherical():  # it has no focal length; asking for it ends the process
-        raise SceneError(f"{place}: camera {camera.camera_id} is {camera.model_name}; a panorama is no pinhole picture")
+        raise SceneError(f"{file}: camera {camera.camera_id} is {camera.model_name}; a panorama is no pinhole picture")
     focal = (camera.focal_length_x, camera.focal_length_y)
     if not (np.isfinite(values).all() and min(focal) > 0 and camera.width and camera.height
             and max(camera.width, camera.height, *map(abs, values)) < 1e9):
-        raise SceneError(f"{place}: camera {camera.camera_id} ({camera.model_name}) of {camera.width}x{camera.height} "
+        raise SceneError(f"{file}: camera {camera.camera_id} ({camera.model_name}) of {camera.width}x{camera.height} "
                          f"has parameters {', '.join(f'{v:g}' for v in values)}; a size and a focal length above 0 and "
                          "finite numbers are needed")
     distortion = None
@@ -190,20 +164,9 @@ def _lens(camera: Any, place: Path) -> Lens:
                 (camera.width, camera.height), distortion)
 
 
-def _photograph(images: Path, name: str, place: Path) -> Path:
-    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise SceneError(f"{place}: an image is named {name!r}; a path within {images} is needed")
-    try:
-        path = images / name
-        path.is_file()
-    except (OSError, ValueError, UnicodeError):
-        raise SceneError(f"{place}: an image is named {name!r}; that is no file's name") from None
-    return path
-
-
-def _pose(image: Any, place: Path) -> NDArray[np.float64]:
+def _pose(model: SparseModel, number: int) -> NDArray[np.float64]:
     world_to_cam = np.eye(4)
-    world_to_cam[:3] = image.cam_from_world().matrix()
+    world_to_cam[:3] = model.reconstruction.images[number].cam_from_world().matrix()
     try:
         if not np.isfinite(world_to_cam).all():
             raise NpcrError("the numbers are not finite")
@@ -213,19 +176,20 @@ def _pose(image: Any, place: Path) -> NDArray[np.float64]:
         pose[:3, 3] = -world_to_cam[:3, :3].T @ world_to_cam[:3, 3]
         return orthonormal_pose(pose)
     except NpcrError as error:
-        raise SceneError(f"{place}: the pose of {image.name}: {error}") from None
+        raise SceneError(f"{model.file('images')}: the pose of {model.records[number].label}: {error}") from None
 
 
-def _cloud(model: Any, place: Path) -> PointCloud | None:
+def _cloud(model: SparseModel) -> PointCloud | None:
     """The sparse points in the order of their numbers; None without any."""
-    points = [model.points3D[number] for number in sorted(model.points3D)]
+    found = model.reconstruction.points3D
+    points = [found[number] for number in sorted(found)]
     if not points:
-        logger.warning("%s: has no points; --points names a cloud", place)
+        logger.warning("%s: has no points; --points names a cloud", model.folder)
         return None
     with np.errstate(over="ignore"):
         positions = np.array([point.xyz for point in points]).astype(np.float32)
     colors = np.array([point.color for point in points], dtype=np.uint8)
     finite = np.isfinite(positions).all(axis=1)
     if not finite.all():
-        raise SceneError(f"{place}: {int((~finite).sum())} of {len(points)} points are not finite")
+        raise SceneError(f"{model.file('points3D')}: {int((~finite).sum())} of {len(points)} points are not finite")
     return PointCloud(positions, colors)

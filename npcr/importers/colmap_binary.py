@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A check that the counts in COLMAP's binary files agree with the files' sizes.
+"""A check of COLMAP's binary files, and copies of them that pycolmap reads safely.
 
 COLMAP's reader trusts the counts: with a damaged file it runs for hours over data that does not exist, or fills the
-memory. It therefore only gets files whose records end where the file does.
+memory. It therefore only gets files whose records end where the file does. Its names must be UTF-8, and its tracks fit
+its images; neither is needed here, so that the copies have numbers for names, and no tracks.
 """
 
 from __future__ import annotations
@@ -10,80 +11,144 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from npcr.errors import SceneError
+from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks
 
-MODEL_FILES = ("cameras", "images", "points3D")
+_NONE = struct.pack("<Q", 0)
 
 
-def check_binary_model(folder: Path, params_of: Callable[[int], int | None]) -> None:
-    """Check a binary model's counts against its files' sizes.
+def copy_binary_model(folder: Path, into: Path, parameters: ParameterNames) -> dict[int, ImageRecord]:
+    """Check a binary model and write what is needed of it, with numbers for names.
 
     Args:
         folder: of the model.
-        params_of: returns the number of parameters of the camera model of an id, or None where there is no such model.
+        into: folder of the copy, which exists.
+        parameters: names of a camera model's parameters.
+
+    Returns:
+        The images by their numbers.
 
     Raises:
         SceneError: a file is missing, cut short, or its counts are wrong; the message names it.
     """
-    for name, skip in (*((n, _SKIP[n]) for n in MODEL_FILES), ("rigs", _rig), ("frames", _frame)):
-        file = folder / f"{name}.bin"
-        if name not in MODEL_FILES and not file.is_file():  # written by newer versions only
-            continue
-        data = _Data(file, params_of)
-        count = data.number("<Q", 0)
-        at = 8
-        for i in range(count):
-            if at >= len(data.bytes):
-                raise data.error(f"ends after {i} of {count} records")
-            at = skip(data, at)
-        if at != len(data.bytes):
-            raise data.error(f"its {count} records end at byte {at}, the file at byte {len(data.bytes)}")
+    cameras = _copy_cameras(_Data(folder / "cameras.bin"), into, parameters)
+    images = _copy_images(_Data(folder / "images.bin"), into, cameras)
+    _copy_points(_Data(folder / "points3D.bin"), into, images)
+    if all((folder / f"{name}.bin").is_file() for name in RIG_FILES):
+        for name, end_of in zip(RIG_FILES, (_end_of_rig, _end_of_frame), strict=True):
+            _copy_whole(_Data(folder / f"{name}.bin"), into, end_of)
+    return images
 
 
 class _Data:
     """A file's bytes, and the errors about them."""
 
-    def __init__(self, file: Path, params_of: Callable[[int], int | None]) -> None:
-        self.file, self.params_of = file, params_of
+    def __init__(self, file: Path) -> None:
+        self.file = file
         try:
             self.bytes = file.read_bytes()
         except FileNotFoundError:
-            raise SceneError(f"{file}: no such file; a COLMAP model has cameras, images and points3D") from None
+            raise SceneError(f"{file}: no such file; a COLMAP model has {', '.join(MODEL_FILES)}") from None
         except OSError as error:
             raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
 
-    def number(self, layout: str, at: int) -> int:
+    def values(self, layout: str, at: int) -> tuple[Any, ...]:
         if at + struct.calcsize(layout) > len(self.bytes):
             raise self.error("ends within a record")
-        return int(struct.unpack_from(layout, self.bytes, at)[0])
+        return struct.unpack_from(layout, self.bytes, at)
+
+    def number(self, layout: str, at: int) -> int:
+        return int(self.values(layout, at)[0])
+
+    def copy(self, into: Path, record: Callable[[int], tuple[int, bytes]]) -> None:
+        """Write the count and, for each record, what `record` gives for it; it also gives the offset behind it."""
+        count = self.number("<Q", 0)
+        at = 8
+        with (into / self.file.name).open("wb") as copy:
+            copy.write(self.bytes[:8])
+            for i in range(count):
+                if at >= len(self.bytes):
+                    raise self.error(f"ends after {i} of {count} records")
+                at, kept = record(at)
+                copy.write(kept)
+        if at != len(self.bytes):
+            raise self.error(f"its {count} records end at byte {at}, the file at byte {len(self.bytes)}")
 
     def error(self, what: str) -> SceneError:
         return SceneError(f"{self.file}: is damaged or no COLMAP file: {what}")
 
 
-# Each returns the offset behind the record at `at`.
+def _copy_cameras(data: _Data, into: Path, parameters: ParameterNames) -> set[int]:
+    numbers: set[int] = set()
 
-def _camera(data: _Data, at: int) -> int:
-    model = data.number("<i", at + 4)
-    params = data.params_of(model)
-    if params is None:
-        raise data.error(f"camera model {model} is unknown")
-    return at + 24 + 8 * params
+    def record(at: int) -> tuple[int, bytes]:
+        number, model = data.values("<Ii", at)
+        names = parameters(model)
+        if names is None:
+            raise data.error(f"camera model {model} is unknown")
+        if number in numbers:
+            raise data.error(f"it has two cameras {number}")
+        numbers.add(number)
+        end = at + 24 + 8 * len(names)
+        return end, data.bytes[at:end]
 
-
-def _image(data: _Data, at: int) -> int:
-    name_end = data.bytes.find(b"\0", at + 64)
-    if name_end < 0:
-        raise data.error("an image's name does not end")
-    return name_end + 9 + 24 * data.number("<Q", name_end + 1)
-
-
-def _point(data: _Data, at: int) -> int:
-    return at + 51 + 8 * data.number("<Q", at + 43)
+    data.copy(into, record)
+    return numbers
 
 
-def _rig(data: _Data, at: int) -> int:
+def _copy_images(data: _Data, into: Path, cameras: set[int]) -> dict[int, ImageRecord]:
+    images: dict[int, ImageRecord] = {}
+
+    def record(at: int) -> tuple[int, bytes]:
+        number, *pose, camera = data.values("<I7dI", at)
+        name_end = data.bytes.find(b"\0", at + 64)
+        if name_end < 0:
+            raise data.error("an image's name does not end")
+        image = ImageRecord(data.bytes[at + 64:name_end], camera, tuple(pose))
+        end = name_end + 9 + 24 * data.number("<Q", name_end + 1)
+        if end > len(data.bytes):
+            raise data.error("ends within a record")
+        if number in images:
+            raise data.error(f"it has two images {number}: {images[number].label} and {image.label}")
+        if fault := image.fault(cameras):
+            raise SceneError(f"{data.file}: image {number} ({image.label}): {fault}")
+        images[number] = image
+        return end, data.bytes[at:at + 64] + b"%d\0" % number + _NONE
+
+    data.copy(into, record)
+    return images
+
+
+def _copy_points(data: _Data, into: Path, images: dict[int, ImageRecord]) -> None:
+    tracks = Tracks(data.file, images)
+    numbers: set[int] = set()
+
+    def record(at: int) -> tuple[int, bytes]:
+        number, length = data.number("<Q", at), data.number("<Q", at + 43)
+        end = at + 51 + 8 * length
+        if end > len(data.bytes):
+            raise data.error("ends within a record")
+        if number in numbers:
+            raise data.error(f"it has two points {number}")
+        numbers.add(number)
+        tracks.add(number, struct.unpack_from(f"<{2 * length}I", data.bytes, at + 51)[::2])
+        return end, data.bytes[at:at + 43] + _NONE
+
+    data.copy(into, record)
+    tracks.warn()
+
+
+def _copy_whole(data: _Data, into: Path, end_of: Callable[[_Data, int], int]) -> None:
+    def record(at: int) -> tuple[int, bytes]:
+        end = end_of(data, at)
+        return end, data.bytes[at:end]
+
+    data.copy(into, record)
+
+
+def _end_of_rig(data: _Data, at: int) -> int:
     sensors = data.number("<I", at + 4)
     at += 8
     for i in range(sensors):
@@ -93,8 +158,5 @@ def _rig(data: _Data, at: int) -> int:
     return at
 
 
-def _frame(data: _Data, at: int) -> int:
+def _end_of_frame(data: _Data, at: int) -> int:
     return at + 68 + 16 * data.number("<I", at + 64)
-
-
-_SKIP = {"cameras": _camera, "images": _image, "points3D": _point}

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COLMAP's sparse models, binary or text, read by pycolmap from copies that were checked.
+
+The copies have the images' numbers for names, so that the names may be any bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npcr.errors import MissingExtraError, SceneError
+from npcr.importers.colmap_binary import copy_binary_model
+from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord
+from npcr.importers.colmap_text import copy_text_model
+
+logger = logging.getLogger("npcr")
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """A model as it was read."""
+
+    folder: Path
+    suffix: str  # ".bin" or ".txt"
+    records: dict[int, ImageRecord]  # the images by their numbers
+    reconstruction: Any  # pycolmap's, without names and tracks
+
+    def file(self, name: str) -> Path:
+        """The path of "cameras", "images", ..., for messages."""
+        return self.folder / f"{name}{self.suffix}"
+
+
+def load_pycolmap() -> Any:
+    """Import pycolmap.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import pycolmap
+    except ImportError:
+        raise MissingExtraError("reading COLMAP models needs pycolmap: pip install 'npcr[colmap]'") from None
+    return pycolmap
+
+
+def read_model(folder: Path) -> SparseModel:
+    """Read the model in a folder; where it is there as binary and as text, the binary files count, as in COLMAP.
+
+    Args:
+        folder: with cameras, images and points3D, each .bin or each .txt.
+
+    Returns:
+        The model.
+
+    Raises:
+        SceneError: a file is missing, damaged or malformed; the message names it.
+        MissingExtraError: pycolmap is missing.
+    """
+    load_pycolmap()
+    whole = [suffix for suffix in (".bin", ".txt")
+             if all((folder / f"{name}{suffix}").is_file() for name in MODEL_FILES)]
+    if not whole:
+        begun = ".bin" if (folder / "cameras.bin").is_file() else ".txt"
+        lacking = next(folder / f"{name}{begun}" for name in MODEL_FILES if not (folder / f"{name}{begun}").is_file())
+        raise SceneError(f"{lacking}: no such file; a COLMAP model has {', '.join(MODEL_FILES)}")
+    model = _read(folder, whole[0])
+    if len(whole) == 2:
+        _warn_of_other_text(model)
+    return model
+
+
+def _read(folder: Path, suffix: str) -> SparseModel:
+    binary = suffix == ".bin"
+    rigs = [name for name in RIG_FILES if (folder / f"{name}{suffix}").is_file()]
+    if len(rigs) == 1:
+        logger.warning("%s: has %s%s, but only %s together can be used; the poses are those of images%s", folder,
+                       rigs[0], suffix, " and ".join(RIG_FILES), suffix)
+    with tempfile.TemporaryDirectory() as place:
+        records = (copy_binary_model if binary else copy_text_model)(folder, Path(place), _parameters)
+        reconstruction = load_pycolmap().Reconstruction()
+        try:
+            (reconstruction.read_binary if binary else reconstruction.read_text)(place)
+        except (ValueError, RuntimeError, IndexError, KeyError, MemoryError, TypeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause = (f"rigs{suffix} and frames{suffix} do not fit its images; without these two files the poses of "
+                     f"images{suffix} are used" if len(rigs) == 2 else "is no readable COLMAP model")
+            raise SceneError(f"{folder}: {cause} ({reason})") from None
+    model = SparseModel(folder, suffix, records, reconstruction)
+    _warn_of_moved_frames(model)
+    return model
+
+
+@lru_cache(maxsize=64)
+def _parameters(model: str | int) -> list[str] | None:
+    pycolmap = load_pycolmap()
+    by_name = pycolmap.CameraModelId.__members__
+    found = by_name.get(model) if isinstance(model, str) else next(
+        (member for member in by_name.values() if member.value == model), None)
+    if found is None or found == pycolmap.CameraModelId.INVALID:
+        return None
+    camera = pycolmap.Camera.create_from_model_id(1, found, 1.0, 1, 1)
+    return [name.strip() for name in camera.params_info.split(",")]
+
+
+def _stated_pose(record: ImageRecord) -> NDArray[np.float64]:
+    pycolmap = load_pycolmap()
+    w, x, y, z, *translation = record.pose
+    quaternion = np.array([x, y, z, w])
+    rotation = pycolmap.Rotation3d(quaternion / np.linalg.norm(quaternion))
+    return np.asarray(pycolmap.Rigid3d(rotation, np.array(translation)).matrix())
+
+
+def _same_pose(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether poses (3, 4) agree to what text of few digits keeps."""
+    limit = 1e-3 * (1 + np.abs(one[:, 3]).max())
+    return bool(np.abs(one[:, :3] - other[:, :3]).max() < 1e-3 and np.abs(one[:, 3] - other[:, 3]).max() < limit)
+
+
+def _warn_of_moved_frames(model: SparseModel) -> None:
+    """Say where rigs and frames place an image elsewhere than its own entry does."""
+    images = model.reconstruction.images
+    moved = [record.label for number, record in model.records.items()
+             if images[number].has_pose
+             and not _same_pose(_stated_pose(record), images[number].cam_from_world().matrix())]
+    if moved:
+        logger.warning("%s: places %d of %d images elsewhere than %s does, first %s; as in COLMAP, the rigs and frames "
+                       "count. Without the files rigs and frames, the images' own poses do", model.file("frames"),
+                       len(moved), len(model.records), model.file("images").name, moved[0])
+
+
+def _warn_of_other_text(model: SparseModel) -> None:
+    """Say where the text files beside a binary model hold something else."""
+    try:
+        other = _read(model.folder, ".txt")
+    except SceneError as error:
+        difference = f"the text files cannot be read ({error})"
+    else:
+        difference = _difference(model, other)
+    if difference:
+        logger.warning("%s: the binary files are used; the text files beside them are not the same: %s. Move away the "
+                       "files that do not count", model.folder, difference)
+
+
+def _difference(model: SparseModel, other: SparseModel) -> str:
+    ours, theirs = model.reconstruction, other.reconstruction
+    for kind in ("images", "cameras", "points3D"):
+        if getattr(ours, kind).keys() != getattr(theirs, kind).keys():
+            return f"{len(getattr(ours, kind))} and {len(getattr(theirs, kind))} {kind}, or with other numbers"
+    for number, camera in ours.cameras.items():
+        twin = theirs.cameras[number]
+        if camera.model != twin.model or not np.allclose(camera.params, twin.params, rtol=1e-4):
+            return f"camera {number}"
+    for number, record in model.records.items():
+        if record.name != other.records[number].name:
+            return f"image {number} is {record.label} and {other.records[number].label}"
+        if not _same_pose(_stated_pose(record), _stated_pose(other.records[number])):
+            return f"the pose of {record.label}"
+    return ""

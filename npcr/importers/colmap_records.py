@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What COLMAP's text and binary files have in common: their names, the record of an image, and what is said of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger("npcr")
+
+MODEL_FILES = ("cameras", "images", "points3D")
+RIG_FILES = ("rigs", "frames")  # written by COLMAP 3.12 and later
+
+# Gives the names of a camera model's parameters by the model's name or number; None: there is no such model.
+ParameterNames = Callable[[str | int], list[str] | None]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image as the model's file has it."""
+
+    name: bytes  # as stored: COLMAP writes the bytes of the file system, in whatever encoding they are
+    camera: int
+    pose: tuple[float, ...]  # world-to-camera: quaternion w, x, y, z, translation x, y, z
+
+    @property
+    def label(self) -> str:
+        """The name for messages; bytes that are no UTF-8 are escaped."""
+        return self.name.decode("utf-8", "backslashreplace")
+
+    def fault(self, cameras: Collection[int]) -> str | None:
+        """What is wrong with the record, given the numbers of the model's cameras; None if nothing is."""
+        if not all(map(math.isfinite, self.pose)):
+            return f"its pose {' '.join(f'{v:g}' for v in self.pose)} is not finite"
+        if not math.hypot(*self.pose[:4]) > 1e-12:
+            return "its quaternion QW QX QY QZ is 0 0 0 0, which is no rotation"
+        if self.camera not in cameras:
+            known = ", ".join(map(str, sorted(cameras)[:8])) or "none"
+            return f"its camera {self.camera} is not in the model (there: {known}{', ...' if len(cameras) > 8 else ''})"
+        return None
+
+
+@dataclass
+class Tracks:
+    """The points of a model whose tracks name images that are not in it."""
+
+    file: Path
+    images: Collection[int]
+    points: int = 0
+    odd: list[tuple[int, int]] = field(default_factory=list)  # (point, image)
+
+    def add(self, point: int, images: Collection[int]) -> None:
+        """Count a point that is seen in `images`."""
+        self.points += 1
+        lost = next((image for image in images if image not in self.images), None)
+        if lost is not None:
+            self.odd.append((point, lost))
+
+    def warn(self) -> None:
+        """Say how many points there are that name images which the model lacks."""
+        if self.odd:
+            logger.warning("%s: %d of %d points are seen in images that the model lacks, first point %d in image %d; "
+                           "the points are kept. If no image was removed on purpose, the file of images is incomplete",
+                           self.file, len(self.odd), self.points, *self.odd[0])
