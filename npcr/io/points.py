@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point clouds: text (.xzy, .xyz, .txt), .ply, .obj and .npy, each with or without colors; .las and .laz to read.
 
-Text rows are "x y z [r g b]", in this order for every suffix. Colors are 0-255; where all are in 0..1 and the format
-or a fraction shows that they are floating point, their range is 0..1.
+Text rows are "x y z [r g b]", in this order for every suffix, unless a header line names their columns. Colors are
+0-255, 0-65535 where they reach so far, or 0..1 where the format or a fraction shows that they are floating point.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
 from npcr.io.files import atomic_write
-from npcr.io.points_binary import RawPoints, read_npy, read_ply, write_ply
+from npcr.io.points_binary import read_npy, read_ply, write_ply
+from npcr.io.points_colors import as_colors, point_error
+from npcr.io.points_columns import RawPoints
 from npcr.io.points_las import read_las
-from npcr.io.points_text import TEXT_SUFFIXES, find_line, read_obj, read_text, write_rows
+from npcr.io.points_text import TEXT_SUFFIXES, read_obj, read_text, write_rows
 
 _READERS: dict[str, Callable[[Path], RawPoints]] = {
     **dict.fromkeys(TEXT_SUFFIXES, read_text), ".ply": read_ply, ".obj": read_obj, ".npy": read_npy,
@@ -66,16 +67,17 @@ def read_points(path: str | Path) -> PointCloud:
     if not path.is_file():
         raise SceneError(f"{path}: no such point cloud")
     try:
-        values, unit_colors = reader(path)
+        raw = reader(path)
     except OSError as error:
         raise SceneError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not len(values):
+    if not len(raw.positions):
         raise SceneError(f"{path}: has no points")
     with np.errstate(over="ignore"):
-        positions = np.ascontiguousarray(values[:, :3], dtype=np.float32)
-    _check_finite(positions, path)
-    colors = _as_colors(values[:, 3:], unit_colors, path) if values.shape[1] == 6 else None
-    return PointCloud(positions, colors)
+        positions = np.ascontiguousarray(raw.positions, dtype=np.float32)
+    bad = ~np.isfinite(positions).all(axis=1)
+    if bad.any():
+        raise point_error(path, bad, positions, "coordinates", "are not finite")
+    return PointCloud(positions, None if raw.colors is None else as_colors(raw.colors, raw.unit_colors, path))
 
 
 def write_points(path: str | Path, cloud: PointCloud) -> None:
@@ -102,28 +104,3 @@ def write_points(path: str | Path, cloud: PointCloud) -> None:
             write_ply(file, cloud.positions, cloud.colors)
         else:
             write_rows(file, cloud.positions, cloud.colors, path.name, "v " if suffix == ".obj" else "")
-
-
-def _check_finite(positions: NDArray[np.float32], path: Path) -> None:
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
-        raise _point_error(path, bad, positions, "coordinates", "are not finite")
-
-
-def _as_colors(values: NDArray[Any], unit_colors: bool | None, path: Path) -> NDArray[np.uint8]:
-    """Convert colors to uint8; for `unit_colors` see `RawPoints`."""
-    bad = np.flatnonzero(~((values >= 0) & (values <= 255)).all(axis=1))  # also true for NaN
-    if len(bad):
-        raise _point_error(path, bad, values, "color", "is out of 0-255")
-    if unit_colors is None:
-        unit_colors = bool((values != np.rint(values)).any())
-    scale = 255 if unit_colors and values.max() <= 1 else 1
-    return np.rint(values * scale).astype(np.uint8)
-
-
-def _point_error(path: Path, bad: NDArray[np.intp], values: NDArray[Any], what: str, problem: str) -> SceneError:
-    row = int(bad[0])
-    line = find_line(path, row)
-    location = f"line {line}" if line else f"point {row + 1}"
-    numbers = " ".join(f"{value:g}" for value in values[row])
-    return SceneError(f"{path}, {location}: {what} {numbers} {problem}; {len(bad)} of {len(values)} points are so")

@@ -3,34 +3,46 @@
 
 from __future__ import annotations
 
+import io
 import tokenize
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import plyfile
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
+from npcr.io.points_columns import NUMBERS, RawPoints, named_points, unnamed_points
 
-_PLY_COLORS = (["red", "green", "blue"], ["diffuse_red", "diffuse_green", "diffuse_blue"], ["r", "g", "b"])
+_COLOR_NAMES = ("red", "green", "blue")
+_TO_ASCII = bytes(range(128)) + b"?" * 128
+_LONGEST_HEADER = 65536  # bytes within which a PLY header's end is looked for
 
 
-class RawPoints(NamedTuple):
-    """Point rows as a file holds them."""
+class _PlyFile(io.BufferedReader):
+    """A PLY file as plyfile needs it: its header in ASCII, without a byte-order mark, whatever its comments are in."""
 
-    values: NDArray[Any]  # (N, 3) x y z, or (N, 6) with r g b
-    unit_colors: bool | None  # colors up to 1 are 0..1, not 0-255; None: where any has a fraction
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        start = super().read(_LONGEST_HEADER)
+        self._header_end = start.find(b"end_header") + 1
+        self.seek(3 if start.startswith(b"\xef\xbb\xbf") else 0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        in_header = self.tell() < self._header_end
+        data = super().read(size)
+        return data.translate(_TO_ASCII) if in_header else data
 
 
 def read_npy(path: Path) -> RawPoints:
-    """Read an array (N, 3) or (N, 6).
+    """Read an array of rows as in a text file, or of records with named fields.
 
     Args:
         path: the .npy file; pickled objects are refused.
 
     Returns:
-        Values and the range of their colors.
+        The points.
 
     Raises:
         SceneError: the file is no such array.
@@ -41,11 +53,13 @@ def read_npy(path: Path) -> RawPoints:
     except (ValueError, EOFError, SyntaxError, TypeError, KeyError, AttributeError, tokenize.TokenError, OverflowError,
             MemoryError, RecursionError) as error:
         raise SceneError(f"{path}: cannot be read as an array of numbers: {error}") from None
+    if isinstance(values, np.ndarray) and values.dtype.names and values.ndim == 1:
+        return named_points(_number_columns(values), path)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         raise SceneError(f"{path}: does not hold an array of numbers")
-    if values.ndim != 2 or values.shape[1] not in (3, 6):
+    if values.ndim != 2 or values.shape[1] not in NUMBERS:
         raise SceneError(f"{path}: array of shape {values.shape}; it must be (N, 3) or (N, 6)")
-    return RawPoints(values, None)
+    return unnamed_points(values, path)
 
 
 def read_ply(path: Path) -> RawPoints:
@@ -55,24 +69,25 @@ def read_ply(path: Path) -> RawPoints:
         path: the .ply file, text or binary.
 
     Returns:
-        Values and the range of their colors.
+        The points.
 
     Raises:
         SceneError: the file is malformed or its vertices have no coordinates.
     """
     try:
-        vertices = plyfile.PlyData.read(str(path))["vertex"].data
-    except KeyError:
-        raise SceneError(f"{path}: has no element 'vertex'") from None
-    except (plyfile.PlyParseError, ValueError, UnicodeDecodeError) as error:
+        with _PlyFile(path) as file:
+            elements = {element.name: element for element in plyfile.PlyData.read(file)}
+    except (plyfile.PlyParseError, ValueError, OverflowError, MemoryError) as error:
         raise SceneError(f"{path}: is not a readable PLY file: {error}") from None
-    names = vertices.dtype.names or ()
-    missing = [name for name in "xyz" if name not in names]
-    if missing:
-        raise SceneError(f"{path}: vertices have no property {missing[0]}; they have {', '.join(names)}")
-    colors = next((rgb for rgb in _PLY_COLORS if all(name in names for name in rgb)), [])
-    values = np.stack([vertices[name] for name in ["x", "y", "z", *colors]], axis=1)
-    return RawPoints(values, bool(colors) and vertices.dtype[colors[0]].kind == "f")
+    if "vertex" not in elements:
+        raise SceneError(f"{path}: has no element 'vertex'; it has {', '.join(map(repr, elements)) or 'none at all'}")
+    return named_points(_number_columns(elements["vertex"].data), path)
+
+
+def _number_columns(records: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The fields that hold one number each."""
+    return {name: records[name] for name in records.dtype.names or ()
+            if records[name].dtype.kind in "fiu" and records[name].ndim == 1}
 
 
 def write_ply(file: IO[bytes], positions: NDArray[np.float32], colors: NDArray[np.uint8] | None) -> None:
@@ -85,7 +100,7 @@ def write_ply(file: IO[bytes], positions: NDArray[np.float32], colors: NDArray[n
     """
     columns: dict[str, NDArray[Any]] = dict(zip("xyz", positions.T, strict=True))
     if colors is not None:
-        columns.update(zip(_PLY_COLORS[0], colors.T, strict=True))
+        columns.update(zip(_COLOR_NAMES, colors.T, strict=True))
     layout = [(name, values.dtype) for name, values in columns.items()]
     vertices: NDArray[Any] = np.empty(len(positions), dtype=layout)
     for name, values in columns.items():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from npcr.errors import MissingExtraError, SceneError
-from npcr.io.points_binary import RawPoints
+from npcr.io.points_columns import RawPoints, named_points
 
+logger = logging.getLogger("npcr")
+
+_COLOR_NAMES = ("red", "green", "blue")  # 16 bits a channel by the standard; many writers put 8-bit values there
 _MAX_POINTS_PER_BYTE = 10_000  # of .laz: far above the compression of real scans
 
 
@@ -22,7 +26,7 @@ def read_las(path: Path) -> RawPoints:
         path: .las or .laz.
 
     Returns:
-        Values and the range of their colors.
+        The points.
 
     Raises:
         SceneError: the file is damaged.
@@ -37,18 +41,18 @@ def read_las(path: Path) -> RawPoints:
         with laspy.open(path) as file:
             _check_las_size(path, file.header)
             cloud = file.read()
-        values = np.asarray(cloud.xyz, np.float64)
-        names = set(cloud.point_format.dimension_names)
-        if not {"red", "green", "blue"} <= names:
-            return RawPoints(values, None)
-        colors = np.stack([np.asarray(cloud[name]) for name in ("red", "green", "blue")], axis=1)
+        columns = dict(zip("xyz", np.asarray(cloud.xyz, np.float64).T, strict=True))
+        names = [*cloud.point_format.extra_dimension_names,
+                 *(name for name in _COLOR_NAMES if name in cloud.point_format.dimension_names)]
+        columns.update((name, np.asarray(cloud[name])) for name in names)
     except (laspy.errors.LaspyException, ValueError, TypeError, RuntimeError, EOFError, OverflowError, struct.error,
             MemoryError, UnicodeDecodeError) as error:
         raise SceneError(f"{path}: is not a readable LAS file: {error}") from None
-    if not len(colors) or not colors.any():
-        return RawPoints(values, None)  # the point format has colors, the scanner did not
-    # 16 bits a channel by the standard; many writers put 8-bit values there.
-    return RawPoints(np.hstack([values, colors // 256 if colors.max() > 255 else colors]), False)
+    if _COLOR_NAMES[0] in columns and not any(columns[name].any() for name in _COLOR_NAMES):
+        # The format of its points has colors, the scanner had none: an ordinary file.
+        logger.info("%s: its colors are all 0 and taken for none", path)
+        columns = {name: column for name, column in columns.items() if name not in _COLOR_NAMES}
+    return named_points({name: column for name, column in columns.items() if column.ndim == 1}, path)
 
 
 def _check_las_records(path: Path) -> None:

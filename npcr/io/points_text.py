@@ -5,127 +5,231 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from npcr.errors import SceneError
-from npcr.io.points_binary import RawPoints
+from npcr.io.points_columns import (
+    HEADER_RULE,
+    NUMBERS,
+    ROW_RULE,
+    RawPoints,
+    is_header,
+    named_points,
+    unnamed_points,
+)
 from npcr.io.text import parse_numbers
+from npcr.progress import progress_bar
 
 logger = logging.getLogger("npcr")
 
 TEXT_SUFFIXES = (".xzy", ".xyz", ".txt")
 _CHUNK = 200_000  # rows read or written at once
+_OBJ_NUMBERS = (3, 4, 6, 7)  # x y z [w] [r g b]
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by the byte-order mark; all others are read as UTF-8
+_BETWEEN_NAMES = re.compile(r"[\s,;]+")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
+
+
+class _Layout(NamedTuple):
+    """What the lines before the first point say, and how its numbers are written."""
+
+    skipped: int = 0  # lines before the first point
+    separator: str | None = None  # of numbers; None: blanks
+    names: tuple[str, ...] = ()  # of the columns; empty: not given
+    count: int | None = None  # of points, where a line gives it
+    has_decimal_points: bool = False  # behind the coordinates
 
 
 def read_text(path: Path) -> RawPoints:
-    """Read a text file of rows "x y z [r g b]"; # begins a comment.
+    """Read a text file of rows "x y z [r g b]", or of columns that a header line names; # begins a comment.
 
     Args:
         path: .xzy, .xyz or .txt.
 
     Returns:
-        Values and the range of their colors.
+        The points.
 
     Raises:
         SceneError: a line is malformed; the message names it.
     """
     _warn_about_encoding(path)
-    with path.open(encoding="utf-8-sig") as file:
-        return RawPoints(_read_rows(file, file, path, (3, 6)), None)
+    layout = _find_layout(path)
+    with _open_text(path) as file:
+        values = _read_rows(islice(file, layout.skipped, None), file, path, layout)
+    if layout.count not in (None, len(values)):
+        logger.warning("%s: its beginning gives %d points, %d follow; is it whole?", path, layout.count, len(values))
+    if layout.names:
+        return named_points(dict(zip(layout.names, values.T, strict=True)), path, typed=layout.has_decimal_points)
+    return unnamed_points(values, path, unit_colors=layout.has_decimal_points or None)
 
 
 def read_obj(path: Path) -> RawPoints:
-    """Read the vertices of an .obj file, with colors where they have some ("v x y z [w] [r g b]").
+    """Read the vertices of an .obj file, with colors where they have some ("v x y z [w] [r g b]", or a last alpha).
 
     Args:
         path: the .obj file.
 
     Returns:
-        Values and the range of their colors.
+        The points.
 
     Raises:
         SceneError: a line is malformed; the message names it.
     """
-    with path.open(encoding="utf-8", errors="replace") as file:
-        rows = (line[2:] for line in file if line[:2] in ("v ", "v\t"))
-        values = _read_rows(rows, file, path, (3, 4, 6, 7))
-    if values.shape[1] in (4, 7):  # a weight follows the coordinates
+    with _open_text(path) as file:
+        rows = (line.lstrip()[2:] for line in file if _is_vertex(line))
+        values = _read_rows(rows, file, path, _Layout())
+    extra = values.shape[1] - 3
+    if extra == 4 and not (values[:, 3] == 1).all() and (values[:, 6] == 1).all():
+        values = values[:, :6]  # r g b alpha
+    elif extra in (1, 4):
+        if not (values[:, 3] == 1).all():
+            logger.warning("%s: the fourth number of its vertices, a weight, is not 1 everywhere; it is not used", path)
         values = np.delete(values, 3, axis=1)
-    return RawPoints(values, True)
+    return RawPoints(values[:, :3], values[:, 3:] if extra > 1 else None, True)
 
 
-def _read_rows(rows: Iterator[str], file: TextIOWrapper, path: Path, widths: tuple[int, ...]) -> NDArray[Any]:
-    """Parse `rows`, lines of `file`, in chunks by numpy's C parser; `widths` are the allowed numbers of columns."""
+def _open_text(path: Path) -> TextIOWrapper:
+    """Open a text in its encoding; bytes that are not UTF-8 stand in comments, or make no number."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    encoding = _ENCODINGS.get(start[:2], "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in start:
+        raise SceneError(f"{path}: has zero bytes: it is not a text, or one in UTF-16 without a byte-order mark; save "
+                         "it as UTF-8")
+    return path.open(encoding=encoding, errors="replace")
+
+
+def _is_vertex(line: str) -> bool:
+    return line.lstrip()[:2] in ("v ", "v\t")
+
+
+def _find_layout(path: Path) -> _Layout:
+    """Look at the lines up to the first point: comments, a header, the number of points."""
+    header, header_line, count = "", 0, None
+    with _open_text(path) as file:
+        for skipped, line in enumerate(file):
+            text = line.partition("#")[0].strip()
+            if is_header(_BETWEEN_NAMES.split(line.strip("#/ \t\r\n")), in_comment=not text):
+                header, header_line = line.strip(), skipped + 1
+            elif text.isdecimal() and count is None:
+                count = int(text)
+            elif text and not text.startswith("//"):
+                separator = _separator(text)
+                words = text.split(separator)
+                names = header.strip("#/ \t").split(separator) if header else []
+                if len(names) != len(words) and header and not header.startswith("#"):
+                    raise SceneError(f"{path}, line {header_line}: names {len(names)} columns; line {skipped + 1} has "
+                                     f"{len(words)} numbers")
+                names = names if len(names) == len(words) else []
+                return _Layout(skipped, separator, tuple(name.strip(' "') for name in names), count,
+                               any("." in word for word in words[3:6]))
+    return _Layout()
+
+
+def _separator(text: str) -> str | None:
+    """What is between the numbers of a line: a semicolon, a comma, or (None) blanks."""
+    if ";" in text:
+        return ";"
+    return "," if text.count(",") > 1 and all(_is_number(word) for word in text.split(",")) else None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_rows(rows: Iterable[str], file: TextIOWrapper, path: Path, layout: _Layout) -> NDArray[Any]:
+    """Parse `rows`, lines of `file`, in chunks by numpy's C parser."""
     chunks: list[NDArray[Any]] = []
-    with tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, delay=2,
-              leave=False) as bar:
+    widths = _widths(path, layout)
+    with progress_bar(total=path.stat().st_size, title=path.name, unit="B", unit_scale=True, delay=2,
+                      leave=False) as bar:
         while True:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # "input contained no data", at the end
-                    chunk = np.loadtxt(rows, dtype=np.float32, ndmin=2, max_rows=_CHUNK)
+                    chunk = np.loadtxt(rows, dtype=np.float64, ndmin=2, max_rows=_CHUNK, delimiter=layout.separator)
             except ValueError as error:
-                _report_bad_line(path, widths, chunks)
+                _report_bad_line(path, layout, chunks)
                 raise SceneError(f"{path}: is not a text point cloud: {error}") from None
             if not chunk.size:
                 break
             if chunk.shape[1] not in widths or (chunks and chunk.shape[1] != chunks[0].shape[1]):
-                _report_bad_line(path, widths, chunks)
+                _report_bad_line(path, layout, chunks)
             chunks.append(chunk)
             bar.update(os.lseek(file.fileno(), 0, os.SEEK_CUR) - bar.n)
-    return np.concatenate(chunks) if chunks else np.empty((0, 3), np.float32)
+    return np.concatenate(chunks) if chunks else np.empty((0, len(layout.names) or 3))
 
 
-def _data_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _widths(path: Path, layout: _Layout) -> tuple[int, ...]:
+    """The numbers of columns that a file may have."""
+    if path.suffix.lower() == ".obj":
+        return _OBJ_NUMBERS
+    return (len(layout.names),) if layout.names else NUMBERS
+
+
+def _data_lines(path: Path, layout: _Layout) -> Iterator[tuple[int, str]]:
     """Yield (line number, text of the numbers) of the lines that contain points."""
     is_obj = path.suffix.lower() == ".obj"
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if is_obj and line[:2] not in ("v ", "v\t"):
+    with _open_text(path) as file:
+        for number, line in enumerate(islice(file, layout.skipped, None), layout.skipped + 1):
+            if is_obj and not _is_vertex(line):
                 continue
-            text = (line[2:] if is_obj else line).partition("#")[0].strip()
+            text = (line.lstrip()[2:] if is_obj else line).partition("#")[0].strip()
             if text:
                 yield number, text
 
 
-def _report_bad_line(path: Path, widths: tuple[int, ...], good: list[NDArray[Any]]) -> None:
+def _report_bad_line(path: Path, layout: _Layout, good: list[NDArray[Any]]) -> None:
     """Raise the error that names the first malformed line after the `good` chunks."""
+    widths = _widths(path, layout)
     width = good[0].shape[1] if good else 0
-    for number, text in islice(_data_lines(path), sum(map(len, good)), None):
-        count = len(text.split())
-        if count not in widths:
-            allowed = "x y z, or x y z r g b"
-            raise SceneError(f"{path}, line {number}: has {count} numbers; a point is {allowed}")
-        if width and count != width:
-            raise SceneError(f"{path}, line {number}: has {count} numbers; the lines before have {width}")
-        width = count
-        finite = " ".join("0" if word.lower().lstrip("+-") in ("nan", "inf", "infinity") else word
-                          for word in text.split())  # reported later, with their count
-        parse_numbers(finite, count, path, number)
+    for number, text in islice(_data_lines(path, layout), sum(map(len, good)), None):
+        words = [word.strip() for word in text.split(layout.separator)]
+        comma = next((word for word in words if _DECIMAL_COMMA.fullmatch(word)), None)
+        if comma is not None:
+            raise SceneError(f"{path}, line {number}: {comma!r} has a decimal comma; write decimal points")
+        if len(words) not in widths and layout.names:
+            raise SceneError(f"{path}, line {number}: has {len(words)} numbers; the header names {len(layout.names)}")
+        if len(words) not in widths:
+            more = f"; {HEADER_RULE}" if len(words) > 3 and widths is NUMBERS else ""
+            raise SceneError(f"{path}, line {number}: has {len(words)} numbers; {ROW_RULE}{more}")
+        if width and len(words) != width:
+            raise SceneError(f"{path}, line {number}: has {len(words)} numbers; the lines before have {width}")
+        width = len(words)
+        finite = " ".join("0" if word.lower().lstrip("+-") in ("nan", "inf", "infinity") else word or "''"
+                          for word in words)  # reported later, with their count
+        parse_numbers(finite, width, path, number)
 
 
-def find_line(path: Path, row: int) -> int | None:
-    """Find the line of a point in a text file.
+def locate_point(path: Path, row: int) -> str:
+    """Say where a point is in its file.
 
     Args:
         path: a file of any format.
         row: index of the point, from 0.
 
     Returns:
-        Line number, from 1; None for binary formats.
+        Its line in a text, else its number, both from 1.
     """
-    if path.suffix.lower() not in (*TEXT_SUFFIXES, ".obj"):
-        return None
-    return next((number for index, (number, _) in enumerate(_data_lines(path)) if index == row), None)
+    suffix = path.suffix.lower()
+    if suffix in (*TEXT_SUFFIXES, ".obj"):
+        layout = _Layout() if suffix == ".obj" else _find_layout(path)
+        for number, _ in islice(_data_lines(path, layout), row, None):
+            return f"line {number}"
+    return f"point {row + 1}"
 
 
 def _warn_about_encoding(path: Path) -> None:
@@ -133,6 +237,8 @@ def _warn_about_encoding(path: Path) -> None:
         start = file.read(4096)
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
         end = file.read()
+    if start[:2] in _ENCODINGS:
+        logger.warning("%s: is UTF-16; read as such", path)
     if start.startswith(b"\xef\xbb\xbf"):
         logger.warning("%s: starts with a byte-order mark; read without it", path)
     if b"\r\n" in start:
@@ -156,7 +262,8 @@ def write_rows(file: IO[bytes], positions: NDArray[np.float32], colors: NDArray[
     if colors is not None and prefix:  # 9 digits preserve every step of 1 / 255
         row = prefix + "%.9g %.9g %.9g %.9g %.9g %.9g\n"
     scale = 255.0 if prefix else 1
-    for start in tqdm(range(0, len(positions), _CHUNK), desc=name, delay=2, leave=False):
+    starts = range(0, len(positions), _CHUNK)
+    for start in progress_bar(starts, total=len(starts), title=name, delay=2, leave=False):
         values = positions[start:start + _CHUNK].astype(np.float64)
         if colors is not None:
             values = np.hstack([values, colors[start:start + _CHUNK] / scale])
