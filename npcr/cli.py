@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,21 +16,23 @@ from yacs.config import CfgNode
 
 from npcr.config import explicit_keys, load_config
 from npcr.errors import ConfigError, NpcrError
+from npcr.out_of_memory import describe, is_out_of_memory
 from npcr.progress import LogHandler
 
 logger = logging.getLogger("npcr")
 
 # Where the published instructions put the configuration, the cameras and the model.
 MODELS = Path("models")
+CONFIG = Path("configs/config.yml")
 
 
-def make_parser(description: str, examples: str, config_default: str | None = None) -> argparse.ArgumentParser:
+def make_parser(description: str, examples: str, config_default: Path = CONFIG) -> argparse.ArgumentParser:
     """Make a parser with `--config-file` and `KEY VALUE` pairs at the end of the command line.
 
     Args:
         description: of the script.
         examples: the end of the --help text.
-        config_default: the file without `--config-file`; None: the option is required.
+        config_default: the file without `--config-file`.
 
     Returns:
         The parser; `config_from_args` takes what it parses.
@@ -39,9 +42,8 @@ def make_parser(description: str, examples: str, config_default: str | None = No
         epilog="examples:\n" + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", type=Path, default=config_default and Path(config_default),
-                        required=config_default is None, metavar="FILE",
-                        help="YAML configuration" + (f" (default: {config_default})" if config_default else ""))
+    parser.add_argument("--config-file", type=Path, default=config_default, metavar="FILE",
+                        help="YAML configuration (default: %(default)s)")
     add_quiet_option(parser)
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="override configuration keys, such as SOLVER.MAX_EPOCHS 100")
@@ -68,7 +70,7 @@ def make_path_parser(description: str, examples: str) -> argparse.ArgumentParser
     Returns:
         `make_parser`'s, with `cam_pose`, `intrinsics`, `checkpoint` (None where it is not given) and `frame`.
     """
-    parser = make_parser(description, examples, config_default=str(MODELS / "config.yml"))
+    parser = make_parser(description, examples, config_default=MODELS / "config.yml")
     parser.add_argument("--cam-pose", type=Path, default=MODELS / "CamPose.inf", metavar="FILE",
                         help="the path's poses (default: %(default)s)")
     parser.add_argument("--intrinsics", type=Path, default=MODELS / "Intrinsic.inf", metavar="FILE",
@@ -114,7 +116,15 @@ def config_from_args(args: argparse.Namespace) -> tuple[CfgNode, frozenset[str]]
     for option in options[::2]:
         if option.startswith("--"):
             raise ConfigError(f"command line: put {option} before the KEY VALUE pairs")
+    if not args.config_file.is_file():
+        raise ConfigError(f"{args.config_file}: no such configuration file; {_known_configs()}")
     return load_config(args.config_file, options), explicit_keys(args.config_file, options)
+
+
+def _known_configs() -> str:
+    known = sorted((Path(__file__).resolve().parents[1] / CONFIG.parent).glob("*.yml"))
+    names = ", ".join(os.path.relpath(file) for file in known)
+    return "--config-file names one" + (f", such as {names}, or a scene's scene.yml" if names else "")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -152,7 +162,13 @@ def run(main: Callable[[], None]) -> None:
     except NpcrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a full disk, a read-only folder, a file where a folder should be
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            print(f"error: {describe(error)}; fewer or smaller pictures, points and layers need less", file=sys.stderr)
+            sys.exit(2)
+        if not isinstance(error, OSError):
+            raise
+        # a full disk, a read-only folder, a file where a folder should be
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)

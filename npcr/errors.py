@@ -28,3 +28,7 @@ class MissingExtraError(NpcrError):
 
 class TrainingError(NpcrError):
     """Training cannot continue (a loss is not finite, for example)."""
+
+
+class OutOfMemoryError(NpcrError):
+    """GPU or host memory ran out; the message says which keys need less."""

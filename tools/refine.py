@@ -16,6 +16,7 @@ from npcr import cli
 from npcr.checkpoints import find_epoch, model_path
 from npcr.config import dump_config
 from npcr.errors import ConfigError
+from npcr.out_of_memory import explain_out_of_memory
 from npcr.refine.run import RefineRun, state_path
 from npcr.refine.setup import build_run
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
@@ -41,6 +42,9 @@ results:
   OUTPUT_DIR/refine_{epoch}/        losses, flicker and PSNR of each pass, for TensorBoard
 """
 
+LESS_MEMORY = ("A smaller INPUT.SIZE_TEST, INPUT.LAYER_NUM or REFINE.WINDOW, SOLVER.HALF_ACTIVATIONS True and "
+               "SOLVER.RECOMPUTE_LAYERS True (one frame at a time) need less")
+
 
 def main() -> None:
     parser = cli.make_path_parser(__doc__ or "", EXAMPLES)
@@ -57,7 +61,8 @@ def main() -> None:
     destination = refined_path(inputs, args)
     run = build_run(inputs, destination)
     try:
-        best = run.run(args.resume)
+        with explain_out_of_memory("refining", inputs.cameras.size, LESS_MEMORY):
+            best = run.run(args.resume)
     except KeyboardInterrupt:
         report_stop(run)
         raise

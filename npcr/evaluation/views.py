@@ -18,9 +18,11 @@ from torch import Tensor
 from npcr.cameras import concatenate
 from npcr.data.samples import Sample, SceneDataset
 from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
+from npcr.out_of_memory import explain_out_of_memory
 from npcr.progress import progress_bar
 from npcr.renderers import Renderer
 
+_LESS_MEMORY = "A smaller TEST.IMS_PER_BATCH, INPUT.SIZE_TEST or INPUT.LAYER_NUM needs less"
 METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
 
 
@@ -66,6 +68,7 @@ def evaluate_views(renderer: Renderer, dataset: SceneDataset, views: Sequence[tu
 
     Raises:
         SceneError: a photograph cannot be read.
+        OutOfMemoryError: the memory does not suffice.
     """
     scores: list[ViewScore] = []
     training = renderer.training
@@ -132,7 +135,8 @@ def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 def _score(renderer: Renderer, group: list[Sample],
            device: torch.device) -> Iterator[tuple[ViewScore, ViewPictures]]:
     cameras = concatenate([sample.cameras for sample in group]).to(device)
-    output = renderer(cameras, group[0].frame)
+    with explain_out_of_memory("evaluating", cameras.size, _LESS_MEMORY):
+        output = renderer(cameras, group[0].frame)
     target = torch.stack([sample.target for sample in group]).to(device)
     target_alpha = target[:, 3:4]
     target_rgb = torch.stack([sample.color for sample in group]).to(device)

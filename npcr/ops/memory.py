@@ -89,7 +89,10 @@ def _rounded(size: int) -> int:
 
 
 def _map(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size)
+    try:
+        memory = mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryError(f"unable to allocate {size} bytes: {error.strerror}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)  # one fault for 2 MiB instead of 512

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from npcr.cameras import Cameras
+from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Renderer, RenderOutput, over_background
 from npcr.temporal import Blender, LegacyBlender, RenderedFrame
+
+_LESS_MEMORY = "A smaller INPUT.SIZE_TEST or INPUT.LAYER_NUM and, on a GPU, RENDER.PRECISION float16 need less"
 
 
 class FramePixels(NamedTuple):
@@ -42,6 +45,9 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
 
     Yields:
         A frame for each camera, in the same order.
+
+    Raises:
+        OutOfMemoryError: the memory does not suffice.
     """
     renderer.eval()
     device = renderer.device
@@ -50,7 +56,8 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
     def rendered_frames() -> Iterator[RenderedFrame]:
         for index in range(len(cameras)):
             camera = cameras[index].to(device)
-            outputs.append(renderer(camera, frame))
+            with explain_out_of_memory("rendering", camera.size, _LESS_MEMORY):
+                outputs.append(renderer(camera, frame))
             yield frame_from_output(outputs[-1], camera)
 
     for picture, rgba in composite_frames(rendered_frames(), gray, blender):

@@ -32,6 +32,7 @@ from npcr.evaluation.views import evaluate_views, mean_scores
 from npcr.factory import View, build_dataset, build_loss, build_renderer, held_out_views, open_scene
 from npcr.io.files import remove_leftovers
 from npcr.io.points import PointCloud
+from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Photographs, RenderOutput
 from npcr.renderers.half_activations import half_activations
 from npcr.training.log import TrainingLog
@@ -40,6 +41,8 @@ from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, 
 logger = logging.getLogger("npcr")
 
 MAX_INITIAL_PHOTOGRAPHS = 64  # of a frame, from which points are initialized
+_LESS_MEMORY = ("A smaller INPUT.SIZE_TRAIN or INPUT.LAYER_NUM, SOLVER.HALF_ACTIVATIONS True and, in the layered form, "
+                "SOLVER.RECOMPUTE_LAYERS True need less; so does a smaller DATASETS.CACHE_MB on the host")
 
 
 class StepResult(NamedTuple):
@@ -128,7 +131,12 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is not finite.
+            OutOfMemoryError: the memory does not suffice.
         """
+        with explain_out_of_memory("training", self.cfg.INPUT.SIZE_TRAIN, _LESS_MEMORY):
+            self._step(batch)
+
+    def _step(self, batch: list[Sample]) -> None:
         self.renderer.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
