@@ -117,7 +117,7 @@ def _masks(folder: Path | None, images: Path, photographs: list[Path]) -> list[P
     beside = images.parent / "masks"
     if folder is None and not beside.is_dir():
         return [None] * len(photographs)
-    return find_masks(folder or beside, photographs, named=folder is not None)
+    return find_masks(folder or beside, photographs, needed="none" if folder is None else "any")
 
 
 def _find_model(folder: Path) -> Path:

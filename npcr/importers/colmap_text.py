@@ -56,8 +56,8 @@ def copy_text_model(folder: Path, into: Path, parameters: ParameterNames) -> dic
     tracks = Tracks(folder / "points3D.txt", images)
     for line in files["points3D"].entries():
         _add(points, line, "point", _point(line, tracks))
-    for file, found in zip(files.values(), (cameras, images, points), strict=True):
-        file.check_count(len(found))
+    for name, count in (("cameras", len(cameras)), ("images", len(images)), ("points3D", len(points))):
+        files[name].check_count(count)
     tracks.warn()
     _write(into / "cameras.txt", cameras.values())
     _write(into / "images.txt", (b"%d %s %d %d\n\n" % (number, _reals(image.pose), image.camera, number)
@@ -79,13 +79,13 @@ class _Line:
     words: list[bytes]
 
     def whole(self, at: int, key: str, largest: int = _LARGEST) -> int:
-        word = self._word(at, key)
+        word = self.word(at, key)
         if not word.isdigit() or int(word) > largest:
             raise self.error(f"{key} is {_shown(word)}; a whole number from 0 to {largest} is needed")
         return int(word)
 
     def real(self, at: int, key: str) -> float:
-        word = self._word(at, key)
+        word = self.word(at, key)
         value = _real(word)
         if value is None:
             hint = " with a decimal point, not a comma" if re.fullmatch(rb"[-+\d.eE]*,[-+\d.eE]*", word) else ""
@@ -98,7 +98,7 @@ class _Line:
     def error(self, what: str) -> SceneError:
         return SceneError(f"{self.file}, line {self.number}: {what}")
 
-    def _word(self, at: int, key: str) -> bytes:
+    def word(self, at: int, key: str) -> bytes:
         if at >= len(self.words):
             raise self.error(f"ends before {key}, after {len(self.words)} words")
         return self.words[at]
@@ -220,13 +220,13 @@ def _image(line: _Line, cameras: dict[int, bytes]) -> ImageRecord:
 def _point(line: _Line, tracks: Tracks) -> bytes:
     number = line.whole(0, "POINT3D_ID", 2**64 - 2)
     position = line.reals(1, "XYZ")
-    color = [line.whole(4 + i, key, 255) for i, key in enumerate("RGB")]
-    line.real(7, "ERROR")
+    color = b" ".join(b"%d" % line.whole(4 + i, key, 255) for i, key in enumerate("RGB"))
+    line.word(7, "ERROR")
     if len(line.words) % 2:
         raise line.error(f"the track of point {number} has {len(line.words) - 8} words; it needs two for each image: "
                          "IMAGE_ID POINT2D_IDX")
     tracks.add(number, [line.whole(at, "IMAGE_ID in TRACK") for at in range(8, len(line.words), 2)])
-    return b"%d %s %d %d %d 0\n" % (number, _reals(position), *color)
+    return b"%d %s %s 0\n" % (number, _reals(position), color)
 
 
 def _rig(line: _Line) -> bytes:

@@ -7,6 +7,7 @@ import logging
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
@@ -18,55 +19,41 @@ _SUFFIXES = frozenset(suffix.lower() for suffix in IMAGE_SUFFIXES)
 _SPELLINGS = ("{name}", "{stem}_mask", "{stem}_alpha", "{stem}_matte", "mask_{stem}", "{stem}")
 
 
-def find_masks(folder: Path, photographs: Sequence[Path], named: bool = True) -> list[Path | None]:
+def find_masks(folder: Path, photographs: Sequence[Path],
+               needed: Literal["all", "any", "none"] = "any", kind: str = "mask") -> list[Path | None]:
     """Find the masks of photographs; say how many have none.
 
     Args:
         folder: of the masks, as in `MaskFolder`.
         photographs: their paths.
-        named: whether the user named the folder, so that it must hold masks.
+        needed: for how many photographs it must have one.
+        kind: what a mask is called in messages.
 
     Returns:
         A mask for each photograph, None where there is none.
 
     Raises:
-        SceneError: the folder does not exist, a photograph has several masks, or two photographs have one. Where the
-            folder was named: it has no mask at all.
+        SceneError: the folder does not exist, a photograph has several masks, two photographs have one, or there are
+            fewer than needed; the message says which names were looked for.
     """
     if not folder.is_dir():
-        raise SceneError(f"{folder}: no such folder of masks")
+        raise SceneError(f"{folder}: no such folder of {kind}s")
     masks = MaskFolder(folder)
     found = [masks.find(photograph) for photograph in photographs]
     served: dict[Path, Path] = {}
     for mask, photograph in zip(found, photographs, strict=True):
         if mask is not None and (twin := served.setdefault(mask, photograph)) != photograph:
-            raise SceneError(f"{mask}: would be the mask of both {twin} and {photograph}; each needs its own, in "
+            raise SceneError(f"{mask}: would be the {kind} of both {twin} and {photograph}; each needs its own, in "
                              f"folders within {folder} that are named as the photographs' folders")
     lacking = [photograph for photograph, mask in zip(photographs, found, strict=True) if mask is None]
     if lacking:
-        message = (f"{folder}: has no mask for {len(lacking)} of {len(photographs)} photographs, first {lacking[0]}; "
+        message = (f"{folder}: has no {kind} for {len(lacking)} of {len(photographs)} photographs, first {lacking[0]}; "
                    f"looked for {', '.join(masks.names(lacking[0]))} in it and its folders, which have "
                    f"{masks.example()}")
-        if named and len(lacking) == len(photographs):
+        if needed == "all" or (needed == "any" and len(lacking) == len(photographs)):
             raise SceneError(message)
         logger.warning("%s", message)
     return found
-
-
-def find_mask(folder: Path, photograph: Path) -> Path | None:
-    """Find the mask of one photograph.
-
-    Args:
-        folder: of the masks, as in `MaskFolder`.
-        photograph: its path.
-
-    Returns:
-        The mask's path, or None where there is none.
-
-    Raises:
-        SceneError: several masks fit equally well.
-    """
-    return MaskFolder(folder).find(photograph)
 
 
 class MaskFolder:
