@@ -72,6 +72,14 @@ def write_transforms(folder: Path, **more: Any) -> Path:
     return folder
 
 
+def edit_transforms(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Change the values of a transforms.json, which `change` is given; return `folder`."""
+    values = json.loads((folder / "transforms.json").read_text())
+    change(values)
+    (folder / "transforms.json").write_text(json.dumps(values))
+    return folder
+
+
 def write_colmap(folder: Path, *, model: str = "PINHOLE", params: tuple[float, ...] = (50.0, 50.0, 24.0, 18.0),
                  size: tuple[int, int] = SIZE, binary: bool = True, dots: np.ndarray | None = None) -> Any:
     """A workspace with sparse/0 and images/ (with dots where the cameras see the points `dots`); its model."""

@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
-
 from npcr import cli
+from npcr.config import load_config
 from npcr.importers import Option, find_importer, import_capture, importers
 from npcr.importers.matting import Matting
+from npcr.progress import progress_bar
 from npcr.reconstruction.point_filters import PointFilters
 
 logger = logging.getLogger("npcr")
@@ -35,6 +35,7 @@ EXAMPLES = """examples:
 then, where the capture has no point cloud:
   python tools/carve_hull.py datasets/dino
   python tools/train.py --config-file datasets/dino/scene.yml
+An import that was stopped goes on where it was when the same command is given again.
 docs/your-own-data.md goes through whole captures.
 """
 
@@ -74,8 +75,16 @@ def main() -> None:
     print(f"scene:  {args.destination}, {len(cameras)} photographs of {cameras.size[0]}x{cameras.size[1]}")
     print(f"config: {args.destination / 'scene.yml'}")
     if not capture.clouds:
-        print(f"next:   the capture has no point cloud; python tools/carve_hull.py {args.destination} makes one "
-              "from the mattes")
+        print(f"next:   {_cloud_advice(args.destination)}")
+
+
+def _cloud_advice(scene: Path) -> str:
+    """Where the cloud of a scene without one may come from."""
+    if load_config(scene / "scene.yml").DATASETS.MASK:
+        return f"the capture has no point cloud; python tools/carve_hull.py {scene} makes one from the mattes"
+    return ("the capture has no point cloud, and the scene no mattes to carve one from; import it again, with a cloud "
+            "(--points), or with mattes (RGBA photographs or masks for all, --background or --trimap) for "
+            "tools/carve_hull.py")
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +94,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--downscale", type=float, default=1.0, metavar="F",
                         help="make the photographs smaller by this factor (default: 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already there")
+    cli.add_quiet_option(parser)
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), metavar="N",
                         help="photographs worked on at once (default: the machine's cores, at most 8)")
     mattes = parser.add_argument_group("mattes")
@@ -131,7 +141,7 @@ def _color(text: str) -> tuple[int, ...]:
 
 
 def _bar(jobs: Iterable[Any], count: int, name: str) -> Iterable[Any]:
-    return tqdm(jobs, total=count, desc=name, unit="picture")
+    return progress_bar(jobs, total=count, title=name, unit="picture")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Distortion(Protocol):
 
 @dataclass(frozen=True)
 class BrownDistortion:
-    """OpenCV's radial and tangential model: k1 k2 p1 p2 k3."""
+    """OpenCV's radial and tangential model: k1 k2 p1 p2 k3; with k4 k5 k6 a quotient, with s1 s2 s3 s4 a thin prism."""
 
     coefficients: tuple[float, ...]
 
@@ -96,6 +96,18 @@ class UndistortedCamera:
     def changes_pixels(self) -> bool:
         """Whether the undistorted image differs from the photograph."""
         return self.lens.distortion is not None or self.lens.skew != 0 or self.size != self.lens.size
+
+    @property
+    def zoom(self) -> float:
+        """How many times the middle of the photograph is magnified."""
+        return self.focal[0] / self.lens.focal[0]
+
+    @property
+    def kept_share(self) -> float:
+        """The share of the photograph's area (cropped to `size`) that the image shows."""
+        x, y = self.lens.project(self.unproject(_border(self.size))).T
+        area = 0.5 * abs(float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))))
+        return area / max(1, (self.size[0] - 1) * (self.size[1] - 1))
 
     def unproject(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the normalized image coordinates (N, 2) of pixels (N, 2)."""
@@ -160,10 +172,7 @@ def _zoomed(camera: UndistortedCamera, zoom: float) -> UndistortedCamera:
 def _has_no_empty_border(camera: UndistortedCamera) -> bool:
     """Whether the image's border lies within the photograph, and the distortion is monotonic on the way to it."""
     assert camera.lens.size is not None
-    (width, height), around = camera.size, np.linspace(0, 1, 33)
-    border = np.concatenate([np.stack([around * (width - 1), np.full(33, y)], 1) for y in (0, height - 1)]
-                            + [np.stack([np.full(33, x), around * (height - 1)], 1) for x in (0, width - 1)])
-    normalized = camera.unproject(border.astype(np.float64))
+    normalized = camera.unproject(_border(camera.size))
     if np.linalg.norm(normalized, axis=1).max() > math.tan(math.radians(MAX_ANGLE)):
         return False
     steps = np.linspace(0, 1, 17)[:, None, None]
@@ -173,6 +182,14 @@ def _has_no_empty_border(camera: UndistortedCamera) -> bool:
     outermost = np.array(camera.lens.size) - 0.5 + 1e-6
     inside = (seen[-1] >= -0.5 - 1e-6).all() and (seen[-1] <= outermost).all()
     return bool(inside and (np.diff(np.linalg.norm(seen - seen[0], axis=2), axis=0) >= 0).all())
+
+
+def _border(size: tuple[int, int]) -> NDArray[np.float64]:
+    """(132, 2): pixels around an image's border, in order."""
+    along, back = np.linspace(0, 1, 33), np.linspace(1, 0, 33)
+    zeros, ones = np.zeros(33), np.ones(33)
+    sides = ((along, zeros), (ones, along), (back, ones), (zeros, back))
+    return np.concatenate([np.stack(side, 1) for side in sides]) * (np.array(size) - 1.0)
 
 
 def _distort_by_opencv(project: Callable[..., Any], points: NDArray[np.float64],

@@ -44,10 +44,11 @@ def read_lens(values: FrameValues, image: Path, pixel_origin: str) -> Lens:
     """
     _note_overridden(values)
     _check_kind(values)
-    size = _stated_size(values) or inspect_image(image)[0]
+    stated = _stated_size(values)
+    size = stated or inspect_image(image)[0]
     distortion = _distortion(values)
     focal = _focal(values, size, fisheye=isinstance(distortion, FisheyeDistortion))
-    return Lens(focal, _center(values, size, 0.5 if pixel_origin == "corner" else 0.0), size, distortion)
+    return Lens(focal, _center(values, size, 0.5 if pixel_origin == "corner" else 0.0), stated, distortion)
 
 
 def _note_overridden(values: FrameValues) -> None:
@@ -109,14 +110,16 @@ def _pair(values: FrameValues, *keys: str) -> tuple[float | None, float | None]:
 
 
 def _focal(values: FrameValues, size: tuple[int, int], fisheye: bool) -> tuple[float, float]:
-    for number, level in enumerate(values.levels):
-        x = _focal_on(values, level, 0, size, fisheye)
-        if x is not None:
-            # A frame that has an fl_x of its own does not share the top level's fl_y.
-            found = (_focal_on(values, other, 1, size, fisheye) for other in values.levels[:number + 1])
-            return x, next((y for y in found if y is not None), x)
-    raise values.error("fl_x", None, "a fisheye lens needs it (pixels); an angle of view does not say it" if fisheye
-                       else "fl_x (pixels) or camera_angle_x (radians, between 0 and pi) is needed")
+    (own_x, own_y), (shared_x, shared_y) = (
+        [_focal_on(values, level, axis, size, fisheye) for axis in range(2)] for level in values.levels)
+    x = shared_x if own_x is None else own_x
+    if x is None:
+        raise values.error("fl_x", None, "a fisheye lens needs it (pixels); an angle of view does not say it" if fisheye
+                           else "fl_x (pixels) or camera_angle_x (radians, between 0 and pi) is needed")
+    if own_x not in (None, shared_x) and own_y is None and shared_y is not None:
+        raise values.error("fl_y", None, "the frame has a focal length in x of its own, and the top level one in y: "
+                           "give the frame both")
+    return x, next(y for y in (own_y, shared_y, x) if y is not None)
 
 
 def _focal_on(values: FrameValues, level: Mapping[str, Any], axis: int, size: tuple[int, int],

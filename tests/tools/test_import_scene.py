@@ -46,7 +46,7 @@ def test_transforms(import_scene, capture, tmp_path, capsys, caplog):
     assert "0.png" in caplog.text
     out = capsys.readouterr().out
     assert "3 photographs of 60x40" in out
-    assert "carve_hull.py" in out
+    assert "no point cloud, and the scene no mattes to carve one from" in out
     np.testing.assert_allclose(read_intrinsics(tmp_path / "scene/Intrinsic.inf")[0],
                                [[50, 0, 29.5], [0, 50, 19.5], [0, 0, 1]])
 
@@ -104,14 +104,24 @@ def test_background_is_a_color(import_scene, capture, tmp_path, capsys):
         with pytest.raises(SystemExit):
             import_scene("transforms", capture, tmp_path / "scene", "--background", wrong)
     import_scene("transforms", capture, tmp_path / "scene", "--background", "0,0,0", "--tolerance", 5, 30)
+    assert f"carve_hull.py {tmp_path / 'scene'} makes one from the mattes" in capsys.readouterr().out
     assert load_config(tmp_path / "scene/scene.yml").DATASETS.ALPHA_MODE == "composited"
 
 
-def test_coordinates_of_a_map_are_refused(import_scene, tmp_path):
+@pytest.mark.parametrize("has_cloud", [False, True])
+@pytest.mark.parametrize(("offset", "accepted"), [(100, True), (40e3, False), (4.2e6, False)])
+def test_coordinates_that_float32_would_blur_are_refused(import_scene, tmp_path, offset, accepted, has_cloud):
     folder = write_transforms(tmp_path / "t")
     values = json.loads((folder / "transforms.json").read_text())
     for frame in values["frames"]:
-        frame["transform_matrix"][0][3] += 4.2e6
+        frame["transform_matrix"][0][3] += offset
     (folder / "transforms.json").write_text(json.dumps(values))
-    with pytest.raises(SceneError, match=r"away from the origin.*local coordinates"):
-        import_scene("transforms", folder, tmp_path / "scene")
+    np.savetxt(folder / "cloud.xyz", points() + [offset, 0, 0])
+    options = ("--points", folder / "cloud.xyz") if has_cloud else ()
+    if accepted:
+        import_scene("transforms", folder, tmp_path / "scene", *options)
+    else:
+        with pytest.raises(SceneError, match=r"float32 misplaces points by .* pixels; 0\.05 are allowed") as caught:
+            import_scene("transforms", folder, tmp_path / "scene", *options)
+        subtracted = str(caught.value).partition("such as ")[2].partition(",")[0].split()
+        np.testing.assert_allclose([float(word) for word in subtracted], [offset, 0, 0], atol=10)
