@@ -51,7 +51,7 @@ def use_compiled(operator: Operator, backend: str, *tensors: Tensor) -> bool:
         return False
     if operator.traced and (torch.compiler.is_compiling() or _autocast(device)):
         return False
-    others = [str(x.dtype) for x in tensors if x.dtype != torch.float32]
+    others = dict.fromkeys(str(x.dtype) for x in tensors if x.dtype != torch.float32)  # each once, in order
     if others and backend == "compiled":
         raise OperatorError(f"{operator.name}: backend 'compiled' takes torch.float32, got {', '.join(others)}")
     if others:

@@ -38,12 +38,17 @@ class NetworkRunner:
         if self.graph is None or torch.is_grad_enabled():
             return self._in_precision(network, x, region)
         return self.graph(lambda images: self._in_precision(network, images), x,
-                          [*network.parameters(), *network.buffers()])
+                          [*network.parameters(), *network.buffers()], self._settings(network))
+
+    def _settings(self, network: nn.Module) -> object:
+        """What a capture depends on beside the tensors."""
+        return self.precision, self.compiled, [module.training for module in network.modules()]
 
     def _in_precision(self, network: nn.Module, x: Tensor, region: PixelRegion | None = None) -> Tensor:
         if self.precision is None or torch.is_grad_enabled():
             return self._forward(network, x, region)
-        with torch.autocast(x.device.type, dtype=self.precision):
+        # Within another autocast, its cache would give weights as they were when they were first converted.
+        with torch.autocast(x.device.type, dtype=self.precision, cache_enabled=False):
             return self._forward(network, x, region).float()
 
     def _forward(self, network: nn.Module, x: Tensor, region: PixelRegion | None) -> Tensor:

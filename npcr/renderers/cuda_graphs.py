@@ -45,9 +45,9 @@ def capture_on_gpu(run: Callable[[], Tensor], device: torch.device) -> Captured:
 class GraphReplay:
     """Computes `run(x)` by replaying its capture: `GraphReplay()(run, x, weights)`; without gradients only.
 
-    It captures anew when x has another shape, dtype or device than before, or a weight another address. Weights that
-    were changed in place, by an optimizer's step or by loading a checkpoint, need no new capture. Only the latest
-    capture is kept, since all frames of a path have one size.
+    It captures anew when x has another shape, dtype or device than before, a weight another address, or memory layout,
+    or the settings are others. Weights that were changed in place, by whatever means, need no new capture. Only the
+    latest capture is kept, since all frames of a path have one size. A copy starts without one.
 
     Args:
         capture: replaceable, so that tests need no GPU.
@@ -57,8 +57,9 @@ class GraphReplay:
         self._capture = capture
         self._key: object = None
 
-    def __call__(self, run: Callable[[Tensor], Tensor], x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        key = (x.shape, x.dtype, x.device, [weight.data_ptr() for weight in weights])
+    def __call__(self, run: Callable[[Tensor], Tensor], x: Tensor, weights: Sequence[Tensor],
+                 settings: object = None) -> Tensor:
+        key = (x.shape, x.dtype, x.device, [_place(weight) for weight in weights], settings)
         if key != self._key:
             self._key = self._output = self._replay = None  # gives the memory back first
             with torch.inference_mode(False):  # memory that may be written to in either mode
@@ -71,3 +72,11 @@ class GraphReplay:
         self._input.copy_(x)
         self._replay()
         return self._output.clone()  # the next frame is written to the same memory
+
+    def __reduce__(self) -> tuple[type[GraphReplay], tuple[Capture]]:
+        return GraphReplay, (self._capture,)
+
+
+def _place(weight: Tensor) -> tuple[int, torch.dtype, torch.Size, tuple[int, ...]]:
+    """What a captured computation reads a weight by."""
+    return weight.data_ptr(), weight.dtype, weight.shape, weight.stride()

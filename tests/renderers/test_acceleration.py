@@ -209,6 +209,18 @@ def test_gradients_are_in_full_precision() -> None:
     assert torch.equal(net(picture(net)), prepared.run_network(picture(net)))
 
 
+def test_reduced_precision_within_another_autocast_sees_changed_weights() -> None:
+    net, run = network("blended"), NetworkRunner()
+    run.precision = torch.bfloat16
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            before = run(net, picture(net))
+            net.out.weight.data.mul_(3)
+            after = run(net, picture(net))
+        assert (after - before).abs().max() > 1e-2
+        assert torch.equal(after, run(net, picture(net)))
+
+
 # CUDA graphs ---------------------------------------------------------------------------------------------
 
 
@@ -267,6 +279,41 @@ def test_weights_that_change_are_seen() -> None:
     assert capture.captures == 2
     assert not torch.equal(first, second)
     assert torch.equal(third, net.out.bias[:, None, None].expand_as(third))
+
+
+def test_weights_in_the_same_memory_in_another_order_are_captured_anew() -> None:
+    net, run, capture = network("blended"), NetworkRunner(), FakeCapture()
+    run.graph = GraphReplay(capture)
+    with torch.no_grad():
+        run(net, picture(net))
+        net.out.weight.data = net.out.weight.data.transpose(2, 3)
+        assert torch.equal(run(net, picture(net)), net(picture(net)))
+    assert capture.captures == 2
+
+
+def test_another_mode_or_precision_is_captured_anew() -> None:
+    net, run, capture = network("blended"), NetworkRunner(), FakeCapture()
+    run.graph = GraphReplay(capture)
+    counts = []
+    with torch.no_grad():
+        for net.training, run.precision in [(False, None), (True, None), (True, torch.bfloat16)] * 2:
+            run(net, picture(net))
+            run(net, picture(net))
+            counts.append(capture.captures)
+    assert counts == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_copy_captures_anew() -> None:
+    """A graph can neither be copied nor read the copy's weights."""
+    net, run = network("blended"), NetworkRunner()
+    run.graph = GraphReplay(FakeCapture())
+    with torch.no_grad():
+        before = run(net, picture(net))
+        copied_net, copied = copy.deepcopy((net, run))
+        assert copied.graph is not None
+        assert vars(copied.graph).keys() == vars(GraphReplay()).keys()
+        nn.init.zeros_(net.out.weight)
+        assert torch.equal(copied(copied_net, picture(net)), before)
 
 
 def test_another_size_is_captured_anew_and_gradients_are_not_captured() -> None:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from npcr.ops import native_network
 from npcr.ops.memory import POOL
-from npcr.renderers.cpu.packed_weights import PackedWeights
+from npcr.renderers.cpu.packed_weights import Packing
 from npcr.renderers.cpu.rematerialize import FeatureMap, Recipe, channels_last, save, saved
 from npcr.renderers.gated_blocks import GatedConv
 from npcr.renderers.half_activations import half_activations_enabled
@@ -26,7 +26,7 @@ from npcr.renderers.norms import fixed_affine, own_statistics
 from npcr.renderers.receptive_field import PixelRegion
 
 
-def gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: nn.Module, packed: PackedWeights,
+def gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: nn.Module, packing: Packing,
                 region: PixelRegion | None = None) -> FeatureMap:
     """Compute `ReLU(norm(sigmoid(gate(x)) * conv(x)))`.
 
@@ -34,18 +34,15 @@ def gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: nn.Module
         sources: up to three, which concatenated along the channels are x.
         gated: the two convolutions.
         norm: ImageNorm, BatchNorm2d or Identity.
-        packed: of the network; used without gradients.
+        packing: of the network; used without gradients.
         region: the pixels to compute; without gradients only. None: all.
 
     Returns:
         The layer's result.
     """
-    conv, gate = gated.conv, gated.gate
     if not torch.is_grad_enabled():
-        return FeatureMap.of(_infer_gated_layer(sources, gated, norm, packed, region))
-    assert conv.bias is not None
-    assert gate.bias is not None
-    bias = torch.cat([conv.bias, gate.bias])
+        return FeatureMap.of(_infer_gated_layer(sources, gated, norm, packing, region))
+    conv, gate, bias = gated.conv, gated.gate, _biases(gated)
     statistics = _statistics_of(norm)
     affine = (norm.weight, norm.bias) if statistics else fixed_affine(norm, conv.out_channels)
     recipes = [source.recipe for source in sources]
@@ -54,12 +51,12 @@ def gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: nn.Module
     return FeatureMap(out, Recipe(values, scale, shift, recipes[0].size)) if out.requires_grad else FeatureMap.of(out)
 
 
-def _infer_gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: Any, packed: PackedWeights,
+def _infer_gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: Any, packing: Packing,
                        region: PixelRegion | None) -> Tensor:
     maps = [source.recipe.rematerialize() for source in sources]
     batch, height, width = maps[0].shape[:3]
     channels = gated.conv.out_channels
-    weights, bias = packed.get(gated)
+    weights, bias = packing(gated), _biases(gated)
     out = POOL.empty(batch, height, width, channels)
     statistics = _statistics_of(norm)
     if statistics:
@@ -69,6 +66,12 @@ def _infer_gated_layer(sources: Sequence[FeatureMap], gated: GatedConv, norm: An
         native_network.convolve(maps, weights, bias, [out], gated=True, scale=scale, shift=shift,
                                 region=region and region.box)
     return out.movedim(-1, 1)
+
+
+def _biases(gated: GatedConv) -> Tensor:
+    assert gated.conv.bias is not None
+    assert gated.gate.bias is not None
+    return torch.cat([gated.conv.bias, gated.gate.bias])
 
 
 def convolution(source: FeatureMap, weight: Tensor, bias: Tensor, region: PixelRegion | None = None) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from npcr.ops.dispatch import GATED_UNET, use_compiled
 from npcr.renderers.cpu.autograd import convolution, gated_layer, resize
-from npcr.renderers.cpu.packed_weights import PackedWeights
+from npcr.renderers.cpu.packed_weights import PackedWeights, Packing
 from npcr.renderers.cpu.rematerialize import FeatureMap
 from npcr.renderers.gated_blocks import DoubleConv, Down, Out, Up
 from npcr.renderers.norms import ImageNorm, own_statistics
@@ -37,14 +38,21 @@ def block_runner(network: nn.Module, x: Tensor, region: PixelRegion | None, back
     Raises:
         OperatorError: backend "compiled" was asked for and cannot serve.
     """
-    if not use_compiled(GATED_UNET, backend, x):
+    if not use_compiled(GATED_UNET, backend, x, *_floating_point(network)):
         return None
     regions = block_regions(region) if region is not None and supports_regions(network) else {}
 
+    packing = cache(packed.get)  # so that weights are compared once, not for each image again
+
     def run(name: str, *inputs: FeatureMap | Tensor) -> FeatureMap | Tensor:
-        return run_block(getattr(network, name), inputs, packed, regions.get(name))
+        return run_block(getattr(network, name), inputs, packing, regions.get(name))
 
     return run
+
+
+def _floating_point(network: nn.Module) -> list[Tensor]:
+    """Weights and statistics: the kernels read their memory, whatever they are."""
+    return [tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point()]
 
 
 def supports_regions(network: nn.Module) -> bool:
@@ -60,14 +68,14 @@ def supports_regions(network: nn.Module) -> bool:
         own_statistics(module) for module in network.modules() if isinstance(module, (ImageNorm, nn.BatchNorm2d)))
 
 
-def run_block(block: nn.Module, inputs: Sequence[FeatureMap | Tensor], packed: PackedWeights,
+def run_block(block: nn.Module, inputs: Sequence[FeatureMap | Tensor], packing: Packing,
               region: PixelRegion | None = None) -> FeatureMap | Tensor:
     """Run a block of the network.
 
     Args:
         block: a DoubleConv, Down, Up or Out.
         inputs: as the block's `forward` takes them.
-        packed: of the network.
+        packing: gives the packed weights of the block's gated convolutions; used without gradients.
         region: the pixels of the result to compute; None: all.
 
     Returns:
@@ -78,19 +86,19 @@ def run_block(block: nn.Module, inputs: Sequence[FeatureMap | Tensor], packed: P
         return _out(block, maps[0], region)
     if isinstance(block, Down):
         height, width = maps[0].tensor.shape[2:]
-        return _double_conv(block.conv, [resize(maps[0], (height // 2, width // 2))], packed, region)
+        return _double_conv(block.conv, [resize(maps[0], (height // 2, width // 2))], packing, region)
     if isinstance(block, Up):
         x, *skips = maps
         height, width = skips[0].tensor.shape[2:]
-        return _double_conv(block.conv, [*skips, resize(x, (height, width))], packed, region)
+        return _double_conv(block.conv, [*skips, resize(x, (height, width))], packing, region)
     assert isinstance(block, DoubleConv)
-    return _double_conv(block, maps, packed, region)
+    return _double_conv(block, maps, packing, region)
 
 
-def _double_conv(block: DoubleConv, maps: Sequence[FeatureMap], packed: PackedWeights,
+def _double_conv(block: DoubleConv, maps: Sequence[FeatureMap], packing: Packing,
                  region: PixelRegion | None) -> FeatureMap:
-    between = gated_layer(maps, block.conv1, block.norm1, packed, region and region.grown(1))
-    return gated_layer([between], block.conv2, block.norm2, packed, region)
+    between = gated_layer(maps, block.conv1, block.norm1, packing, region and region.grown(1))
+    return gated_layer([between], block.conv2, block.norm2, packing, region)
 
 
 def _out(block: Out, x: FeatureMap, region: PixelRegion | None) -> Tensor:
