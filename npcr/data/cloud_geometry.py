@@ -9,6 +9,7 @@ import torch
 from npcr.cameras import Cameras, project
 from npcr.errors import SceneError
 
+MAX_ROUNDING = 0.05  # pixels by which float32 may misplace points: cannot be seen
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
 _NEIGHBOR = 6  # spacing is measured by the distance to this neighbor
 
@@ -40,6 +41,30 @@ def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
     gap = focal * point_spacing(points) / median
     radius = max(LEAST_RADIUS, (1.5 * gap - 1) / 2)
     return [round_significant(near), round_significant(2 * median), round_significant(radius * (2 - near / median))]
+
+
+def rounding_in_pixels(points: np.ndarray, cameras: Cameras) -> float:
+    """Estimate by how many pixels float32 misplaces points in the images, for coordinates far from the origin.
+
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: at the size of the images that are rendered.
+
+    Returns:
+        The spacing of float32 at the coordinates of the points and of the camera, as seen in the image: the median over
+        the points before a camera, of the camera with the largest one.
+    """
+    subset = random_subset(points, 2000).astype(np.float64)
+    poses, focals = cameras.cam_to_world.double().numpy(), cameras.intrinsics[:, 0, 0].tolist()
+    largest = 0.0
+    for pose, focal in zip(poses, focals, strict=True):
+        depths = (subset - pose[:3, 3]) @ pose[:3, 2]
+        before = depths > 0
+        if before.any():
+            reach = np.maximum(np.abs(subset[before]).max(1), np.abs(pose[:3, 3]).max())
+            spacing = np.spacing(reach.astype(np.float32)).astype(np.float64)
+            largest = max(largest, focal * float(np.median(spacing / depths[before])))
+    return largest
 
 
 def point_spacing(points: np.ndarray) -> float:

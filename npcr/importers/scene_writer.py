@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras
+from npcr.data.cloud_geometry import MAX_ROUNDING, rounding_in_pixels
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination, new_scene_folder
 from npcr.errors import SceneError
@@ -36,8 +37,6 @@ from npcr.reconstruction.visual_hull import estimate_bounds
 logger = logging.getLogger("npcr")
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # wraps an iteration of so many steps, with a title
-
-_MAX_DISTANCE = 1e4  # from the origin, in extents of the cameras: float32 then resolves a thousandth of their extent
 
 
 def import_capture(capture: Capture, destination: str | Path, *, downscale: float = 1.0, mask: bool | None = None,
@@ -83,7 +82,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
     conversions = plan_conversions(capture, downscale, mask, matting)
     splits = {name: [c for c in conversions if c.view.split == name] for name in SPLITS}
     cameras = _cameras(splits["train"])
-    _check_distance(cameras, capture)
+    _check_distance(cameras, clouds, capture)
     with new_scene_folder(destination, overwrite=overwrite) as folder:
         images: dict[str, list[ConvertedImage]] = {}
         for name, group in splits.items():
@@ -119,15 +118,16 @@ def _cameras(conversions: list[ImageConversion]) -> Cameras:
                    torch.from_numpy(np.stack([c.intrinsics for c in first])).float(), first[0].size)
 
 
-def _check_distance(cameras: Cameras, capture: Capture) -> None:
+def _check_distance(cameras: Cameras, clouds: list[PointCloud], capture: Capture) -> None:
     """Raise `SceneError` where coordinates are so large (of a map, of the globe) that float32 blurs them."""
-    centers = cameras.cam_to_world[:, :3, 3].double()
-    middle = centers.median(0).values
-    extent, distance = float((centers - middle).norm(dim=1).max()), float(middle.norm())
-    if extent > 0 and distance > _MAX_DISTANCE * extent:
-        raise SceneError(f"{capture.file}: the cameras stand {distance:.3g} away from the origin but only {extent:.3g} "
-                         "from each other; subtract an offset from cameras and cloud (export them in local "
-                         "coordinates)")
+    points = [cloud.positions for cloud in clouds] or [_in_front(cameras)]
+    pixels = max(rounding_in_pixels(positions, cameras) for positions in points)
+    if pixels > MAX_ROUNDING:
+        middle = cameras.cam_to_world[:, :3, 3].median(0).values
+        offset = " ".join(f"{value:.6g}" for value in middle.tolist())
+        raise SceneError(f"{capture.file}: cameras and cloud lie {float(middle.norm()):.3g} away from the origin, "
+                         f"where float32 misplaces points by {pixels:.2g} pixels; {MAX_ROUNDING} are allowed. Subtract "
+                         f"an offset, such as {offset}, from cameras and cloud (export them in local coordinates)")
 
 
 def _write_views(folder: Path, conversions: list[ImageConversion], matting: Matting | None, workers: int,

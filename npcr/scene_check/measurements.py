@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.data.cloud_geometry import point_spacing, random_subset
+from npcr.data.cloud_geometry import MAX_ROUNDING, point_spacing, random_subset, rounding_in_pixels
 from npcr.reconstruction.mattes import coverage
 from npcr.scene_check.consistency import SOLID, TRACE
 from npcr.scene_check.findings import Finding, Report, format_numbers, round_values
@@ -59,6 +59,11 @@ def measure_geometry(report: Report, data: SceneData) -> None:
     if duplicates > 0.01 * len(points):
         report.remarks.append(Finding("duplicates", f"{duplicates} of {len(points)} points repeat another's position",
                                       "Remove them: they cost time and memory and are never seen."))
+    rounding = rounding_in_pixels(points, data.cameras)
+    if rounding > MAX_ROUNDING:
+        report.problems.append(Finding(
+            "far-from-origin", f"coordinates are so large that float32 misplaces points by {rounding:.2g} pixels",
+            "Subtract an offset from cameras and cloud, before either is rounded to float32."))
 
 
 def measure_views(report: Report, data: SceneData) -> bool:

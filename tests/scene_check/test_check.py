@@ -192,6 +192,16 @@ def test_duplicates(clean):
     assert "duplicates" in [remark.name for remark in report.remarks]
 
 
+@pytest.mark.parametrize(("offset", "found"), [(0, False), (100, False), (40e3, True)])
+def test_coordinates_far_from_the_origin(clean, offset, found):
+    def moved(poses: torch.Tensor) -> torch.Tensor:
+        poses[:, 0, 3] += offset
+        return poses
+    report = Report({})
+    measure_geometry(report, with_points(lambda p: p + np.float32([offset, 0, 0]))(with_poses(moved)(clean)))
+    assert ("far-from-origin" in names(report)) is found
+
+
 def textured(colors: bool) -> SceneData:
     """Without mattes: a ball of smooth colors before gray."""
     rng = np.random.default_rng(0)
