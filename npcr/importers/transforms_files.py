@@ -18,15 +18,14 @@ _SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 
 
 class FileFinder:
-    """Finds named files; what is found by another name than the one given is remarked."""
+    """Finds named files; what is found by another name than the one given is remarked.
+
+    Args:
+        file: that names the others; relative paths start at its folder.
+        remarks: takes what is found by another name.
+    """
 
     def __init__(self, file: Path, remarks: Remarks) -> None:
-        """Start with no folder listed.
-
-        Args:
-            file: that names the others; relative paths start at its folder.
-            remarks: takes what is found by another name.
-        """
         self._file, self._folder, self._remarks = file, file.parent, remarks
         self._listed: dict[Path, list[str]] = {}
 

@@ -30,6 +30,7 @@ from npcr.importers.transforms_values import (
     shown,
     with_known_keys,
 )
+from npcr.io.image_files import read_header
 
 logger = logging.getLogger("npcr")
 
@@ -214,7 +215,7 @@ def _note_masks(file: Path, views: Sequence[View]) -> None:
     folder = next((place for name in ("masks", "mask", "mattes") if (place := file.parent / name).is_dir()), None)
     if folder is None or any(view.mask is not None or view.image.parent == folder for view in views):
         return
-    count = sum(path.suffix in IMAGE_SUFFIXES for path in folder.iterdir())
-    if count:
-        logger.warning("%s: %d pictures in %s are not used, since no frame has a mask_path that names one", file, count,
-                       folder)
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix in IMAGE_SUFFIXES)
+    if pictures and not read_header(views[0].image).alpha:
+        logger.warning("%s: %d pictures in %s are not used, first %s; mattes are what the frames' mask_path names",
+                       file, len(pictures), folder, pictures[0])

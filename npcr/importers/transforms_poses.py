@@ -76,18 +76,17 @@ def _check_last_row(values: FrameValues, matrix: NDArray[np.float64]) -> None:
 
 
 class Motion:
-    """The transform that nerfstudio moved the cameras by: applied_transform, then applied_scale."""
+    """The transform that nerfstudio moved the cameras by: applied_transform, then applied_scale.
+
+    Args:
+        file: for messages.
+        values: the file's top level; without the keys nothing was moved.
+
+    Raises:
+        SceneError: it is malformed, or is no rotation, shift and scale.
+    """
 
     def __init__(self, file: Path, values: dict[str, Any]) -> None:
-        """Read it; without the keys it moves nothing.
-
-        Args:
-            file: for messages.
-            values: the file's top level.
-
-        Raises:
-            SceneError: it is malformed, or is no rotation, shift and scale.
-        """
         self.given = any(values.get(key) is not None for key in ("applied_transform", "applied_scale"))
         self.matrix = _similarity(file, values)
 

@@ -38,14 +38,13 @@ _TRUTH = {1: True, 0: False, "true": True, "false": False, "1": True, "0": False
 
 
 class Remarks:
-    """What of a file is left out, guessed or replaced: each kind is said once, with its number and the first."""
+    """What of a file is left out, guessed or replaced: each kind is said once, with its number and the first.
+
+    Args:
+        file: what is read, for the messages.
+    """
 
     def __init__(self, file: Path) -> None:
-        """Start without remarks.
-
-        Args:
-            file: what is read, for the messages.
-        """
         self._file = file
         self._places: dict[str, list[str]] = {}
 
@@ -63,21 +62,20 @@ class Remarks:
 
 
 class FrameValues:
-    """One frame of the file; keys it lacks are looked up at the top level."""
+    """One frame of the file; keys it lacks are looked up at the top level. What of it is not used is remarked.
+
+    Args:
+        file: of the frame.
+        label: what messages call it: "frames[3]".
+        entry: its value.
+        shared: the top level of the file.
+        remarks: takes what is to be said.
+
+    Raises:
+        SceneError: the entry is no object.
+    """
 
     def __init__(self, file: Path, label: str, entry: Any, shared: dict[str, Any], remarks: Remarks) -> None:
-        """Check that the entry is an object, and note what of it is not used.
-
-        Args:
-            file: of the frame.
-            label: what messages call it: "frames[3]".
-            entry: its value.
-            shared: the top level of the file.
-            remarks: takes what is to be said.
-
-        Raises:
-            SceneError: the entry is no object.
-        """
         if not isinstance(entry, dict):
             raise SceneError(f"{file}, {label}: needs an object with file_path and transform_matrix, "
                              f"found {type(entry).__name__}")

@@ -86,10 +86,15 @@ def test_masks_of_frames(tmp_path, key):
 
 def test_a_folder_of_masks_that_no_frame_names_is_said(tmp_path, caplog):
     folder = write_transforms(tmp_path)
-    write_image(folder / "masks/0.png", np.zeros((36, 48), np.uint8))
+    for i in range(4):
+        write_image(folder / f"masks/images/{i}.png", np.zeros((36, 48), np.uint8))
     read_transforms(folder)
-    assert "1 pictures in" in caplog.text
+    assert f"4 pictures in {folder / 'masks'} are not used, first {folder / 'masks/images/0.png'}" in caplog.text
     assert "mask_path" in caplog.text
+    caplog.clear()
+    write_image(folder / "images/0.png", np.zeros((36, 48, 4), np.uint8))
+    read_transforms(folder)
+    assert caplog.text == ""  # the photographs have mattes of their own
 
 
 def test_a_cloud_that_is_not_there_is_said(tmp_path, caplog):
