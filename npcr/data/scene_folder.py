@@ -36,7 +36,7 @@ def new_scene_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
     work.mkdir()
     try:
         yield work
-        _replace(work, target)
+        replace_scene(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -65,8 +65,17 @@ def check_destination(destination: str | Path, overwrite: bool) -> None:
         raise SceneError(f"{target}: holds no scene (no CamPose.inf); --overwrite replaces scenes only")
 
 
-def _replace(work: Path, target: Path) -> None:
-    old = work.with_suffix(".old")
+def replace_scene(work: Path, target: Path) -> None:
+    """Make a folder the scene's folder, in place of one that is there.
+
+    Args:
+        work: a folder beside `target`.
+        target: the scene's folder.
+
+    Raises:
+        OSError: it cannot be renamed; an earlier scene stays.
+    """
+    old = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.old")
     if target.exists():
         target.rename(old)
     try:
