@@ -17,7 +17,7 @@ import torch
 from npcr.cameras import Cameras
 from npcr.data.cloud_geometry import MAX_ROUNDING, rounding_in_pixels
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
-from npcr.data.scene_folder import check_destination, new_scene_folder
+from npcr.data.scene_folder import check_destination
 from npcr.errors import SceneError
 from npcr.importers.base import SPLITS, Capture
 from npcr.importers.image_conversion import (
@@ -28,6 +28,7 @@ from npcr.importers.image_conversion import (
     with_trimaps,
 )
 from npcr.importers.matting import Matting
+from npcr.importers.partial_scene import PartialScene, code_digest, digest, partial_scene
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.points import PointCloud, read_points, write_points
 from npcr.reconstruction.plane_sweep import densify
@@ -46,7 +47,8 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
     """Write a capture as a scene with a scene.yml; the source is only read.
 
     Views held out by the source go to DESTINATION/test (or val), a scene of its own with the same cloud, which
-    DATASETS.TEST names. The scene appears when it is whole, or not at all.
+    DATASETS.TEST names. The scene appears when it is whole, or not at all; after Ctrl-C, a kill or a full disk the same
+    call goes on with the photographs that were done.
 
     Args:
         capture: what an importer has read.
@@ -83,12 +85,14 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
     splits = {name: [c for c in conversions if c.view.split == name] for name in SPLITS}
     cameras = _cameras(splits["train"])
     _check_distance(cameras, clouds, capture)
-    with new_scene_folder(destination, overwrite=overwrite) as folder:
+    basis = {"the version of this program": code_digest(), "its options": digest([downscale, mask, matting]),
+             "its photographs, mattes or cameras": digest([(c, _stamps(c)) for c in conversions])}
+    with partial_scene(destination, len(conversions), basis, overwrite=overwrite) as partial:
+        folder = partial.folder
         images: dict[str, list[ConvertedImage]] = {}
         for name, group in splits.items():
             if group:
-                images[name] = _write_views(folder if name == "train" else folder / name, group, matting, workers,
-                                            progress)
+                images[name] = _write_views(partial, "" if name == "train" else name, group, matting, workers, progress)
         if densify_to:
             clouds = _densified(clouds, splits["train"], images["train"], cameras, densify_to, workers, progress)
             clouds = [filters.apply(cloud) for cloud in clouds]
@@ -130,9 +134,16 @@ def _check_distance(cameras: Cameras, clouds: list[PointCloud], capture: Capture
                          f"an offset, such as {offset}, from cameras and cloud (export them in local coordinates)")
 
 
-def _write_views(folder: Path, conversions: list[ImageConversion], matting: Matting | None, workers: int,
-                 progress: Progress) -> list[ConvertedImage]:
-    """Write cameras and photographs of a scene folder; the images in the order of `conversions`."""
+def _stamps(conversion: ImageConversion) -> list[tuple[int, int]]:
+    """Sizes and times of the files that a photograph is converted from."""
+    stats = [file.stat() for file in (conversion.view.image, conversion.view.mask) if file is not None]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _write_views(partial: PartialScene, split: str, conversions: list[ImageConversion], matting: Matting | None,
+                 workers: int, progress: Progress) -> list[ConvertedImage]:
+    """Write cameras and photographs of one split; the images in the order of `conversions`."""
+    folder = partial.folder / split
     first = _first_frame(conversions)
     write_cam_poses(folder / "CamPose.inf", [c.view.cam_to_world for c in first])
     write_intrinsics(folder / "Intrinsic.inf", [c.intrinsics for c in first])
@@ -144,8 +155,17 @@ def _write_views(folder: Path, conversions: list[ImageConversion], matting: Matt
         place = folder / "img" / str(frame)
         place.mkdir(parents=True, exist_ok=True)
         jobs.append((conversion, place / f"img_{numbers[frame]:04d}"))
+
+    def convert(job: tuple[ImageConversion, Path]) -> ConvertedImage:
+        conversion, stem = job
+        image = partial.find(stem)
+        if image is None:
+            image = convert_image(conversion, stem, matting)
+            partial.add(stem, image)
+        return image
+
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda job: convert_image(job[0], job[1], matting), jobs)
+        results = pool.map(convert, jobs)
         try:
             return list(progress(results, len(jobs), "photographs"))
         except BaseException:
