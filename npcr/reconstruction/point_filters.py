@@ -82,7 +82,7 @@ def select_points(cloud: PointCloud, which: NDArray[np.bool_] | NDArray[np.intp]
 
 
 def merge_clouds(one: PointCloud, other: PointCloud) -> PointCloud:
-    """Merge two clouds; colors are kept where both have them.
+    """Merge two clouds; colors are kept where both have them, else dropped with a warning.
 
     Args:
         one: comes first.
@@ -94,6 +94,9 @@ def merge_clouds(one: PointCloud, other: PointCloud) -> PointCloud:
     colors = None
     if one.colors is not None and other.colors is not None:
         colors = np.concatenate([one.colors, other.colors])
+    elif one.colors is not None or other.colors is not None:
+        logger.warning("%d points with colors are merged with %d that have none; all are kept without colors",
+                       *((len(one), len(other)) if other.colors is None else (len(other), len(one))))
     return PointCloud(np.concatenate([one.positions, other.positions]), colors)
 
 
@@ -125,6 +128,8 @@ def remove_outliers(cloud: PointCloud, deviations: float) -> PointCloud:
     from scipy.spatial import cKDTree
 
     if len(cloud) <= OUTLIER_NEIGHBORS:
+        logger.warning("--outliers: the cloud has %d points; outliers are told by %d neighbors, so all are kept",
+                       len(cloud), OUTLIER_NEIGHBORS)
         return cloud
     distances, _ = cKDTree(cloud.positions).query(cloud.positions, OUTLIER_NEIGHBORS + 1, workers=-1)
     mean = distances[:, 1:].mean(1)

@@ -142,6 +142,33 @@ def test_las_and_laz(tmp_path: Path, suffix: str, scale: int) -> None:
     assert cloud.colors[10].tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize("names", [("Red", "Green", "Blue"), ("scalar_R", "scalar_G", "scalar_B"), ("Intensity 2",)])
+def test_extra_columns_of_las(tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]) -> None:
+    """CloudCompare writes scalar fields so, here beside colors that are all 0, as a scan without a camera has them."""
+    laspy = pytest.importorskip("laspy", reason="laspy (npcr[las]) is not installed")
+    _las(tmp_path / "c.las", scale=0)
+    las = laspy.read(tmp_path / "c.las")
+    for factor, name in enumerate(names, 1):
+        las.add_extra_dim(laspy.ExtraBytesParams(name, np.float32))
+        las[name] = np.arange(50) * factor
+    las.write(tmp_path / "d.las")
+    colors = read_points(tmp_path / "d.las").colors
+    if len(names) == 3:
+        assert colors is not None
+        assert colors[10].tolist() == [10, 20, 30]
+        assert not caplog.records
+    else:
+        assert colors is None
+        assert "Intensity 2 could be a color" in caplog.text
+
+
+def test_las_colors_that_are_all_0_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _las(tmp_path / "c.las", scale=0)
+    with caplog.at_level(logging.INFO, "npcr"):
+        assert read_points(tmp_path / "c.las").colors is None
+    assert [r.getMessage().partition(": ")[2] for r in caplog.records] == ["its colors are all 0 and taken for none"]
+
+
 def test_a_las_cut_short_and_one_that_promises_too_much(tmp_path: Path) -> None:
     _las(tmp_path / "c.las")
     data = (tmp_path / "c.las").read_bytes()

@@ -35,13 +35,15 @@ def test_a_voxel_keeps_the_mean_of_its_points_in_the_order_of_the_first():
     assert voxel_downsample(cloud((0, 0, 0), (0, 0, 0), colors=False), 1.0).colors is None
 
 
-def test_outliers_are_found_far_from_the_rest():
+def test_outliers_are_found_far_from_the_rest(caplog):
     rng = np.random.default_rng(0)
     positions = np.concatenate([rng.normal(size=(500, 3)) * 0.1, [[5, 5, 5], [-4, 0, 3]]]).astype(np.float32)
     kept = remove_outliers(PointCloud(positions), 3.0)
     assert 480 < len(kept) <= 500
     assert np.abs(kept.positions).max() < 1
+    assert not caplog.records
     assert len(remove_outliers(PointCloud(positions[:10]), 0.1)) == 10  # too few to tell
+    assert "--outliers: the cloud has 10 points; outliers are told by 16 neighbors" in caplog.text
 
 
 def test_random_downsampling_is_the_same_choice_every_time():
@@ -53,9 +55,22 @@ def test_random_downsampling_is_the_same_choice_every_time():
     assert random_downsample(whole, 1000) is whole
 
 
-def test_merging_keeps_colors_where_both_have_them():
+def test_merging_keeps_colors_where_both_have_them(caplog):
     assert merge_clouds(cloud((0, 0, 0)), cloud((1, 1, 1))).colors.tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert merge_clouds(cloud((0, 0, 0)), cloud((1, 1, 1), colors=False)).colors is None
+    assert merge_clouds(cloud((0, 0, 0), colors=False), cloud((1, 1, 1), colors=False)).colors is None
+    assert not caplog.records
+    colored, plain = cloud((0, 0, 0), (1, 1, 1)), cloud((2, 2, 2), colors=False)
+    for one, other in ((colored, plain), (plain, colored)):
+        caplog.clear()
+        assert merge_clouds(one, other).colors is None
+        assert "2 points with colors are merged with 1 that have none" in caplog.text
+
+
+def test_what_each_filter_keeps_is_logged(caplog):
+    with caplog.at_level("INFO", "npcr"):
+        PointFilters(crop=(-1, -1, -1, 1, 1, 1), max_points=1).apply(cloud((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "--crop: 2 of 3 points are kept", "--max-points: 1 of 2 points are kept"]
 
 
 @pytest.mark.parametrize(("values", "message"), [
