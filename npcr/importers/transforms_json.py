@@ -162,7 +162,7 @@ class _File:
         times = {shown(frame.entry["time"]) for frame in frames if frame.entry.get("time") is not None}
         if len(times) > 1:
             self.remarks.add(f"frames are of {len(times)} different times; all are taken for one pose of the object",
-                             frames[0].label)
+                             TOP_LEVEL)
         self.remarks.say(len(frames))
         return views, missing
 

@@ -182,7 +182,8 @@ def _distortion(values: FrameValues) -> Distortion | None:
 
 def _model(values: FrameValues) -> tuple[str, bool]:
     """The camera model, "" where none is named, and whether the lens is a fisheye; the frame's word comes first."""
-    model = _checked_model(values, values.get("camera_model") or "")
+    name = values.get("camera_model")
+    model = "" if name is None else _checked_model(values, name)
     for level in values.levels:
         flag, by_flag = level.get("is_fisheye"), truth(level.get("is_fisheye"))
         if flag is not None and by_flag is None:

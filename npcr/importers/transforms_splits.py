@@ -36,7 +36,7 @@ def split_frames(file: Path, values: dict[str, Any], names: list[str], default: 
         SceneError: a list is malformed, names what no frame or more than one has, or a frame is in two lists.
     """
     lists = {split: values[f"{split}_filenames"] for split in ("train", "val", "test")
-             if f"{split}_filenames" in values}
+             if values.get(f"{split}_filenames") is not None}
     if not lists:
         return [default] * len(names)
     frames = [_parts(name) for name in names]

@@ -163,6 +163,8 @@ def with_known_keys(values: dict[str, Any], label: str, remarks: Remarks) -> dic
     result = dict(values)
     for key, value in values.items():
         known = _SPELLINGS.get(key.lower().replace("_", "").replace("-", ""))
+        if known == "mask_path" and not isinstance(value, str):  # "mask" may be anything
+            continue
         if known is not None and known != key and result.get(known) is None and value is not None:
             result[known] = value
             remarks.add(f"{key} is read as {known}", label)

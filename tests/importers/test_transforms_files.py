@@ -84,6 +84,11 @@ def test_masks_of_frames(tmp_path, key):
     assert [view.mask for view in read_transforms(folder).views] == [folder / "masks" / f"{i}.png" for i in range(4)]
 
 
+def test_a_mask_that_is_no_path_is_no_matte(tmp_path):
+    folder = edit_transforms(write_transforms(tmp_path), lambda v: [f.update(mask=True) for f in v["frames"]])
+    assert [view.mask for view in read_transforms(folder).views] == [None] * 4
+
+
 def test_a_folder_of_masks_that_no_frame_names_is_said(tmp_path, caplog):
     folder = write_transforms(tmp_path)
     for i in range(4):
