@@ -3,7 +3,7 @@
 // CUDA library a stream. The caller allocates everything, scratch memory too. The CPU library takes host
 // pointers and ignores `stream`; the CUDA library takes device pointers, ignores `threads`, queues its
 // work on `stream` and never waits for it. pcpr_ext/structures.py mirrors the structures; whoever changes
-// one raises NPCR_ABI_VERSION here and ABI_VERSION in pcpr_ext/__init__.py.
+// one raises NPCR_ABI_VERSION here and ABI_VERSION in pcpr_ext/__init__.py (tests/pcpr_ext/test_interface.py compares).
 #ifndef NPCR_INTERFACE_H
 #define NPCR_INTERFACE_H
 
@@ -154,10 +154,11 @@ struct NpcrResample {
     float* grad_input;         // (images, height, width, channels)
 };
 
-// Soft splats, composited front to back (npcr.ops.compositing). Of dot d the point is d / (dot_count / point_count).
+// Soft splats, composited front to back (npcr.ops.compositing); lengths in pixels. Of dot d the point is
+// d / (dot_count / point_count).
 struct NpcrComposite {
     const float* dots;        // (dot_count, 2) x and y, pixels
-    const float* points;      // (point_count, 3 + channels): opacity 0 to 1, 1 / (2 s²), 1 / reach², values; pixels
+    const float* points;      // (point_count, 3 + channels): opacity, sharpness 1 / (2 s²), fade 1 / reach² and values
     const void* index;        // (layers, height, width) dots, nearest first; negative where empty
     const float* depth;       // (layers, height, width)
     const float* background;  // (channels)

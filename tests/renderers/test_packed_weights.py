@@ -112,7 +112,7 @@ def copied_storage(block: DoubleConv) -> None:
 CHANGES: dict[str, Change] = {
     "data in place": lambda block: block.conv1.conv.weight.data.mul_(3),
     "data of a gate": lambda block: block.conv2.gate.weight.data.mul_(-3),
-    "data of a bias": lambda block: block.conv2.conv.bias.data.add_(1),  # type: ignore[union-attr]
+    "data of a bias": lambda block: block.conv2.conv.bias.data.add_(1),
     "one weight": lambda block: block.conv2.conv.weight.data[7, 7, 2].fill_(5),
     "detached": lambda block: block.conv1.conv.weight.detach().copy_(torch.ones(8, 4, 3, 3)),
     "data replaced": replaced_data,
@@ -156,7 +156,7 @@ def test_weights_that_a_parametrization_computes_are_seen() -> None:
         weight_norm(conv)
     on_kernels = OnKernels(block)
     for factor in (1.0, 2.0, -1.0, 0.5):
-        block.conv1.conv.parametrizations.weight.original0.data.mul_(factor)  # type: ignore[union-attr, index]
+        block.conv1.conv.parametrizations.weight.original0.data.mul_(factor)
         torch.testing.assert_close(on_kernels(x), in_torch(block, x), rtol=1e-4, atol=1e-5)
     parametrize.remove_parametrizations(block.conv1.conv, "weight")
     torch.testing.assert_close(on_kernels(x), in_torch(block, x), rtol=1e-4, atol=1e-5)
