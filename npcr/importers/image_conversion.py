@@ -15,15 +15,21 @@ import cv2
 import numpy as np
 
 from npcr.errors import SceneError
-from npcr.importers.base import Capture, View, find_mask
-from npcr.importers.lenses import Lens, UndistortedCamera, undistorted_camera, undistortion_maps
+from npcr.importers.base import Capture, View
+from npcr.importers.lenses import MAX_ANGLE, Lens, UndistortedCamera, undistorted_camera, undistortion_maps
+from npcr.importers.masks import find_masks
+from npcr.importers.matte_sources import MatteSource, find_matte_sources
 from npcr.importers.matting import Matting, matte_from_background, matte_from_trimap
-from npcr.io.images import inspect_image, read_image, read_matte, write_image
+from npcr.importers.photographs import SAME_SHAPE, Photograph, inspect_photographs, warn_of
+from npcr.io.image_files import copy_stored, turned
+from npcr.io.images import read_image, write_image
+from npcr.io.mattes import decode_matte, read_trimap
 
 logger = logging.getLogger("npcr")
 
-_COPIED = {".png": ".png", ".jpg": ".jpg", ".jpeg": ".jpg"}
-_SAME_SHAPE = 0.02  # relative difference of aspect ratios
+_LEAST_KEPT = 0.5  # of a photograph's area; less is said
+_LEAST_ZOOM = 0.5  # of its middle
+_COPIED = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg"}  # by Pillow's name of the format
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class ImageConversion:
     view: View
     camera: UndistortedCamera
     size: tuple[int, int]  # (width, height) of the result
-    matte: str  # "alpha": the photograph's own; "mask": its mask file; "key", "trimap": computed here; "none"
+    photograph: Photograph
+    source: MatteSource
 
     @property
     def intrinsics(self) -> np.ndarray:
@@ -46,9 +53,27 @@ class ImageConversion:
         return result
 
     @property
+    def matte(self) -> str:
+        """The kind of its matte (`MatteSource.kind`)."""
+        return self.source.kind
+
+    @property
     def keeps_geometry(self) -> bool:
         """Whether the image is neither undistorted, cropped nor resized."""
         return not self.camera.changes_pixels and self.size == self.camera.size
+
+    @property
+    def copied_suffix(self) -> str | None:
+        """Suffix of the photograph's copy; None where its pixels or channels change, or its format is another."""
+        header = self.photograph.header
+        same = self.keeps_geometry and self.photograph.turn == 1 and header.frames == 1 and header.mode != "CMYK"
+        if self.matte == "alpha":
+            same &= not self.source.labels
+        elif header.alpha or self.matte == "trimap":
+            same = False
+        if header.orientation > 1 and header.format == "PNG":  # which other programs would apply
+            same = False
+        return _COPIED.get(header.format) if same else None
 
 
 @dataclass(frozen=True)
@@ -79,17 +104,20 @@ def plan_conversions(capture: Capture, downscale: float, mask: bool | None,
     Raises:
         SceneError: mattes are wanted and missing, or a photograph does not fit its camera.
     """
-    inspected = [inspect_image(view.image) for view in capture.views]
-    common = _common_size([size for size, _ in inspected], capture)
+    photographs = inspect_photographs(capture)
+    common = _common_size([photograph.size for photograph in photographs], capture)
     size = (max(1, round(common[0] / downscale)), max(1, round(common[1] / downscale)))
-    kinds = _matte_kinds(capture, [alpha for _, alpha in inspected], mask, matting)
+    _warn_of_stretched(capture, photographs)
+    sources = find_matte_sources(capture, photographs, mask, matting)
     conversions = []
-    for view, (own_size, _), kind in zip(capture.views, inspected, kinds, strict=True):
+    for view, photograph, source in zip(capture.views, photographs, sources, strict=True):
         try:
-            camera = undistorted_camera(_lens(view, own_size, capture.file), _cropped_size(own_size, common))
+            camera = undistorted_camera(_lens(view, photograph.size, capture.file),
+                                        _cropped_size(photograph.size, common))
         except SceneError as error:
             raise SceneError(f"{capture.file}, {view.label}: {error}") from None
-        conversions.append(ImageConversion(view, camera, size, kind))
+        conversions.append(ImageConversion(view, camera, size, photograph, source))
+    _warn_of_lenses(capture, [conversion.camera for conversion in conversions])
     return conversions
 
 
@@ -108,18 +136,15 @@ def convert_image(conversion: ImageConversion, stem: Path, matting: Matting | No
         SceneError: photograph or matte cannot be read, or differ in size.
         MissingExtraError: `conversion.matte` is "trimap" and pymatting is missing.
     """
-    source = conversion.view.image
-    suffix = _COPIED.get(source.suffix.lower(), ".png")
     pixels = _with_matte(conversion, matting)
     result = pixels if conversion.keeps_geometry else _transformed(pixels, conversion)
     if conversion.matte == "trimap":
         assert conversion.view.mask is not None
         result = matte_from_trimap(result[..., :3], result[..., 3], conversion.view.mask)
-    if conversion.matte == "alpha" and not (conversion.keeps_geometry and source.suffix.lower() in _COPIED):
-        suffix = ".png"
-    image = stem.with_name(stem.name + suffix)
-    if conversion.keeps_geometry and source.suffix.lower() in _COPIED and _keeps_pixels(conversion):
-        shutil.copyfile(source, image)  # so that a JPEG is not compressed twice
+    image = stem.with_name(stem.name + (conversion.copied_suffix or _written_suffix(conversion)))
+    if conversion.copied_suffix is not None:  # so that a JPEG is not compressed twice
+        copy = shutil.copyfile if conversion.photograph.header.orientation == 1 else copy_stored
+        copy(conversion.view.image, image)
     else:
         write_image(image, result if conversion.matte == "alpha" else result[..., :3])
     if conversion.matte == "none":
@@ -135,11 +160,38 @@ def convert_image(conversion: ImageConversion, stem: Path, matting: Matting | No
     return ConvertedImage(image, matte, small)
 
 
-def _keeps_pixels(conversion: ImageConversion) -> bool:
-    """Whether colors and channels stay those of the photograph, where the geometry stays."""
-    if conversion.matte == "trimap":
-        return False
-    return conversion.matte == "alpha" or not inspect_image(conversion.view.image)[1]
+def _written_suffix(conversion: ImageConversion) -> str:
+    return ".png" if conversion.matte == "alpha" else _COPIED.get(conversion.photograph.header.format, ".png")
+
+
+def _warn_of_lenses(capture: Capture, cameras: Sequence[UndistortedCamera]) -> None:
+    """Warn where undistorting costs much of a photograph: its outer part, or the detail of its middle."""
+    images = [view.image for view in capture.views]
+    small = [camera.changes_pixels and camera.kept_share < _LEAST_KEPT for camera in cameras]
+    if any(small):
+        first = cameras[small.index(True)]
+        warn_of(capture.file, images, small, f"photographs show less than {_LEAST_KEPT:.0%} of their picture once "
+                "undistorted", f"it shows {first.kept_share:.1%}, magnified {first.zoom:.3g} times, since the image "
+                f"must have no empty border and end {MAX_ANGLE:g} degrees off the axis; are the lens's coefficients "
+                "right?")
+    coarse = [camera.zoom < _LEAST_ZOOM for camera in cameras]
+    if any(coarse):
+        warn_of(capture.file, images, coarse, f"photographs are reduced below {_LEAST_ZOOM:.0%} in their middle once "
+                "undistorted", f"it is reduced to {cameras[coarse.index(True)].zoom:.0%}; are the lens's coefficients "
+                "right?")
+
+
+def _warn_of_stretched(capture: Capture, photographs: Sequence[Photograph]) -> None:
+    """Warn of photographs whose shape is not quite their camera's."""
+    stretched = []
+    for view, photograph in zip(capture.views, photographs, strict=True):
+        stated = view.lens.size if view.lens is not None and view.lens.size is not None else photograph.size
+        # A size that was rounded after a reduction is a pixel off.
+        error = abs(photograph.size[0] * stated[1] - photograph.size[1] * stated[0])
+        ratio = photograph.size[0] * stated[1] / (photograph.size[1] * stated[0])
+        stretched.append(error > max(*stated, *photograph.size) and max(ratio, 1 / ratio) <= 1 + SAME_SHAPE)
+    warn_of(capture.file, [view.image for view in capture.views], stretched, "photographs have not quite the shape "
+            "that their cameras were calibrated for", "they are taken to be stretched, not cropped")
 
 
 def _common_size(sizes: Sequence[tuple[int, int]], capture: Capture) -> tuple[int, int]:
@@ -148,15 +200,17 @@ def _common_size(sizes: Sequence[tuple[int, int]], capture: Capture) -> tuple[in
     if len(counts) > 1:
         listed = ", ".join(f"{count} of {size[0]}x{size[1]}" for size, count in sorted(counts.items()))
         cut = sum(count for size, count in counts.items() if _cropped_size(size, common) != size)
-        logger.warning("%s: its photographs differ in size (%s); all are brought to %dx%d%s", capture.file, listed,
-                       *common, f", of which {cut} are cut to its shape about their middle" if cut else "")
+        first = next(view.image for view, size in zip(capture.views, sizes, strict=True) if size != common)
+        logger.warning("%s: its photographs differ in size (%s); %d of %d are brought to %dx%d, first %s%s",
+                       capture.file, listed, len(sizes) - counts[common], len(sizes), *common, first,
+                       f"; {cut} of them are cut to its shape about their middle" if cut else "")
     return common
 
 
 def _cropped_size(size: tuple[int, int], common: tuple[int, int]) -> tuple[int, int]:
     """The largest part of an image of `size` that has the aspect ratio of `common`."""
     ratio = (size[0] * common[1]) / (size[1] * common[0])
-    if abs(ratio - 1) <= _SAME_SHAPE:
+    if abs(ratio - 1) <= SAME_SHAPE:
         return size
     return (max(1, round(size[0] / ratio)), size[1]) if ratio > 1 else (size[0], max(1, round(size[1] * ratio)))
 
@@ -168,29 +222,11 @@ def _lens(view: View, size: tuple[int, int], file: Path) -> Lens:
         focal_y = 0.5 * size[1] / math.tan(view.angle[1] / 2) if view.angle[1] else focal_x
         return Lens((focal_x, focal_y), None, size).resized(size)
     stated = view.lens.size or size
-    if abs(size[0] * stated[1] / (size[1] * stated[0]) - 1) > _SAME_SHAPE:
-        raise SceneError(f"{view.image} is {size[0]}x{size[1]}, but {file.name} says {stated[0]}x{stated[1]}")
+    if abs(size[0] * stated[1] / (size[1] * stated[0]) - 1) > SAME_SHAPE:
+        sideways = abs(size[1] * stated[1] / (size[0] * stated[0]) - 1) <= SAME_SHAPE
+        raise SceneError(f"{view.image} is {size[0]}x{size[1]}, but {file.name} says {stated[0]}x{stated[1]}"
+                         + ("; turn its pixels by 90 degrees, as they were calibrated" if sideways else ""))
     return view.lens.resized(size)
-
-
-def _matte_kinds(capture: Capture, own_alpha: Sequence[bool], mask: bool | None,
-                 matting: Matting | None) -> list[str]:
-    """`ImageConversion.matte` of each view: all have a matte, or none."""
-    if matting is not None:
-        if mask is False:
-            raise SceneError("--no-mask leaves mattes out; --background and --trimap make them")
-        return ["key" if matting.trimaps is None else "trimap"] * len(own_alpha)
-    own = ["mask" if view.mask else "alpha" if alpha else "none"
-           for view, alpha in zip(capture.views, own_alpha, strict=True)]
-    lacking = [view.image for view, kind in zip(capture.views, own, strict=True) if kind == "none"]
-    if mask and lacking:
-        raise SceneError(f"{capture.file}: {len(lacking)} of {len(own)} photographs have neither an alpha channel nor "
-                         f"a mask, first {lacking[0]}; --no-mask imports them without mattes, --background or "
-                         "--trimap make them")
-    if mask is None and lacking and len(lacking) < len(own):
-        logger.warning("%s: %d of %d photographs have no matte; mattes are left out altogether",
-                       capture.file, len(lacking), len(own))
-    return ["none"] * len(own) if mask is False or lacking else own
 
 
 def with_trimaps(capture: Capture, folder: Path) -> list[View]:
@@ -198,7 +234,7 @@ def with_trimaps(capture: Capture, folder: Path) -> list[View]:
 
     Args:
         capture: the photographs.
-        folder: of the trimaps, named as masks are (`find_mask`).
+        folder: of the trimaps, named as masks are (`find_masks`).
 
     Returns:
         The views, in their order.
@@ -206,32 +242,40 @@ def with_trimaps(capture: Capture, folder: Path) -> list[View]:
     Raises:
         SceneError: a trimap is missing.
     """
-    views = []
-    for view in capture.views:
-        found = find_mask(folder, view.image)
-        if found is None:
-            raise SceneError(f"{folder}: has no trimap {view.image.name}.png or {view.image.stem}.png")
-        views.append(replace(view, mask=found))
-    return views
+    found = find_masks(folder, [view.image for view in capture.views], needed="all", kind="trimap")
+    return [replace(view, mask=trimap) for view, trimap in zip(capture.views, found, strict=True)]
 
 
 def _with_matte(conversion: ImageConversion, matting: Matting | None) -> np.ndarray:
     """The photograph's pixels (H, W, 3), with the matte (or trimap) as a fourth channel where there is one."""
-    pixels = read_image(conversion.view.image)
-    if conversion.matte == "alpha":
-        return pixels
+    pixels = turned(read_image(conversion.view.image), conversion.photograph.turn)
     color = pixels[..., :3]
     if conversion.matte == "none":
         return color
     if conversion.matte == "key":
         assert matting is not None
         return np.dstack([color, matte_from_background(color, matting)])
-    assert conversion.view.mask is not None
-    matte = read_matte(conversion.view.mask)
-    if matte.shape != color.shape[:2]:
-        raise SceneError(f"{conversion.view.mask}: is {matte.shape[1]}x{matte.shape[0]}; its photograph is "
-                         f"{color.shape[1]}x{color.shape[0]}")
-    return np.dstack([color, matte])
+    if conversion.matte != "alpha":
+        return np.dstack([color, _mask(conversion)])
+    return np.dstack([color, _opaque(pixels[..., 3])]) if conversion.source.labels else pixels
+
+
+def _mask(conversion: ImageConversion) -> np.ndarray:
+    """The view's mask (or trimap), turned and resized to lie over its photograph."""
+    file, size = conversion.view.mask, conversion.photograph.size
+    assert file is not None
+    matte = read_trimap(file) if conversion.matte == "trimap" else decode_matte(file)[0]
+    if conversion.source.labels:
+        matte = _opaque(matte)  # before it is resized
+    matte = turned(matte, conversion.source.turn)
+    if matte.shape[::-1] == size:
+        return matte
+    method = cv2.INTER_AREA if size[0] < matte.shape[1] else cv2.INTER_LINEAR
+    return cv2.resize(matte, size, interpolation=method)
+
+
+def _opaque(labels: np.ndarray) -> np.ndarray:
+    return np.where(labels > 0, 255, 0).astype(np.uint8)
 
 
 def _transformed(pixels: np.ndarray, conversion: ImageConversion) -> np.ndarray:

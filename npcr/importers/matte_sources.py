@@ -131,7 +131,7 @@ def _masks_are_labels(capture: Capture) -> bool:
 def _judge(file: Path) -> tuple[MatteKind, bool, str]:
     """What a matte looks like, whether the object is more than a speck in it, and the remark of reading it."""
     matte, remark = decode_matte(file)
-    return kind_of_matte(matte), np.count_nonzero(matte) >= 0.01 * matte.size, remark
+    return kind_of_matte(matte), bool(np.count_nonzero(matte) >= 0.01 * matte.size), remark
 
 
 def _mask_turns(capture: Capture, photographs: Sequence[Photograph], what: str) -> list[int]:

@@ -103,13 +103,13 @@ def _fits_turned(view: View, header: ImageHeader) -> bool | None:
     if view.lens is None:
         return None
     if view.lens.size is not None:
-        across, down = view.lens.size
+        stated: tuple[float, float] = view.lens.size
         limit = SAME_SHAPE
     elif view.lens.center is not None:
-        across, down = (2 * value + 1 for value in view.lens.center)  # the principal point is near the middle
+        stated = (2 * view.lens.center[0] + 1, 2 * view.lens.center[1] + 1)  # the principal point is near the middle
         limit = 0.1
     else:
         return None
-    as_stored, as_turned = (abs(across * h / (down * w) - 1) <= limit
+    as_stored, as_turned = (abs(stated[0] * h - stated[1] * w) <= limit * abs(stated[1] * w)
                             for w, h in ((width, height), (height, width)))
     return None if as_stored == as_turned else as_turned

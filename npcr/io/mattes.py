@@ -173,14 +173,15 @@ def _palette(image: Image.Image) -> Colors:
     indices = image if image.mode == "P" else image.getchannel("P")
     values = np.array(image.getpalette("RGB") or [], dtype=int)
     values = np.concatenate([values, np.zeros(768 - len(values), int)]).reshape(-1, 3)
-    return {index: tuple(values[index].tolist()) for index in np.unique(np.array(indices)).tolist()}
+    return {int(index): (int(values[index, 0]), int(values[index, 1]), int(values[index, 2]))
+            for index in np.unique(np.array(indices))}
 
 
 def _colors(image: Image.Image) -> Colors | None:
     """The colors that are used, by index where there is a palette; None: more than `_MOST_COLORS`."""
     if image.mode == "P":
         return _palette(image)
-    found = image.convert("RGB").getcolors(_MOST_COLORS)
+    found: list[Any] | None = image.convert("RGB").getcolors(_MOST_COLORS)
     return None if found is None else {color: color for _, color in found}
 
 

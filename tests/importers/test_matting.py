@@ -77,7 +77,7 @@ def test_trimaps_that_do_not_serve_are_named(tmp_path, monkeypatch):
     folder = write_transforms(tmp_path / "capture")
     trimap = _trimaps(tmp_path / "trimaps")
     (tmp_path / "trimaps/2.png").unlink()
-    with pytest.raises(SceneError, match=r"has no trimap 2.png.png or 2.png"):
+    with pytest.raises(SceneError, match=r"has no trimap for 1 of 4 photographs, first .*2.png; looked for 2.png.png"):
         import_capture(read_transforms(folder), tmp_path / "scene", matting=Matting(trimaps=tmp_path / "trimaps"))
     with pytest.raises(SceneError, match="no such folder of trimaps"):
         Matting(trimaps=tmp_path / "none")
