@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -82,17 +84,36 @@ def test_disabled_and_unaligned_cameras_are_left_out(tmp_path, caplog):
     more = ('<camera id="8" sensor_id="0" label="x" enabled="false"><transform>1</transform></camera>'
             '<group><camera id="9" sensor_id="0" label="y"/></group>')
     assert len(read_metashape(write_metashape(tmp_path, cameras=more)).views) == 4
-    assert "1 cameras are disabled and 1 not aligned" in caplog.text
+    assert "1 of 6 cameras are disabled and left out, first x" in caplog.text
+    assert "1 of 6 cameras are not aligned and left out, first y" in caplog.text
 
 
-def test_missing_photographs_and_masks(tmp_path):
+def test_a_plain_export_is_read_without_a_word(tmp_path, caplog):
+    capture = read_metashape(write_metashape(tmp_path))
+    assert [view.image.name for view in capture.views] == ["0.png", "1.png", "2.png", "3.png"]
+    assert caplog.text == ""
+
+
+def test_missing_photographs_and_masks(tmp_path, caplog):
     xml = write_metashape(tmp_path)
     (tmp_path / "images/1.png").unlink()
     assert [path.name for path in read_metashape(xml).missing] == ["1"]
     for i in (0, 2):
         write_image(tmp_path / "mattes" / f"{i}.png", np.full((SIZE[1], SIZE[0]), 9, np.uint8))
-    with pytest.raises(SceneError, match=r"mattes: has no matte 3.png.png or 3.png"):
-        read_metashape(xml, masks=tmp_path / "mattes")
+    views = read_metashape(xml, masks=tmp_path / "mattes").views
+    assert [view.mask and view.mask.name for view in views] == ["0.png", "2.png", None]
+    assert "mattes: has no mask for 1 of 3 photographs, first" in caplog.text
+
+
+def without_calibration(text: str) -> str:
+    """A panoramic sensor, for which Metashape writes no calibration."""
+    return re.sub("<calibration.*</calibration>", "", text).replace('type="frame"', 'type="spherical"')
+
+
+def transposed(text: str) -> str:
+    """The poses column by column."""
+    return re.sub("<transform>([^<]*)", lambda found: "<transform>" + " ".join(
+        np.array(found[1].split()).reshape(4, 4).T.ravel()), text)
 
 
 ENTITIES = '<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><d>&b;</d>'
@@ -102,9 +123,20 @@ ENTITIES = '<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&
     (lambda s: s[:300], "not XML"),
     (lambda s: ENTITIES, "is no cameras.xml"),
     (lambda s: "<document/>", "no element 'chunk'"),
-    (lambda s: s.replace("<f>50</f>", "<f>0</f>"), "sensor 0: f is 0"),
-    (lambda s: s.replace("<f>50</f>", "<f>wide</f>"), "sensor 0: f is 'wide'"),
-    (lambda s: s.replace('type="frame"', 'type="spherical"'), "type is 'spherical'"),
+    (lambda s: s.replace("<f>50</f>", "<f>0</f>"), r"sensor 0 \(s\): f is 0"),
+    (lambda s: s.replace("<f>50</f>", "<f>wide</f>"), r"sensor 0 \(s\): f is 'wide'"),
+    (lambda s: s.replace('type="frame"', 'type="spherical"'), "type is 'spherical': .*panoramas"),
+    (without_calibration, "type is 'spherical': .*panoramas"),
+    (lambda s: without_calibration(s).replace("spherical", "frame"), "has no calibration; align"),
+    (lambda s: s.replace('type="frame"', 'type="equisolid_fisheye"'), "type is 'equisolid_fisheye'; known are frame"),
+    (lambda s: s.replace("<f>", "<fx>50</fx><f>"), "has fx: it is of PhotoScan before 1.2"),
+    (lambda s: s.replace("<f>", "<k5>0.1</k5><f>"), "calibration has k5 = 0.1, which is not known"),
+    (lambda s: s.replace("<f>", "<k1>0</k1><k1>1</k1><f>"), "calibration has k1 2 times"),
+    (lambda s: s.replace("</sensor>", "<frame><fiducials/></frame></sensor>"), "film camera with fiducial marks"),
+    (lambda s: s.replace('id="3"', 'id="2"'), "two elements camera have the id '2'"),
+    (lambda s: s.replace(' 0.0 0.0 0.0 1.0</t', ' 1.0 0.0 0.0 1.0</t', 1), "0: transform: the last row is 1 0 0 1"),
+    (transposed, "0: transform: the last row is .* it looks transposed"),
+    (lambda s: s.replace("</chunk>", "<transform><shift>1</shift></transform></chunk>"), "has 'shift'; known are"),
     (lambda s: s.replace('width="48"', 'width="0"'), "resolution is 0x36"),
     (lambda s: s.replace('sensor_id="0" label="2"', 'sensor_id="7" label="2"'), "2: sensor_id is '7'"),
     (lambda s: s.replace('label="0"><transform>', 'label="0"><transform>1 '), "0: transform is .*16 finite numbers"),
@@ -117,3 +149,35 @@ def test_malformed_files_are_named(tmp_path, change, message):
     with pytest.raises(SceneError, match=message) as caught:
         read_metashape(file)
     assert "cameras.xml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda s: s.replace("adjusted", "initial"), r"sensor 0 \(s\): has no adjusted calibration; the one of class"),
+    (lambda s: s.replace("</sensor>", '<property name="rolling_shutter" value="full"/></sensor>'),
+     "4 of 4 cameras have a rolling shutter compensated in Metashape, first 0"),
+    (lambda s: s.replace("</transform></camera>", "</transform><rolling_shutter>1</rolling_shutter></camera>", 1),
+     "1 of 4 cameras have a rolling shutter"),
+    (lambda s: s.replace("</transform></camera>", "</transform><orientation>6</orientation></camera>", 2),
+     "2 of 4 photographs have lost the EXIF orientation that they had in Metashape, first .*0.png"),
+])
+def test_what_is_taken_otherwise_is_said(tmp_path, caplog, change, said):
+    file = write_metashape(tmp_path)
+    file.write_text(change(file.read_text()))
+    assert len(read_metashape(file).views) == 4
+    assert re.search(said, caplog.text)
+
+
+def test_an_initial_calibration_beside_the_adjusted_one_does_not_count(tmp_path, caplog):
+    file = write_metashape(tmp_path)
+    initial = f'<calibration class="initial"><resolution width="{SIZE[0]}" height="{SIZE[1]}"/><f>9</f></calibration>'
+    file.write_text(file.read_text().replace("<calibration", initial + "<calibration", 1))
+    assert read_metashape(file).views[0].lens.focal == (50.0, 50.0)
+    assert caplog.text == ""
+
+
+def test_an_early_transform_of_the_chunk_is_sixteen_numbers(tmp_path):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = SCALE * TURN, SHIFT
+    text = f"<transform>{' '.join(repr(float(v)) for v in matrix.ravel())}</transform>"
+    capture = read_metashape(write_metashape(tmp_path, chunk=text, inner=into_chunk))
+    np.testing.assert_allclose([view.cam_to_world for view in capture.views], poses(), atol=1e-12)
