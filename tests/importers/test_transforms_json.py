@@ -16,7 +16,6 @@ from npcr.cameras import Cameras, project
 from npcr.config import load_config
 from npcr.data.scene import load_scene
 from npcr.errors import NpcrError, SceneError
-from npcr.importers import scene_writer
 from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms_json import read_transforms
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
@@ -214,21 +213,6 @@ def test_missing_photographs_are_counted_and_left_out(capture, tmp_path):
     assert len(read.views) == 6
     import_capture(read, tmp_path / "scene")
     np.testing.assert_allclose(read_cam_poses(tmp_path / "scene/CamPose.inf")[2], sphere_band(8, 3.0)[3], atol=1e-12)
-
-
-def test_an_interrupted_import_leaves_nothing(capture, tmp_path, monkeypatch):
-    real, calls = scene_writer.convert_image, []
-
-    def fails_late(recipe, stem, matting):
-        calls.append(stem)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(recipe, stem, matting)
-
-    monkeypatch.setattr(scene_writer, "convert_image", fails_late)
-    with pytest.raises(KeyboardInterrupt):
-        import_capture(read_transforms(capture[0]), tmp_path / "scenes" / "ball", workers=1)
-    assert list((tmp_path / "scenes").iterdir()) == []
 
 
 def test_a_failed_overwrite_keeps_the_old_scene(capture, tmp_path):
