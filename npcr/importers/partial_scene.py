@@ -89,9 +89,10 @@ class PartialScene:
         entry = {"stem": self._name(stem), "image": self._name(image.image),
                  "matte": image.matte and self._name(image.matte), "files": files,
                  "small_matte": small and base64.b64encode(small).decode()}
-        with self._lock, (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(entry) + "\n")
-            self._written[entry["stem"]] = entry
+        with self._lock:
+            with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
+                journal.write(json.dumps(entry) + "\n")
+            self._written[entry["stem"]] = entry  # not before: the disk may be full
 
     def close(self) -> None:
         """Leave the scene's own files alone in the folder."""
