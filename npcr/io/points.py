@@ -66,18 +66,18 @@ def read_points(path: str | Path) -> PointCloud:
         raise SceneError(f"{path}: the suffix of a point cloud must be one of {', '.join(_READERS)}")
     if not path.is_file():
         raise SceneError(f"{path}: no such point cloud")
-    try:
-        raw = reader(path)
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not len(raw.positions):
-        raise SceneError(f"{path}: has no points")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are too large are reported below
+        try:
+            raw = reader(path)
+        except OSError as error:
+            raise SceneError(f"{path}: cannot be read: {error.strerror or error}") from None
+        if not len(raw.positions):
+            raise SceneError(f"{path}: has no points")
         positions = np.ascontiguousarray(raw.positions, dtype=np.float32)
-    bad = ~np.isfinite(positions).all(axis=1)
-    if bad.any():
-        raise point_error(path, bad, positions, "coordinates", "are not finite")
-    return PointCloud(positions, None if raw.colors is None else as_colors(raw.colors, raw.unit_colors, path))
+        bad = np.asarray(~np.isfinite(positions).all(axis=1))
+        if bad.any():
+            raise point_error(path, bad, positions, "coordinates", "are not finite")
+        return PointCloud(positions, None if raw.colors is None else as_colors(raw.colors, raw.unit_colors, path))
 
 
 def write_points(path: str | Path, cloud: PointCloud) -> None:

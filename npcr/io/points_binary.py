@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tokenize
 from pathlib import Path
 from typing import IO, Any
@@ -77,6 +78,9 @@ def read_ply(path: Path) -> RawPoints:
     try:
         with _PlyFile(path) as file:
             elements = {element.name: element for element in plyfile.PlyData.read(file)}
+    except UnicodeDecodeError:
+        raise SceneError(f"{path}: is not a readable PLY file: it is not ASCII, but for its comments; save it "
+                         "so, or as binary") from None
     except (plyfile.PlyParseError, ValueError, OverflowError, MemoryError) as error:
         raise SceneError(f"{path}: is not a readable PLY file: {error}") from None
     if "vertex" not in elements:
@@ -85,9 +89,16 @@ def read_ply(path: Path) -> RawPoints:
 
 
 def _number_columns(records: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The fields that hold one number each."""
-    return {name: records[name] for name in records.dtype.names or ()
-            if records[name].dtype.kind in "fiu" and records[name].ndim == 1}
+    """The fields that hold numbers; one with several is a column for each, one with lists is left out."""
+    columns: dict[str, NDArray[Any]] = {}
+    for name in records.dtype.names or ():
+        values = records[name]
+        if values.dtype.kind in "fiu" and values.ndim == 1:
+            columns[name] = values
+        elif values.dtype.kind in "fiu":
+            parts = values.reshape(len(values), math.prod(values.shape[1:]))
+            columns.update((f"{name}_{number}", part) for number, part in enumerate(parts.T))
+    return columns
 
 
 def write_ply(file: IO[bytes], positions: NDArray[np.float32], colors: NDArray[np.uint8] | None) -> None:

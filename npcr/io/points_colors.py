@@ -44,7 +44,7 @@ def as_colors(values: NDArray[Any], unit_colors: bool | None, path: Path) -> NDA
 
 
 def _to_eight_bits(values: NDArray[Any], unit_colors: bool | None, path: Path) -> NDArray[np.uint8]:
-    unknown = ~np.isfinite(values).all(axis=1)
+    unknown = np.asarray(~np.isfinite(values).all(axis=1))
     if unknown.any():
         raise point_error(path, unknown, values, "color", "is not finite")
     whole = bool((values == np.rint(values)).all())
@@ -52,10 +52,10 @@ def _to_eight_bits(values: NDArray[Any], unit_colors: bool | None, path: Path) -
     # 16 bits are 257 times 8 bits, or 256 times; the quotient by 256 is right for both.
     scaled = values // 256 if white == 65535 else values.astype(np.float64) * (255 / white)
     slack = 0 if whole else 255 * _OVERSHOOT
-    beyond = (scaled < -slack) | ((scaled > 255 + slack) & (white != 1))
+    beyond = np.asarray(((scaled < -slack) | ((scaled > 255 + slack) & (white != 1))).any(axis=1))
     if beyond.any():
         negative = " (below 0, as normals are)" if (values < 0).any() else ""
-        raise point_error(path, beyond.any(axis=1), values, "color", f"is out of 0-{white}{negative}")
+        raise point_error(path, beyond, values, "color", f"is out of 0-{white}{negative}")
     clipped = ((scaled < -0.5) | (scaled > 255.5)).any(axis=1)
     if clipped.any():
         row = int(np.flatnonzero(clipped)[0])

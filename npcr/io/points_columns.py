@@ -82,7 +82,10 @@ def named_points(columns: Mapping[str, NDArray[Any]], path: Path, *, typed: bool
         used = next(((name,) for name in _PACKED if name in found), ())
     colors, unit_colors = None, None
     if used == _HARMONICS:
-        colors, unit_colors = (0.5 + _CONSTANT_HARMONIC * stacked(used)).clip(0, 1), True
+        terms = stacked(used)
+        # Colors beyond black and white are a splat's way; those without a number are reported later.
+        colors = np.where(np.isfinite(terms), (0.5 + _CONSTANT_HARMONIC * terms).clip(0, 1), np.nan)
+        unit_colors = True
     elif len(used) == 1:
         colors, unit_colors = _unpacked(columns[found[used[0]]]), False
     elif used:
@@ -153,7 +156,7 @@ def _are_normals(values: NDArray[Any]) -> bool:
 
 
 def _has_fractions(values: NDArray[Any]) -> bool:
-    return bool((values != np.rint(values)).any())
+    return bool(((values != np.rint(values)) & np.isfinite(values)).any())
 
 
 def _unpacked(packed: NDArray[Any]) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ class _Layout(NamedTuple):
     skipped: int = 0  # lines before the first point
     separator: str | None = None  # of numbers; None: blanks
     names: tuple[str, ...] = ()  # of the columns; empty: not given
-    count: int | None = None  # of points, where a line gives it
+    promised: int | None = None  # number of points, where a line gives it
     has_decimal_points: bool = False  # behind the coordinates
 
 
@@ -64,9 +64,12 @@ def read_text(path: Path) -> RawPoints:
     _warn_about_encoding(path)
     layout = _find_layout(path)
     with _open_text(path) as file:
-        values = _read_rows(islice(file, layout.skipped, None), file, path, layout)
-    if layout.count not in (None, len(values)):
-        logger.warning("%s: its beginning gives %d points, %d follow; is it whole?", path, layout.count, len(values))
+        rows: Iterable[str] = islice(file, layout.skipped, None)
+        if layout.separator:  # else numpy passes blank lines over
+            rows = (line for line in rows if line.strip())
+        values = _read_rows(rows, file, path, layout)
+    if layout.promised is not None and layout.promised != len(values):
+        logger.warning("%s: its beginning gives %d points, %d follow; is it whole?", path, layout.promised, len(values))
     if layout.names:
         return named_points(dict(zip(layout.names, values.T, strict=True)), path, typed=layout.has_decimal_points)
     return unnamed_points(values, path, unit_colors=layout.has_decimal_points or None)
@@ -87,14 +90,19 @@ def read_obj(path: Path) -> RawPoints:
     with _open_text(path) as file:
         rows = (line.lstrip()[2:] for line in file if _is_vertex(line))
         values = _read_rows(rows, file, path, _Layout())
-    extra = values.shape[1] - 3
-    if extra == 4 and not (values[:, 3] == 1).all() and (values[:, 6] == 1).all():
-        values = values[:, :6]  # r g b alpha
-    elif extra in (1, 4):
-        if not (values[:, 3] == 1).all():
-            logger.warning("%s: the fourth number of its vertices, a weight, is not 1 everywhere; it is not used", path)
-        values = np.delete(values, 3, axis=1)
-    return RawPoints(values[:, :3], values[:, 3:] if extra > 1 else None, True)
+    colors = {3: None, 4: None, 6: values[:, 3:]}.get(values.shape[1])
+    if values.shape[1] == 4 and not (values[:, 3] == 1).all():
+        logger.warning("%s: the fourth number of its vertices, a weight, is not 1 everywhere; it is not used", path)
+    if values.shape[1] == 7:
+        weighted, opaque = (values[:, 3] == 1).all(), (values[:, 6] == 1).all()
+        if not weighted and not opaque:
+            raise SceneError(f"{path}: its vertices have 7 numbers, of which neither the fourth, as a weight, nor the "
+                             "last, as an alpha, is 1 everywhere; write x y z r g b")
+        if weighted and opaque:
+            logger.warning("%s: the fourth and the last number of its vertices are 1 everywhere; the fourth is taken "
+                           "for a weight, the others for the color", path)
+        colors = values[:, 4:] if weighted else values[:, 3:6]
+    return RawPoints(values[:, :3], colors, True)
 
 
 def _open_text(path: Path) -> TextIOWrapper:
@@ -114,12 +122,12 @@ def _is_vertex(line: str) -> bool:
 
 def _find_layout(path: Path) -> _Layout:
     """Look at the lines up to the first point: comments, a header, the number of points."""
-    header, header_line, count = "", 0, None
+    header, header_line, count, skipped = "", 0, None, -1
     with _open_text(path) as file:
         for skipped, line in enumerate(file):
             text = line.partition("#")[0].strip()
-            if is_header(_BETWEEN_NAMES.split(line.strip("#/ \t\r\n")), in_comment=not text):
-                header, header_line = line.strip(), skipped + 1
+            if is_header(_BETWEEN_NAMES.split((text or line).strip("#/ \t\r\n")), in_comment=not text):
+                header, header_line = text or line.strip(), skipped + 1
             elif text.isdecimal() and count is None:
                 count = int(text)
             elif text and not text.startswith("//"):
@@ -129,10 +137,11 @@ def _find_layout(path: Path) -> _Layout:
                 if len(names) != len(words) and header and not header.startswith("#"):
                     raise SceneError(f"{path}, line {header_line}: names {len(names)} columns; line {skipped + 1} has "
                                      f"{len(words)} numbers")
-                names = names if len(names) == len(words) else []
-                return _Layout(skipped, separator, tuple(name.strip(' "') for name in names), count,
-                               any("." in word for word in words[3:6]))
-    return _Layout()
+                names = [name.strip(' "') for name in names] if len(names) == len(words) else []
+                if len(names) != len({name.lower() for name in names}):
+                    raise SceneError(f"{path}, line {header_line}: names a column twice: {', '.join(names)}")
+                return _Layout(skipped, separator, tuple(names), count, any("." in word for word in words[3:6]))
+    return _Layout(skipped + 1, promised=count)
 
 
 def _separator(text: str) -> str | None:
@@ -143,6 +152,9 @@ def _separator(text: str) -> str | None:
 
 
 def _is_number(word: str) -> bool:
+    """Whether a word is a number, or missing between commas."""
+    if not word.strip():
+        return True
     try:
         float(word)
     except ValueError:

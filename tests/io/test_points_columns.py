@@ -50,6 +50,15 @@ def test_a_ply_header_may_be_in_any_encoding(tmp_path: Path, mark: bytes, end: b
         assert read_points(tmp_path / "b.ply").positions.tolist() == values.tolist()
 
 
+def test_points_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    header = (PLY_HEADER + b"property float x\nproperty float y\nproperty float z\nend_header\n") % b"ascii"
+    (tmp_path / "c.ply").write_bytes(header + b"1 2 3\n4 \xe9 6\n")
+    (tmp_path / "d.ply").write_bytes(header.decode("latin-1").encode("utf-16"))
+    for name in ("c.ply", "d.ply"):
+        with pytest.raises(SceneError, match=f"{name}: is not a readable PLY file: it is not ASCII"):
+            read_points(tmp_path / name)
+
+
 def test_vertices_with_lists_below_a_header_in_another_encoding(tmp_path: Path) -> None:
     """Such vertices cannot be mapped into memory, and are read piece by piece."""
     header = (PLY_HEADER.replace(b"vertex 2", b"vertex 1") + b"property float x\nproperty float y\nproperty float z\n"
@@ -141,7 +150,8 @@ def test_columns_without_names(tmp_path: Path, caplog: pytest.LogCaptureFixture,
     ("1 2 3 10 20 30 40 50 60", "9 columns, of which no three are normals"),
     ("1 2 3 10 20 30 40 50", "line 1: has 8 numbers; .* other columns need a header line that names them"),
     ("1,5 2,5 3,5", "line 1: '1,5' has a decimal comma"), ("1;2,5;3", "line 1: '2,5' has a decimal comma"),
-    ("1,2,", "line 1: has 1 numbers"), ("1|2|3", "line 1: has 1 numbers"), ("1;;3", "line 1: \"''\" is not a number"),
+    ("1,2,", "line 1: \"''\" is not a number"), ("1|2|3", "line 1: has 1 numbers"),
+    ("1;;3", "line 1: \"''\" is not a number"), ("X Y Z x y z\n1 2 3 4 5 6", "line 1: names a column twice"),
     ("X,Y,Z,R\n1,2,3", "line 1: names 4 columns; line 2 has 3 numbers"),
     ("X Y Z R G B\n1 2 3 10 20 30\n1 2 3 4", "line 3: has 4 numbers; the header names 6"),
 ])
@@ -179,6 +189,17 @@ def test_a_header_says_what_and_where_columns_are(tmp_path: Path, caplog: pytest
     assert not caplog.records
     (tmp_path / "n.xyz").write_text("x y z nx ny nz\n1 2 3 0 0 1\n")
     assert _colors(tmp_path / "n.xyz") is None
+    (tmp_path / "n.xyz").write_text("1,2,3 # x y z\n   \n4,5,6\n")
+    assert len(read_points(tmp_path / "n.xyz")) == 2
+    (tmp_path / "n.xyz").write_text("x y z\n")
+    with pytest.raises(SceneError, match=r"n\.xyz: has no points"):
+        read_points(tmp_path / "n.xyz")
+
+
+def test_fields_of_several_numbers_are_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.save(tmp_path / "c.npy", np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("rgb", "u1", 3)]))
+    assert _colors(tmp_path / "c.npy") is None
+    assert "rgb_0, rgb_1, rgb_2 could be a color but are not used" in caplog.text
 
 
 def test_another_number_of_points_than_promised_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,15 +222,32 @@ def test_encodings_of_text(tmp_path: Path, suffix: str, encoding: str) -> None:
 
 
 @pytest.mark.parametrize(("rows", "colors", "said"), [
-    ("v 1 2 3 1 0.2 0.4 0.6\nv 1 2 3 1 0 0 1\n", [[51, 102, 153], [0, 0, 255]], False),
-    ("v 1 2 3 0.2 0.4 0.6 1\nv 1 2 3 0 0 1 1\n", [[51, 102, 153], [0, 0, 255]], False),
-    ("v 1 2 3 0.5\nv 1 2 3 0.6\n", None, True),
+    ("v 1 2 3 1 0.2 0.4 0.6\nv 1 2 3 1 0 0 1\n", [[51, 102, 153], [0, 0, 255]], ""),
+    ("v 1 2 3 0.2 0.4 0.6 1\nv 1 2 3 0 0 1 1\n", [[51, 102, 153], [0, 0, 255]], ""),
+    ("v 1 2 3 0.5\nv 1 2 3 0.6\n", None, "is not 1 everywhere"),
+    ("v 1 2 3 1 0 0 1\nv 1 2 3 1 0 0.2 1\n", [[0, 0, 255], [0, 51, 255]], "the fourth is taken for a weight"),
 ])
 def test_the_weight_and_alpha_of_obj(tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str,
-                                     colors: list[list[int]] | None, said: bool) -> None:
+                                     colors: list[list[int]] | None, said: str) -> None:
     (tmp_path / "c.obj").write_text(rows)
     assert _colors(tmp_path / "c.obj") == colors
-    assert ("not 1 everywhere" in caplog.text) is said
+    assert said in caplog.text
+    assert bool(said) is bool(caplog.records)
+
+
+def test_a_weight_and_an_alpha_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.obj").write_text("v 1 2 3 0.5 0.5 0.5 0.5\nv 1 2 3 0.1 0.2 0.3 0.4\n")
+    with pytest.raises(SceneError, match=r"7 numbers, of which neither .* is 1 everywhere; write x y z r g b"):
+        read_points(tmp_path / "c.obj")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", ["1 2 3 1e300 0 0.5\n", "1 2 3 nan 1 1 1\n", "1 2 3 1e300 1 1 1 1e300 1e300\n",
+                                  "x y z rgb\n1e300 2 3 1e300\n", "x y z f_dc_0 f_dc_1 f_dc_2\n1 2 3 inf 1 1\n"])
+def test_numbers_too_large_are_refused_by_name_only(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.xyz").write_text(text)
+    with pytest.raises(SceneError, match=r"c\.xyz"):
+        read_points(tmp_path / "c.xyz")
 
 
 def test_an_obj_of_which_only_some_vertices_have_colors_is_refused(tmp_path: Path) -> None:
