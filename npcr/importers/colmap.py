@@ -88,28 +88,29 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
     images = images or _find_images(folder, place)
     lenses = {number: _lens(camera, found.file("cameras"))
               for number, camera in found.reconstruction.cameras.items()}
-    numbers = _placed_images(found)
-    paths = find_photographs({number: found.records[number] for number in numbers}, images, found.file("images"))
-    missing = [images / found.records[number].label for number in numbers if number not in paths]
-    numbers = [number for number in numbers if number in paths]
+    poses = _poses(found)
+    paths = find_photographs({number: found.records[number] for number in poses}, images, found.file("images"))
+    missing = [images / found.records[number].label for number in poses if number not in paths]
+    numbers = [number for number in poses if number in paths]
     if not numbers:
         raise SceneError(f"{place}: none of its {len(missing)} photographs is in {images}"
                          + (f"; the first is {missing[0].relative_to(images)}" if missing else ""))
-    views = [View(found.records[number].label, paths[number], mask, _pose(found, number),
+    views = [View(found.records[number].label, paths[number], mask, poses[number],
                   lenses[found.records[number].camera])
              for number, mask in zip(numbers, _masks(masks, images, [paths[n] for n in numbers]), strict=True)]
     cloud = _cloud(found)
     return Capture(place, views, missing, [cloud] if cloud is not None else [])
 
 
-def _placed_images(model: SparseModel) -> list[int]:
-    """The numbers of the images that have a pose, in the order of their names."""
+def _poses(model: SparseModel) -> dict[int, NDArray[np.float64]]:
+    """Camera-to-world (4, 4) of the images that have a pose, in the order of their names."""
     numbers = sorted(model.records, key=lambda number: model.records[number].label)
-    unplaced = [number for number in numbers if not model.reconstruction.images[number].has_pose]
-    if unplaced:
-        logger.warning("%s: %d of %d images have no pose; they are left out, first %s", model.folder, len(unplaced),
-                       len(numbers), model.records[unplaced[0]].label)
-    return [number for number in numbers if model.reconstruction.images[number].has_pose]
+    poses = {number: _inverse(model, number, pose) for number in numbers if (pose := model.pose(number)) is not None}
+    if len(poses) < len(numbers):
+        first = next(number for number in numbers if number not in poses)
+        logger.warning("%s: %d of %d images have no pose; they are left out, first %s", model.folder,
+                       len(numbers) - len(poses), len(numbers), model.records[first].label)
+    return poses
 
 
 def _masks(folder: Path | None, images: Path, photographs: list[Path]) -> list[Path | None]:
@@ -164,16 +165,14 @@ def _lens(camera: Any, file: Path) -> Lens:
                 (camera.width, camera.height), distortion)
 
 
-def _pose(model: SparseModel, number: int) -> NDArray[np.float64]:
-    world_to_cam = np.eye(4)
-    world_to_cam[:3] = model.reconstruction.images[number].cam_from_world().matrix()
+def _inverse(model: SparseModel, number: int, world_to_cam: NDArray[np.float64]) -> NDArray[np.float64]:
     try:
         if not np.isfinite(world_to_cam).all():
             raise NpcrError("the numbers are not finite")
         # The rotation is orthonormal to rounding: its transpose is its inverse.
         pose = np.eye(4)
-        pose[:3, :3] = world_to_cam[:3, :3].T
-        pose[:3, 3] = -world_to_cam[:3, :3].T @ world_to_cam[:3, 3]
+        pose[:3, :3] = world_to_cam[:, :3].T
+        pose[:3, 3] = -world_to_cam[:, :3].T @ world_to_cam[:, 3]
         return orthonormal_pose(pose)
     except NpcrError as error:
         raise SceneError(f"{model.file('images')}: the pose of {model.records[number].label}: {error}") from None

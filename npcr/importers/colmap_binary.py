@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from npcr.errors import SceneError
-from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks
+from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
 
 _NONE = struct.pack("<Q", 0)
 
@@ -37,8 +37,8 @@ def copy_binary_model(folder: Path, into: Path, parameters: ParameterNames) -> d
     images = _copy_images(_Data(folder / "images.bin"), into, cameras)
     _copy_points(_Data(folder / "points3D.bin"), into, images)
     if all((folder / f"{name}.bin").is_file() for name in RIG_FILES):
-        for name, end_of in zip(RIG_FILES, (_end_of_rig, _end_of_frame), strict=True):
-            _copy_whole(_Data(folder / f"{name}.bin"), into, end_of)
+        for name, poses in zip(RIG_FILES, (_poses_of_rig, _poses_of_frame), strict=True):
+            _copy_with_poses(_Data(folder / f"{name}.bin"), into, poses)
     return images
 
 
@@ -106,16 +106,17 @@ def _copy_images(data: _Data, into: Path, cameras: set[int]) -> dict[int, ImageR
         name_end = data.bytes.find(b"\0", at + 64)
         if name_end < 0:
             raise data.error("an image's name does not end")
-        image = ImageRecord(data.bytes[at + 64:name_end], camera, tuple(pose))
+        try:
+            image = ImageRecord.checked(data.bytes[at + 64:name_end], camera, pose, cameras)
+        except ValueError as error:
+            raise SceneError(f"{data.file}: {error}") from None
         end = name_end + 9 + 24 * data.number("<Q", name_end + 1)
         if end > len(data.bytes):
             raise data.error("ends within a record")
         if number in images:
             raise data.error(f"it has two images {number}: {images[number].label} and {image.label}")
-        if fault := image.fault(cameras):
-            raise SceneError(f"{data.file}: image {number} ({image.label}): {fault}")
         images[number] = image
-        return end, data.bytes[at:at + 64] + b"%d\0" % number + _NONE
+        return end, struct.pack("<I7dI", number, *image.pose, camera) + b"%d\0" % number + _NONE
 
     data.copy(into, record)
     return images
@@ -140,23 +141,35 @@ def _copy_points(data: _Data, into: Path, images: dict[int, ImageRecord]) -> Non
     tracks.warn()
 
 
-def _copy_whole(data: _Data, into: Path, end_of: Callable[[_Data, int], int]) -> None:
+def _copy_with_poses(data: _Data, into: Path, places: Callable[[_Data, int], tuple[int, list[int]]]) -> None:
+    """Copy records; `places` gives the offset behind the one at an offset, and those of the poses in it."""
+
     def record(at: int) -> tuple[int, bytes]:
-        end = end_of(data, at)
-        return end, data.bytes[at:end]
+        end, poses = places(data, at)
+        kept = bytearray(data.bytes[at:end])
+        for pose in poses:
+            try:
+                struct.pack_into("<7d", kept, pose - at, *unit_pose(data.values("<7d", pose)))
+            except ValueError as error:
+                raise data.error(f"record {data.number('<I', at)}: {error}") from None
+        return end, bytes(kept)
 
     data.copy(into, record)
 
 
-def _end_of_rig(data: _Data, at: int) -> int:
+def _poses_of_rig(data: _Data, at: int) -> tuple[int, list[int]]:
     sensors = data.number("<I", at + 4)
     at += 8
+    poses = []
     for i in range(sensors):
         at += 8
         if i:  # the first is the rig's reference and has no pose
-            at += 1 + 56 * (data.number("<B", at) != 0)
-    return at
+            if data.number("<B", at):
+                poses.append(at + 1)
+                at += 56
+            at += 1
+    return at, poses
 
 
-def _end_of_frame(data: _Data, at: int) -> int:
-    return at + 68 + 16 * data.number("<I", at + 64)
+def _poses_of_frame(data: _Data, at: int) -> tuple[int, list[int]]:
+    return at + 68 + 16 * data.number("<I", at + 64), [at + 8]

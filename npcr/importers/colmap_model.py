@@ -37,6 +37,13 @@ class SparseModel:
         """The path of "cameras", "images", ..., for messages."""
         return self.folder / f"{name}{self.suffix}"
 
+    def pose(self, number: int) -> NDArray[np.float64] | None:
+        """World-to-camera (3, 4) of an image; None where its frame or its sensor in the rig has no pose."""
+        try:
+            return np.asarray(self.reconstruction.images[number].cam_from_world().matrix())
+        except (RuntimeError, ValueError):
+            return None
+
 
 def load_pycolmap() -> Any:
     """Import pycolmap.
@@ -97,7 +104,8 @@ def _read(folder: Path, suffix: str) -> SparseModel:
                      f"images{suffix} are used" if len(rigs) == 2 else "is no readable COLMAP model")
             raise SceneError(f"{folder}: {cause} ({reason})") from None
     model = SparseModel(folder, suffix, records, reconstruction)
-    _warn_of_moved_frames(model)
+    if len(rigs) == 2:
+        _warn_of_moved_frames(model)
     return model
 
 
@@ -116,9 +124,7 @@ def _parameters(model: str | int) -> list[str] | None:
 def _stated_pose(record: ImageRecord) -> NDArray[np.float64]:
     pycolmap = load_pycolmap()
     w, x, y, z, *translation = record.pose
-    quaternion = np.array([x, y, z, w])
-    rotation = pycolmap.Rotation3d(quaternion / np.linalg.norm(quaternion))
-    return np.asarray(pycolmap.Rigid3d(rotation, np.array(translation)).matrix())
+    return np.asarray(pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([x, y, z, w])), np.array(translation)).matrix())
 
 
 def _same_pose(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
@@ -129,10 +135,8 @@ def _same_pose(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
 
 def _warn_of_moved_frames(model: SparseModel) -> None:
     """Say where rigs and frames place an image elsewhere than its own entry does."""
-    images = model.reconstruction.images
     moved = [record.label for number, record in model.records.items()
-             if images[number].has_pose
-             and not _same_pose(_stated_pose(record), images[number].cam_from_world().matrix())]
+             if (pose := model.pose(number)) is not None and not _same_pose(_stated_pose(record), pose)]
     if moved:
         logger.warning("%s: places %d of %d images elsewhere than %s does, first %s; as in COLMAP, the rigs and frames "
                        "count. Without the files rigs and frames, the images' own poses do", model.file("frames"),
@@ -155,7 +159,7 @@ def _warn_of_other_text(model: SparseModel) -> None:
 def _difference(model: SparseModel, other: SparseModel) -> str:
     ours, theirs = model.reconstruction, other.reconstruction
     for kind in ("images", "cameras", "points3D"):
-        if getattr(ours, kind).keys() != getattr(theirs, kind).keys():
+        if set(getattr(ours, kind)) != set(getattr(theirs, kind)):
             return f"{len(getattr(ours, kind))} and {len(getattr(theirs, kind))} {kind}, or with other numbers"
     for number, camera in ours.cameras.items():
         twin = theirs.cameras[number]

@@ -44,7 +44,7 @@ def find_photographs(records: Mapping[int, ImageRecord], images: Path, file: Pat
     folder = _Folder(images, file)
     for number, record in records.items():
         if not record.name or b"\0" in record.name or ".." in _slashed(os.fsdecode(record.name)).split("/"):
-            raise SceneError(f"{file}: image {number} is named {record.label!r}; a path within {images} is needed")
+            raise SceneError(f"{file}: image {number} is named '{record.label}'; a path within {images} is needed")
     found = {number: path for number, record in records.items()
              if (path := folder.find(os.fsdecode(record.name))) is not None}
     _warn_of_spellings(found, records, folder)
@@ -54,7 +54,7 @@ def find_photographs(records: Mapping[int, ImageRecord], images: Path, file: Pat
         found.update(_by_encoding(foreign, folder))
     for number, record in records.items():
         if number not in found and _is_absolute(record.label):
-            raise SceneError(f"{file}: image {number} is named {record.label!r}, but {images} has no photograph that "
+            raise SceneError(f"{file}: image {number} is named '{record.label}', but {images} has no photograph that "
                              "this path ends with; --images names their folder")
     _check_distinct(found, records, file)
     return found
@@ -84,7 +84,7 @@ class _Folder:
             paths = self._index[kind].get(key, [])
             if len(paths) > 1:
                 listed = ", ".join(_shown(str(path.relative_to(self.images))) for path in paths[:4])
-                raise SceneError(f"{self.file}: the name {_shown(name)!r} fits {len(paths)} photographs in "
+                raise SceneError(f"{self.file}: the name '{_shown(name)}' fits {len(paths)} photographs in "
                                  f"{self.images}: {listed}; leave the right one there")
             if paths:
                 return paths[0]
@@ -131,7 +131,7 @@ def _by_encoding(records: Mapping[int, ImageRecord], folder: _Folder) -> dict[in
         unreadable = next((record for record in records.values() if not _is_utf8(record.name)), None)
         if unreadable is None:
             return {}
-        raise SceneError(f"{folder.file}: the name of an image, {unreadable.label!r}, is no UTF-8, and in none of "
+        raise SceneError(f"{folder.file}: the name of an image, '{unreadable.label}', is no UTF-8, and in none of "
                          f"{', '.join(_ENCODINGS)} is it a photograph in {folder.images}. Give the photographs the "
                          "names that the model has, or names of plain letters (ASCII) and run COLMAP again")
     rival = next((encoding for encoding, found in fits.items()

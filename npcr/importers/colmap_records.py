@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,29 +18,51 @@ RIG_FILES = ("rigs", "frames")  # written by COLMAP 3.12 and later
 ParameterNames = Callable[[str | int], list[str] | None]
 
 
+def unit_pose(pose: Sequence[float]) -> tuple[float, ...]:
+    """Make the quaternion's length 1: any length above 0 means the same rotation, but pycolmap expects 1.
+
+    Args:
+        pose: quaternion w, x, y, z, translation x, y, z.
+
+    Returns:
+        The same pose.
+
+    Raises:
+        ValueError: it is no pose; the message says what is wrong.
+    """
+    if not all(map(math.isfinite, pose)):
+        raise ValueError(f"its pose {' '.join(f'{v:g}' for v in pose)} is not finite")
+    length = math.hypot(*pose[:4])
+    if not length > 1e-12:
+        raise ValueError("its quaternion QW QX QY QZ is 0 0 0 0, which is no rotation")
+    return (*(value / length for value in pose[:4]), *pose[4:])
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """An image as the model's file has it."""
 
     name: bytes  # as stored: COLMAP writes the bytes of the file system, in whatever encoding they are
     camera: int
-    pose: tuple[float, ...]  # world-to-camera: quaternion w, x, y, z, translation x, y, z
+    pose: tuple[float, ...]  # world-to-camera: unit quaternion w, x, y, z, translation x, y, z
 
     @property
     def label(self) -> str:
         """The name for messages; bytes that are no UTF-8 are escaped."""
         return self.name.decode("utf-8", "backslashreplace")
 
-    def fault(self, cameras: Collection[int]) -> str | None:
-        """What is wrong with the record, given the numbers of the model's cameras; None if nothing is."""
-        if not all(map(math.isfinite, self.pose)):
-            return f"its pose {' '.join(f'{v:g}' for v in self.pose)} is not finite"
-        if not math.hypot(*self.pose[:4]) > 1e-12:
-            return "its quaternion QW QX QY QZ is 0 0 0 0, which is no rotation"
-        if self.camera not in cameras:
-            known = ", ".join(map(str, sorted(cameras)[:8])) or "none"
-            return f"its camera {self.camera} is not in the model (there: {known}{', ...' if len(cameras) > 8 else ''})"
-        return None
+    @classmethod
+    def checked(cls, name: bytes, camera: int, pose: Sequence[float], cameras: Collection[int]) -> ImageRecord:
+        """Make a record with a unit quaternion; ValueError says what is wrong, given the model's cameras."""
+        image = cls(name, camera, tuple(pose))
+        try:
+            image = cls(name, camera, unit_pose(pose))
+        except ValueError as error:
+            raise ValueError(f"image {image.label}: {error}") from None
+        if camera not in cameras:
+            known = ", ".join(map(str, sorted(cameras)[:8])) + (", ..." if len(cameras) > 8 else "")
+            raise ValueError(f"image {image.label}: its camera {camera} is not in the model (there: {known or 'none'})")
+        return image
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from npcr.errors import SceneError
-from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks
+from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
 
 logger = logging.getLogger("npcr")
 
@@ -94,6 +94,12 @@ class _Line:
 
     def reals(self, at: int, keys: Iterable[str]) -> tuple[float, ...]:
         return tuple(self.real(at + i, key) for i, key in enumerate(keys))
+
+    def put_unit_pose(self, at: int) -> None:
+        try:
+            self.words[at:at + 7] = _reals(unit_pose(self.reals(at, _POSE))).split()
+        except ValueError as error:
+            raise self.error(str(error)) from None
 
     def error(self, what: str) -> SceneError:
         return SceneError(f"{self.file}, line {self.number}: {what}")
@@ -211,10 +217,10 @@ def _image(line: _Line, cameras: dict[int, bytes]) -> ImageRecord:
     name = match[1] if match and match[1] else b""
     if not name.strip():
         raise line.error("ends before NAME, after 9 words")
-    image = ImageRecord(name, camera, pose)
-    if fault := image.fault(cameras):
-        raise line.error(f"image {image.label}: {fault}")
-    return image
+    try:
+        return ImageRecord.checked(name, camera, pose, cameras)
+    except ValueError as error:
+        raise line.error(str(error)) from None
 
 
 def _point(line: _Line, tracks: Tracks) -> bytes:
@@ -238,7 +244,7 @@ def _rig(line: _Line) -> bytes:
         at += 2
         if i:
             if line.whole(at, "HAS_POSE", 1):
-                line.reals(at + 1, _POSE)
+                line.put_unit_pose(at + 1)
                 at += 7
             at += 1
     return _checked(line, at)
@@ -246,7 +252,7 @@ def _rig(line: _Line) -> bytes:
 
 def _frame(line: _Line) -> bytes:
     """Check FRAME_ID, RIG_ID, the pose, NUM_DATA_IDS, and SENSOR_TYPE, SENSOR_ID, DATA_ID of each."""
-    line.reals(2, _POSE)
+    line.put_unit_pose(2)
     data = line.whole(9, "NUM_DATA_IDS")
     for i in range(data):
         line.whole(11 + 3 * i, "SENSOR_ID")
