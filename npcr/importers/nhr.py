@@ -9,15 +9,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from npcr.data.scene import find_clouds, find_mattes, find_photographs, frame_names
 from npcr.errors import SceneError
-from npcr.importers.base import Capture, Importer, Option, View
+from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
 from npcr.importers.lenses import Lens
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
 from npcr.io.images import inspect_image
+
+logger = logging.getLogger("npcr")
+
+_OTHER_SIZE = 0.25  # by which principal points lie off the middle, all to the same side, where K is of another size
 
 
 class NhrImporter(Importer):
@@ -51,9 +61,9 @@ def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
     folder = Path(source)
     if not folder.is_dir():
         raise SceneError(f"{folder}: no such folder")
-    count = _count_frames(folder) if frames is None else frames
-    if count < 1:
-        raise SceneError(f"--frames is {count}; it must be at least 1")
+    if frames is not None and frames < 1:
+        raise SceneError(f"--frames is {frames}; it must be at least 1")
+    count = _count_frames(folder, frames)
     poses = read_cam_poses(folder / "CamPose.inf")
     matrices = read_intrinsics(folder / "Intrinsic.inf")
     if len(matrices) not in (1, len(poses)):
@@ -63,16 +73,71 @@ def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
     for frame, name in enumerate(frame_names(folder, count)):
         images = find_photographs(folder / "img" / name, len(poses), folder / "CamPose.inf")
         mattes = find_mattes(folder, name, images)
+        _check_mattes(folder, name, list(images.values()), mattes)
         for number, (image, matte) in enumerate(zip(images.values(), mattes, strict=True)):
             matrix = matrices[number if len(matrices) > 1 else 0]
             lens = Lens((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2]), inspect_image(image)[0],
                         skew=float(matrix[0, 1]))
             views.append(View(f"img/{name}/{image.name}", image, matte, poses[number], lens, frame=frame))
+    _check_sizes(folder / "Intrinsic.inf", views, len(poses), matrices)
     clouds = find_clouds(folder, count) if (folder / "pointclouds").is_dir() else []
     return Capture(folder, views, clouds=list(clouds))
 
 
-def _count_frames(folder: Path) -> int:
+def _count_frames(folder: Path, wanted: int | None) -> int:
+    """The number of frames, all of them where None are `wanted`; folders that are none are said."""
     place = folder / "img"
-    names = [path.name for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
-    return max(1, sum(name.isdecimal() for name in names))
+    names = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+    others = [name for name in names if not name.isdecimal()]
+    if others:
+        logger.warning("%s: %d of %d folders are passed over, first %s; a frame's folder has a number for a name",
+                       place, len(others), len(names), others[0])
+    counts = Counter(int(name) for name in names if name.isdecimal())
+    if not counts:
+        if place.is_dir():
+            raise SceneError(f"{place}: has no folder of a frame; photographs belong in {place / '0'} (img_0001.jpg)")
+        return 1
+    twice = next((number for number, folders in counts.items() if folders > 1), None)
+    if twice is not None:
+        raise SceneError(f"{place}: {counts[twice]} folders have the number {twice}; keep one of them")
+    first = 0 if 0 in counts else 1
+    gap = next((number for number in range(first, max(counts)) if number not in counts), None)
+    if wanted is None and gap is not None:
+        raise SceneError(f"{place}: has no folder {gap}, but one of frame {max(counts)}; frames are numbered from 0 or "
+                         "1 without a gap, and --frames takes those before one")
+    return len(counts) if wanted is None else wanted
+
+
+def _check_mattes(folder: Path, name: str, images: Sequence[Path], mattes: Sequence[Path | None]) -> None:
+    """Warn of a frame's mattes that no photograph gets; raise where photographs lack one, since numbers may differ."""
+    beside = [path for path in sorted((folder / "img" / name).iterdir()) if path.stem.lower().endswith("_alpha")]
+    within = [path for place in (folder / name / "mask", folder / "img" / name / "mask") if place.is_dir()
+              for path in sorted(place.iterdir())]
+    found = [path for path in beside + within if path.suffix in IMAGE_SUFFIXES]
+    unused = [path for path in found if path not in mattes]
+    lacking = [image for image, matte in zip(images, mattes, strict=True) if matte is None]
+    if unused and lacking:
+        raise SceneError(f"{unused[0]}: is the matte of no photograph, and {lacking[0]} has none ({len(unused)} of "
+                         f"{len(found)} mattes, {len(lacking)} of {len(images)} photographs); a matte has the number "
+                         "of its photograph, as img_0001_alpha.png or mask/img_0001.png")
+    if unused:
+        logger.warning("%s: %d of %d mattes are not used, first %s; each photograph has one already (one beside it "
+                       "comes before one in mask/), or none has their number", folder / "img" / name, len(unused),
+                       len(found), unused[0])
+
+
+def _check_sizes(file: Path, views: Sequence[View], cameras: int, matrices: NDArray[np.float64]) -> None:
+    """Raise where one K serves photographs of several sizes; warn where it seems to be of another size than theirs."""
+    sizes = [view.lens.size for view in views if view.lens is not None and view.lens.size is not None]
+    for number, (view, size) in enumerate(zip(views, sizes, strict=True)):
+        same_block = number % cameras if len(matrices) > 1 else 0
+        if size != sizes[same_block]:
+            raise SceneError(f"{view.image}: is {size[0]}x{size[1]}, {views[same_block].image} is "
+                             f"{sizes[same_block][0]}x{sizes[same_block][1]}; the same block of {file} serves both, so "
+                             "they must be of one size")
+    centers = np.broadcast_to(matrices[:, :2, 2], (cameras, 2))
+    shares = np.median((2 * centers + 1) / np.array(sizes[:cameras]), axis=0)
+    if np.abs(np.log(shares)).min() > np.log1p(_OTHER_SIZE) and abs(np.log(shares[0] / shares[1])) < _OTHER_SIZE:
+        width, height = np.rint(np.median(2 * centers + 1, axis=0))
+        logger.warning("%s: principal points lie as in photographs of about %dx%d, but these are %dx%d (first %s); K "
+                       "must be of the size of the photographs", file, width, height, *sizes[0], views[0].image)

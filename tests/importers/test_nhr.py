@@ -71,3 +71,69 @@ def test_frames_are_checked(tmp_path):
         read_nhr(tmp_path / "nothing")
     with pytest.raises(SceneError, match="--frames is 0"):
         read_nhr(write_nhr(tmp_path / "nhr"), frames=0)
+
+
+def test_a_plain_capture_is_read_without_a_word(tmp_path, caplog):
+    assert len(read_nhr(write_nhr(tmp_path / "nhr")).views) == 8
+    assert caplog.text == ""
+
+
+def test_folders_that_are_no_frames_are_said(tmp_path, caplog):
+    (write_nhr(tmp_path / "nhr") / "img/backup").mkdir()
+    assert len(read_nhr(tmp_path / "nhr").views) == 8
+    assert "img: 1 of 3 folders are passed over, first backup" in caplog.text
+
+
+@pytest.mark.parametrize(("frames", "message"), [
+    (("0", "3"), "img: has no folder 1, but one of frame 3"),
+    (("0", "00"), "img: 2 folders have the number 0"),
+    (("a", "b"), r"img: has no folder of a frame; photographs belong in .*img/0"),
+])
+def test_frames_numbered_in_another_way_are_refused(tmp_path, frames, message):
+    folder = write_nhr(tmp_path / "nhr")
+    for old, new in zip(("0", "1"), frames, strict=True):
+        (folder / "img" / old).rename(folder / "img" / new)
+    with pytest.raises(SceneError, match=message):
+        read_nhr(folder)
+
+
+def test_frames_before_a_gap_can_be_taken(tmp_path):
+    folder = write_nhr(tmp_path / "nhr")
+    (folder / "img/1").rename(folder / "img/3")
+    assert len(read_nhr(folder, frames=1).views) == 4
+
+
+def test_mattes_that_others_hide_are_said(tmp_path, caplog):
+    folder = write_nhr(tmp_path / "nhr", "img/{}/img_{:04d}_alpha.png")
+    for number in range(4):
+        write_image(folder / f"img/1/mask/img_{number:04d}.png", np.zeros((SIZE[1], SIZE[0]), np.uint8))
+    views = read_nhr(folder).views
+    assert {view.mask.name for view in views if view.mask} == {f"img_{i:04d}_alpha.png" for i in range(4)}
+    assert "img/1: 4 of 8 mattes are not used, first " in caplog.text
+    assert "img/1/mask/img_0000.png" in caplog.text
+
+
+def test_mattes_numbered_otherwise_than_photographs_are_refused(tmp_path):
+    folder = write_nhr(tmp_path / "nhr")
+    (folder / "img/0/mask/img_0000.jpg").rename(folder / "img/0/mask/img_0004.jpg")
+    with pytest.raises(SceneError, match=r"mask/img_0004.jpg: is the matte of no photograph, and .*img/0/img_0000.jpg "
+                                         r"has none \(1 of 4 mattes, 1 of 4 photographs\)"):
+        read_nhr(folder)
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_one_block_of_intrinsics_does_not_serve_two_sizes(tmp_path, blocks):
+    folder = write_nhr(tmp_path / "nhr")
+    write_intrinsics(folder / "Intrinsic.inf", np.tile([[50.0, 0, 23.5], [0, 50, 17.5], [0, 0, 1]], (blocks, 1, 1)))
+    write_image(folder / "img/1/img_0002.jpg", np.zeros((18, 24, 3), np.uint8))
+    with pytest.raises(SceneError, match=r"img/1/img_0002.jpg: is 24x18, .*img/0/img_000[02].jpg is 48x36; the same"):
+        read_nhr(folder)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_intrinsics_of_another_size_are_said(tmp_path, caplog, factor):
+    folder = write_nhr(tmp_path / "nhr")
+    matrix = np.array([[50 * factor, 0, 24 * factor - 0.5], [0, 50 * factor, 18 * factor - 0.5], [0, 0, 1]])
+    write_intrinsics(folder / "Intrinsic.inf", np.tile(matrix, (4, 1, 1)))
+    read_nhr(folder)
+    assert f"as in photographs of about {48 * factor:.0f}x{36 * factor:.0f}, but these are 48x36" in caplog.text
