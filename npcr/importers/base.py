@@ -19,7 +19,8 @@ from npcr.importers.lenses import Lens
 from npcr.io.points import PointCloud
 
 SPLITS = ("train", "test", "val")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif", ".avif")
+IMAGE_SUFFIXES = (*_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES))  # those before win over those after
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,3 @@ class Importer(ABC):
             SceneError: something is missing or malformed; the message names file, entry, key and value.
             MissingExtraError: an optional package is needed, which is imported here and not with the module.
         """
-
-
-def find_mask(folder: Path, image: Path) -> Path | None:
-    """Find the mask that belongs to a photograph: named x.jpg.png as COLMAP does, or x.png, x.jpg.
-
-    A folder structure that mirrors the photographs' is searched first.
-
-    Args:
-        folder: of the masks.
-        image: path of the photograph; its name and its folder's name count.
-
-    Returns:
-        The mask's path, or None where there is none.
-    """
-    for inner in (Path(*image.parts[-2:]), Path(image.name)):
-        place = folder / inner
-        for name in (place.name + ".png", *(place.stem + suffix for suffix in IMAGE_SUFFIXES)):
-            if (found := place.with_name(name)).is_file():
-                return found
-    return None
