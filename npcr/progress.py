@@ -73,6 +73,15 @@ def no_progress(steps: Iterable[Any], count: int) -> Iterable[Any]:
     return steps
 
 
+def write_result(text: str) -> None:
+    """Print a line to stdout, between the bars; quiet or not.
+
+    Args:
+        text: the line.
+    """
+    tqdm.write(text)
+
+
 def is_quiet() -> bool:
     """Tell whether progress is to be left out, with all that is less than a warning.
 

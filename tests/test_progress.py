@@ -7,15 +7,17 @@ import argparse
 import logging
 import os
 import runpy
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from npcr import cli, progress
-from npcr.progress import LogHandler, progress_bar, titled
+from npcr.progress import LogHandler, progress_bar, titled, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(file for folder in ("tools", "ExParamGen") for file in (ROOT / folder).glob("*.py"))
@@ -90,7 +92,7 @@ def test_work_that_fails_leaves_a_line_of_how_far_it_came(capsys: pytest.Capture
     assert "75%| 3/4" in capsys.readouterr().err
 
 
-def test_quiet_leaves_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_leaves_warnings_and_results_alone(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     cli.add_quiet_option(parser)
     assert parser.parse_args([]).quiet is False
@@ -101,9 +103,10 @@ def test_quiet_leaves_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None
         for _ in progress_bar(range(3), total=3, title="work"):
             LOGGER.info("a note")
             LOGGER.warning("a warning")
+        write_result("a result")
     finally:
         LOGGER.removeHandler(handler)
-    assert capsys.readouterr().err == "a warning\n" * 3
+    assert capsys.readouterr() == ("a result\n", "a warning\n" * 3)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.name)
@@ -117,28 +120,34 @@ def test_every_tool_can_be_quiet(script: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 IN_TERMINAL = """
-import fcntl, logging, os, pty, struct, sys, termios
-controller, terminal = pty.openpty()
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-sys.stderr = os.fdopen(terminal, "w")
+import logging, sys
 from npcr.progress import LogHandler, progress_bar
 logger = logging.getLogger("npcr")
 logger.addHandler(LogHandler(sys.stderr))
 for step in progress_bar(range(3), total=3, title="work"):
     if step == 1:
         logger.warning("a warning")
-sys.stderr.flush()
-sys.stdout.buffer.write(os.read(controller, 100000))
 """
+
+
+def _in_terminal(code: str, **variables: str) -> str:
+    """What a program writes to stderr where that is a terminal."""
+    fcntl, pty, termios = (pytest.importorskip(name, reason="this system has no pseudo-terminals")
+                           for name in ("fcntl", "pty", "termios"))
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **variables}, stderr=terminal):
+        os.close(terminal)
+        written = b""
+        with suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:  # Linux ends a terminal so
+            while part := screen.read(4096):
+                written += part
+    return written.decode()
 
 
 @pytest.mark.parametrize("no_color", ["1", ""])
 def test_in_a_terminal_messages_and_bar_keep_apart_and_colors_can_be_turned_off(no_color: str) -> None:
-    pytest.importorskip("pty", reason="this system has no pseudo-terminals")
-    environment = {**os.environ, "NO_COLOR": no_color, "TQDM_COLOUR": "green", "TERM": "xterm"}
-    done = subprocess.run([sys.executable, "-c", IN_TERMINAL], check=True, cwd=ROOT, env=environment,
-                          stdout=subprocess.PIPE)
-    text = done.stdout.decode()
+    text = _in_terminal(IN_TERMINAL, NO_COLOR=no_color, TQDM_COLOUR="green", TERM="xterm")
     assert "100%|" in text
     assert ("\x1b[" in text) == (not no_color)
     line = next(line for line in text.split("\n") if "a warning" in line)

@@ -24,7 +24,7 @@ from npcr import checkpoints
 from npcr.checkpoints import ModelCheckpoint
 from npcr.errors import CheckpointError
 from npcr.io.files import remove_leftovers
-from npcr.progress import progress_bar
+from npcr.progress import progress_bar, write_result
 from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.renderers import Renderer
 
@@ -171,7 +171,7 @@ class RefineRun:
             self._save_model(self.scheme.renderer.state_dict())
 
     def _report(self, board: SummaryWriter, scores: ValidationScores, label: str, note: str = "") -> None:
-        logger.info("%s: %s%s", label, scores, note)
+        write_result(f"{label}: {scores}{note}")
         for name, value in asdict(scores).items():
             if value == value:  # not NaN
                 board.add_scalar(f"validation/{name}", value, self.progress.passes)
@@ -180,7 +180,7 @@ class RefineRun:
         stale = self.progress.stale_passes
         exhausted = 0 < self.settings.patience <= stale
         if exhausted:
-            logger.info("the last %d passes were no steadier; stopping (REFINE.PATIENCE)", stale)
+            write_result(f"the last {stale} passes were no steadier; stopping (REFINE.PATIENCE)")
         return exhausted
 
     # Stopping and resuming --------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -12,10 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 from yacs.config import CfgNode
 
 from npcr.data.samples import Sample
-from npcr.progress import progress_bar
+from npcr.progress import progress_bar, write_result
 from npcr.renderers import RenderOutput
-
-logger = logging.getLogger("npcr")
 
 
 class TrainingLog:
@@ -74,7 +71,7 @@ class TrainingLog:
         for name, value in scores.items():
             self.writer.add_scalar(f"held_out/{name}", value, iteration)
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        logger.info("epoch %d: held-out %s", epoch, text)
+        write_result(f"epoch {epoch}: held-out {text}")
 
     def close(self) -> None:
         """Close the bar and the log's file."""
