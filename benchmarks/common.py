@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,30 @@ def measure(
         run()
         _synchronize(device)
         times.append((time.perf_counter() - start) * 1e3)
+    return _timing(times)
+
+
+def measure_in_turns(runs: Mapping[str, Callable[[], object]], *, rounds: int,
+                     device: torch.device) -> dict[str, Timing]:
+    """Time functions in turns, so that what else the machine does slows them all alike.
+
+    Args:
+        runs: the functions by name. At each turn one is called once untimed, to find its data and threads as it leaves
+            them, then timed.
+        rounds: timed calls of each.
+        device: of the computation.
+
+    Returns:
+        The times by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(measure(run, repeats=1, device=device, warm_up=1).median)
+    return {name: _timing(each) for name, each in times.items()}
+
+
+def _timing(times: list[float]) -> Timing:
     low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     return Timing(median, low, high, min(times), len(times))
 

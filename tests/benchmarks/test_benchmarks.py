@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
-from benchmarks import blended, frame, options, projection, scaling, training_step
+from benchmarks import blended, frame, network_kernels, options, projection, scaling, training_step
 from npcr.ops import compiled_available
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")]
@@ -41,6 +41,16 @@ def test_variants_of_a_training_step_take_the_same_steps(tmp_path: Path) -> None
     for row in rows[1:]:
         assert row["losses"][0] == pytest.approx(rows[0]["losses"][0], rel=1e-4)
     assert [row["variant"] for row in rows if 0 < row.get("gradient_error", 0) < 0.01] == ["half", "both"]
+
+
+def test_the_network_with_and_without_kernels(tmp_path: Path) -> None:
+    small = ("--points", "500", "--size", "32", "28", "--variants", "torch", "kernels")
+    rows = run(network_kernels, tmp_path, *small)["rows"]
+    assert [(row["what"], row["variant"]) for row in rows] == [
+        ("frame", "torch"), ("frame", "kernels"), ("step", "torch"), ("step", "kernels")]
+    assert [row["of_first"] for row in rows[::2]] == [1, 1]
+    assert all(0 <= row["error"] < 1e-3 for row in rows[1::2])
+    assert rows[1]["error"] > 0  # or the same network ran twice
 
 
 def test_projection_equals_the_plain_one(tmp_path: Path) -> None:
