@@ -26,6 +26,7 @@ _SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 # Labels may end so, too, where the photographs were converted since.
 _OTHER_SUFFIXES = {".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".dng", ".raw",
                    ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".srw", ".pef"}
+_SAME_FORMAT = {".jpeg": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
 _MATTE_FOLDERS = {"mask", "masks", "matte", "mattes", "alpha", "alphas", "trimap", "trimaps"}
 
 
@@ -46,6 +47,11 @@ class _Name:
         suffix = suffix if suffix in _SUFFIXES | _OTHER_SUFFIXES else ""
         return cls(tuple(parts[:-1]), last.removesuffix(suffix), suffix,
                    re.match(r"[\\/]|[A-Za-z]:[\\/]|file:", text) is not None)
+
+    def has_format(self, path: Path) -> bool:
+        """Whether a file's suffix is this one, or here is none."""
+        mine, theirs = (_SAME_FORMAT.get(suffix, suffix) for suffix in (self.suffix, path.suffix.lower()))
+        return mine in ("", theirs)
 
 
 @dataclass
@@ -193,6 +199,10 @@ class _Search:
         self._place = place
         self._file = file
         self._stems = Counter(_Name.of(camera.label).stem for camera in known)
+        # Where some photographs have the format that labels say, a picture in another one is no converted photograph.
+        self._formats = {name.suffix for camera in known for text in (camera.path, camera.label)
+                         if text and (name := _Name.of(text)).suffix and any(map(name.has_format, place.candidates(
+                             name.stem)))}
         self._groups = {camera.group for camera in known if camera.group}
         self._elsewhere: list[str] = []
         self._converted: list[str] = []
@@ -218,9 +228,9 @@ class _Search:
     def _find(self, camera: MetashapeCamera, name: _Name) -> Path | None:
         named = self._place.candidates(name.stem)
         for other_format in (False, True):
-            if other_format and not name.suffix:
+            if other_format and (not name.suffix or name.suffix in self._formats):
                 break
-            paths = [p for p in named if not name.suffix or (p.suffix.lower() != name.suffix) == other_format]
+            paths = [path for path in named if name.has_format(path) != other_format]
             found = self._certain(camera, name, paths) or self._only_one(camera, name, paths)
             if found is not None:
                 if other_format:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.lenses import Distortion, Lens
-from npcr.importers.metashape_xml import is_true, read_numbers
+from npcr.importers.metashape_xml import comma_hint, is_true, read_numbers
 
 logger = logging.getLogger("npcr")
 
@@ -28,6 +28,8 @@ _TYPES = ("frame", "fisheye", "equidistant_fisheye")
 _COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2", "p3", "p4")
 _OTHERS = ("resolution", "date", "f", "cx", "cy", "b1", "b2")
 _OLD = ("fx", "fy", "skew")  # of the model before PhotoScan 1.2, whose other numbers mean something else, too
+_SHORTEST = 0.05  # focal length in widths: an angle of view of 169 degrees
+_FAR_OFF = 0.25  # of the image's side
 _PANORAMAS = ("spherical", "cylindrical")
 
 
@@ -106,13 +108,20 @@ class Sensor:
         f, b1 = self._number(chosen, "f"), self._number(chosen, "b1")
         if not (f > 0 and f + b1 > 0):
             raise SceneError(f"{self._place}: f is {f:g} and b1 {b1:g}; a focal length in pixels is needed")
-        coefficients = tuple(self._number(chosen, key) for key in _COEFFICIENTS)
         is_fisheye = self._kind(chosen) != "frame"
+        if f < _SHORTEST * width and not is_fisheye:
+            raise SceneError(f"{self._place}: f is {f:g} for {width:g} pixels across, which no lens of this type "
+                             "sees at once; a focal length in pixels is needed")
+        coefficients = tuple(self._number(chosen, key) for key in _COEFFICIENTS)
         distortion: Distortion | None = None
         if any(coefficients) or is_fisheye:
             distortion = MetashapeDistortion(coefficients, is_fisheye)
         # Metashape measures pixels from the outer corner, so the middle of the image lies at w/2.
-        center = (width / 2 + self._number(chosen, "cx") - 0.5, height / 2 + self._number(chosen, "cy") - 0.5)
+        cx, cy = self._number(chosen, "cx"), self._number(chosen, "cy")
+        if max(abs(cx) / width, abs(cy) / height) > _FAR_OFF:
+            logger.warning("%s: cx is %g and cy %g, so that the principal point is far off the middle of %gx%g; they "
+                           "are taken as offsets from it, as Metashape writes them", self._place, cx, cy, width, height)
+        center = (width / 2 + cx - 0.5, height / 2 + cy - 0.5)
         return Lens((f + b1, f), center, (round(width), round(height)), distortion, self._number(chosen, "b2"))
 
     def _calibration(self) -> Element:
@@ -190,5 +199,5 @@ class Sensor:
         except ValueError:
             number = float("nan")
         if not abs(number) < 1e9:
-            raise SceneError(f"{self._place}: {key} is {text!r}; a finite number is needed")
+            raise SceneError(f"{self._place}: {key} is {text!r}; a finite number is needed{comma_hint(text)}")
         return number

@@ -33,7 +33,8 @@ def read_chunk(file: Path, name: str | None = None) -> Element:
     root = _read(file)
     chunks = [root] if root.tag == "chunk" else list(root.iter("chunk"))
     if not chunks:
-        raise SceneError(f"{file}: has no element 'chunk'; is it Metashape's export of cameras?")
+        raise SceneError(f"{file}: has no element 'chunk'; is it Metashape's export of cameras (File, Export)? A "
+                         "project (.psx) is none")
     labels = [chunk.get("label") or f"chunk {number}" for number, chunk in enumerate(chunks, 1)]
     listed = ", ".join(repr(label) for label in labels)
     if name is not None:
@@ -118,8 +119,20 @@ def read_numbers(text: str | None, count: int, place: str) -> NDArray[np.float64
         values = np.empty(0)
     if len(values) != count or not np.isfinite(values).all():
         found = (text or "").strip()
-        raise SceneError(f"{place} is {found[:60]!r}; {count} finite numbers are needed")
+        raise SceneError(f"{place} is {found[:60]!r}; {count} finite numbers are needed{comma_hint(found)}")
     return values
+
+
+def comma_hint(text: str | None) -> str:
+    """Explain a number that may have a decimal comma.
+
+    Args:
+        text: of the number; None: there is none.
+
+    Returns:
+        The end of a message, empty where there is no comma.
+    """
+    return ", with decimal points in place of commas" if "," in (text or "") else ""
 
 
 def read_matrix(text: str | None, place: str) -> NDArray[np.float64]:

@@ -126,6 +126,9 @@ ENTITIES = '<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&
     (lambda s: s.replace("<f>50</f>", "<f>0</f>"), r"sensor 0 \(s\): f is 0"),
     (lambda s: s.replace("<f>50</f>", "<f>wide</f>"), r"sensor 0 \(s\): f is 'wide'"),
     (lambda s: s.replace('type="frame"', 'type="spherical"'), "type is 'spherical': .*panoramas"),
+    (lambda s: s.replace("<f>50</f>", "<f>2</f>"), r"sensor 0 \(s\): f is 2 for 48 pixels across, which no lens"),
+    (lambda s: s.replace("<f>50</f>", "<f>50,5</f>"), "f is '50,5'; a finite number is needed, with decimal points"),
+    (lambda s: s.replace("<transform>", "<transform>1,5 ", 1), "0: transform is '1,5 .*, with decimal points"),
     (without_calibration, "type is 'spherical': .*panoramas"),
     (lambda s: without_calibration(s).replace("spherical", "frame"), "has no calibration; align"),
     (lambda s: s.replace('type="frame"', 'type="equisolid_fisheye"'), "type is 'equisolid_fisheye'; known are frame"),
@@ -157,6 +160,7 @@ def test_malformed_files_are_named(tmp_path, change, message):
      "4 of 4 cameras have a rolling shutter compensated in Metashape, first 0"),
     (lambda s: s.replace("</transform></camera>", "</transform><rolling_shutter>1</rolling_shutter></camera>", 1),
      "1 of 4 cameras have a rolling shutter"),
+    (lambda s: s.replace("<f>", "<cx>24</cx><cy>18</cy><f>"), "cx is 24 and cy 18, so that the principal point is far"),
     (lambda s: s.replace("</transform></camera>", "</transform><orientation>6</orientation></camera>", 2),
      "2 of 4 photographs have lost the EXIF orientation that they had in Metashape, first .*0.png"),
 ])

@@ -98,11 +98,11 @@ def test_where_photographs_and_other_pictures_have_one_name_it_is_refused(tmp_pa
 
 
 def test_the_suffix_and_the_case_of_a_label_decide_where_names_differ_in_nothing_else(tmp_path, caplog):
-    labels = ["000.png", "001.png", "A", "a"]
-    files = ["images/000.png", "images/000.jpg", "images/001.png", "images/001.png.png", "images/A.png",
+    labels = ["000.png", "001.jpeg", "A", "a"]
+    files = ["images/000.png", "images/000.jpg", "images/001.jpg", "images/001.jpg.png", "images/A.png",
              "images/a.png"]
     found = capture(tmp_path, labels, files)
-    assert list(found.values()) == ["images/000.png", "images/001.png", "images/A.png", "images/a.png"]
+    assert list(found.values()) == ["images/000.png", "images/001.jpg", "images/A.png", "images/a.png"]
     assert caplog.text == ""
 
 
@@ -145,6 +145,11 @@ def test_converted_photographs_are_found_and_said(tmp_path, caplog):
     files = [f"images/{n}.png" for n in NAMES]
     assert list(capture(tmp_path, [f"{n}.NEF" for n in NAMES], files).values()) == files
     assert "4 photographs are of another format than their labels say; first 000.NEF -> " in caplog.text
+
+
+def test_a_picture_of_another_format_is_not_taken_where_photographs_were_not_converted(tmp_path):
+    files = ["photos/000.png", "photos/001.png", "cutouts/000.jpg", "cutouts/003.jpg"]
+    assert list(capture(tmp_path, [f"{n}.png" for n in NAMES], files).values()) == files[:2]
 
 
 def test_a_photograph_in_the_folder_itself_comes_before_one_below_it(tmp_path, caplog):
