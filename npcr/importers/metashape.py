@@ -80,8 +80,8 @@ def read_metashape(source: str | Path, *, images: Path | None = None, masks: Pat
     if not photographs:
         raise SceneError(f"{file}: has no camera that is enabled, aligned, and whose photograph is in {folder}; looked "
                          f"for {cameras[0].label!r} and {len(cameras) - 1} others, by name, with any suffix where the "
-                         "label has none, in the folders that the label names, and not in folders of mattes; --images names "
-                         "their folder")
+                         "label has none, in the folders that the label names, and not in folders of mattes; --images "
+                         "names their folder")
     if masks is None and (mattes_unused := place.unused_mattes(folder != file.parent)):
         logger.warning("%s: %d pictures in folders of mattes are not used, first %s; --masks names the folder of "
                        "mattes", file, len(mattes_unused), mattes_unused[0])
