@@ -20,7 +20,7 @@ from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.base import Capture, Importer, Option, View
 from npcr.importers.colmap_model import SparseModel, load_pycolmap, read_model
-from npcr.importers.colmap_photographs import find_photographs
+from npcr.importers.colmap_photographs import find_photographs, warn_of_unplaced
 from npcr.importers.lenses import Lens
 from npcr.importers.masks import find_masks
 from npcr.io.points import PointCloud
@@ -52,8 +52,9 @@ class ColmapImporter(Importer):
     summary = "COLMAP's sparse model"
     description = """\
 A COLMAP workspace: its sparse model (sparse/0, binary or text, any perspective camera model), its images/ and, where
-there is one, masks/ (x.jpg.png as COLMAP names them, or x.png). Photographs are undistorted here. The cloud is the
-sparse one; --points dense/0/fused.ply takes the dense one. Needs pip install 'npcr[colmap]'.
+there is one, masks/ (x.jpg.png as COLMAP names them, x.png or x_mask.png, in folders that mirror the photographs').
+Photographs are undistorted here. The cloud is the sparse one; --points dense/0/fused.ply takes the dense one. Needs
+pip install 'npcr[colmap]'.
 """
     options = (
         Option("model", "the sparse model (default: sparse/0 or sparse)", Path, metavar="FOLDER"),
@@ -95,9 +96,10 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
     if not numbers:
         raise SceneError(f"{place}: none of its {len(missing)} photographs is in {images}"
                          + (f"; the first is {missing[0].relative_to(images)}" if missing else ""))
-    views = [View(found.records[number].label, paths[number], mask, poses[number],
-                  lenses[found.records[number].camera])
-             for number, mask in zip(numbers, _masks(masks, images, [paths[n] for n in numbers]), strict=True)]
+    mattes = _masks(masks, images, [paths[number] for number in numbers])
+    warn_of_unplaced(images, {*paths.values(), *(matte for matte in mattes if matte is not None)})
+    views = [View(found.records[number].label, paths[number], matte, poses[number],
+                  lenses[found.records[number].camera]) for number, matte in zip(numbers, mattes, strict=True)]
     cloud = _cloud(found)
     return Capture(place, views, missing, [cloud] if cloud is not None else [])
 

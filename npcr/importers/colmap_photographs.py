@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -60,6 +60,21 @@ def find_photographs(records: Mapping[int, ImageRecord], images: Path, file: Pat
     return found
 
 
+def warn_of_unplaced(images: Path, used: Collection[Path]) -> None:
+    """Say how many photographs of the folder the model does not place.
+
+    Args:
+        images: the photographs' folder.
+        used: the photographs that it places, and other pictures that have a use.
+    """
+    pictures = _pictures(images)
+    placed = {_composed(str(path)).casefold() for path in used}
+    unplaced = [path for path in pictures if _composed(str(path)).casefold() not in placed]
+    if unplaced:
+        logger.warning("%s: %d of %d photographs are left out, because the model does not place them; first %s", images,
+                       len(unplaced), len(pictures), _shown(str(unplaced[0].relative_to(images))))
+
+
 class _Folder:
     """The photographs' folder, searched by names in any spelling."""
 
@@ -94,13 +109,12 @@ class _Folder:
     def _index(self) -> dict[str, dict[str, list[Path]]]:
         """Photographs by name and by name without suffix, each composed (NFC), and composed without case."""
         index: dict[str, dict[str, list[Path]]] = {"name": {}, "stem": {}}
-        for path in sorted(self.images.rglob("*")):
-            if path.suffix.lower() in _SUFFIXES and _is_file(path):
-                inner = path.relative_to(self.images)
-                for kind, text in (("name", inner.as_posix()), ("stem", inner.with_suffix("").as_posix())):
-                    composed = _composed(text)
-                    for key in {composed, composed.casefold()}:
-                        index[kind].setdefault(key, []).append(path)
+        for path in _pictures(self.images):
+            inner = path.relative_to(self.images)
+            for kind, text in (("name", inner.as_posix()), ("stem", inner.with_suffix("").as_posix())):
+                composed = _composed(text)
+                for key in {composed, composed.casefold()}:
+                    index[kind].setdefault(key, []).append(path)
         return index
 
 
@@ -184,6 +198,10 @@ def _slashed(name: str) -> str:
 def _composed(name: str) -> str:
     """The name with each letter and its accents as one character, where there is one."""
     return unicodedata.normalize("NFC", name)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and _is_file(path)]
 
 
 def _is_file(path: Path) -> bool:

@@ -81,6 +81,13 @@ def test_images_without_a_pose_are_counted_with_the_first(tmp_path: Path, caplog
     assert "2 of 4 images have no pose; they are left out, first 1.png" in caplog.text
 
 
+def test_photographs_that_the_model_does_not_place_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_colmap(tmp_path)
+    write_photographs(tmp_path / "images", 6)
+    assert len(read_colmap(tmp_path).views) == 4
+    assert "images: 2 of 6 photographs are left out, because the model does not place them; first 4.png" in caplog.text
+
+
 def test_poses_that_disagree_with_the_frames_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_colmap(tmp_path, binary=False)
     before = _camera_centers(tmp_path)
