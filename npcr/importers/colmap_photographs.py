@@ -52,8 +52,9 @@ def find_photographs(records: Mapping[int, ImageRecord], images: Path, file: Pat
                if number not in found and not record.name.isascii()}
     if foreign:
         found.update(_by_encoding(foreign, folder))
+    _check_encoding(found, records, folder)
     for number, record in records.items():
-        if number not in found and _is_absolute(record.label):
+        if number not in found and _is_absolute(os.fsdecode(record.name)):
             raise SceneError(f"{file}: image {number} is named '{record.label}', but {images} has no photograph that "
                              "this path ends with; --images names their folder")
     _check_distinct(found, records, file)
@@ -142,12 +143,7 @@ def _by_encoding(records: Mapping[int, ImageRecord], folder: _Folder) -> dict[in
                           if name is not None and (path := folder.find(name)) is not None}
     best = max(fits, key=lambda encoding: len(fits[encoding]))
     if not fits[best]:
-        unreadable = next((record for record in records.values() if not _is_utf8(record.name)), None)
-        if unreadable is None:
-            return {}
-        raise SceneError(f"{folder.file}: the name of an image, '{unreadable.label}', is no UTF-8, and in none of "
-                         f"{', '.join(_ENCODINGS)} is it a photograph in {folder.images}. Give the photographs the "
-                         "names that the model has, or names of plain letters (ASCII) and run COLMAP again")
+        return {}
     rival = next((encoding for encoding, found in fits.items()
                   if len(found) == len(fits[best]) and found != fits[best]), None)
     if rival is not None:
@@ -158,6 +154,16 @@ def _by_encoding(records: Mapping[int, ImageRecord], folder: _Folder) -> dict[in
                    "%s for %s", folder.file, len(records), folder.images, best, len(fits[best]),
                    _shown(str(fits[best][first].relative_to(folder.images))), records[first].label)
     return fits[best]
+
+
+def _check_encoding(found: Mapping[int, Path], records: Mapping[int, ImageRecord], folder: _Folder) -> None:
+    """Refuse names that are no UTF-8 if none is found: they are in an encoding that is unknown here."""
+    unreadable = [number for number, record in records.items() if not _is_utf8(record.name)]
+    if unreadable and not any(number in found for number in unreadable):
+        first = records[unreadable[0]].label
+        raise SceneError(f"{folder.file}: {len(unreadable)} names are no UTF-8, first '{first}', and in none of "
+                         f"{', '.join(_ENCODINGS)} are they photographs in {folder.images}. Give the photographs the "
+                         "names that the model has, or names of plain letters (ASCII) and run COLMAP again")
 
 
 def _recoded(name: bytes, encoding: str) -> str | None:

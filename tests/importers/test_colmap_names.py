@@ -72,8 +72,13 @@ def test_names_in_an_old_encoding(tmp_path, caplog, encoding, text):
 
 
 def test_an_encoding_that_fits_nothing_is_refused(tmp_path):
-    with pytest.raises(SceneError, match=r"images.txt: the name of an image, '\\xb9\\xb7.png', is no UTF-8.*gb18030"):
+    with pytest.raises(SceneError, match=r"images.txt: 1 names are no UTF-8, first '\\xb9\\xb7.png', .*gb18030"):
         _find(tmp_path, [b"\xb9\xb7.png"], ["dog.png"])
+
+
+@pytest.mark.parametrize("files", [[b"\xb9\xb7_0.png"], ["狗_0.png"]])
+def test_one_of_such_names_may_be_missing(tmp_path, files):
+    assert _find(tmp_path, [b"\xb9\xb7_0.png", b"\xb9\xb7_1.png"], files) == [os.fsdecode(files[0]), None]
 
 
 def test_an_encoding_that_is_not_certain_is_refused(tmp_path):
