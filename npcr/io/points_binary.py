@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import tokenize
 from pathlib import Path
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from npcr.errors import SceneError
 from npcr.io.points_columns import NUMBERS, RawPoints, named_points, unnamed_points
+
+logger = logging.getLogger("npcr")
 
 _COLOR_NAMES = ("red", "green", "blue")
 _TO_ASCII = bytes(range(128)) + b"?" * 128
@@ -78,6 +81,7 @@ def read_ply(path: Path) -> RawPoints:
     try:
         with _PlyFile(path) as file:
             elements = {element.name: element for element in plyfile.PlyData.read(file)}
+            rest = len(file.read().strip(b"\r\n\t "))
     except UnicodeDecodeError:
         raise SceneError(f"{path}: is not a readable PLY file: it is not ASCII, but for its comments; save it "
                          "so, or as binary") from None
@@ -85,6 +89,9 @@ def read_ply(path: Path) -> RawPoints:
         raise SceneError(f"{path}: is not a readable PLY file: {error}") from None
     if "vertex" not in elements:
         raise SceneError(f"{path}: has no element 'vertex'; it has {', '.join(map(repr, elements)) or 'none at all'}")
+    if rest:
+        logger.warning("%s: %d bytes follow the data that its header counts (%d vertices); they are passed over; has the "
+                       "header the right number?", path, rest, elements["vertex"].count)
     return named_points(_number_columns(elements["vertex"].data), path)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import plyfile
 import pytest
 
 from npcr.errors import MissingExtraError, SceneError
@@ -182,3 +183,16 @@ def test_las_without_laspy_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "laspy", None)
     with pytest.raises(MissingExtraError, match=r"npcr\[las\]"):
         read_points(tmp_path / "c.las")
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_ply_with_more_data_than_its_header_counts_is_said(tmp_path, caplog, text):
+    vertices = np.zeros(8, dtype=[("x", "f4"), ("y", "f4"), ("z", "f4")])
+    vertices["x"] = np.arange(8)
+    path = tmp_path / "a.ply"
+    plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")], text=text).write(str(path))
+    assert len(read_points(path)) == 8
+    assert not caplog.text
+    path.write_bytes(path.read_bytes().replace(b"vertex 8", b"vertex 7"))
+    assert len(read_points(path)) == 7
+    assert "bytes follow the data that its header counts (7 vertices)" in caplog.text

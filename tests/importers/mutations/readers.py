@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a damaged file plainly says: a few strict lines for each format, which know nothing of the importers.
 
-Each reader returns {photograph's path: (pose, focal, center, split)} of the views and the points, and raises where the
-file is malformed. Principal points are in pixel-center coordinates.
+Each reader returns {photograph's path: (pose, focal, center, split)} of the views, or the points (N, 6) with colors; it
+raises where the file is malformed. Principal points are in pixel-center coordinates.
 """
 
 from __future__ import annotations
@@ -83,6 +83,23 @@ def read_colmap_binary(folder: Path) -> Views:
         views[folder / "images" / data[at + 64:end].decode()] = _colmap_view(numbers, cameras[camera])
         at = end + 9 + 24 * struct.unpack_from("<Q", data, end + 1)[0]
     return views
+
+
+def read_colmap_text_points(folder: Path) -> np.ndarray:
+    rows = _rows(folder / "sparse" / "0" / "points3D.txt")
+    if any(len(row) < 8 or len(row) % 2 for row in rows):
+        raise ValueError("a point")
+    return np.array([[float(word) for word in row[1:7]] for row in sorted(rows, key=lambda row: int(row[0]))])
+
+
+def read_colmap_binary_points(folder: Path) -> np.ndarray:
+    data = (folder / "sparse" / "0" / "points3D.bin").read_bytes()
+    at, points = 8, {}
+    for _ in range(struct.unpack_from("<Q", data)[0]):
+        number, *values = struct.unpack_from("<Q3d3B", data, at)
+        points[number] = values
+        at += 51 + 8 * struct.unpack_from("<Q", data, at + 43)[0]
+    return np.array([points[number] for number in sorted(points)])
 
 
 def read_metashape(folder: Path) -> Views:
