@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,8 +81,12 @@ def read_ply(path: Path) -> RawPoints:
     """
     try:
         with _PlyFile(path) as file:
-            elements = {element.name: element for element in plyfile.PlyData.read(file)}
-            rest = len(file.read().strip(b"\r\n\t "))
+            data = plyfile.PlyData.read(file)
+            rest = "" if data.text else _name_rest(file.read().strip(b"\r\n\t "), "bytes")
+        elements = {element.name: element for element in data}
+        if data.text:  # plyfile reads ahead and closes the file
+            lines = path.read_bytes().partition(b"end_header")[2].splitlines()[1:]
+            rest = _name_rest([line for line in lines if line.strip()][sum(len(e) for e in data):], "lines")
     except UnicodeDecodeError:
         raise SceneError(f"{path}: is not a readable PLY file: it is not ASCII, but for its comments; save it "
                          "so, or as binary") from None
@@ -90,9 +95,13 @@ def read_ply(path: Path) -> RawPoints:
     if "vertex" not in elements:
         raise SceneError(f"{path}: has no element 'vertex'; it has {', '.join(map(repr, elements)) or 'none at all'}")
     if rest:
-        logger.warning("%s: %d bytes follow the data that its header counts (%d vertices); they are passed over; has the "
-                       "header the right number?", path, rest, elements["vertex"].count)
+        logger.warning("%s: %s follow the data that its header counts (%d vertices) and are passed over; is "
+                       "the header right?", path, rest, len(elements["vertex"]))
     return named_points(_number_columns(elements["vertex"].data), path)
+
+
+def _name_rest(rest: Sequence[Any], what: str) -> str:
+    return f"{len(rest)} {what}" if rest else ""
 
 
 def _number_columns(records: NDArray[Any]) -> dict[str, NDArray[Any]]:
