@@ -17,8 +17,9 @@ from benchmarks.quality.variants import CloudChange
 from npcr.cameras import Cameras
 from npcr.config import load_config
 from npcr.data.cloud_geometry import near_far_size, point_spacing
-from npcr.data.scene import find_clouds, load_clouds, split_holdout
+from npcr.data.scene import load_clouds, split_holdout
 from npcr.data.scene_config import FILE_NAME
+from npcr.data.scene_files import find_clouds
 from npcr.data.scene_folder import new_scene_folder
 from npcr.errors import ConfigError, SceneError
 from npcr.io.camera_files import read_cameras

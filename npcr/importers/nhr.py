@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.data.scene import find_clouds, find_mattes, find_photographs, frame_names
+from npcr.data.scene_files import find_clouds, find_mattes, find_photographs, frame_names
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
 from npcr.importers.lenses import Lens

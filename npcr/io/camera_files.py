@@ -50,10 +50,10 @@ def read_cam_poses(path: str | Path) -> NDArray[np.float64]:
         logger.warning("%s, line %d: blank lines are passed over", path, blank)
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     for pose, (number, text) in zip(poses, rows, strict=True):
-        values = np.array(parse_numbers(text, 12, path, number)).reshape(4, 3)
-        pose[:3, _FILE_COLUMNS] = values[:3].T
-        pose[:3, 3] = values[3]
-        _check_rotation(pose[:3, :3], path, number)
+        values = np.array(parse_numbers(text, 12, path, number))
+        pose[:3, _FILE_COLUMNS] = values[:9].reshape(3, 3).T
+        pose[:3, 3] = values[9:]
+        _check_rotation(pose[:3, :3], values, path, number)
     return poses
 
 
@@ -169,18 +169,25 @@ def _warn_if_off_center(matrices: NDArray[np.float64], path: str | Path, size: t
                        "these intrinsics for another size?", path, x, y, block, *size)
 
 
-def _check_rotation(rotation: NDArray[np.float64], path: Path, line: int) -> None:
-    deviation = rotation.T @ rotation - np.eye(3)
-    row, column = np.unravel_index(np.abs(deviation).argmax(), (3, 3))
-    if not abs(deviation[row, column]) <= ROTATION_TOLERANCE:
-        value = deviation[row, column]
-        what = (f"the {'xyz'[row]} axis has squared length {value + 1:.6g}" if row == column else
-                f"axes {'xyz'[row]} and {'xyz'[column]} have dot product {value:.6g}")
+def _check_rotation(rotation: NDArray[np.float64], row: NDArray[np.float64], path: Path, line: int) -> None:
+    deviation = _deviation(rotation)
+    i, j = np.unravel_index(np.abs(deviation).argmax(), (3, 3))
+    order = "the order is z axis, x axis, y axis, center"
+    if not abs(deviation[i, j]) <= ROTATION_TOLERANCE:
+        what = (f"the {'xyz'[i]} axis has squared length {deviation[i, j] + 1:.6g}" if i == j else
+                f"axes {'xyz'[i]} and {'xyz'[j]} have dot product {deviation[i, j]:.6g}")
+        if np.abs(_deviation(row.reshape(3, 4)[:, :3])).max() <= ROTATION_TOLERANCE:
+            order = f"its numbers look like the rows of a 3x4 matrix; {order}"
         raise SceneError(f"{path}, line {line}: rotation is not orthonormal: {what} "
-                         f"(tolerance {ROTATION_TOLERANCE:g}); the order is z axis, x axis, y axis, center")
+                         f"(tolerance {ROTATION_TOLERANCE:g}); {order}")
     if np.linalg.det(rotation) < 0:
         raise SceneError(f"{path}, line {line}: rotation is left-handed (determinant "
-                         f"{np.linalg.det(rotation):.6g}); the order is z axis, x axis, y axis, center")
+                         f"{np.linalg.det(rotation):.6g}); {order}")
+
+
+def _deviation(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, 3) how far the columns are from unit vectors at right angles; 0 for a rotation."""
+    return rotation.T @ rotation - np.eye(3)
 
 
 def _check_intrinsics(matrix: NDArray[np.float64], path: Path, lines: list[int]) -> None:
@@ -191,8 +198,9 @@ def _check_intrinsics(matrix: NDArray[np.float64], path: Path, lines: list[int])
     if matrix[1, 0] != 0:
         raise SceneError(f"{path}, line {lines[1]}: first number is {matrix[1, 0]:g}; it must be 0")
     if matrix[2].tolist() != [0, 0, 1]:
+        hint = "; the matrix looks transposed" if matrix[:, 2].tolist() == [0, 0, 1] else ""
         raise SceneError(f"{path}, line {lines[2]}: last row is {format_numbers(matrix[2].tolist())}; "
-                         "it must be 0 0 1")
+                         f"it must be 0 0 1{hint}")
 
 
 def _parse_index(text: str, path: Path, line: int) -> int:

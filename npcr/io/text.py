@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,28 +39,29 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file; a byte-order mark or CRLF gives a warning.
+    """Read the lines of a text file; a byte-order mark, UTF-16 or CRLF gives a warning.
 
     Args:
-        path: a UTF-8 file.
+        path: a UTF-8 file, or a UTF-16 one with a byte-order mark.
 
     Returns:
         Lines without their ends.
 
     Raises:
-        SceneError: the file is missing, cannot be read, or is not UTF-8.
+        SceneError: the file is missing, cannot be read, or is not text.
     """
     data = read_bytes(path)
-    if data.startswith(b"\xef\xbb\xbf"):
-        logger.warning("%s: starts with a byte-order mark; read without it", path)
-        data = data[3:]
-    if b"\r" in data:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = _decode_utf16(data, path)
+        logger.warning("%s: is in UTF-16; read as such, though UTF-8 is expected", path)
+    else:
+        if data.startswith(codecs.BOM_UTF8):
+            logger.warning("%s: starts with a byte-order mark; read without it", path)
+            data = data[len(codecs.BOM_UTF8):]
+        text = _decode_utf8(data, path)
+    if "\r" in text:
         logger.warning("%s: has Windows line ends (CRLF); read as if they were LF", path)
-    try:
-        return data.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SceneError(f"{path}, line {line}: not text (byte 0x{data[error.start]:02x})") from None
+    return text.splitlines()
 
 
 def parse_numbers(text: str, count: int, path: Path, line: int) -> list[float]:
@@ -78,18 +81,64 @@ def parse_numbers(text: str, count: int, path: Path, line: int) -> list[float]:
     """
     words = text.split()
     if len(words) != count:
-        raise SceneError(f"{path}, line {line}: has {len(words)} numbers; it needs {count}")
-    return [_parse_number(word, path, line) for word in words]
+        apart = len(re.split(r"[,;\s]+", text.strip(" \t,;"))) == count
+        hint = "; separate them by blanks, without commas" if apart else ""
+        raise SceneError(f"{path}, line {line}: has {len(words)} numbers; it needs {count}{hint}")
+    return [parse_number(word, f"{path}, line {line}") for word in words]
 
 
-def _parse_number(word: str, path: Path, line: int) -> float:
+def parse_number(word: str, place: str) -> float:
+    """Parse a number; a decimal comma is refused by name.
+
+    Args:
+        word: the number, without blanks.
+        place: the number's place for messages, such as "cameras.txt, line 3".
+
+    Returns:
+        A finite number.
+
+    Raises:
+        SceneError: the word is not a finite number.
+    """
     try:
-        number = float(word)
+        number = float(word.replace("_", "?"))  # Python itself reads 1_000
     except ValueError:
-        raise SceneError(f"{path}, line {line}: {word!r} is not a number") from None
+        raise SceneError(f"{place}: {word!r} is not a number{_why_not_a_number(word)}") from None
     if not math.isfinite(number):
-        raise SceneError(f"{path}, line {line}: {word} is not finite")
+        raise SceneError(f"{place}: {word} is not finite")
     return number
+
+
+def _why_not_a_number(word: str) -> str:
+    """The likely reason, and what to do, as the end of a sentence; empty where there is none to see."""
+    if re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", word):
+        return f": it has a decimal comma; write {word.replace(',', '.')}"
+    if "\N{MINUS SIGN}" in word:
+        return ": it has a typographic minus sign; write a hyphen"
+    if re.fullmatch(r"[-+]?[\d.]+[dD][-+]?\d+", word):
+        return ": it has Fortran's exponent; write e for d"
+    if re.fullmatch(r"[^,;]+[,;]", word):
+        return "; separate numbers by blanks, without commas"
+    return ""
+
+
+def _decode_utf16(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-16")
+    except UnicodeDecodeError:
+        raise SceneError(f"{path}: starts as text in UTF-16, but is not; save it as UTF-8") from None
+
+
+def _decode_utf8(data: bytes, path: Path) -> str:
+    place = data.find(b"\0")  # valid in UTF-8, but not text
+    reason = "UTF-16 without a mark at its start, or binary?"
+    if place < 0:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            place, reason = error.start, "in another encoding, or binary?"
+    line = data.count(b"\n", 0, place) + 1
+    raise SceneError(f"{path}, line {line}: not text in UTF-8 (byte 0x{data[place]:02x}; {reason}); save it as UTF-8")
 
 
 def format_numbers(values: Iterable[float] | NDArray[np.floating]) -> str:

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from npcr.cameras import Cameras
-from npcr.data.scene import find_frames, frame_names
-from npcr.errors import SceneError
-from npcr.io.camera_files import read_cameras
-from npcr.io.images import inspect_image, read_image, read_matte
+from npcr.data.scene import load_frame
+from npcr.io.images import read_image, read_matte
 from npcr.reconstruction.mattes import reduce_matte
 
 
@@ -46,18 +44,7 @@ def load_silhouettes(folder: str | Path, frame: int, longest_side: int) -> Silho
     Raises:
         SceneError: files are missing or wrong, mattes included.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SceneError(f"{folder}: no such scene folder")
-    if frame < 1:
-        raise SceneError(f"--frame is {frame}; frames count from 1")
-    place = folder / "img" / frame_names(folder, frame)[frame - 1]
-    first = next(iter(sorted(place.glob("img_*"))), None)
-    if first is None:
-        raise SceneError(f"{place}: has no photograph img_0001 (.jpg, .jpeg, .png)")
-    size, _ = inspect_image(first)
-    cameras = read_cameras(folder / "CamPose.inf", folder / "Intrinsic.inf", size)
-    found = find_frames(folder, cameras, frame, mask=True)[frame - 1]
+    cameras, found = load_frame(folder, frame, mask=True)
     with ThreadPoolExecutor(4) as pool:
         mattes = list(pool.map(partial(_load_matte, longest_side=longest_side), found.images, found.mattes))
     return Silhouettes(cameras, found.images, mattes)

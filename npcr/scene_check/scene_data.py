@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 
 from npcr.cameras import Cameras
-from npcr.data.scene import find_clouds, find_frames, frame_names
-from npcr.errors import SceneError
-from npcr.io.camera_files import read_cameras
-from npcr.io.images import inspect_image, read_image, read_matte
+from npcr.data.scene import load_frame
+from npcr.data.scene_files import find_cloud
+from npcr.io.images import read_image, read_matte
 from npcr.io.points import PointCloud, read_points
 from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduced_size
@@ -42,7 +41,7 @@ def load_scene_data(folder: str | Path, *, frame: int = 1, mask: bool | None = N
     Args:
         folder: of the scene.
         frame: number of the frame, from 1.
-        mask: whether to read mattes; None: where all photographs have one.
+        mask: whether to read mattes; None: where all photographs have one, with a warning where only some do.
         progress: wraps the iteration over the images.
 
     Returns:
@@ -52,23 +51,8 @@ def load_scene_data(folder: str | Path, *, frame: int = 1, mask: bool | None = N
         SceneError: something is missing or cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise SceneError(f"{folder}: no such scene folder")
-    if frame < 1:
-        raise SceneError(f"--frame is {frame}; frames count from 1")
-    image_folder = folder / "img" / frame_names(folder, frame)[frame - 1]
-    first = next(iter(sorted(image_folder.glob("img_*"))), None)
-    if first is None:
-        raise SceneError(f"{image_folder}: has no photograph img_0001 (.jpg, .jpeg, .png)")
-    size, _ = inspect_image(first)
-    cameras = read_cameras(folder / "CamPose.inf", folder / "Intrinsic.inf", size)
-    try:
-        files = find_frames(folder, cameras, frame, mask=mask is not False)[frame - 1]
-    except SceneError:
-        if mask is not None:
-            raise
-        files = find_frames(folder, cameras, frame, mask=False)[frame - 1]
-    cloud = read_points(find_clouds(folder, frame)[frame - 1])
+    cameras, files = load_frame(folder, frame, mask=mask)
+    cloud = read_points(find_cloud(folder, frame))
     with ThreadPoolExecutor(4) as pool:
         images = list(progress(pool.map(_read_reduced, files.images, files.mattes), len(files.images)))
     has_mattes = files.mattes[0] is not None

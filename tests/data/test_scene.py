@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout, write_scene
-from npcr.errors import ConfigError
+from npcr.data.scene import Scene, load_clouds, load_frame, load_scene, split_holdout
+from npcr.data.scene_files import find_cloud
+from npcr.errors import ConfigError, SceneError
 from npcr.io.images import read_image
-from npcr.io.points import PointCloud
-from tests.scenes import SIZE, orbit_cameras, orbit_poses, photograph, write_tiny_scene
+from tests.scenes import SIZE, orbit_poses, photograph, write_tiny_scene
 
 
 def _load(folder: Path, **options: Any) -> Scene:
@@ -111,7 +111,9 @@ def _alpha_beside_matte(folder: Path) -> None:
     (_extra_cloud, {}, "SCENE/pointclouds: 1 other files are passed over, such as notes.md"),
     (_second_frame, {}, "SCENE/img: has 2 frame folders; DATASETS.FRAME_NUM 1 uses the first ones"),
     (_second_cloud, {}, "SCENE/pointclouds: has 2 point clouds; DATASETS.FRAME_NUM 1 uses the first ones"),
-    (_alpha_beside_matte, {}, "SCENE/img/0: photographs have alpha channels beside their mattes"),
+    (_alpha_beside_matte, {}, "SCENE/img/0: 1 of 4 photographs have alpha channels beside their mattes, first "
+                              "img_0001.png; the mattes are used"),
+    (lambda folder: (folder / "img" / "more").mkdir(), {}, "SCENE/img: 1 entries are passed over, first more;"),
     (None, {"mask": False}, "SCENE/img/0: has mattes, but DATASETS.MASK is False"),
 ])
 def test_what_does_no_harm_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any,
@@ -125,21 +127,67 @@ def test_what_does_no_harm_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.records[0].getMessage().replace(str(tmp_path / "s"), "SCENE").startswith(message)
 
 
-@pytest.mark.parametrize("cloud_suffix", [".xyz", ".ply"])
-def test_written_then_read(tmp_path: Path, cloud_suffix: str) -> None:
-    cameras = orbit_cameras(3)
-    rng = np.random.default_rng(0)
-    clouds = [PointCloud(rng.normal(size=(9, 3)).astype(np.float32)) for _ in range(2)]
-    write_scene(tmp_path / "s", cameras, (((pixels[..., :3], pixels[..., 3]) for pixels in
-                                           (photograph(10 * frame + camera) for camera in range(3)))
-                                          for frame in range(2)), clouds, cloud_suffix=cloud_suffix)
-    scene = _load(tmp_path / "s", frame_num=2)
-    assert torch.equal(scene.cameras.cam_to_world, cameras.cam_to_world)
-    assert torch.equal(scene.cameras.intrinsics, cameras.intrinsics)
-    for cloud, back in zip(clouds, load_clouds(tmp_path / "s", 2), strict=True):
-        np.testing.assert_array_equal(back.positions, cloud.positions)
-    np.testing.assert_array_equal(read_image(scene.frames[1].images[2]), photograph(12)[..., :3])
-    assert scene.frames[1].mattes[2] == tmp_path / "s" / "img" / "1" / "img_0003_alpha.png"
+def test_mattes_that_are_not_used_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tiny_scene(tmp_path / "s")
+    masks = folder / "img" / "0" / "mask"
+    masks.mkdir()
+    for number in (2, 9):
+        shutil.copy(folder / "img/0/img_0002_alpha.png", masks / f"img_{number:04d}.png")
+    (masks / "left.png").write_bytes(b"x")
+    frame = _load(folder).frames[0]
+    assert frame.mattes == [folder / "img" / "0" / f"img_{number:04d}_alpha.png" for number in range(1, 5)]
+    messages = [record.getMessage().replace(str(folder), "SCENE") for record in caplog.records]
+    assert messages == [
+        "SCENE/img/0/mask: 1 other files are passed over, such as left.png; expected are img_0001.png or img_0001.jpg",
+        "SCENE/img/0: 2 of 6 mattes are not used, first SCENE/img/0/mask/img_0002.png; their photographs have others "
+        "(one beside a photograph comes before one in mask/), or no photograph has their number"]
+
+
+def test_held_out_views_say_whose_cloud_they_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tiny_scene(tmp_path / "s")
+    shutil.rmtree(write_tiny_scene(folder / "test") / "pointclouds")
+    with caplog.at_level(logging.INFO, "npcr"):
+        assert _load(folder / "test").frames[0].cloud_path == folder / "pointclouds" / "frame1.xyz"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"{folder / 'test' / 'pointclouds'}: no such folder; the clouds of {folder} are used")]
+
+
+def test_one_frame_needs_no_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tiny_scene(tmp_path / "s", frames=3)
+    cameras, frame = load_frame(folder, 2, mask=None)
+    assert (cameras.size, frame.name, find_cloud(folder, 2).name) == (SIZE, "1", "frame2.xyz")
+    assert frame.mattes[0] == folder / "img" / "1" / "img_0001_alpha.png"
+    assert not caplog.records
+    with pytest.raises(SceneError, match=r"img/3: no such frame folder; the scene has 3 frames"):
+        load_frame(folder, 4, mask=None)
+    with pytest.raises(SceneError, match="--frame is 0; frames count from 1"):
+        load_frame(folder, 0, mask=None)
+    with pytest.raises(SceneError, match=r"pointclouds: has no point cloud frame4"):
+        find_cloud(folder, 4)
+    Image.fromarray(photograph(0, (16, 24))).save(folder / "img" / "0" / "img_0002.png")
+    with pytest.raises(SceneError, match=r"img_0002.png: is 16x24; img_0001.png is 24x16"):
+        load_frame(folder, 1, mask=None)
+
+
+def test_mattes_of_some_photographs_only_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tiny_scene(tmp_path / "s")
+    (folder / "img" / "0" / "img_0003_alpha.png").unlink()
+    assert load_frame(folder, 1, mask=None)[1].mattes == [None] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / 'img/0/img_0003.png'}: has no matte (img_0003_alpha.png, mask/img_0003.png, an alpha channel); 1 "
+        "of 4 photographs have none. The mattes of the others are not used, either; add the missing ones"]
+    with pytest.raises(SceneError, match=r"DATASETS\.MASK False does without"):
+        load_frame(folder, 1, mask=True)
+    caplog.clear()
+    assert load_frame(write_tiny_scene(tmp_path / "bare", mattes="none"), 1, mask=None)[1].mattes == [None] * 4
+    assert not caplog.records
+
+
+def test_two_folders_of_one_frame(tmp_path: Path) -> None:
+    folder = write_tiny_scene(tmp_path / "s")
+    shutil.copytree(folder / "img" / "0", folder / "img" / "00")
+    with pytest.raises(SceneError, match=r"img/00: has the number of 0; keep one of them"):
+        _load(folder)
 
 
 def test_split_holdout() -> None:

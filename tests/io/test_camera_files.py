@@ -93,6 +93,16 @@ def test_oddities_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str) -> None:
+    write_blocks(tmp_path / "k", default_intrinsics()[None])
+    text = (tmp_path / "k").read_text()
+    (tmp_path / "k").write_bytes(("\N{BYTE ORDER MARK}" + text).encode(encoding))
+    np.testing.assert_array_equal(read_intrinsics(tmp_path / "k"), default_intrinsics()[None])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'k'}: is in UTF-16; read as such, though UTF-8 is expected"]
+
+
 def test_equal_blocks_serve_a_longer_path(tmp_path: Path) -> None:
     write_poses(tmp_path / "p", orbit_poses(5))
     write_blocks(tmp_path / "k", np.repeat(default_intrinsics()[None], 2, 0))
