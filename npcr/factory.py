@@ -11,10 +11,10 @@ import torch
 from yacs.config import CfgNode
 
 from npcr.checkpoints import ModelCheckpoint, load_model, load_parameters
-from npcr.config import changed, checkpoint_keys
+from npcr.config import KEYS, changed, checkpoint_keys, source_of
 from npcr.data.samples import SceneDataset
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
-from npcr.errors import CheckpointError, ConfigError
+from npcr.errors import CheckpointError, ConfigError, SceneError
 from npcr.io.points import PointCloud
 from npcr.renderers import Renderer, find_form
 from npcr.renderers.losses import RenderLoss, VggFeatures
@@ -116,12 +116,41 @@ def open_scene(cfg: CfgNode, folder: str) -> Scene:
 
     Raises:
         ConfigError: the folder's name is empty.
-        SceneError: a file is missing or wrong.
+        SceneError: the folder is not there, or a file is missing or wrong; where a key is to blame, it names its file.
     """
+    key = "DATASETS.TEST" if folder and folder == cfg.DATASETS.TEST else "DATASETS.TRAIN"
+    place = scene_folder(cfg, key)
+    try:
+        return load_scene(place, size_raw=tuple(cfg.INPUT.SIZE_RAW), frame_num=cfg.DATASETS.FRAME_NUM,
+                          mask=cfg.DATASETS.MASK, center=cfg.DATASETS.CENTER)
+    except SceneError as error:
+        blamed = next((key for key in KEYS if key in str(error)), None)
+        if blamed is None:
+            raise
+        raise SceneError(f"{error} (configuration: {source_of(cfg, blamed)})") from None
+
+
+def scene_folder(cfg: CfgNode, key: str = "DATASETS.TRAIN") -> Path:
+    """Return the scene's folder that a key names.
+
+    Args:
+        cfg: the configuration.
+        key: DATASETS.TRAIN or DATASETS.TEST.
+
+    Returns:
+        The folder, which is there.
+
+    Raises:
+        ConfigError: the key is empty.
+        SceneError: there is no such folder.
+    """
+    folder = cfg.DATASETS.TRAIN if key == "DATASETS.TRAIN" else cfg.DATASETS.TEST
+    source = source_of(cfg, key)
     if not folder:
-        raise ConfigError("DATASETS.TRAIN is empty; name the scene's folder, such as DATASETS.TRAIN datasets/cat")
-    return load_scene(Path(folder), size_raw=tuple(cfg.INPUT.SIZE_RAW), frame_num=cfg.DATASETS.FRAME_NUM,
-                      mask=cfg.DATASETS.MASK, center=cfg.DATASETS.CENTER)
+        raise ConfigError(f"{source}: {key} is empty; name the scene's folder, such as {key} datasets/cat")
+    if not Path(folder).is_dir():
+        raise SceneError(f"{folder}: no such scene folder; {key} names it ({source})")
+    return Path(folder)
 
 
 def build_dataset(cfg: CfgNode, scene: Scene, size: Sequence[int], device: torch.device) -> SceneDataset:
@@ -249,4 +278,4 @@ def checkpoint_clouds(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Path) -> 
                 for frame, p in enumerate(checkpoint.points)]
     if not cfg.DATASETS.TRAIN:
         raise CheckpointError(f"{path}: holds no points; name the scene's folder with DATASETS.TRAIN")
-    return load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM)
+    return load_clouds(scene_folder(cfg), cfg.DATASETS.FRAME_NUM)

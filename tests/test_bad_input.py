@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npcr.config import load_config
+from npcr.config import changed, load_config
 from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import ConfigError, SceneError
+from npcr.factory import open_scene
 from tests.scenes import SIZE, write_tiny_scene
 
 Change = Callable[[Path], Any]
@@ -282,6 +283,37 @@ def test_a_scene_that_is_not_there(tmp_path: Path) -> None:
         _load(tmp_path / "nowhere", {})
     with pytest.raises(SceneError, match=r"^DATASETS.TRAIN is empty; it names the scene's folder$"):
         load_scene("", size_raw=SIZE, frame_num=1, mask=True, center=[])
+
+
+@pytest.mark.parametrize(("text", "options", "message"), [
+    ("DATASETS:\n  MASK: True\n", [],
+     "FILE: DATASETS.TRAIN is empty; name the scene's folder, such as DATASETS.TRAIN datasets/cat"),
+    ("DATASETS:\n  TRAIN: s\n", ["DATASETS.TRAIN", ""],
+     "command line: DATASETS.TRAIN is empty; name the scene's folder, such as DATASETS.TRAIN datasets/cat"),
+    ("DATASETS:\n  TRAIN: nowhere\n", [], "nowhere: no such scene folder; DATASETS.TRAIN names it (FILE)"),
+    ("DATASETS:\n  TRAIN: s\n", ["DATASETS.TRAIN", "nowhere"],
+     "nowhere: no such scene folder; DATASETS.TRAIN names it (command line)"),
+    ("DATASETS:\n  TRAIN: s\n  CENTER: [20, 8]\nINPUT:\n  SIZE_RAW: [24, 16]\n", [],
+     "DATASETS.CENTER [20, 8] lies outside the picture of 24x16; the order is [y, x] (configuration: FILE)"),
+    ("DATASETS:\n  TRAIN: s\n", ["INPUT.SIZE_RAW", "[24, 24]"],
+     "SCENE/img/0/img_0001.png: is 24x16; INPUT.SIZE_RAW is 24x24 (configuration: command line)"),
+])
+def test_what_the_configuration_says_of_the_scene_names_its_file(tmp_path: Path, text: str, options: list[str],
+                                                                message: str) -> None:
+    folder = write_tiny_scene(tmp_path / "s")
+    file = tmp_path / "c.yml"
+    file.write_text(text)
+    cfg = changed(load_config(file, options), LOAD_EPOCH=3)  # a copy knows it, too
+    with pytest.raises((ConfigError, SceneError)) as caught:
+        open_scene(cfg, cfg.DATASETS.TRAIN)
+    _check(str(caught.value).replace(str(file), "FILE").replace(str(folder), "SCENE"), message)
+
+
+def test_a_test_scene_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("DATASETS:\n  TRAIN: s\n  TEST: held_out\n")
+    cfg = load_config(tmp_path / "c.yml")
+    with pytest.raises(SceneError, match=r"^held_out: no such scene folder; DATASETS.TEST names it \(.*/c.yml\)$"):
+        open_scene(cfg, cfg.DATASETS.TEST)
 
 
 # (name, YAML, KEY VALUE pairs, message)

@@ -23,6 +23,7 @@ from npcr import cli
 from npcr.config import load_config
 from npcr.data.scene_config import FILE_NAME
 from npcr.errors import SceneError
+from npcr.factory import scene_folder
 from npcr.progress import Progress, titled
 from npcr.scene_check.check import check_scene
 from npcr.scene_check.report import format_report, write_images
@@ -82,9 +83,7 @@ def _scene(path: Path) -> tuple[Path, CfgNode | None]:
     if path.suffix.lower() not in (".yml", ".yaml"):
         raise SceneError(f"{path}: is neither a scene's folder nor a YAML configuration")
     cfg = load_config(path)
-    if not cfg.DATASETS.TRAIN:
-        raise SceneError(f"{path}: DATASETS.TRAIN is empty; it names the scene's folder")
-    return Path(cfg.DATASETS.TRAIN), cfg
+    return scene_folder(cfg), cfg
 
 
 def _progress_bar(name: str) -> Progress:

@@ -23,6 +23,8 @@ from npcr.errors import ConfigError
 
 logger = logging.getLogger("npcr")
 
+_SOURCES = "npcr_sources"  # an attribute of a configuration, which copies keep: what set each key, "": the file
+
 
 def load_config(file: str | Path | None = None, options: Sequence[str] = ()) -> CfgNode:
     """Load a configuration: the defaults, then a file, then options.
@@ -39,6 +41,7 @@ def load_config(file: str | Path | None = None, options: Sequence[str] = ()) -> 
     """
     cfg = default_config()
     if file is not None:
+        cfg.__dict__[_SOURCES] = {"": str(file)}
         _merge(cfg, _read_yaml(Path(file)), "", str(file))
         if cfg.DATASETS.TRAIN:
             cfg.DATASETS.TRAIN = _beside(cfg.DATASETS.TRAIN, Path(file))
@@ -48,6 +51,20 @@ def load_config(file: str | Path | None = None, options: Sequence[str] = ()) -> 
     validate(cfg, str(file) if file is not None else "configuration")
     cfg.freeze()
     return cfg
+
+
+def source_of(cfg: CfgNode, key: str) -> str:
+    """Name what set the value of a key, for messages about it.
+
+    Args:
+        cfg: the configuration.
+        key: its dotted name.
+
+    Returns:
+        The file or "command line"; for a default, the file that could have set it, or "configuration".
+    """
+    sources = cfg.__dict__.get(_SOURCES, {})
+    return str(sources.get(key) or sources.get("") or "configuration")
 
 
 def explicit_keys(file: str | Path | None = None, options: Sequence[str] = ()) -> frozenset[str]:
@@ -199,6 +216,7 @@ def _merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
 def _assign(cfg: CfgNode, key: str, value: Any, source: str) -> None:
     node, leaf = locate(cfg, key)
     node[leaf] = KEYS[key].convert(value, source)
+    cfg.__dict__.setdefault(_SOURCES, {})[key] = source
 
 
 def _find(cfg: CfgNode, key: str, source: str) -> Any:
