@@ -136,7 +136,7 @@ def test_the_renderer_is_in_eval_mode_only_meanwhile(folder: Path, training: boo
     assert renderer.training is training
 
     def fail(rgb: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("the disk is full")
 
     renderer.change = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
