@@ -76,7 +76,7 @@ def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
         _check_mattes(folder, name, list(images.values()), mattes)
         for number, (image, matte) in enumerate(zip(images.values(), mattes, strict=True)):
             matrix = matrices[number if len(matrices) > 1 else 0]
-            lens = Lens((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2]), inspect_image(image)[0],
+            lens = Lens((matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2]), None,
                         skew=float(matrix[0, 1]))
             views.append(View(f"img/{name}/{image.name}", image, matte, poses[number], lens, frame=frame))
     _check_sizes(folder / "Intrinsic.inf", views, len(poses), matrices)
@@ -128,7 +128,7 @@ def _check_mattes(folder: Path, name: str, images: Sequence[Path], mattes: Seque
 
 def _check_sizes(file: Path, views: Sequence[View], cameras: int, matrices: NDArray[np.float64]) -> None:
     """Raise where one K serves photographs of several sizes; warn where it seems to be of another size than theirs."""
-    sizes = [view.lens.size for view in views if view.lens is not None and view.lens.size is not None]
+    sizes = [inspect_image(view.image)[0] for view in views]
     for number, (view, size) in enumerate(zip(views, sizes, strict=True)):
         same_block = number % cameras if len(matrices) > 1 else 0
         if size != sizes[same_block]:
