@@ -16,6 +16,7 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 import argparse
 import dataclasses
 import json
+import logging
 
 from yacs.config import CfgNode
 
@@ -28,6 +29,8 @@ from npcr.progress import Progress, titled
 from npcr.scene_check.check import check_scene
 from npcr.scene_check.report import format_report, write_images
 from npcr.scene_check.scene_data import load_scene_data
+
+logger = logging.getLogger("npcr")
 
 EXAMPLES = """examples:
   python tools/check_scene.py datasets/cat
@@ -79,7 +82,15 @@ def main() -> None:
 def _scene(path: Path) -> tuple[Path, CfgNode | None]:
     """The scene's folder, and the configuration where there is one."""
     if path.is_dir():
-        return path, load_config(path / FILE_NAME) if (path / FILE_NAME).is_file() else None
+        file = path / FILE_NAME
+        if not file.is_file():
+            logger.info("%s: no such file; sizes, near and far, and whether mattes are wanted, are not checked", file)
+            return path, None
+        cfg = load_config(file)
+        if cfg.DATASETS.TRAIN and Path(cfg.DATASETS.TRAIN).resolve() != path.resolve():
+            logger.warning("%s: DATASETS.TRAIN is %s, which training uses; checked is %s", file,
+                           cfg.DATASETS.TRAIN, path)
+        return path, cfg
     if path.suffix.lower() not in (".yml", ".yaml"):
         raise SceneError(f"{path}: is neither a scene's folder nor a YAML configuration")
     cfg = load_config(path)

@@ -23,6 +23,7 @@ from npcr.scene_check.measurements import (
 )
 from npcr.scene_check.scene_data import SceneData
 
+_SLIGHT_GROWTH = 1.2  # of a scale: wide mattes explain as much
 _ORDER = ("shifted-photographs", "reversed-order", "alphabetical-order")
 
 
@@ -58,7 +59,10 @@ def check_scene(data: SceneData, *, size_raw: Sequence[int] | None = None,
         _check_by_photographs(report, data, reconstruction, progress)
     else:
         measure_silhouette_fit(report, data)
-        if not any(problem.name in ("inverted-mattes", "blank-mattes") for problem in report.problems):
+        if any(problem.name in ("inverted-mattes", "blank-mattes") for problem in report.problems):
+            report.remarks.append(Finding("not-checked", "cameras, photographs and cloud were not compared",
+                                          "Mend the mattes, then check again."))
+        else:
             _check_by_mattes(report, data, data.mattes, reconstruction, progress)
     return report
 
@@ -117,7 +121,10 @@ def _add_finding(report: Report, diagnosis: Diagnosis) -> None:
                 f"{before.mean:.2f}"
                 + (f". As likely: {'; or '.join(other.description for other in others[:2])}" if others else ""))
         report.measures["also_likely"] = [other.name for other in others]
-        report.problems.append(Finding(first.name, text, first.fix))
+        fix = first.fix
+        if report.measures["evidence"] == "mattes" and 1 < first.factor < _SLIGHT_GROWTH:
+            fix += " Mattes that are wider than the object look the same: do their outlines keep to it?"
+        report.problems.append(Finding(first.name, text, fix))
     elif not diagnosis.decided and report.measures["evidence"] == "mattes":
         report.problems.append(Finding(
             "no-agreement", f"cloud and mattes do not agree: {before.point_score:.0%} of the points lie within all "

@@ -43,6 +43,7 @@ _FINALISTS = 8
 _GOOD = 0.8  # of Consistency.point_score and .coverage
 _TIE = 0.006  # consistencies this near are taken for equal
 _LEAST_SCALE = 0.03  # of a scale's logarithm: clouds and images do not determine it better
+_TELLING_POINTS = 5  # fewer points that come to lie within the mattes may be chance
 _BACKGROUND = 0.15  # of the object's width: points further outside than this are not the object's
 
 
@@ -104,7 +105,8 @@ def diagnose_silhouettes(reconstruction: Reconstruction, mattes: list[np.ndarray
     fine = stages[1]
     before = fine.measure(None)
     background = before.coverage >= _GOOD > before.point_score and _has_background(fine.reconstruction, mattes)
-    accepted = [(h, after) for h, after in finalists if _explains(h, after, before, background)]
+    points = len(fine.reconstruction.points)
+    accepted = [(h, after) for h, after in finalists if _explains(h, after, before, background, points)]
     looks_right = before.coverage >= _GOOD or before.point_score >= _GOOD
     return _conclude(accepted, before, looks_right, background)
 
@@ -163,9 +165,14 @@ def _is_negligible(hypothesis: Hypothesis) -> bool:
     return hypothesis.factor != 1 and abs(math.log(hypothesis.factor)) < _LEAST_SCALE
 
 
-def _explains(hypothesis: Hypothesis, after: Consistency, before: Consistency, background: bool) -> bool:
+def _explains(hypothesis: Hypothesis, after: Consistency, before: Consistency, background: bool, points: int) -> bool:
     """Whether a hypothesis explains the silhouettes better than the files do."""
     if _is_negligible(hypothesis):
+        return False
+    more_within = points * (after.point_score - before.point_score)
+    # Where none of the files' points lies outside, the mattes merely are not filled. The outermost of few points lie
+    # within the outline, by about their spacing: its radius is sqrt(points) / 2 times as long.
+    if more_within < _TELLING_POINTS and hypothesis.factor < math.exp(2 / math.sqrt(points)):
         return False
     if not clearly_better(after.per_camera, before.per_camera, 0.02 if hypothesis.factor != 1 else 0.01):
         return False

@@ -56,6 +56,11 @@ def measure_geometry(report: Report, data: SceneData) -> None:
         "cloud_size": round_values(float((high - low).max())),
         "camera_distance": round_values([distances.min(), np.median(distances), distances.max()]),
         "point_spacing": round_values(point_spacing(points)), "duplicates": duplicates}
+    if len(centers) > 1 and np.ptp(centers, axis=0).max() <= 1e-5 * max(distances.max(), np.abs(centers).max()):
+        report.problems.append(Finding("one-place", f"all {len(centers)} cameras stand at one place, "
+                                       f"({', '.join(f'{v:.4g}' for v in centers[0])})",
+                                       "Write each camera's center as the last three numbers of its row in "
+                                       "CamPose.inf; transposed matrices, for one, lose it."))
     if duplicates > 0.01 * len(points):
         report.remarks.append(Finding("duplicates", f"{duplicates} of {len(points)} points repeat another's position",
                                       "Remove them: they cost time and memory and are never seen."))

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ import torch
 
 from npcr.camera_paths import sphere_band
 from npcr.cameras import Cameras
-from npcr.io.points import PointCloud
+from npcr.io.camera_files import read_cameras
+from npcr.io.mattes import read_matte
+from npcr.io.points import PointCloud, read_points
 from npcr.ops import rasterize
 from npcr.scene_check.check import check_scene
+from npcr.scene_check.diagnosis import diagnose_silhouettes
 from npcr.scene_check.findings import Report
 from npcr.scene_check.hypotheses import Reconstruction, discrete_hypotheses
 from npcr.scene_check.measurements import check_raw_size, measure_geometry
@@ -185,6 +189,23 @@ def test_one_wrong_camera_and_one_blank_matte(clean):
     assert "blank-mattes" in names(check_scene(blank))
 
 
+def test_blank_mattes_leave_the_cameras_unchecked_and_it_is_said(clean):
+    assert clean.mattes is not None
+    report = check_scene(replace(clean, mattes=[np.zeros_like(clean.mattes[0]), *clean.mattes[1:]]))
+    assert names(report) == ["blank-mattes"]
+    assert "not-checked" in [remark.name for remark in report.remarks]
+
+
+def test_centers_that_were_lost(clean):
+    poses = clean.cameras.cam_to_world.clone()
+    poses[:, :3, 3] = torch.tensor([0.0, 0.0, 3.0])
+    lost = replace(clean, cameras=Cameras(poses, clean.cameras.intrinsics, clean.cameras.size))
+    report = Report({})
+    measure_geometry(report, lost)
+    assert [(problem.name, problem.text) for problem in report.problems] == [
+        ("one-place", "all 12 cameras stand at one place, (0, 0, 3)")]
+
+
 def test_duplicates(clean):
     report = Report({})
     measure_geometry(report, with_points(lambda p: np.concatenate([p, p]))(clean))
@@ -200,6 +221,54 @@ def test_coordinates_far_from_the_origin(clean, offset, found):
     report = Report({})
     measure_geometry(report, with_points(lambda p: p + np.float32([offset, 0, 0]))(with_poses(moved)(clean)))
     assert ("far-from-origin" in names(report)) is found
+
+
+BOB = Path(__file__).resolve().parents[2] / "datasets" / "bob"
+
+
+@pytest.fixture(scope="module")
+def bob() -> Reconstruction:
+    return Reconstruction(read_cameras(BOB / "CamPose.inf", BOB / "Intrinsic.inf", (200, 200)),
+                          torch.from_numpy(read_points(BOB / "pointclouds" / "frame1.ply").positions),
+                          torch.arange(60))
+
+
+def thinned(bob: Reconstruction, points: int, seed: int = 0, noise: float = 0.0) -> tuple[Reconstruction, list]:
+    """Eight of the cameras with their mattes, and a cloud of so many points."""
+    cameras = np.linspace(0, 59, 8).round().astype(int).tolist()
+    mattes = [read_matte(BOB / "img" / "0" / f"img_{camera + 1:04d}_alpha.png") for camera in cameras]
+    rng = np.random.default_rng(seed)
+    cloud = bob.points[torch.from_numpy(rng.choice(len(bob.points), points, replace=False))]
+    cloud += torch.from_numpy(rng.normal(0, noise, cloud.shape)).float()
+    return Reconstruction(bob.cameras[cameras], cloud, torch.arange(8)), mattes
+
+
+@pytest.mark.parametrize(("points", "seed", "noise"), [
+    (50, 1, 0), (100, 0, 0), (400, 0, 0), *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+        (200, 0, 0), (400, 1, 0), (400, 0, 0.04), (1000, 0, 0), (2000, 0, 0), (2000, 0, 0.04), (3500, 0, 0.08)))])
+def test_no_false_alarm_by_chance_in_thin_and_noisy_clouds(bob, points, seed, noise):
+    diagnosis = diagnose_silhouettes(*thinned(bob, points, seed, noise))
+    assert [hypothesis.name for hypothesis in diagnosis.hypotheses] == []
+    assert diagnosis.decided
+
+
+THIN_AND_WRONG = {
+    "cloud-units": lambda scene: replace(scene, points=1.15 * scene.points),
+    "opengl-axes": lambda scene: replace(scene, cameras=Cameras(
+        scene.cameras.cam_to_world @ torch.diag(torch.tensor([1.0, -1, -1, 1])), scene.cameras.intrinsics,
+        scene.cameras.size)),
+    "intrinsics-resolution": lambda scene: replace(scene, cameras=Cameras(
+        scene.cameras.cam_to_world, torch.diag(torch.tensor([0.9, 0.9, 1])) @ scene.cameras.intrinsics,
+        scene.cameras.size)),
+}
+
+
+@pytest.mark.parametrize("name", [name if name == "cloud-units" else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in THIN_AND_WRONG])
+def test_true_mistakes_are_found_by_few_points_too(bob, name):
+    scene, mattes = thinned(bob, 400)
+    diagnosis = diagnose_silhouettes(THIN_AND_WRONG[name](scene), mattes)
+    assert name in [hypothesis.name for hypothesis in diagnosis.hypotheses]
 
 
 def textured(colors: bool) -> SceneData:

@@ -10,7 +10,7 @@ import pytest
 
 from npcr.config import load_config
 from npcr.data.scene_config import update_scene_config
-from npcr.errors import SceneError
+from npcr.errors import ConfigError, SceneError
 from npcr.io.camera_files import read_cam_poses, write_cam_poses
 from npcr.io.images import read_image
 from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
@@ -60,11 +60,30 @@ def test_what_cannot_be_read(check_scene, scene, tmp_path):
         check_scene(tmp_path / "nowhere")
     with pytest.raises(SceneError, match="--views is 0"):
         check_scene(scene, "--views", 0)
+    (scene / "empty.yml").write_text("DATASETS:\n  MASK: True\n")
+    with pytest.raises(ConfigError, match=r"empty\.yml: DATASETS\.TRAIN is empty"):
+        check_scene(scene / "empty.yml")
     with pytest.raises(SceneError, match="no such frame"):
         check_scene(scene, "--frame", 3)
     (scene / "pointclouds/frame1.ply").write_text("nonsense")
     with pytest.raises(SceneError, match=r"frame1\.ply"):
         check_scene(scene)
+
+
+def test_what_the_configuration_leaves_open_is_said(check_scene, scene, caplog):
+    (scene / "scene.yml").rename(scene.parent / "other.yml")
+    with caplog.at_level("INFO", "npcr"):
+        check_scene(scene, "--no-pictures")
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("INFO", f"{scene / 'scene.yml'}: no such file; sizes, near and far, and whether mattes are wanted, are not "
+                 "checked")]
+    caplog.clear()
+    (scene.parent / "other.yml").rename(scene / "scene.yml")
+    (scene / "elsewhere").mkdir()
+    update_scene_config(scene / "scene.yml", {"DATASETS": {"TRAIN": "elsewhere"}})
+    check_scene(scene, "--no-pictures")
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        f"{scene / 'scene.yml'}: DATASETS.TRAIN is {scene / 'elsewhere'}, which training uses; checked is {scene}"]
 
 
 def test_the_configuration_decides_about_mattes(check_scene, scene, capsys):
