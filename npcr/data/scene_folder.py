@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from npcr.errors import SceneError
+from npcr.io.files import remove_leftovers
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def new_scene_folder(destination: str | Path, *, overwrite: bool = False) -> Ite
     target = Path(os.path.abspath(destination))
     check_destination(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
     work = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     work.mkdir()
     try:

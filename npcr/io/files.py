@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,32 +72,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files that killed writers left in a folder, and say so.
+    """Remove the temporary files and folders that killed writers left in a folder, and say so.
 
-    A writer that still lives keeps its file, unless it has not touched it for an hour: another process may have got the
-    dead writer's number.
+    A writer that still lives keeps what is its own, unless it is a file that was not touched for an hour: another
+    process may have got the dead writer's number.
 
     Args:
-        folder: where `atomic_path` wrote; a folder that is missing has no leftovers.
+        folder: where `atomic_path` or `new_scene_folder` wrote; a folder that is missing has no leftovers.
     """
     folder = Path(folder)
     if not folder.is_dir():
         return
-    for file in sorted(folder.iterdir()):
-        match = _TEMPORARY.fullmatch(file.name)
+    for path in sorted(folder.iterdir()):
+        match = _TEMPORARY.fullmatch(path.name)
         try:
-            if match and not _has_writer(file, int(match[1])):
-                file.unlink()
-                logger.info("%s: removed; a process that was killed left it half written", file)
+            if match and not _has_writer(path, int(match[1])):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+                logger.info("%s: removed; a process that was killed left it half written", path)
         except OSError as error:  # another process was quicker, or the folder is read-only
-            logger.debug("%s: cannot be removed: %s", file, error.strerror)
+            logger.debug("%s: cannot be removed: %s", path, error.strerror)
 
 
-def _has_writer(file: Path, pid: int) -> bool:
-    changed = file.stat().st_mtime
+def _has_writer(path: Path, pid: int) -> bool:
+    changed = path.stat().st_mtime
     if pid == os.getpid():
         return changed >= _STARTED  # else an earlier process had this one's number
-    if time.time() - changed > _ABANDONED:
+    if path.is_file() and time.time() - changed > _ABANDONED:  # a folder does not change with what lies deep in it
         return False
     if os.name == "nt":  # there, asking whether a process lives would end it
         return True

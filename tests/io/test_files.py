@@ -99,6 +99,8 @@ def test_a_dead_writers_files_are_removed_and_said(tmp_path: Path, caplog: pytes
     leftover = tmp_path / f".nr_optimizer_3.pth.{dead}-0a1b2c3d.tmp.pth"
     video = tmp_path / f".video.mp4.{dead}-0a1b2c3d.tmp.mp4"
     bare = tmp_path / f".README.{dead}-0a1b2c3d.tmp"
+    scene = tmp_path / f".scene.{dead}-0a1b2c3d.tmp" / "img"
+    scene.mkdir(parents=True)
     kept = [tmp_path / f".a.pth.{os.getppid()}-0a1b2c3d.tmp.pth", tmp_path / f".b.pth.{os.getpid()}-0a1b2c3d.tmp.pth",
             tmp_path / "nr_model_3.pth", tmp_path / f".notes.{dead}.tmp"]
     for file in (leftover, video, bare, *kept):
@@ -106,7 +108,7 @@ def test_a_dead_writers_files_are_removed_and_said(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.INFO, "npcr"):
         remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
-    assert all(str(file) in caplog.text for file in (leftover, video, bare))
+    assert all(str(file) in caplog.text for file in (leftover, video, bare, scene.parent))
 
 
 def test_a_number_that_another_process_got_keeps_no_file_for_ever(tmp_path: Path) -> None:
