@@ -14,9 +14,11 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 
 # isort: split
 import argparse
+import logging
 
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from npcr import cli
 from npcr.cameras import project
@@ -29,9 +31,11 @@ from npcr.progress import Progress, titled
 from npcr.reconstruction.mattes import coverage, fill_holes
 from npcr.reconstruction.point_colors import color_points
 from npcr.reconstruction.silhouette_field import SilhouetteField
-from npcr.reconstruction.silhouettes import Silhouettes, load_silhouettes
-from npcr.reconstruction.visual_hull import carve, estimate_bounds, sample_surface
+from npcr.reconstruction.silhouettes import Silhouettes, check_silhouettes, load_silhouettes
+from npcr.reconstruction.visual_hull import carve, estimate_bounds, reached_walls, sample_surface
 from npcr.visualization.preview import contact_sheet, draw_cameras, draw_projection
+
+logger = logging.getLogger("npcr")
 
 EXAMPLES = """examples:
   python tools/carve_hull.py datasets/dino
@@ -54,7 +58,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bounds", type=float, nargs=6, metavar=("X0", "Y0", "Z0", "X1", "Y1", "Z1"),
                         help="lowest and highest corner of the object's box (default: found from the mattes)")
     parser.add_argument("--resolution", type=int, default=256, metavar="N",
-                        help="cells along the box's longest side (default: 256); mattes are reduced to 4 N pixels")
+                        help="cells along the box's longest side (default: 256), rounded up to 8, 16, 32, ...; mattes "
+                             "are reduced to 4 N pixels")
     parser.add_argument("--threshold", type=float, default=0.5,
                         help="matte value, 0 to 1, from which a pixel is the object (default: 0.5)")
     parser.add_argument("--fuzz", type=float, default=0.0, metavar="SHARE",
@@ -83,6 +88,7 @@ def main() -> None:
     args = parse()
     _check(args)
     target = _target(args.scene, args.frame, args.overwrite)
+    cfg = load_config(args.scene / FILE_NAME) if (args.scene / FILE_NAME).is_file() else None
     silhouettes = load_silhouettes(args.scene, args.frame, 4 * args.resolution)
     cloud, normals = _carved(silhouettes, args)
     colors = color_points(cloud, normals, silhouettes, progress=_bar("colors")) if args.colors else None
@@ -94,12 +100,17 @@ def main() -> None:
     preview = args.preview or args.scene / "carved.png"
     write_image(preview, _picture(cloud, colors, silhouettes))
     print(f"picture: {preview}")
-    _configure(args.scene / FILE_NAME, cloud, silhouettes)
+    _configure(args.scene / FILE_NAME, cfg, cloud, silhouettes)
 
 
 def _carved(silhouettes: Silhouettes, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) of the hull and their outward normals (N, 3)."""
+    _check_views(args, len(silhouettes.mattes))
+    check_silhouettes(silhouettes, args.threshold, args.tolerate)
     mattes = [fill_holes(matte, args.fill_holes, args.threshold) for matte in silhouettes.mattes]
+    filled = sum(not np.array_equal(*pair) for pair in zip(mattes, silhouettes.mattes, strict=True))
+    if filled:
+        print(f"filled:  small holes of {filled} of {len(mattes)} mattes (--fill-holes 0 keeps them)")
     cameras = silhouettes.matte_cameras
     views = {"min_views": args.min_views, "tolerated": args.tolerate}
     if args.bounds:
@@ -110,6 +121,10 @@ def _carved(silhouettes: Silhouettes, args: argparse.Namespace) -> tuple[np.ndar
     field = SilhouetteField.from_mattes(mattes, cameras, threshold=args.threshold, **views)
     outer = SilhouetteField.from_mattes(mattes, cameras, threshold=0.02, **views) if args.fuzz else None
     cells, side = carve(field, bounds, args.resolution, progress=_bar("carving"))
+    walls = reached_walls(field, bounds)
+    if walls:
+        logger.warning("the hull reaches the bounds at %s; what lies beyond is left out. %s", ", ".join(walls),
+                       "Widen --bounds" if args.bounds else "Name the object's box with --bounds")
     return sample_surface(field, cells, side, args.points, seed=args.seed, outer=outer,
                           fuzz=args.fuzz * float((bounds[1] - bounds[0]).max()), progress=_bar("sampling"))
 
@@ -128,16 +143,15 @@ def _picture(cloud: np.ndarray, colors: np.ndarray | None, silhouettes: Silhouet
     return contact_sheet(tiles, columns=3)
 
 
-def _configure(file: Path, cloud: np.ndarray, silhouettes: Silhouettes) -> None:
+def _configure(file: Path, cfg: CfgNode | None, cloud: np.ndarray, silhouettes: Silhouettes) -> None:
     """Set the values that follow from the cloud in scene.yml, or print them where there is none."""
-    if not file.is_file():
+    if cfg is None:
         width, height = silhouettes.cameras.size
         settings = point_settings(cloud, silhouettes.cameras, [width, height])
         print(f"no {file}; for your configuration: INPUT.NEAR_FAR_SIZE {settings['INPUT']['NEAR_FAR_SIZE']} "
               f"DATASETS.CENTER {settings['DATASETS']['CENTER']}")
         return
-    size = list(load_config(file).INPUT.SIZE_TEST)
-    update_scene_config(file, point_settings(cloud, silhouettes.cameras, size))
+    update_scene_config(file, point_settings(cloud, silhouettes.cameras, list(cfg.INPUT.SIZE_TEST)))
     print(f"config:  {file} (NEAR_FAR_SIZE, CENTER)")
 
 
@@ -158,6 +172,13 @@ def _check(args: argparse.Namespace) -> None:
             raise SceneError(f"--{name.replace('_', '-')} is {value:g}; it must be from {low:g} to {high:g}")
     if args.bounds and not (np.isfinite(args.bounds).all() and (np.array(args.bounds[3:]) > args.bounds[:3]).all()):
         raise SceneError(f"--bounds are {args.bounds}; the first corner must be below the second in x, y and z")
+
+
+def _check_views(args: argparse.Namespace, count: int) -> None:
+    if (args.min_views or 0) > count:
+        raise SceneError(f"--min-views is {args.min_views}; the scene has {count} views")
+    if args.tolerate >= count:
+        raise SceneError(f"--tolerate is {args.tolerate}; the scene has {count} mattes, and some must be right")
 
 
 def _bar(name: str) -> Progress:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
@@ -10,6 +12,8 @@ from npcr.cameras import Cameras, project
 from npcr.errors import SceneError
 
 MAX_ROUNDING = 0.05  # pixels by which float32 may misplace points: cannot be seen
+logger = logging.getLogger("npcr")
+
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
 _NEIGHBOR = 6  # spacing is measured by the distance to this neighbor
 
@@ -99,11 +103,16 @@ def object_centers(points: np.ndarray, cameras: Cameras) -> list[int]:
         [y, x] where it hardly moves between cameras, else [y, x, y, x, ...] with a pair for each of them.
     """
     middle = torch.from_numpy(np.median(points, axis=0)).float()
-    pixels, depth = project(middle.expand(len(cameras), 1, 3), cameras)
+    pixels, depth = (result[:, 0] for result in project(middle.expand(len(cameras), 1, 3), cameras))
     width, height = cameras.size
-    center = torch.tensor([(width - 1) / 2, (height - 1) / 2])
-    pixels = torch.where((depth > 0)[..., None] & pixels.isfinite(), pixels, center)[:, 0]
-    pixels = torch.stack([pixels[:, 0].clamp(0, width - 1), pixels[:, 1].clamp(0, height - 1)], dim=1)
+    last = torch.tensor([width - 1, height - 1])
+    pixels = torch.where((depth > 0)[:, None] & pixels.isfinite(), pixels, last / 2)
+    unseen = ((depth <= 0) | (pixels < -0.5).any(1) | (pixels > last + 0.5).any(1)).nonzero()[:, 0].tolist()
+    if unseen:
+        logger.warning("DATASETS.CENTER: %d of %d cameras do not have the cloud's middle in their picture, first "
+                       "camera %d; for these it is the nearest pixel, or the picture's middle", len(unseen),
+                       len(cameras), unseen[0] + 1)
+    pixels = torch.minimum(pixels.clamp_min(0), last)
     mean = pixels.mean(0, keepdim=True)
     if (pixels - mean).abs().max() <= 0.1 * min(width, height):
         pixels = mean

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from npcr.config.recommended import recommended_settings
 from npcr.data.cloud_geometry import near_far_size, object_centers
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
+
+logger = logging.getLogger("npcr")
 
 FILE_NAME = "scene.yml"
 _HEADER = """\
@@ -102,7 +106,7 @@ def write_scene_config(folder: Path, settings: dict[str, Any], maker: str) -> No
 
 
 def update_scene_config(file: Path, settings: dict[str, Any]) -> None:
-    """Set values in a YAML file; other values and the comment on top stay.
+    """Set values in a YAML file; other values and the comment on top stay, other comments go with a warning.
 
     Args:
         file: a configuration.
@@ -116,11 +120,16 @@ def update_scene_config(file: Path, settings: dict[str, Any]) -> None:
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: needs sections such as 'INPUT:', found {type(values).__name__}")
     for section, entries in settings.items():
-        values.setdefault(section, {}).update(entries)
+        held = values.get(section) or {}  # an empty section is None
+        values[section] = {**held, **entries} if isinstance(held, dict) else held
     from_dict(values, str(file))
     lines = text.splitlines(keepends=True)
-    header = "".join(lines[:next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))])
-    _write(file, header, values)
+    top = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    comments = [i for i, line in enumerate(lines[top:], top + 1) if re.search(r"(^|\s)#", line)]
+    if comments:
+        logger.warning("%s: was written anew, without the comments of %d lines, first line %d", file, len(comments),
+                       comments[0])
+    _write(file, "".join(lines[:top]), values)
 
 
 def _write(file: Path, header: str, values: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ blank walls, sky, and what only one photograph shows stay empty.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduced_size
 from npcr.reconstruction.point_filters import merge_clouds, random_downsample, voxel_downsample
 
+logger = logging.getLogger("npcr")
+
 _NEIGHBORS = 5
 _BEST_ANGLE = 8.0  # degrees between the rays of two photographs: good for matching and for depth
 _WINDOW = 7  # pixels
@@ -36,6 +39,7 @@ _LEAST_SCORE = 0.55  # correlation, -1 to 1
 _LEAST_CONTRAST = 2.0  # standard deviation of a window, of 255
 _AGREEMENT = 0.01  # relative depth
 _LEAST_AGREEING = 3  # neighbors
+_LEAST_POINTS = 8  # of the sparse cloud, for a range of depths
 
 _Floats = NDArray[np.float32]
 
@@ -73,12 +77,17 @@ def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes:
     """
     if len(cameras) < 3:
         raise SceneError(f"--densify compares photographs; it needs at least 3, the capture has {len(cameras)}")
+    if count <= len(cloud):
+        logger.warning("--densify %d: the cloud has %d points already; none is added", count, len(cloud))
+        return cloud
     small = cameras.resized(reduced_size(cameras.size, longest_side))
+    spans = [_depth_range(cloud, small[i]) for i in range(len(small))]
+    _warn_of_unsearched([image for image, span in zip(images, spans, strict=True) if span is None], len(images))
     with ThreadPoolExecutor(workers) as pool:
         photographs = list(pool.map(lambda files: _load(files[0], files[1], small.size),
                                     zip(images, mattes, strict=True)))
         near = _neighbors(small, cloud)
-        sweeps = pool.map(lambda i: _sweep(i, near[i], photographs, small, cloud, planes), range(len(small)))
+        sweeps = pool.map(lambda i: _sweep(i, near[i], photographs, small, spans[i], planes), range(len(small)))
         try:
             depths = list(progress(sweeps, len(small)))
         except BaseException:
@@ -87,8 +96,16 @@ def densify(cloud: PointCloud, cameras: Cameras, images: Sequence[Path], mattes:
     found = [_consistent_points(i, near[i], depths, photographs[i], small) for i in range(len(small))]
     positions, colors = (np.concatenate(parts) for parts in zip(*found, strict=True))
     if not len(positions):
+        logger.warning("--densify: photographs agree on no point; the cloud stays at %d points. Do cameras and "
+                       "photographs belong together, and is there texture?", len(cloud))
         return cloud
-    return merge_clouds(cloud, _downsample_evenly(PointCloud(positions, colors), max(0, count - len(cloud))))
+    return merge_clouds(cloud, _downsample_evenly(PointCloud(positions, colors), count - len(cloud)))
+
+
+def _warn_of_unsearched(images: list[Path], count: int) -> None:
+    if images:
+        logger.warning("--densify: %d of %d photographs see fewer than %d points of the sparse cloud and are not "
+                       "searched, first %s", len(images), count, _LEAST_POINTS, images[0])
 
 
 def _load(image: Path, matte: Path | None, size: tuple[int, int]) -> _Photograph:
@@ -119,10 +136,9 @@ def _neighbors(cameras: Cameras, cloud: PointCloud) -> list[list[int]]:
     return [np.argsort(row)[:min(_NEIGHBORS, len(row) - 1)].tolist() for row in cost]
 
 
-def _sweep(i: int, neighbors: list[int], photographs: list[_Photograph], cameras: Cameras, cloud: PointCloud,
-           planes: int) -> _Floats:
+def _sweep(i: int, neighbors: list[int], photographs: list[_Photograph], cameras: Cameras,
+           span: tuple[float, float] | None, planes: int) -> _Floats:
     """(H, W) depth of photograph i, 0 where nothing correlates."""
-    span = _depth_range(cloud, cameras[i])
     if span is None:
         return np.zeros(photographs[i].gray.shape, np.float32)
     inverse = np.linspace(1 / span[0], 1 / span[1], planes)
@@ -148,7 +164,7 @@ def _depth_range(cloud: PointCloud, camera: Cameras) -> tuple[float, float] | No
     pixels, depth = project(torch.from_numpy(cloud.positions)[None], camera)
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
     seen = depth[inside].numpy()
-    if len(seen) < 8:
+    if len(seen) < _LEAST_POINTS:
         return None
     low, high = np.percentile(seen, [1, 98])
     return (0.8 * float(low), 1.25 * float(high))

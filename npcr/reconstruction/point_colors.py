@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -16,6 +17,8 @@ from npcr.ops import rasterize
 from npcr.progress import Progress, no_progress
 from npcr.reconstruction.mattes import reduced_size
 from npcr.reconstruction.silhouettes import Silhouettes
+
+logger = logging.getLogger("npcr")
 
 _DEPTH_SIDE = 800  # longest side of the depth maps that visibility is tested on, pixels
 
@@ -58,8 +61,13 @@ def color_points(points: np.ndarray, normals: np.ndarray, silhouettes: Silhouett
             best[better] = cosine[better]
             raw = project(cloud[better][None], cameras[i])[0][0].numpy()
             colors[better] = torch.from_numpy(_bilinear(photograph, raw))
-    if (best == 0).any() and (best > 0).any():
-        colors[best == 0] = colors[best > 0].mean(0)
+    hidden = best == 0
+    if hidden.all():
+        logger.warning("colors: none of the %d photographs sees a point; all points are black", len(cameras))
+    elif hidden.any():
+        logger.info("colors: %d of %d points are hidden in all photographs; they get the mean color of the others",
+                    int(hidden.sum()), len(cloud))
+        colors[hidden] = colors[~hidden].mean(0)
     return colors.round().clamp(0, 255).byte().numpy()
 
 

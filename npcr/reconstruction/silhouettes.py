@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,11 @@ import numpy as np
 
 from npcr.cameras import Cameras
 from npcr.data.scene import load_frame
+from npcr.errors import SceneError
 from npcr.io.images import read_image, read_matte
 from npcr.reconstruction.mattes import reduce_matte
+
+logger = logging.getLogger("npcr")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,33 @@ class Silhouettes:
     def matte_cameras(self) -> Cameras:
         """The cameras at the mattes' size."""
         return self.cameras.resized((self.mattes[0].shape[1], self.mattes[0].shape[0]))
+
+
+def check_silhouettes(silhouettes: Silhouettes, threshold: float, tolerated: int) -> None:
+    """Refuse mattes without the object, which leave nothing of a hull; warn of those that are the object throughout.
+
+    Args:
+        silhouettes: the mattes.
+        threshold: 0 to 1, from which a pixel is the object.
+        tolerated: number of mattes that may be wrong about a point.
+
+    Raises:
+        SceneError: more mattes than are tolerated show nothing, or all are the object throughout.
+    """
+    count = len(silhouettes.mattes)
+    empty, full = ([image for image, matte in zip(silhouettes.images, silhouettes.mattes, strict=True)
+                    if test(matte > 255 * threshold)] for test in (lambda inside: not inside.any(), np.all))
+    if empty:
+        message = f"{empty[0]}: its matte shows nothing above {threshold:g}, as {len(empty)} of {count} mattes do"
+        if len(empty) > tolerated:
+            raise SceneError(f"{message}; a hull lies within all mattes: mend these, or remove their photographs and "
+                             f"cameras" + (f", or --tolerate {len(empty)}" if len(empty) < count else ""))
+        logger.warning("%s; they are tolerated", message)
+    if len(full) == count:
+        raise SceneError(f"{full[0]}: its matte is the object throughout, as are all {count}; nothing can be carved")
+    if full:
+        logger.warning("%s: its matte is the object throughout, as are %d of %d mattes; they carve nothing", full[0],
+                       len(full), count)
 
 
 def load_silhouettes(folder: str | Path, frame: int, longest_side: int) -> Silhouettes:

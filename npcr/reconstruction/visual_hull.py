@@ -22,6 +22,7 @@ from npcr.reconstruction.mattes import reduce_matte, reduced_size
 from npcr.reconstruction.silhouette_field import UNCONSTRAINED, SilhouetteField
 
 _CHUNK = 1 << 18  # points looked up at once
+_WALL_POINTS = 64  # along each side of a wall that is searched for the hull
 _NEWTON_STEPS = 3
 _ON_SURFACE = 0.3  # pixels
 _BOUNDS_SIDE = 320  # longest side of the mattes that bounds are estimated from, pixels
@@ -61,6 +62,28 @@ def carve(field: SilhouetteField, bounds: tuple[np.ndarray, np.ndarray], resolut
         raise SceneError("carving: the mattes have nothing in common within the bounds; do cameras and mattes "
                          "belong together, and are the bounds right?")
     return cells, side
+
+
+def reached_walls(field: SilhouetteField, bounds: tuple[np.ndarray, np.ndarray]) -> list[str]:
+    """Tell through which walls of a box the hull passes; the object then goes on beyond.
+
+    Args:
+        field: the mattes.
+        bounds: lowest and highest corner (3,) of the box, world coordinates.
+
+    Returns:
+        Names such as "-x" and "+z".
+    """
+    low, high = (torch.as_tensor(corner, dtype=torch.float32) for corner in bounds)
+    steps = torch.linspace(0, 1, _WALL_POINTS)
+    across = torch.cartesian_prod(steps, steps)
+    walls = []
+    for axis in range(3):
+        for sign, place in (("-", 0.0), ("+", 1.0)):
+            wall = torch.cat([across[:, :axis], torch.full((len(across), 1), place), across[:, axis:]], 1)
+            if (field.distance(low + wall * (high - low))[0] > 0).any():
+                walls.append(f"{sign}{'xyz'[axis]}")
+    return walls
 
 
 def sample_surface(field: SilhouetteField, cells: Tensor, side: float, count: int, *, fuzz: float = 0.0,

@@ -63,3 +63,22 @@ def test_two_photographs_are_too_few(tmp_path):
     cameras, files = textured_plane(tmp_path)
     with pytest.raises(SceneError, match="at least 3, the capture has 2"):
         densify(PointCloud(np.zeros((9, 3), np.float32)), cameras[[0, 1]], files[:2], [None] * 2, 100)
+
+
+def test_what_is_not_searched_or_found_is_said(tmp_path, caplog):
+    cameras, files = textured_plane(tmp_path)
+    sparse = PointCloud(np.random.default_rng(1).uniform(-0.5, 0.5, (30, 3)).astype(np.float32))
+    assert densify(sparse, cameras, files, [None] * 5, 30) is sparse
+    assert "--densify 30: the cloud has 30 points already; none is added" in caplog.text
+    caplog.clear()
+    turned = cameras.cam_to_world.clone()
+    turned[1, :3, :3] @= torch.diag(torch.tensor([1.0, -1, -1]))
+    write_image(tmp_path / "gray.png", np.full((120, 160, 3), 128, np.uint8))
+    gray = [tmp_path / "gray.png"] * 5
+    cameras = Cameras(turned, cameras.intrinsics, cameras.size)
+    assert densify(sparse, cameras, gray, [None] * 5, 99, planes=4) is sparse
+    assert [record.getMessage() for record in caplog.records] == [
+        "--densify: 1 of 5 photographs see fewer than 8 points of the sparse cloud and are not searched, first "
+        f"{gray[0]}",
+        "--densify: photographs agree on no point; the cloud stays at 30 points. Do cameras and photographs belong "
+        "together, and is there texture?"]

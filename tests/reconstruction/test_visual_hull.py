@@ -20,8 +20,9 @@ from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.images import write_image
 from npcr.io.points import read_points
 from npcr.reconstruction.mattes import coverage, fill_holes, signed_distance
+from npcr.reconstruction.point_colors import color_points
 from npcr.reconstruction.silhouette_field import SilhouetteField
-from npcr.reconstruction.silhouettes import load_silhouettes
+from npcr.reconstruction.silhouettes import Silhouettes, check_silhouettes, load_silhouettes
 from npcr.reconstruction.visual_hull import carve, estimate_bounds, sample_surface, subsample_evenly
 
 SHARED = os.environ.get("NPCR_SHARED")
@@ -251,12 +252,53 @@ def test_the_tool_writes_cloud_picture_and_configuration(carve_hull, tmp_path, b
     (["--bounds", "0", "0", "0", "1", "1", "-1"], "first corner"),
     (["--bounds", "8", "8", "8", "9", "9", "9"], "nothing in common"),
     (["--frame", "2"], "no such frame"),
+    (["--min-views", "17"], "--min-views is 17; the scene has 16 views"),
+    (["--tolerate", "16"], "--tolerate is 16; the scene has 16 mattes"),
 ])
 def test_the_tools_mistakes(carve_hull, tmp_path, ball, arguments, message):
     write_ball_scene(tmp_path, *ball)
     with pytest.raises(NpcrError, match=message):
         carve_hull(tmp_path, *arguments)
     assert not (tmp_path / "pointclouds").exists()
+
+
+def test_mattes_that_show_nothing_or_everything(carve_hull, tmp_path, ball, caplog):
+    cameras, mattes = ball
+    empty, full = np.zeros_like(mattes[0]), np.full_like(mattes[0], 255)
+    write_ball_scene(tmp_path, cameras, [empty, *mattes[1:3], full, *mattes[4:]])
+    with pytest.raises(SceneError, match=r"img_0001.png: its matte shows nothing above 0.5, as 1 of 16 mattes do; a "
+                                         r"hull lies within all mattes: mend these, .*, or --tolerate 1$"):
+        carve_hull(tmp_path)
+    carve_hull(tmp_path, "--tolerate", 1, "--points", 500, "--resolution", 16)
+    assert [record.getMessage().replace(str(tmp_path), "SCENE") for record in caplog.records] == [
+        "SCENE/img/0/img_0001.png: its matte shows nothing above 0.5, as 1 of 16 mattes do; they are tolerated",
+        "SCENE/img/0/img_0004.png: its matte is the object throughout, as are 1 of 16 mattes; they carve nothing"]
+    with pytest.raises(SceneError, match=r"a.png: its matte is the object throughout, as are all 16; nothing can be"):
+        check_silhouettes(Silhouettes(cameras, [Path("a.png")] * 16, [full] * 16), 0.5, 0)
+
+
+def test_bounds_that_cut_the_hull_are_said(carve_hull, tmp_path, ball, caplog):
+    write_ball_scene(tmp_path, *ball)
+    low, high = CENTER - 1.2 * RADIUS, CENTER + 1.2 * RADIUS
+    high[0] = CENTER[0]
+    carve_hull(tmp_path, "--bounds", *low, *high, "--points", 500, "--resolution", 32)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the hull reaches the bounds at +x; what lies beyond is left out. Widen --bounds"]
+
+
+def test_points_that_no_photograph_sees_are_said(ball, caplog):
+    cameras, mattes = ball
+    points = (CENTER + [[0, 0, RADIUS], [0, 0, 0]]).astype(np.float32)
+    silhouettes = Silhouettes(cameras, [Path("a.png")] * 16, mattes)
+    files = {"a.png": np.full((96, 120, 3), 90, np.uint8)}
+    outward = np.array([[0, 0, 1.0], [0, 0, 0]])
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO", "npcr"):
+        patch.setattr("npcr.reconstruction.point_colors.read_image", lambda path: files[str(path)])
+        assert color_points(points, outward, silhouettes).tolist() == [[90] * 3] * 2
+        assert color_points(points, 0 * outward, silhouettes).tolist() == [[0] * 3] * 2
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "colors: 1 of 2 points are hidden in all photographs; they get the mean color of the others"),
+        ("WARNING", "colors: none of the 16 photographs sees a point; all points are black")]
 
 
 def test_a_scene_without_mattes(carve_hull, tmp_path, ball):
