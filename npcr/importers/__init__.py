@@ -13,7 +13,7 @@ from npcr.importers.metashape import MetashapeImporter
 from npcr.importers.nhr import NhrImporter
 from npcr.importers.registry import find_importer, importers, register_importer, unregister_importer
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import TransformsImporter
+from npcr.importers.transforms import TransformsImporter
 
 __all__ = ["Capture", "Importer", "Lens", "Option", "View", "find_importer", "import_capture", "importers",
            "register_importer", "unregister_importer"]

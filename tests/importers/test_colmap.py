@@ -20,7 +20,7 @@ from npcr.errors import MissingExtraError, SceneError
 from npcr.importers.colmap import read_colmap
 from npcr.importers.lenses import Lens
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.camera_files import read_cameras
 from npcr.io.images import read_image, write_image
 from npcr.io.points import read_points

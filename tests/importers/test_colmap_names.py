@@ -12,8 +12,8 @@ import pytest
 
 from npcr.errors import SceneError
 from npcr.importers.colmap import read_colmap
-from npcr.importers.colmap_photographs import find_photographs
-from npcr.importers.colmap_records import ImageRecord
+from npcr.importers.colmap.photographs import find_photographs
+from npcr.importers.colmap.records import ImageRecord
 from tests.captures import poses, write_colmap
 
 POSE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -31,7 +31,7 @@ from npcr.importers.colmap import read_colmap
 from npcr.importers.metashape import read_metashape
 from npcr.importers.nhr import read_nhr
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.points import PointCloud, write_points
 from tests.captures import points, write_colmap, write_metashape, write_transforms
 from tests.importers.test_nhr import write_nhr

@@ -11,7 +11,7 @@ from npcr.config import load_config
 from npcr.errors import MissingExtraError, SceneError
 from npcr.importers.matting import Matting, matte_from_background, matte_from_trimap
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.images import read_image, read_matte, write_image
 from tests.captures import SIZE, write_transforms
 

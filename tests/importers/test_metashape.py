@@ -10,7 +10,8 @@ import pytest
 
 from npcr.camera_paths import rotation
 from npcr.errors import SceneError
-from npcr.importers.metashape import MetashapeDistortion, read_metashape
+from npcr.importers.metashape import read_metashape
+from npcr.importers.metashape.sensors import MetashapeDistortion
 from npcr.importers.scene_writer import import_capture
 from npcr.io.images import write_image
 from tests.captures import SIZE, dot_errors, metashape_xml, poses, write_dots, write_metashape

@@ -18,7 +18,7 @@ import pytest
 from npcr.errors import NpcrError, SceneError
 from npcr.importers import scene_writer
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.images import write_image
 from npcr.io.points import PointCloud, write_points
 from tests.captures import points, write_transforms

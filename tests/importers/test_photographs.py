@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from npcr.errors import SceneError
 from npcr.importers.matting import Matting
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.camera_files import read_intrinsics
 from npcr.io.images import read_image, read_matte
 from tests.captures import SIZE, write_transforms

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from npcr.errors import SceneError
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.images import write_image
 from npcr.io.points import PointCloud, write_points
 from tests.captures import edit_transforms, points, write_transforms

@@ -14,7 +14,7 @@ import pytest
 from npcr.errors import SceneError
 from npcr.importers.lenses import BrownDistortion, FisheyeDistortion, Lens
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.image_files import read_header
 from tests.captures import SIZE, dot_errors, edit_transforms, poses, write_dots, write_transforms
 

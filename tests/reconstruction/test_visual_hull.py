@@ -15,7 +15,7 @@ from npcr.data.cloud_geometry import near_far_size, point_spacing
 from npcr.data.scene_config import scene_settings, write_scene_config
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
 from npcr.io.images import write_image
 from npcr.io.points import read_points

@@ -24,7 +24,7 @@ from npcr.importers.colmap import read_colmap
 from npcr.importers.metashape import read_metashape
 from npcr.importers.nhr import read_nhr
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
 from npcr.io.images import read_image
 from npcr.io.points import read_points

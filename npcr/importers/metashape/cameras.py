@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
-from npcr.importers.metashape_sensors import Sensor
-from npcr.importers.metashape_xml import by_id, is_true, read_matrix, read_similarity
+from npcr.importers.metashape.document import by_id, is_true, read_matrix, read_similarity
+from npcr.importers.metashape.sensors import Sensor
 
 logger = logging.getLogger("npcr")
 

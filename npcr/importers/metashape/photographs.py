@@ -18,7 +18,7 @@ from pathlib import Path
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
-from npcr.importers.metashape_cameras import MetashapeCamera
+from npcr.importers.metashape.cameras import MetashapeCamera
 
 logger = logging.getLogger("npcr")
 

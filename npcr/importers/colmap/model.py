@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import MissingExtraError, SceneError
-from npcr.importers.colmap_binary import copy_binary_model
-from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord
-from npcr.importers.colmap_text import copy_text_model
+from npcr.importers.colmap.binary import copy_binary_model
+from npcr.importers.colmap.records import MODEL_FILES, RIG_FILES, ImageRecord
+from npcr.importers.colmap.text import copy_text_model
 
 logger = logging.getLogger("npcr")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.lenses import Distortion, Lens
-from npcr.importers.metashape_xml import comma_hint, is_true, read_numbers
+from npcr.importers.metashape.document import comma_hint, is_true, read_numbers
 
 logger = logging.getLogger("npcr")
 

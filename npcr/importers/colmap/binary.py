@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from npcr.errors import SceneError
-from npcr.importers.colmap_records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
+from npcr.importers.colmap.records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
 
 _NONE = struct.pack("<Q", 0)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.base import View
-from npcr.importers.transforms_values import FrameValues, as_matrix, shown, truth
+from npcr.importers.transforms.values import FrameValues, as_matrix, shown, truth
 
 logger = logging.getLogger("npcr")
 

@@ -17,7 +17,7 @@ from npcr.config import load_config
 from npcr.data.scene import load_scene
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.scene_writer import import_capture
-from npcr.importers.transforms_json import read_transforms
+from npcr.importers.transforms import read_transforms
 from npcr.io.camera_files import read_cam_poses, read_intrinsics
 from npcr.io.images import read_image, read_matte, write_image
 from npcr.io.points import PointCloud, read_points, write_points

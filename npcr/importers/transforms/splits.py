@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
-from npcr.importers.transforms_values import Remarks, shown
+from npcr.importers.transforms.values import Remarks, shown
 
 _SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 _Parts = tuple[str, ...]  # of a path: its folders, then the file's name

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from npcr.importers.lenses import BrownDistortion, Distortion, FisheyeDistortion, Lens
-from npcr.importers.transforms_values import LENS_KEYS, FrameValues, truth
+from npcr.importers.transforms.values import LENS_KEYS, FrameValues, truth
 from npcr.io.images import inspect_image
 
 _BROWN = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "FULL_OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.base import Capture, Importer, Option, View
-from npcr.importers.colmap_model import SparseModel, load_pycolmap, read_model
-from npcr.importers.colmap_photographs import find_photographs, warn_of_unplaced
+from npcr.importers.colmap.model import SparseModel, load_pycolmap, read_model
+from npcr.importers.colmap.photographs import find_photographs, warn_of_unplaced
 from npcr.importers.lenses import Lens
 from npcr.importers.masks import find_masks
 from npcr.io.points import PointCloud

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
-from npcr.importers.transforms_values import Remarks
+from npcr.importers.transforms.values import Remarks
 
 _SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 

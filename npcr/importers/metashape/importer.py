@@ -15,13 +15,10 @@ from typing import Any
 from npcr.errors import SceneError
 from npcr.importers.base import Capture, Importer, Option, View
 from npcr.importers.masks import find_masks
-from npcr.importers.metashape_cameras import MetashapeCamera, MetashapeChunk
-from npcr.importers.metashape_photographs import PhotographFolder
-from npcr.importers.metashape_sensors import MetashapeDistortion
-from npcr.importers.metashape_xml import read_chunk
+from npcr.importers.metashape.cameras import MetashapeCamera, MetashapeChunk
+from npcr.importers.metashape.document import read_chunk
+from npcr.importers.metashape.photographs import PhotographFolder
 from npcr.io.image_files import read_header
-
-__all__ = ["MetashapeDistortion", "MetashapeImporter", "read_metashape"]
 
 logger = logging.getLogger("npcr")
 

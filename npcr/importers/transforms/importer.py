@@ -17,11 +17,11 @@ from typing import Any
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
-from npcr.importers.transforms_files import FileFinder
-from npcr.importers.transforms_lens import read_lens
-from npcr.importers.transforms_poses import Motion, check_views, read_pose
-from npcr.importers.transforms_splits import split_frames
-from npcr.importers.transforms_values import (
+from npcr.importers.transforms.files import FileFinder
+from npcr.importers.transforms.lens import read_lens
+from npcr.importers.transforms.poses import Motion, check_views, read_pose
+from npcr.importers.transforms.splits import split_frames
+from npcr.importers.transforms.values import (
     TOP_LEVEL,
     FrameValues,
     Remarks,

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
-from npcr.importers.colmap_records import ImageRecord
+from npcr.importers.colmap.records import ImageRecord
 
 logger = logging.getLogger("npcr")
 
