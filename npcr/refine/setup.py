@@ -61,13 +61,10 @@ def build_run(inputs: PathInputs, destination: Path) -> RefineRun:
 
 def _open_scene_if_available(cfg: CfgNode) -> Scene | None:
     """The scene with its photographs; where there is none, a warning that names the reason, and None."""
-    if not cfg.DATASETS.TRAIN:
-        reason = "DATASETS.TRAIN is empty"
-    else:
-        try:
-            return open_scene(cfg, cfg.DATASETS.TRAIN)
-        except SceneError as error:
-            reason = str(error)
+    try:
+        return open_scene(cfg, cfg.DATASETS.TRAIN)
+    except (ConfigError, SceneError) as error:
+        reason = str(error)
     consequence = "PSNR cannot be watched"
     if cfg.REFINE.SCHEME == "steady":
         consequence += (" and no photographs are mixed in: only REFINE.ANCHOR holds the model near what it renders now")
