@@ -16,7 +16,7 @@ import plyfile
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
-from npcr.io.points_columns import NUMBERS, RawPoints, named_points, unnamed_points
+from npcr.io.points_columns import NUMBERS, RawPoints, named_points, unnamed_points, warn_of_surface_colors
 
 logger = logging.getLogger("npcr")
 
@@ -97,7 +97,22 @@ def read_ply(path: Path) -> RawPoints:
     if rest:
         logger.warning("%s: %s follow the data that its header counts (%d vertices) and are passed over; is "
                        "the header right?", path, rest, len(elements["vertex"]))
-    return named_points(_number_columns(elements["vertex"].data), path)
+    points = named_points(_number_columns(elements["vertex"].data), path)
+    place = _surface_colors(data)
+    if points.colors is None and place:
+        warn_of_surface_colors(path, place)
+    return points
+
+
+def _surface_colors(data: plyfile.PlyData) -> str:
+    """Where a mesh has colors besides those of its vertices; empty where it has none."""
+    comments = [*data.comments, *(text for element in data for text in element.comments)]
+    texture = next((text for text in comments if text.lower().startswith("texturefile ")), None)
+    if texture is not None:
+        return f"a texture ({texture!r})"
+    colored = next((element.name for element in data if element.name != "vertex"
+                    and {"red", "green", "blue"} <= {prop.name.lower() for prop in element.properties}), None)
+    return "" if colored is None else f"its element {colored!r}"
 
 
 def _name_rest(rest: Sequence[Any], what: str) -> str:

@@ -24,12 +24,15 @@ HEADER_RULE = "other columns need a header line that names them, such as \"# x y
 _COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"),
            ("scalar_red", "scalar_green", "scalar_blue"), ("scalar_r", "scalar_g", "scalar_b"),
            ("color_red", "color_green", "color_blue"), ("color_r", "color_g", "color_b"))
-_HARMONICS = ("f_dc_0", "f_dc_1", "f_dc_2")  # of Gaussian splats: the constant term of the spherical harmonics
+_UNIT_COLORS = tuple(tuple(f"{start}{channel}f" for channel in "rgb") for start in ("", "scalar_", "color_"))
+# Of Gaussian splats: the constant term of the spherical harmonics.
+_HARMONICS = tuple(tuple(f"{start}dc_{term}" for term in range(3)) for start in ("f_", "features_", "feature_"))
 _CONSTANT_HARMONIC = 0.28209479177387814
 _PACKED = ("rgb", "rgba")  # of the Point Cloud Library: 0xAARRGGBB, as an integer or as the float of the same bits
-_COLOR_LIKE = re.compile(r"red|green|blue|rgb|colou?r|gr[ae]y|intensity|reflectance|luminance|albedo|f_dc|(^|_)[rgbi]$")
+_COLOR_LIKE = re.compile(r"red|green|blue|rgb|colou?r|gr[ae]y|intensity|reflectance|luminance|albedo|(^|_)dc_|"
+                         r"(^|_)([rgb]f?|i)$")
 
-_OTHERS = re.compile(r"n?[xyz]|a|alpha|opacity|confidence|curvature|label|classification|scalar_?\w*")
+_OTHERS = re.compile(r"n?[xyz]|af?|alpha|opacity|confidence|curvature|label|classification|scalar_?\w*")
 
 
 class RawPoints(NamedTuple):
@@ -77,11 +80,12 @@ def named_points(columns: Mapping[str, NDArray[Any]], path: Path, *, typed: bool
     def stacked(names: Sequence[str]) -> NDArray[Any]:
         return np.stack([columns[found[name]] for name in names], axis=1)
 
-    used: Sequence[str] = next((names for names in (*_COLORS, _HARMONICS) if all(n in found for n in names)), ())
+    used: Sequence[str] = next((names for names in (*_COLORS, *_UNIT_COLORS, *_HARMONICS)
+                                if all(n in found for n in names)), ())
     if not used:
         used = next(((name,) for name in _PACKED if name in found), ())
     colors, unit_colors = None, None
-    if used == _HARMONICS:
+    if used in _HARMONICS:
         terms = stacked(used)
         # Colors beyond black and white are a splat's way; those without a number are reported later.
         colors = np.where(np.isfinite(terms), (0.5 + _CONSTANT_HARMONIC * terms).clip(0, 1), np.nan)
@@ -90,7 +94,7 @@ def named_points(columns: Mapping[str, NDArray[Any]], path: Path, *, typed: bool
         colors, unit_colors = _unpacked(columns[found[used[0]]]), False
     elif used:
         colors = stacked(used)
-        unit_colors = colors.dtype.kind == "f" if typed else None
+        unit_colors = used in _UNIT_COLORS or (colors.dtype.kind == "f" if typed else None)
     _say_unused([name for name in columns if name not in [found[n] for n in ("x", "y", "z", *used)]], bool(used), path)
     return RawPoints(stacked("xyz"), colors, unit_colors)
 
@@ -123,6 +127,18 @@ def unnamed_points(values: NDArray[Any], path: Path, *, unit_colors: bool | None
     elif rest.shape[1] == 6:
         colors = _beside_normals(rest, path)
     return RawPoints(values[:, :3], colors, unit_colors)
+
+
+def warn_of_surface_colors(path: Path, place: str) -> None:
+    """Warn that the colors of a mesh are not at its vertices, where they would be read.
+
+    Args:
+        path: of the file.
+        place: where the colors are.
+    """
+    logger.warning("%s: its vertices have no colors; those of its surface, in %s, are not read, and the cloud is "
+                   "without colors. Give them to the vertices (in MeshLab: Transfer Color: Texture to Vertex, or Face "
+                   "to Vertex) and export the mesh with vertex colors", path, place)
 
 
 def _beside_one(rest: NDArray[Any], path: Path) -> NDArray[Any]:

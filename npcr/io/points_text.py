@@ -25,6 +25,7 @@ from npcr.io.points_columns import (
     is_header,
     named_points,
     unnamed_points,
+    warn_of_surface_colors,
 )
 from npcr.io.text import parse_numbers
 from npcr.progress import progress_bar
@@ -35,6 +36,7 @@ TEXT_SUFFIXES = (".xzy", ".xyz", ".txt")
 _CHUNK = 200_000  # rows read or written at once
 _OBJ_NUMBERS = (3, 4, 6, 7)  # x y z [w] [r g b]
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by the byte-order mark; all others are read as UTF-8
+_MATERIALS = ("mtllib ", "usemtl ", "vt ")  # of an .obj file: the beginnings of lines that stand for a surface's colors
 _BETWEEN_NAMES = re.compile(r"[\s,;]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -87,10 +89,12 @@ def read_obj(path: Path) -> RawPoints:
     Raises:
         SceneError: a line is malformed; the message names it.
     """
+    materials: list[str] = []
     with _open_text(path) as file:
-        rows = (line.lstrip()[2:] for line in file if _is_vertex(line))
-        values = _read_rows(rows, file, path, _Layout())
+        values = _read_rows(_vertices(file, materials), file, path, _Layout())
     colors = {3: None, 4: None, 6: values[:, 3:]}.get(values.shape[1])
+    if values.shape[1] < 6 and materials:
+        warn_of_surface_colors(path, f"a texture or a material ({materials[0]!r})")
     if values.shape[1] == 4 and not (values[:, 3] == 1).all():
         logger.warning("%s: the fourth number of its vertices, a weight, is not 1 everywhere; it is not used", path)
     if values.shape[1] == 7:
@@ -114,6 +118,15 @@ def _open_text(path: Path) -> TextIOWrapper:
         raise SceneError(f"{path}: has zero bytes: it is not a text, or one in UTF-16 without a byte-order mark; save "
                          "it as UTF-8")
     return path.open(encoding=encoding, errors="replace")
+
+
+def _vertices(lines: Iterable[str], materials: list[str]) -> Iterator[str]:
+    """Yield the numbers of an .obj file's vertices; `materials` gets the first line about a surface's colors."""
+    for line in lines:
+        if _is_vertex(line):
+            yield line.lstrip()[2:]
+        elif not materials and line.lstrip().startswith(_MATERIALS):
+            materials.append(line.strip())
 
 
 def _is_vertex(line: str) -> bool:

@@ -70,7 +70,7 @@ def test_vertices_with_lists_below_a_header_in_another_encoding(tmp_path: Path) 
 @pytest.mark.parametrize("names", [
     ("red", "green", "blue"), ("Red", "Green", "Blue"), ("RED", "GREEN", "BLUE"), ("r", "g", "b"), ("R", "G", "B"),
     ("diffuse_red", "diffuse_green", "diffuse_blue"), ("scalar_R", "scalar_G", "scalar_B"),
-    ("scalar_red", "scalar_green", "scalar_blue"), ("scalar_Red", "scalar_Green", "scalar_Blue"),
+    ("scalar_red", "scalar_green", "scalar_blue"), ("scalar_Red", "scalar_Green", "scalar_Blue"), ("Rf", "Gf", "Bf"),
 ])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 @pytest.mark.parametrize("xyz", ["xyz", "XYZ"])
@@ -83,10 +83,22 @@ def test_names_of_colors(tmp_path: Path, caplog: pytest.LogCaptureFixture, names
     assert not caplog.records
 
 
-def test_splats_have_the_color_of_their_constant_term(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("header", ["//X Y Z Rf Gf Bf", "# X Y Z Rf Gf Bf", "X Y Z Rf Gf Bf Af", "# x y z rf gf bf af"])
+@pytest.mark.parametrize("white", ["1", "1.0"])
+def test_colors_named_as_fractions_are_such(tmp_path: Path, caplog: pytest.LogCaptureFixture, header: str,
+                                            white: str) -> None:
+    alpha = " 1" if "af" in header.lower() else ""
+    (tmp_path / "c.txt").write_text(f"{header}\n1 2 3 {white} 0 0{alpha}\n4 5 6 {white} {white} 0{alpha}\n")
+    assert _colors(tmp_path / "c.txt") == [[255, 0, 0], [255, 255, 0]]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("term", ["f_dc", "features_dc", "feature_dc"])
+def test_splats_have_the_color_of_their_constant_term(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                      term: str) -> None:
     terms = (np.array([*COLORS, [255, 0, 128]]) / 255 - 0.5) / 0.28209479177387814
     terms[2, :2] *= 3  # beyond black and white, as trained splats are
-    columns = _columns(("f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity"), np.c_[terms, terms[:, :2]])
+    columns = _columns((f"{term}_0", f"{term}_1", f"{term}_2", "f_rest_0", "opacity"), np.c_[terms, terms[:, :2]])
     assert _colors(write_ply(tmp_path / "c.ply", columns)) == [*COLORS, [255, 0, 128]]
     assert not caplog.records
 
@@ -101,7 +113,8 @@ def test_packed_colors(tmp_path: Path, name: str, alpha: int, kind: str) -> None
     assert _colors(write_ply(tmp_path / "c.ply", {**_columns("", np.zeros((2, 0))), name: column})) == COLORS
 
 
-@pytest.mark.parametrize("name", ["intensity", "scalar_Intensity", "Color", "red", "f_dc_0", "gray", "colour_r"])
+@pytest.mark.parametrize("name", ["intensity", "scalar_Intensity", "Color", "red", "f_dc_0", "gray", "colour_r", "Rf",
+                                  "features_dc_1"])
 def test_what_could_be_a_color_but_is_not_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                                        name: str) -> None:
     assert _colors(write_ply(tmp_path / "c.ply", _columns((name,), np.array([[1.0], [2.0]])))) is None
@@ -233,6 +246,25 @@ def test_the_weight_and_alpha_of_obj(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert _colors(tmp_path / "c.obj") == colors
     assert said in caplog.text
     assert bool(said) is bool(caplog.records)
+
+
+@pytest.mark.parametrize(("name", "text", "place"), [
+    ("c.obj", "mtllib cat.mtl\nv 1 2 3\nv 4 5 6\nvt 0 1\n", "a texture or a material ('mtllib cat.mtl')"),
+    ("c.obj", "v 1 2 3\nvt 0.5 1\nv 4 5 6\n", "a texture or a material ('vt 0.5 1')"),
+    ("c.ply", "comment TextureFile cat.png\n{}end_header\n1 2 3\n", "a texture ('TextureFile cat.png')"),
+    ("c.ply", "{}element face 1\nproperty list uchar int vertex_indices\nproperty uchar red\nproperty uchar green\n"
+              "property uchar blue\nend_header\n1 2 3\n3 0 0 0 9 8 7\n", "its element 'face'"),
+    ("d.obj", "mtllib cat.mtl\nv 1 2 3 0.5 0.5 0.25\nvt 0 1\n", ""),
+])
+def test_colors_of_a_surface_are_said_to_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str,
+                                                     text: str, place: str) -> None:
+    vertex = "element vertex 1\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    header = "ply\nformat ascii 1.0\n" if name.endswith("ply") else ""
+    (tmp_path / name).write_text(header + text.format(vertex))
+    assert (_colors(tmp_path / name) is None) is bool(place)
+    assert [f"{name}: its vertices have no colors; those of its surface, in {place}"] == [
+        record.getMessage().removeprefix(f"{tmp_path}/").partition(", are")[0] for record in caplog.records] or not (
+        place or caplog.records)
 
 
 def test_a_weight_and_an_alpha_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
