@@ -29,6 +29,7 @@ logger = logging.getLogger("npcr")
 
 _LEAST_KEPT = 0.5  # of a photograph's area; less is said
 _LEAST_ZOOM = 0.5  # of its middle
+_MOST_ZOOM = 1.25  # a strong lens that is right stays below
 _COPIED = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg"}  # by Pillow's name of the format
 
 
@@ -112,7 +113,7 @@ def plan_conversions(capture: Capture, downscale: float, mask: bool | None,
     conversions = []
     for view, photograph, source in zip(capture.views, photographs, sources, strict=True):
         try:
-            camera = undistorted_camera(_lens(view, photograph.size, capture.file),
+            camera = undistorted_camera(_lens(view, photograph.size),
                                         _cropped_size(photograph.size, common))
         except SceneError as error:
             raise SceneError(f"{capture.file}, {view.label}: {error}") from None
@@ -174,6 +175,12 @@ def _warn_of_lenses(capture: Capture, cameras: Sequence[UndistortedCamera]) -> N
                 "undistorted", f"it shows {first.kept_share:.1%}, magnified {first.zoom:.3g} times, since the image "
                 f"must have no empty border and end {MAX_ANGLE:g} degrees off the axis; are the lens's coefficients "
                 "right?")
+    large = [camera.zoom > _MOST_ZOOM and not is_small for camera, is_small in zip(cameras, small, strict=True)]
+    if any(large):
+        first = cameras[large.index(True)]
+        warn_of(capture.file, images, large, f"photographs are magnified more than {_MOST_ZOOM:g} times in their "
+                "middle once undistorted", f"it is magnified {first.zoom:.3g} times and shows {first.kept_share:.1%} "
+                "of its picture, since the image must have no empty border; are the lens's coefficients right?")
     coarse = [camera.zoom < _LEAST_ZOOM for camera in cameras]
     if any(coarse):
         warn_of(capture.file, images, coarse, f"photographs are reduced below {_LEAST_ZOOM:.0%} in their middle once "
@@ -215,7 +222,7 @@ def _cropped_size(size: tuple[int, int], common: tuple[int, int]) -> tuple[int, 
     return (max(1, round(size[0] / ratio)), size[1]) if ratio > 1 else (size[0], max(1, round(size[1] * ratio)))
 
 
-def _lens(view: View, size: tuple[int, int], file: Path) -> Lens:
+def _lens(view: View, size: tuple[int, int]) -> Lens:
     """The view's lens for a photograph of `size`."""
     if view.lens is None:
         focal_x = 0.5 * size[0] / math.tan(view.angle[0] / 2)
@@ -224,8 +231,11 @@ def _lens(view: View, size: tuple[int, int], file: Path) -> Lens:
     stated = view.lens.size or size
     if abs(size[0] * stated[1] / (size[1] * stated[0]) - 1) > SAME_SHAPE:
         sideways = abs(size[1] * stated[1] / (size[0] * stated[0]) - 1) <= SAME_SHAPE
-        raise SceneError(f"{view.image} is {size[0]}x{size[1]}, but {file.name} says {stated[0]}x{stated[1]}"
-                         + ("; turn its pixels by 90 degrees, as they were calibrated" if sideways else ""))
+        raise SceneError(f"{view.image} is {size[0]}x{size[1]}, but its camera was calibrated for "
+                         f"{stated[0]}x{stated[1]}; " + (
+                             "turn its pixels by 90 degrees, as they were calibrated" if sideways else
+                             "put the picture there that was calibrated, neither cropped nor stretched (a smaller or "
+                             "larger copy will do), or leave this one out of the capture"))
     return view.lens.resized(size)
 
 

@@ -120,7 +120,7 @@ def test_an_orientation_that_nothing_confirms_is_said(tmp_path, caplog, number, 
 
 
 def test_sideways_pixels_without_an_orientation_are_refused(tmp_path):
-    with pytest.raises(SceneError, match=r"0.png is 48x36, but transforms.json says 36x48; turn its pixels"):
+    with pytest.raises(SceneError, match=r"0.png is 48x36, but its camera was calibrated for 36x48; turn its"):
         imported(capture(tmp_path / "c", w=36, h=48), tmp_path / "scene")
 
 

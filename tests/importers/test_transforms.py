@@ -244,7 +244,8 @@ def test_overwrite_replaces_scenes_only(capture, tmp_path):
 def test_a_photograph_of_another_shape_than_the_file_says(capture, tmp_path):
     folder, _ = capture
     write_image(folder / "images/001.png", np.zeros((20, 30, 4), np.uint8))
-    with pytest.raises(SceneError, match=r"001.png is 30x20, but transforms.json says 64x48"):
+    with pytest.raises(SceneError, match=r"transforms.json, frames\[1\]: .*001.png is 30x20, but its camera "
+                       "was calibrated for 64x48; put the picture there"):
         import_capture(read_transforms(folder), tmp_path / "scene")
 
 
@@ -318,7 +319,7 @@ def test_an_applied_transform_can_be_undone(capture):
     (lambda v: v.update(fl_x="wide"), "fl_x is 'wide'"),
     (lambda v: v.update(cx=math.inf), "cx is inf"),
     (lambda v: v.update(w=0), "at least 1x1"),
-    (lambda v: v.update(w=48, h=64), "says 48x64"),
+    (lambda v: v.update(w=48, h=64), "calibrated for 48x64; turn its pixels"),
     (lambda v: v.update(camera_model="EQUIRECTANGULAR"), "EQUIRECTANGULAR"),
     (lambda v: v.update(k4=0.1), "k4 is 0.1"),
     (lambda v: [f.update(file_path="gone.png") for f in v["frames"]], "none of its 8"),

@@ -221,6 +221,16 @@ def test_a_lens_that_costs_most_of_a_picture_is_said(tmp_path, caplog):
     assert read_header(tmp_path / "scene/img/0/img_0002.png").size == SIZE
 
 
+def test_a_lens_that_magnifies_the_middle_is_said(tmp_path, caplog):
+    folder = write_lens(tmp_path / "capture", {"w": 48, "h": 36, "fl_x": 50.0, "k1": 0.5})
+    import_capture(read_transforms(folder), tmp_path / "fine")
+    assert caplog.text == ""
+    edit_transforms(folder, lambda v: [frame.update(k1=5.0) for frame in v["frames"][1:]])
+    import_capture(read_transforms(folder), tmp_path / "scene")
+    assert "3 of 4 photographs are magnified more than 1.25 times in their middle once" in caplog.text
+    assert "1.png; it is magnified 1.62 times and shows 79.2% of its picture" in caplog.text
+
+
 def test_a_fisheye_that_is_cut_by_the_largest_angle_is_said(tmp_path, caplog):
     folder = write_lens(tmp_path / "capture", {"w": 48, "h": 36, "fl_x": 13.0, "is_fisheye": True})
     import_capture(read_transforms(folder), tmp_path / "scene")
