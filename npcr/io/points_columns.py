@@ -19,6 +19,7 @@ logger = logging.getLogger("npcr")
 NUMBERS = (3, 4, 6, 7, 9)  # of columns that can be told apart without names
 ROW_RULE = "a point is x y z, or x y z r g b"
 HEADER_RULE = "other columns need a header line that names them, such as \"# x y z nx ny nz\""
+_NAME_THEM = "put a line before the points that names them, such as \"# x y z r g b nx ny nz\""
 
 # Lower-case names, the most specific first.
 _COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"),
@@ -32,7 +33,8 @@ _PACKED = ("rgb", "rgba")  # of the Point Cloud Library: 0xAARRGGBB, as an integ
 _COLOR_LIKE = re.compile(r"red|green|blue|rgb|colou?r|gr[ae]y|intensity|reflectance|luminance|albedo|(^|_)dc_|"
                          r"(^|_)([rgb]f?|i)$")
 
-_OTHERS = re.compile(r"n?[xyz]|af?|alpha|opacity|confidence|curvature|label|classification|scalar_?\w*")
+_OTHERS = re.compile(r"n?[xyz]|af?|alpha|opacity|confidence|curvature|label|classification|scalar_?\w*|"
+                     r"(point_?)?(id|index)")
 
 
 class RawPoints(NamedTuple):
@@ -114,6 +116,10 @@ def unnamed_points(values: NDArray[Any], path: Path, *, unit_colors: bool | None
         SceneError: the columns cannot be told apart.
     """
     colors: NDArray[Any] | None = None
+    if values.shape[1] in (4, 7) and _is_index(values):
+        logger.warning("%s: column 1 counts the points (%g, %g, ...) and is not used; x y z are the columns after it. "
+                       "Where that is wrong, %s", path, *values[:2, 0], _NAME_THEM)
+        values = values[:, 1:]
     rest = values[:, 3:] if len(values) else np.empty((0, 0))
     if rest.shape[1] == 1:
         logger.warning("%s: column 4 (intensity?) is not used; the cloud is read without colors", path)
@@ -149,8 +155,7 @@ def _beside_one(rest: NDArray[Any], path: Path) -> NDArray[Any]:
         return rest[:, 1:]
     if last[0] in (1, 255, 65535) and (last == last[0]).all():
         return rest[:, :3]
-    raise SceneError(f"{path}: has 7 columns, which may be x y z r g b a or x y z i r g b; put a line before the "
-                     "points that names them, such as \"# x y z r g b a\"")
+    raise SceneError(f"{path}: has 7 columns, which may be x y z r g b a or x y z i r g b; {_NAME_THEM}")
 
 
 def _beside_normals(rest: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -158,9 +163,16 @@ def _beside_normals(rest: NDArray[Any], path: Path) -> NDArray[Any]:
     first, last = _are_normals(rest[:, :3]), _are_normals(rest[:, 3:])
     if first == last:
         raise SceneError(f"{path}: has 9 columns, of which {'each' if first else 'no'} three are normals of length 1; "
-                         "put a line before the points that names them, such as \"# x y z r g b nx ny nz\"")
+                         f"{_NAME_THEM}")
     logger.info("%s: columns %s are normals and not used", path, "4 to 6" if first else "7 to 9")
     return rest[:, 3:] if first else rest[:, :3]
+
+
+def _is_index(values: NDArray[Any]) -> bool:
+    """Whether the first column is the points' number: it counts up by one, or by more beside fractional coordinates."""
+    steps = np.diff(values[:, 0])
+    return len(values) > 2 and not _has_fractions(values[:, 0]) and bool(
+        (steps == 1).all() or ((steps > 0).all() and _has_fractions(values[:, 1])))
 
 
 def _are_normals(values: NDArray[Any]) -> bool:

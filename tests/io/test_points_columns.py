@@ -158,6 +158,31 @@ def test_columns_without_names(tmp_path: Path, caplog: pytest.LogCaptureFixture,
             said or caplog.records)
 
 
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (1, 2, 3), (7, 9, 20)])
+@pytest.mark.parametrize("tail", ["", " 10 20 30", " 10 20 255"])
+def test_a_column_that_counts_the_points_is_no_coordinate(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                          numbers: tuple[int, ...], tail: str) -> None:
+    rows = [f"{number} {-number - 0.5} 8 9{tail}" for number in numbers]
+    (tmp_path / "c.xyz").write_text("\n".join(rows))
+    np.save(tmp_path / "c.npy", np.array([row.split() for row in rows], np.float64))
+    for name in ("c.xyz", "c.npy"):
+        cloud = read_points(tmp_path / name)
+        assert cloud.positions.tolist() == [[-number - 0.5, 8, 9] for number in numbers]
+        assert (cloud.colors is not None) is bool(tail)
+        assert f"{name}: column 1 counts the points ({numbers[0]}, {numbers[1]}, ...)" in caplog.text
+    caplog.clear()
+    (tmp_path / "d.xyz").write_text("\n".join(["# id x y z r g b" if tail else "# id x y z", *rows]))
+    assert read_points(tmp_path / "d.xyz").positions.tolist() == cloud.positions.tolist()
+    assert not caplog.records
+
+
+def test_a_coordinate_that_counts_is_one_where_nothing_is_left_over(tmp_path: Path,
+                                                                    caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.xyz").write_text("".join(f"{x} 5 6 10 20 30\n" for x in range(4)))
+    assert read_points(tmp_path / "c.xyz").positions[:, 0].tolist() == [0, 1, 2, 3]
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(("row", "message"), [
     ("1 2 3 10 20 30 40", "x y z r g b a or x y z i r g b; put a line before the points"),
     ("1 2 3 10 20 30 40 50 60", "9 columns, of which no three are normals"),
