@@ -45,8 +45,8 @@ def read_cam_poses(path: str | Path) -> NDArray[np.float64]:
     rows = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
     if not rows:
         raise SceneError(f"{path}: has no camera; it needs a row of 12 numbers for each")
-    if len(rows) < len(lines):
-        blank = next(number for number, text in enumerate(lines, 1) if not text.strip())
+    blank = next((number for number, text in enumerate(lines, 1) if not text.strip()), rows[-1][0])
+    if blank < rows[-1][0]:  # between cameras; at the end they are usual
         logger.warning("%s, line %d: blank lines are passed over", path, blank)
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     for pose, (number, text) in zip(poses, rows, strict=True):

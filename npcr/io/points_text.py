@@ -63,7 +63,6 @@ def read_text(path: Path) -> RawPoints:
     Raises:
         SceneError: a line is malformed; the message names it.
     """
-    _warn_about_encoding(path)
     layout = _find_layout(path)
     with _open_text(path) as file:
         rows: Iterable[str] = islice(file, layout.skipped, None)
@@ -255,21 +254,6 @@ def locate_point(path: Path, row: int) -> str:
         for number, _ in islice(_data_lines(path, layout), row, None):
             return f"line {number}"
     return f"point {row + 1}"
-
-
-def _warn_about_encoding(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(4096)
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        end = file.read()
-    if start[:2] in _ENCODINGS:
-        logger.warning("%s: is UTF-16; read as such", path)
-    if start.startswith(b"\xef\xbb\xbf"):
-        logger.warning("%s: starts with a byte-order mark; read without it", path)
-    if b"\r\n" in start:
-        logger.warning("%s: has Windows line ends (CRLF); read as if they were LF", path)
-    if end.endswith((b"\n\n", b"\n\r\n")):
-        logger.warning("%s: blank lines at the end are passed over", path)
 
 
 def write_rows(file: IO[bytes], positions: NDArray[np.float32], colors: NDArray[np.uint8] | None, name: str,

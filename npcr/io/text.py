@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import codecs
-import logging
 import math
 import re
 from collections.abc import Iterable
@@ -14,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
-
-logger = logging.getLogger("npcr")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -39,7 +36,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file; a byte-order mark, UTF-16 or CRLF gives a warning.
+    """Read the lines of a text file, with a byte-order mark or without, and with any ends of lines.
 
     Args:
         path: a UTF-8 file, or a UTF-16 one with a byte-order mark.
@@ -52,16 +49,8 @@ def read_lines(path: Path) -> list[str]:
     """
     data = read_bytes(path)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = _decode_utf16(data, path)
-        logger.warning("%s: is in UTF-16; read as such, though UTF-8 is expected", path)
-    else:
-        if data.startswith(codecs.BOM_UTF8):
-            logger.warning("%s: starts with a byte-order mark; read without it", path)
-            data = data[len(codecs.BOM_UTF8):]
-        text = _decode_utf8(data, path)
-    if "\r" in text:
-        logger.warning("%s: has Windows line ends (CRLF); read as if they were LF", path)
-    return text.splitlines()
+        return _decode_utf16(data, path).splitlines()
+    return _decode_utf8(data.removeprefix(codecs.BOM_UTF8), path).splitlines()
 
 
 def parse_numbers(text: str, count: int, path: Path, line: int) -> list[float]:

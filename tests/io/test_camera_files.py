@@ -79,28 +79,23 @@ def test_a_block_each(tmp_path: Path) -> None:
     assert read_cameras(tmp_path / "p", tmp_path / "k", (24, 16)).intrinsics[:, 0, 0].tolist() == [24, 48, 72]
 
 
-@pytest.mark.parametrize(("prefix", "end", "word"), [
-    (b"\xef\xbb\xbf", b"\n", "byte-order mark"),
-    (b"", b"\r\n", "CRLF"),
-    (b"", b"\n\n\n", "line 2: blank lines"),
-])
-def test_oddities_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, prefix: bytes,
-                                          end: bytes, word: str) -> None:
-    (tmp_path / "p").write_bytes(prefix + b"1 0 0  0 1 0  0 0 1  7 8 9" + end)
-    with caplog.at_level(logging.WARNING, "npcr"):
-        assert read_cam_poses(tmp_path / "p")[0, :3, 3].tolist() == [7, 8, 9]
-    assert word in caplog.text
-    assert len(caplog.records) == 1
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n\n"])
+def test_marks_and_line_ends_are_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str,
+                                          end: str) -> None:
+    mark = "\N{BYTE ORDER MARK}" if encoding == "utf-16-be" else ""
+    (tmp_path / "p").write_bytes((mark + "1 0 0  0 1 0  0 0 1  7 8 9" + end).encode(encoding))
+    assert read_cam_poses(tmp_path / "p")[0, :3, 3].tolist() == [7, 8, 9]
+    (tmp_path / "k").write_bytes((mark + end.join(["0", "9 0 4", "0 9 4", "0 0 1"]) + end).encode(encoding))
+    assert read_intrinsics(tmp_path / "k").tolist() == [[[9, 0, 4], [0, 9, 4], [0, 0, 1]]]
+    assert not caplog.records
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str) -> None:
-    write_blocks(tmp_path / "k", default_intrinsics()[None])
-    text = (tmp_path / "k").read_text()
-    (tmp_path / "k").write_bytes(("\N{BYTE ORDER MARK}" + text).encode(encoding))
-    np.testing.assert_array_equal(read_intrinsics(tmp_path / "k"), default_intrinsics()[None])
+def test_blank_lines_between_cameras_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "p").write_text("1 0 0  0 1 0  0 0 1  7 8 9\n\n1 0 0  0 1 0  0 0 1  4 5 6\n\n")
+    assert len(read_cam_poses(tmp_path / "p")) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'k'}: is in UTF-16; read as such, though UTF-8 is expected"]
+        f"{tmp_path / 'p'}, line 2: blank lines are passed over"]
 
 
 def test_equal_blocks_serve_a_longer_path(tmp_path: Path) -> None:

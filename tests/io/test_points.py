@@ -89,12 +89,11 @@ def test_ascii_ply_with_float_colors_and_faces(tmp_path: Path) -> None:
     assert cloud.colors.tolist() == [[255, 51, 0], [0, 0, 255]]
 
 
-def test_oddities_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "c.xyz").write_bytes(b"\xef\xbb\xbf1 2 3\r\n4 5 6\r\n\r\n")
-    with caplog.at_level(logging.WARNING, "npcr"):
-        assert len(read_points(tmp_path / "c.xyz")) == 2
-    for word in ("byte-order mark", "CRLF", "blank lines at the end"):
-        assert word in caplog.text
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_and_line_ends_are_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str) -> None:
+    (tmp_path / "c.xyz").write_bytes("1 2 3\r\n4 5 6\r\n\r\n".encode(encoding))
+    assert read_points(tmp_path / "c.xyz").positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("chunk", [100, 1000])
