@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from npcr.errors import SceneError
 from npcr.io.points_columns import NUMBERS, RawPoints, named_points, unnamed_points, warn_of_surface_colors
+from npcr.io.text import parse_number
 
 logger = logging.getLogger("npcr")
 
@@ -91,6 +92,8 @@ def read_ply(path: Path) -> RawPoints:
         raise SceneError(f"{path}: is not a readable PLY file: it is not ASCII, but for its comments; save it "
                          "so, or as binary") from None
     except (plyfile.PlyParseError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, plyfile.PlyElementParseError):
+            _report_bad_row(path, error)
         raise SceneError(f"{path}: is not a readable PLY file: {error}") from None
     if "vertex" not in elements:
         raise SceneError(f"{path}: has no element 'vertex'; it has {', '.join(map(repr, elements)) or 'none at all'}")
@@ -102,6 +105,26 @@ def read_ply(path: Path) -> RawPoints:
     if points.colors is None and place:
         warn_of_surface_colors(path, place)
     return points
+
+
+def _report_bad_row(path: Path, error: plyfile.PlyElementParseError) -> None:
+    """Raise the error that names line and value, where `error` is about a row of a text."""
+    header, _, body = path.read_bytes().partition(b"end_header")
+    lines = header.splitlines()
+    elements = [line.split() for line in lines if line.startswith(b"element ")]
+    names = [words[1].decode("ascii", "replace") for words in elements]
+    row = sum(int(words[2]) for words in elements[:names.index(error.element.name)]) + error.row
+    rows = body.splitlines()[1:]
+    if not any(line.split() == [b"format", b"ascii", b"1.0"] for line in lines) or row >= len(rows):
+        return
+    place, words = f"{path}, line {len(lines) + row + 2}", rows[row].decode("ascii", "replace").split()
+    for word in words:
+        if word.lower().lstrip("+-") not in ("nan", "inf", "infinity"):
+            parse_number(word, place)
+    about = f" at property {error.prop.name!r}" if error.prop else ""
+    raise SceneError(f"{place}: {' '.join(words)[:80]!r} is not a row of the element {error.element.name!r} "
+                     f"({error.message}{about}); its properties are "
+                     f"{', '.join(prop.name for prop in error.element.properties)}")
 
 
 def _surface_colors(data: plyfile.PlyData) -> str:

@@ -106,7 +106,7 @@ def _why_not_a_number(word: str) -> str:
         return ": it has a typographic minus sign; write a hyphen"
     if re.fullmatch(r"[-+]?[\d.]+[dD][-+]?\d+", word):
         return ": it has Fortran's exponent; write e for d"
-    if re.fullmatch(r"[^,;]+[,;]", word):
+    if re.search("[,;]", word):
         return "; separate numbers by blanks, without commas"
     return ""
 

@@ -59,6 +59,22 @@ def test_points_in_another_encoding_are_refused(tmp_path: Path) -> None:
             read_points(tmp_path / name)
 
 
+@pytest.mark.parametrize(("row", "message"), [
+    ("1,5 2 3 4", "'1,5' is not a number: it has a decimal comma; write 1.5"),
+    ("nan 2 3 4,5", "'4,5' is not a number: it has a decimal comma; write 4.5"),
+    ("1.5,2,3,4", "'1.5,2,3,4' is not a number; separate numbers by blanks, without commas"),
+    ("1 2 3 4.5", "'1 2 3 4.5' is not a row of the element 'vertex' .malformed input at property 'red'.; its"),
+    ("1 2 3", "early end-of-line at property 'red'"), ("", "early end-of-line at property 'x'"),
+    ("1 2 3 4 5", "expected end-of-line"),
+])
+def test_a_bad_row_of_a_ply_text_is_named(tmp_path: Path, row: str, message: str) -> None:
+    header = "ply\nformat ascii 1.0\nelement camera 1\nproperty int view\nelement vertex 3\n" + "".join(
+        f"property float {axis}\n" for axis in "xyz")
+    (tmp_path / "c.ply").write_text(f"{header}property uchar red\nend_header\n7\n1 2 3 4\n{row}\n1 2 3 4\n")
+    with pytest.raises(SceneError, match=rf"c\.ply, line 13: .*{message}"):
+        read_points(tmp_path / "c.ply")
+
+
 def test_vertices_with_lists_below_a_header_in_another_encoding(tmp_path: Path) -> None:
     """Such vertices cannot be mapped into memory, and are read piece by piece."""
     header = (PLY_HEADER.replace(b"vertex 2", b"vertex 1") + b"property float x\nproperty float y\nproperty float z\n"
