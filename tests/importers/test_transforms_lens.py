@@ -113,6 +113,35 @@ def test_the_frame_says_which_lens_it_has(tmp_path):
     assert isinstance(fisheye.distortion, FisheyeDistortion)
 
 
+@pytest.mark.parametrize("frame", [False, True])
+def test_a_list_of_coefficients_is_in_the_order_of_nerfstudio(tmp_path, caplog, frame):
+    own = {"distortion_params": [0.1, 0.02, 0.03, 0.0, 0.004, 0.005]}
+    found = lens_of(tmp_path / "brown", {"fl_x": 50.0, **({} if frame else own)}, own if frame else None)
+    assert found.distortion == BrownDistortion((0.1, 0.02, 0.004, 0.005, 0.03))
+    own = {"distortion_params": [0.1, 0.02, 0.03, 0.04, 0, 0], "k1": 0.1}
+    found = lens_of(tmp_path / "fish", {"fl_x": 50.0, "is_fisheye": True, **({} if frame else own)},
+                    own if frame else None)
+    assert found.distortion == FisheyeDistortion((0.1, 0.02, 0.03, 0.04))
+    assert caplog.text == ""
+
+
+def test_a_frames_list_of_coefficients_counts_and_is_said(tmp_path, caplog):
+    found = lens_of(tmp_path, {"fl_x": 50.0, "k1": 0.1}, {"distortion_params": [0.2, 0, 0, 0, 0, 0]})
+    assert found.distortion == BrownDistortion((0.2, 0.0, 0.0, 0.0, 0.0))
+    assert "1 of 4 frames, first frames[1]: k1" in caplog.text
+
+
+@pytest.mark.parametrize("frame", [False, True])
+@pytest.mark.parametrize(("own", "message"), [
+    ({"distortion_params": [0.1, 0.2, 0.01, 0.01]}, r"distortion_params is \[.*six finite numbers k1, k2, k3, k4, p1"),
+    ({"distortion_params": "0.1"}, "distortion_params is '0.1'; the six"),
+    ({"distortion_params": [0.1, 0, 0, 0, 0, 0], "k1": 0.2}, "k1 is 0.2, but 0.1 in distortion_params")])
+def test_lists_of_coefficients_that_are_refused(tmp_path, frame, own, message):
+    place = r"transforms.json, frames\[1\]: " if frame else "transforms.json: "
+    with pytest.raises(SceneError, match=place + message):
+        lens_of(tmp_path, {"fl_x": 50.0, **({} if frame else own)}, own if frame else None)
+
+
 def test_a_pinhole_with_coefficients_is_said(tmp_path, caplog):
     assert lens_of(tmp_path, {"fl_x": 50.0, "k1": 0.1, "camera_model": "PINHOLE"}).distortion is not None
     assert "camera_model is PINHOLE, which has no distortion" in caplog.text
@@ -140,6 +169,12 @@ def test_all_of_opencvs_coefficients_are_undone(tmp_path, coefficients):
 
 
 @pytest.mark.parametrize(("lens", "message"), [
+    ({"fl_x": 50, "distortion_params": [0, 0, 0, 0.1, 0, 0]}, "k4 is 0.1; only"),
+    ({"fl_x": 50, "distortion": [0.1, 0, 0, 0, 0]}, r"distortion is \[0.1, .* none of the format's keys"),
+    ({"fl_x": 50, "distortion": {"radial": [0.1]}}, "distortion is .* none of the format's keys"),
+    ({"fl_x": 50, "skew": 2.5}, "skew is 2.5; .* none of the format's keys"),
+    ({"fl_x": 50, "p3": 0.01}, "p3 is 0.01; .*undistort the photographs"),
+    ({"fl_x": 50, "b1": -1}, "b1 is -1; "),
     ({"fl_x": 50, "k4": 0.1}, "k4 is 0.1; only OPENCV_FISHEYE .* FULL_OPENCV"),
     ({"fl_x": 50, "k5": 0.1}, "k5 is 0.1; only OPENCV_FISHEYE .* FULL_OPENCV"),
     ({"fl_x": 50, "k6": 0.1, "camera_model": "OPENCV"}, "k6 is 0.1; only"),
@@ -203,7 +238,8 @@ def test_keys_that_are_not_used_are_said(tmp_path, caplog, key, value, said):
 def test_keys_that_change_nothing_are_no_matter(tmp_path, caplog):
     read_transforms(edit_transforms(write_transforms(
         tmp_path, aabb_scale=4, scale=0.3, offset=[0.5, 0.5, 0.5], n_extra_learnable_dims=0, is_fisheye=False,
-        rolling_shutter=[0.0, 0.0, 0.0, 0.0], white_transparent=False, k4=0.0, camera_model="OPENCV"),
+        rolling_shutter=[0.0, 0.0, 0.0, 0.0], white_transparent=False, k4=0.0, p3=0, b1=0.0, skew=0,
+        distortion="none", distortion_params=[0, 0, 0, 0, 0, 0], camera_model="OPENCV"),
         lambda v: [f.update(sharpness=30.1, rotation=0.01, depth_file_path="depth/0.png", colmap_im_id=i)
                    for i, f in enumerate(v["frames"])]))
     assert caplog.text == ""

@@ -17,6 +17,7 @@ from typing import Any
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
+from npcr.importers.masks import mask_folders
 from npcr.importers.transforms.files import FileFinder
 from npcr.importers.transforms.lens import read_lens
 from npcr.importers.transforms.poses import Motion, check_views, read_pose
@@ -28,6 +29,7 @@ from npcr.importers.transforms.values import (
     note_unused,
     read_json,
     shown,
+    with_coefficients,
     with_known_keys,
 )
 from npcr.io.image_files import read_header
@@ -123,7 +125,7 @@ class _File:
     @classmethod
     def read(cls, path: Path, split: str, undo: bool) -> _File:
         remarks = Remarks(path)
-        values = with_known_keys(read_json(path), TOP_LEVEL, remarks)
+        values = with_coefficients(with_known_keys(read_json(path), TOP_LEVEL, remarks), str(path))
         frames = values.get("frames")
         if not isinstance(frames, list) or not frames:
             raise SceneError(f"{path}: needs a list 'frames' with an entry for each photograph")
@@ -212,7 +214,7 @@ def _check_coordinates(files: Sequence[_File], undo: bool) -> None:
 
 def _note_masks(file: Path, views: Sequence[View]) -> None:
     """Say that a folder of mattes lies there which no frame names."""
-    folder = next((place for name in ("masks", "mask", "mattes") if (place := file.parent / name).is_dir()), None)
+    folder = next(iter(mask_folders(file.parent)), None)
     if folder is None or any(view.mask is not None or view.image.parent == folder for view in views):
         return
     pictures = sorted(path for path in folder.rglob("*") if path.suffix in IMAGE_SUFFIXES)

@@ -22,6 +22,8 @@ _PANORAMAS = ("EQUIRECTANGULAR", "PANORAMA", "SPHERICAL", "LATLONG", "OMNIDIRECT
               "OMNIDIRECTIONALSTEREO_R", "VR180_L", "VR180_R")
 _BROWN_COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6", "s1", "s2", "s3", "s4")  # in OpenCV's order
 _FISHEYE_COEFFICIENTS = ("k1", "k2", "k3", "k4")
+_UNKNOWN_COEFFICIENTS = ("p3", "p4", "b1", "b2", "skew", "distortion", "distortioncoefficients", "distortioncoeffs",
+                         "distcoeffs", "dist", "lensdistortion")  # of other tools, in lower case without _
 _RATIONAL = ("k4", "k5", "k6")
 _PIXELS = ("fl_x", "fl_y", "cx", "cy")  # numbers that belong to one size of the photograph
 _SHORTEST_FOCAL = 0.05  # of the photograph's side: 168 degrees of a pinhole camera, 570 of a fisheye lens
@@ -160,6 +162,7 @@ def _checked_focal(values: FrameValues, key: str, focal: float, side: int) -> fl
 
 def _distortion(values: FrameValues) -> Distortion | None:
     model, fisheye = _model(values)
+    _check_unknown_coefficients(values)
     used = _FISHEYE_COEFFICIENTS if fisheye else _BROWN_COEFFICIENTS
     numbers = {key: values.number(key) or 0.0 for key in _BROWN_COEFFICIENTS}
     for key, number in numbers.items():
@@ -178,6 +181,21 @@ def _distortion(values: FrameValues) -> Distortion | None:
     while len(coefficients) > 5 and not any(coefficients[5:]):
         coefficients = coefficients[:5]
     return BrownDistortion(coefficients) if any(coefficients) else None
+
+
+def _check_unknown_coefficients(values: FrameValues) -> None:
+    for key, value in {**values.shared, **values.entry}.items():
+        if key.lower().replace("_", "") in _UNKNOWN_COEFFICIENTS and _has_numbers(value):
+            raise values.error(key, value, "it is none of the format's keys, and left out the lens would be another: "
+                               "give k1 to k6, p1, p2, s1 to s4, or distortion_params, as OpenCV defines them, or "
+                               "undistort the photographs with the tool that made them")
+
+
+def _has_numbers(value: Any) -> bool:
+    """Whether a number other than 0 is in a value; words such as "none" and truth values are no coefficients."""
+    if isinstance(value, (list, dict)):
+        return any(map(_has_numbers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0
 
 
 def _model(values: FrameValues) -> tuple[str, bool]:

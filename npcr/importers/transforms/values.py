@@ -18,8 +18,9 @@ logger = logging.getLogger("npcr")
 TOP_LEVEL = "for all frames"  # where a remark on a key of the top level is
 LENS_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov", "camera_model",
              "is_fisheye", "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4")
+_DISTORTION_PARAMS = ("k1", "k2", "k3", "k4", "p1", "p2")  # nerfstudio's order
 _KEYS = (*LENS_KEYS, "frames", "file_path", "mask_path", "transform_matrix", "ply_file_path", "applied_transform",
-         "applied_scale", "train_filenames", "val_filenames", "test_filenames")
+         "applied_scale", "train_filenames", "val_filenames", "test_filenames", "distortion_params")
 _SPELLINGS = {key.replace("_", ""): key for key in _KEYS} | {
     "fx": "fl_x", "fy": "fl_y", "width": "w", "height": "h", "ppx": "cx", "ppy": "cy", "fisheye": "is_fisheye",
     "maskfilepath": "mask_path", "mask": "mask_path", "alphapath": "mask_path"}
@@ -80,7 +81,7 @@ class FrameValues:
             raise SceneError(f"{file}, {label}: needs an object with file_path and transform_matrix, "
                              f"found {type(entry).__name__}")
         self.file, self.label, self.remarks, self.shared = file, label, remarks, shared
-        self.entry = with_known_keys(entry, label, remarks)
+        self.entry = with_coefficients(with_known_keys(entry, label, remarks), f"{file}, {label}")
         note_unused(self.entry, label, remarks)
 
     @property
@@ -169,6 +170,34 @@ def with_known_keys(values: dict[str, Any], label: str, remarks: Remarks) -> dic
             result[known] = value
             remarks.add(f"{key} is read as {known}", label)
     return result
+
+
+def with_coefficients(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """Give the coefficients that the list distortion_params holds their own keys.
+
+    Args:
+        values: a frame, or the top level.
+        place: what errors call it.
+
+    Returns:
+        The values; without the list, the same.
+
+    Raises:
+        SceneError: it is no list of so many numbers, or a key of its own contradicts it.
+    """
+    listed = values.get("distortion_params")
+    if listed is None:
+        return values
+    numbers = as_matrix(listed, ((len(_DISTORTION_PARAMS),),))
+    if numbers is None:
+        raise SceneError(f"{place}: distortion_params is {shown(listed)}; the six finite numbers "
+                         f"{', '.join(_DISTORTION_PARAMS)} are needed, in nerfstudio's order")
+    found = dict(zip(_DISTORTION_PARAMS, numbers.tolist(), strict=True))
+    for key, number in found.items():
+        if values.get(key) not in (None, number):
+            raise SceneError(f"{place}: {key} is {shown(values[key])}, but {number:g} in distortion_params, which is "
+                             f"{', '.join(_DISTORTION_PARAMS)}; take one of the two away")
+    return {**values, **found}
 
 
 def note_unused(values: dict[str, Any], label: str, remarks: Remarks) -> None:
