@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from npcr.errors import SceneError
 MAX_ROUNDING = 0.05  # pixels by which float32 may misplace points: cannot be seen
 logger = logging.getLogger("npcr")
 
+UNSEEN = ("likely the poses are world-to-camera, their axes are not those that the format demands (OpenCV's for "
+          "OpenGL's, or the reverse), their rotations are transposed, or the cloud has been moved, turned or scaled")
 LEAST_RADIUS = 0.35  # pixels, at the object: what the published Hair2 configuration amounts to
 _NEIGHBOR = 6  # spacing is measured by the distance to this neighbor
 
@@ -36,15 +39,28 @@ def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
     Raises:
         SceneError: no camera sees a point.
     """
-    subset = torch.from_numpy(random_subset(points, 20000)).float()
-    depths = np.concatenate([_visible_depths(subset, cameras[i]) for i in range(len(cameras))])
+    depths = np.concatenate(list(_visible_depths(points, cameras)))
     if not len(depths):
-        raise SceneError("none of the cameras sees a point of the cloud; do cloud and cameras belong together?")
+        raise SceneError(f"none of the {len(cameras)} cameras sees a point of the cloud: {UNSEEN}. Of a scene that is "
+                         "written, python tools/check_scene.py SCENE tells which")
     median, near = float(np.median(depths)), 0.98 * float(np.percentile(depths, 0.5))
     focal = float(cameras.intrinsics[:, 0, 0].median())
     gap = focal * point_spacing(points) / median
     radius = max(LEAST_RADIUS, (1.5 * gap - 1) / 2)
     return [round_significant(near), round_significant(2 * median), round_significant(radius * (2 - near / median))]
+
+
+def is_seen(points: np.ndarray, cameras: Cameras) -> bool:
+    """Tell whether any camera sees a point.
+
+    Args:
+        points: (N, 3), world coordinates.
+        cameras: of the photographs.
+
+    Returns:
+        Whether one does; of large clouds a part is looked at, as for `near_far_size`.
+    """
+    return any(len(depths) for depths in _visible_depths(points, cameras))
 
 
 def rounding_in_pixels(points: np.ndarray, cameras: Cameras) -> float:
@@ -146,8 +162,10 @@ def round_significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _visible_depths(points: torch.Tensor, camera: Cameras) -> np.ndarray:
-    """Depths of the points (N, 3) that fall into the image of one camera."""
-    pixels, depth = project(points[None], camera)
-    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(camera.size)).all(-1)
-    return depth[inside].numpy()
+def _visible_depths(points: np.ndarray, cameras: Cameras) -> Iterator[np.ndarray]:
+    """Yield for each camera the depths of the points (N, 3), or of some of them, that fall into its image."""
+    subset = torch.from_numpy(random_subset(points, 20000)).float()
+    for i in range(len(cameras)):
+        pixels, depth = project(subset[None], cameras[i])
+        inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < torch.tensor(cameras.size)).all(-1)
+        yield depth[inside].numpy()

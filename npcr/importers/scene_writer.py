@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras
-from npcr.data.cloud_geometry import MAX_ROUNDING, rounding_in_pixels
+from npcr.data.cloud_geometry import MAX_ROUNDING, UNSEEN, is_seen, rounding_in_pixels
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination
 from npcr.errors import SceneError
@@ -85,6 +85,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
     splits = {name: [c for c in conversions if c.view.split == name] for name in SPLITS}
     cameras = _cameras(splits["train"])
     _check_distance(cameras, clouds, capture)
+    _check_seen(cameras, clouds, capture)
     basis = {"the version of this program": code_digest(), "its options": digest([downscale, mask, matting]),
              "its photographs, mattes or cameras": digest([(c, _stamps(c)) for c in conversions])}
     with partial_scene(destination, len(conversions), basis, overwrite=overwrite) as partial:
@@ -132,6 +133,16 @@ def _check_distance(cameras: Cameras, clouds: list[PointCloud], capture: Capture
         raise SceneError(f"{capture.file}: cameras and cloud lie {float(middle.norm()):.3g} away from the origin, "
                          f"where float32 misplaces points by {pixels:.2g} pixels; {MAX_ROUNDING} are allowed. Subtract "
                          f"an offset, such as {offset}, from cameras and cloud (export them in local coordinates)")
+
+
+def _check_seen(cameras: Cameras, clouds: list[PointCloud], capture: Capture) -> None:
+    """Raise `SceneError` where no camera sees a point of a cloud, before the photographs are converted."""
+    for source, cloud in zip(capture.clouds, clouds, strict=True):
+        if not is_seen(cloud.positions, cameras):
+            name = f"the cloud {source}" if isinstance(source, Path) else "its cloud"
+            raise SceneError(f"{capture.file}: none of the {len(cameras)} cameras sees a point of {name}: {UNSEEN}. To "
+                             "know which, import without a cloud, copy the cloud to SCENE/pointclouds/frame1 (with its "
+                             "suffix) and run python tools/check_scene.py SCENE")
 
 
 def _stamps(conversion: ImageConversion) -> list[tuple[int, int]]:

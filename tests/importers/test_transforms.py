@@ -369,3 +369,15 @@ def test_fox_names_17_files_that_do_not_exist(tmp_path):
     assert cameras.size == (135, 240)
     assert isinstance(cameras, Cameras)
     assert load_config(tmp_path / "fox/scene.yml").DATASETS.MASK is False
+
+
+def test_a_cloud_that_no_camera_sees_is_refused_before_the_photographs_are_converted(capture, tmp_path):
+    folder, values = capture
+    write_points(folder / "fused.ply", PointCloud(np.random.default_rng(0).uniform(-0.4, 0.4, (50, 3))))
+    for frame in values["frames"]:
+        frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ TO_OPENGL).tolist()  # OpenCV's axes
+    file = save(folder, {**values, "ply_file_path": "fused.ply"})
+    with pytest.raises(SceneError, match=rf"^{file}: none of the 8 cameras sees a point of the cloud "
+                                         rf"{folder / 'fused.ply'}: likely .* axes .*check_scene\.py"):
+        import_capture(read_transforms(folder), tmp_path / "scene")
+    assert not (tmp_path / "scene").exists()
