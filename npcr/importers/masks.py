@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ logger = logging.getLogger("npcr")
 _SUFFIXES = frozenset(suffix.lower() for suffix in IMAGE_SUFFIXES)
 # Of the photograph x.jpg, before the mask's own suffix; what stands first counts where there are several.
 _SPELLINGS = ("{name}", "{stem}_mask", "{stem}_alpha", "{stem}_matte", "mask_{stem}", "{stem}")
+_MARKED = re.compile(r"[_-](mask|matte|alpha)$|^(mask|matte|alpha)[_-]", re.IGNORECASE)
+# Names of folders of masks, in any case; what stands first counts where several serve as many photographs.
+_FOLDERS = ("masks", "mask", "mattes", "matte", "alphas", "alpha", "segmentations", "segmentation", "silhouettes",
+            "silhouette")
+_TRIMAP_FOLDERS = ("trimaps", "trimap")
 
 
 def find_masks(folder: Path, photographs: Sequence[Path],
@@ -50,10 +56,79 @@ def find_masks(folder: Path, photographs: Sequence[Path],
         message = (f"{folder}: has no {kind} for {len(lacking)} of {len(photographs)} photographs, first {lacking[0]}; "
                    f"looked for {', '.join(masks.names(lacking[0]))} in it and its folders, which have "
                    f"{masks.example()}")
+        if _holds(folder, lacking[0]):
+            message += f". It is the photographs' own folder, where a {kind} has another name than its photograph"
         if needed == "all" or (needed == "any" and len(lacking) == len(photographs)):
             raise SceneError(message)
         logger.warning("%s", message)
     return found
+
+
+def find_masks_near(places: Sequence[Path], photographs: Sequence[Path]) -> list[Path | None]:
+    """Find the masks of photographs in the folder that is named after masks and serves most of them.
+
+    Which one is used is said where it is not called masks; those that are not used are said, too.
+
+    Args:
+        places: where the folder may lie.
+        photographs: their paths.
+
+    Returns:
+        A mask for each photograph, None where there is none.
+
+    Raises:
+        SceneError: as in `find_masks`.
+    """
+    places = list({place.resolve(): place for place in places}.values())
+    folders = [folder for place in places for folder in mask_folders(place)
+               if not any(_holds(folder, photograph) for photograph in photographs)]
+    if not folders:
+        return [None] * len(photographs)
+    serving = {folder: _count_served(folder, photographs) for folder in folders}
+    chosen = max(folders, key=lambda folder: serving[folder])
+    others = [folder for folder in folders if folder != chosen]
+    if serving[chosen] and (others or chosen.name != "masks"):
+        listed = f"; not used: {', '.join(map(str, others))}" if others else ""
+        logger.warning("%s: is taken for the folder of masks, since it has those of %d of %d photographs%s; --masks "
+                       "names another", chosen, serving[chosen], len(photographs), listed)
+    return find_masks(chosen, photographs, needed="none")
+
+
+def mask_folders(place: Path) -> list[Path]:
+    """List the folders in a place that are named after masks.
+
+    Args:
+        place: a folder; it need not exist.
+
+    Returns:
+        Their paths, the most usual name first.
+    """
+    found = [path for path in sorted(place.iterdir()) if path.is_dir()] if place.is_dir() else []
+    return [path for name in _FOLDERS for path in found if _key(path.name) == name]
+
+
+def is_in_mask_folder(path: Path) -> bool:
+    """Say whether a folder of a path is named after masks or trimaps.
+
+    Args:
+        path: of a picture, within a folder of photographs.
+
+    Returns:
+        Whether it is no photograph by its folder.
+    """
+    return any(_key(part) in _FOLDERS + _TRIMAP_FOLDERS for part in path.parts[:-1])
+
+
+def is_named_as_mask(path: Path) -> bool:
+    """Say whether a picture's own name is one of a mask: x_mask.png, x-alpha.png, mask_x.png.
+
+    Args:
+        path: of the picture.
+
+    Returns:
+        Whether it is; a photograph may have such a name, too.
+    """
+    return _MARKED.search(path.stem) is not None
 
 
 class MaskFolder:
@@ -124,6 +199,17 @@ class MaskFolder:
         return f"{len(paths)} pictures, such as {min(paths).relative_to(self.folder)}"
 
 
+def _count_served(folder: Path, photographs: Sequence[Path]) -> int:
+    """How many photographs have a mask there, or several, which `find_masks` refuses."""
+    masks, count = MaskFolder(folder), 0
+    for photograph in photographs:
+        try:
+            count += masks.find(photograph) is not None
+        except SceneError:
+            count += 1
+    return count
+
+
 def _spelled(photograph: Path) -> list[str]:
     return [spelling.format(name=photograph.name, stem=photograph.stem) for spelling in _SPELLINGS]
 
@@ -136,6 +222,10 @@ def _within(inner: Sequence[str], folders: Sequence[str]) -> bool:
     """Whether the folders of a mask are some of the photograph's, in their order."""
     rest = iter(folders)
     return all(part in rest for part in inner)
+
+
+def _holds(folder: Path, photograph: Path) -> bool:
+    return folder.resolve() in photograph.resolve().parents
 
 
 def _same_file(one: Path, other: Path) -> bool:

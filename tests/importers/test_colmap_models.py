@@ -88,6 +88,17 @@ def test_photographs_that_the_model_does_not_place_are_said(tmp_path: Path, capl
     assert "images: 2 of 6 photographs are left out, because the model does not place them; first 4.png" in caplog.text
 
 
+@pytest.mark.parametrize("mask", ["{}_mask.png", "trimaps/{}.png"])
+def test_pictures_that_are_masks_by_their_names_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                          mask: str) -> None:
+    write_colmap(tmp_path)
+    for i in range(4):
+        write_image(tmp_path / "images" / mask.format(i), np.full((SIZE[1], SIZE[0]), 255, np.uint8))
+    assert len(read_colmap(tmp_path).views) == 4
+    assert "images: 4 of 8 pictures are masks by their names, and not used, first " + mask.format(0) in caplog.text
+    assert "does not place" not in caplog.text
+
+
 def test_poses_that_disagree_with_the_frames_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_colmap(tmp_path, binary=False)
     before = _camera_centers(tmp_path)

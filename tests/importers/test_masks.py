@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from npcr.errors import SceneError
-from npcr.importers.masks import find_masks
+from npcr.importers.masks import find_masks, find_masks_near
 
 
 def _files(folder: Path, names: list[str]) -> Path:
@@ -92,3 +92,35 @@ def test_all_that_are_needed(tmp_path):
     images, folder = _files(tmp_path / "images", ["0.png", "1.png"]), _files(tmp_path / "trimaps", ["0.png"])
     with pytest.raises(SceneError, match=r"has no trimap for 1 of 2 photographs, first .*1.png"):
         find_masks(folder, [images / "0.png", images / "1.png"], needed="all", kind="trimap")
+
+
+@pytest.mark.parametrize("name", ["Masks", "mask", "MATTES", "matte", "alpha", "segmentations", "silhouette"])
+def test_a_folder_named_after_masks_is_used_and_said(tmp_path, caplog, name):
+    images, folder = _files(tmp_path / "images", ["0.png", "1.png"]), _files(tmp_path / name, ["0.png", "1.png"])
+    assert find_masks_near([images / "..", images, tmp_path], [images / "0.png", images / "1.png"]) == [
+        folder / "0.png", folder / "1.png"]
+    assert f"{folder}: is taken for the folder of masks, since it has those of 2 of 2 photographs" in caplog.text
+
+
+def test_of_several_folders_of_masks_the_one_that_serves_most_photographs_is_used(tmp_path, caplog):
+    images = _files(tmp_path / "images", ["0.png", "1.png"])
+    photographs = [images / "0.png", images / "1.png"]
+    _files(tmp_path / "masks", ["0.png", "1.png"])
+    assert find_masks_near([tmp_path], photographs)[1] == tmp_path / "masks/1.png"
+    assert not caplog.records
+    (tmp_path / "masks/0.png").unlink()
+    _files(tmp_path / "alpha", ["0.png", "1.png"])
+    assert find_masks_near([tmp_path], photographs)[0] == tmp_path / "alpha/0.png"
+    assert f"not used: {tmp_path / 'masks'}; --masks names another" in caplog.text
+
+
+def test_folders_that_hold_photographs_are_no_masks(tmp_path, caplog):
+    images = _files(tmp_path / "images", ["alpha/0.png", "beta/0.png"])
+    assert find_masks_near([images], [images / "alpha/0.png", images / "beta/0.png"]) == [None, None]
+    assert not caplog.records
+
+
+def test_the_photographs_own_folder_without_masks_is_named_as_such(tmp_path):
+    images = _files(tmp_path / "images", ["0.png", "1.png"])
+    with pytest.raises(SceneError, match=r"has no mask for 2 of 2 .* It is the photographs' own folder, where a mask"):
+        find_masks(images, [images / "0.png", images / "1.png"])

@@ -22,7 +22,7 @@ from npcr.importers.base import Capture, Importer, Option, View
 from npcr.importers.colmap.model import SparseModel, load_pycolmap, read_model
 from npcr.importers.colmap.photographs import find_photographs, warn_of_unplaced
 from npcr.importers.lenses import Lens
-from npcr.importers.masks import find_masks
+from npcr.importers.masks import find_masks, find_masks_near
 from npcr.io.points import PointCloud
 
 logger = logging.getLogger("npcr")
@@ -52,14 +52,15 @@ class ColmapImporter(Importer):
     summary = "COLMAP's sparse model"
     description = """\
 A COLMAP workspace: its sparse model (sparse/0, binary or text, any perspective camera model), its images/ and, where
-there is one, masks/ (x.jpg.png as COLMAP names them, x.png or x_mask.png, in folders that mirror the photographs').
+there is one, masks/, mattes/ or the like (x.jpg.png as COLMAP names them, x.png or x_mask.png, in folders that mirror
+the photographs').
 Photographs are undistorted here. The cloud is the sparse one; --points dense/0/fused.ply takes the dense one. Needs
 pip install 'npcr[colmap]'.
 """
     options = (
         Option("model", "the sparse model (default: sparse/0 or sparse)", Path, metavar="FOLDER"),
         Option("images", "the photographs (default: images or input)", Path, metavar="FOLDER"),
-        Option("masks", "their mattes (default: masks beside images)", Path, metavar="FOLDER"),
+        Option("masks", "their mattes (default: masks, mattes, ... beside images)", Path, metavar="FOLDER"),
     )
 
     def read(self, source: Path, **options: Any) -> Capture:
@@ -74,7 +75,7 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
         source: a workspace (with sparse/0 and images), or a model's folder.
         model: the model's folder; None: sparse/0 or sparse.
         images: the photographs' folder; None: images or input.
-        masks: the mattes' folder; None: masks beside the photographs' folder, where there is one.
+        masks: the mattes' folder; None: masks, mattes or the like beside the photographs' folder, where there is one.
 
     Returns:
         The registered photographs that exist, in the order of their names, and the sparse cloud.
@@ -96,7 +97,8 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
     if not numbers:
         raise SceneError(f"{place}: none of its {len(missing)} photographs is in {images}"
                          + (f"; the first is {missing[0].relative_to(images)}" if missing else ""))
-    mattes = _masks(masks, images, [paths[number] for number in numbers])
+    photographs = [paths[number] for number in numbers]
+    mattes = find_masks(masks, photographs) if masks else find_masks_near((images.parent, images, folder), photographs)
     warn_of_unplaced(images, {*paths.values(), *(matte for matte in mattes if matte is not None)})
     views = [View(found.records[number].label, paths[number], matte, poses[number],
                   lenses[found.records[number].camera]) for number, matte in zip(numbers, mattes, strict=True)]
@@ -113,14 +115,6 @@ def _poses(model: SparseModel) -> dict[int, NDArray[np.float64]]:
         logger.warning("%s: %d of %d images have no pose; they are left out, first %s", model.folder,
                        len(numbers) - len(poses), len(numbers), model.records[first].label)
     return poses
-
-
-def _masks(folder: Path | None, images: Path, photographs: list[Path]) -> list[Path | None]:
-    """The photographs' masks in the folder that was named, else in masks beside the photographs' folder."""
-    beside = images.parent / "masks"
-    if folder is None and not beside.is_dir():
-        return [None] * len(photographs)
-    return find_masks(folder or beside, photographs, needed="none" if folder is None else "any")
 
 
 def _find_model(folder: Path) -> Path:

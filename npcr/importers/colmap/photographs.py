@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
 from npcr.importers.colmap.records import ImageRecord
+from npcr.importers.masks import is_in_mask_folder, is_named_as_mask
 
 logger = logging.getLogger("npcr")
 
@@ -62,7 +63,7 @@ def find_photographs(records: Mapping[int, ImageRecord], images: Path, file: Pat
 
 
 def warn_of_unplaced(images: Path, used: Collection[Path]) -> None:
-    """Say how many photographs of the folder the model does not place.
+    """Say how many photographs of the folder the model does not place, and how many of its masks are not used.
 
     Args:
         images: the photographs' folder.
@@ -71,9 +72,16 @@ def warn_of_unplaced(images: Path, used: Collection[Path]) -> None:
     pictures = _pictures(images)
     placed = {_composed(str(path)).casefold() for path in used}
     unplaced = [path for path in pictures if _composed(str(path)).casefold() not in placed]
-    if unplaced:
+    masks = [path for path in unplaced if is_named_as_mask(path) or is_in_mask_folder(path.relative_to(images))]
+    photographs = [path for path in unplaced if path not in masks]
+    if masks:
+        logger.warning("%s: %d of %d pictures are masks by their names, and not used, first %s; --masks names their "
+                       "folder (this one, where they lie beside the photographs)", images, len(masks), len(pictures),
+                       _shown(str(masks[0].relative_to(images))))
+    if photographs:
         logger.warning("%s: %d of %d photographs are left out, because the model does not place them; first %s", images,
-                       len(unplaced), len(pictures), _shown(str(unplaced[0].relative_to(images))))
+                       len(photographs), len(pictures) - len(masks),
+                       _shown(str(photographs[0].relative_to(images))))
 
 
 class _Folder:
