@@ -114,6 +114,9 @@ def test_applied_transform_and_scale_are_undone(tmp_path, more):
     ({"applied_scale": "0,25"}, "applied_scale is '0,25'"),
     ({"applied_transform": np.diag([1.0, 1.0, -1.0, 1.0]).tolist()}, "applied_transform is .*not mirrored"),
     ({"applied_transform": np.diag([1.0, 2.0, 1.0, 1.0]).tolist()}, "applied_transform is "),
+    ({"applied_transform": TURN.T.tolist()}, "last row of applied_transform is 0.5, -2, 3, 1; .*looks transposed"),
+    ({"applied_transform": (2 * TURN).tolist()}, "last row of applied_transform is 0, 0, 0, 2; .*divide the matrix"),
+    ({"applied_transform": np.zeros((4, 4)).tolist()}, "last row of applied_transform is .*all zeros"),
     ({"applied_transform": [[1, 2], [3, 4]]}, "applied_transform is .*3 or 4 rows")])
 def test_what_cannot_be_undone_is_refused(tmp_path, more, message):
     with pytest.raises(SceneError, match=message):

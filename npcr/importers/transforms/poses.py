@@ -43,7 +43,8 @@ def read_pose(values: FrameValues) -> NDArray[np.float64]:
         raise values.error("transform_matrix", value, "4 rows of 4 finite numbers are needed")
     if matrix.size == 16:
         matrix = matrix.reshape(4, 4)
-        _check_last_row(values, matrix)
+    _check_last_row(f"{values.file}, {values.label}: the last row of transform_matrix", matrix,
+                    "the matrix is all zeros, which some tools write where they found no pose: leave the frame out")
     pose = np.vstack([matrix[:3], [0, 0, 0, 1]])
     # Some exporters leave the scene's scale in the axes; it does not change where a camera looks.
     lengths = np.linalg.norm(pose[:3, :3], axis=0)
@@ -60,19 +61,19 @@ def read_pose(values: FrameValues) -> NDArray[np.float64]:
                          "perpendicular and of one length") from None
 
 
-def _check_last_row(values: FrameValues, matrix: NDArray[np.float64]) -> None:
-    if np.abs(matrix[3] - [0, 0, 0, 1]).max() <= _SAME:
+def _check_last_row(what: str, matrix: NDArray[np.float64], zeros: str) -> None:
+    """Raise `SceneError` where a fourth row is not 0, 0, 0, 1; it says what the matrix looks like."""
+    if len(matrix) == 3 or np.abs(matrix[3] - [0, 0, 0, 1]).max() <= _SAME:
         return
-    looks = "the rows of a pose end with this one"
+    looks = "leave other numbers, such as a scale, out of it"
     if np.abs(matrix[:, 3] - [0, 0, 0, 1]).max() <= _SAME:
         looks = "the matrix looks transposed (written column by column): write it row by row"
     elif not matrix.any():
-        looks = "the matrix is all zeros, which some tools write where they found no pose: leave the frame out"
+        looks = zeros
     elif np.abs(matrix[3, :3]).max() <= _SAME:
         looks = "divide the matrix by its last number"
     row = ", ".join(f"{number:g}" for number in matrix[3])
-    raise SceneError(f"{values.file}, {values.label}: the last row of transform_matrix is {row}; 0, 0, 0, 1 is needed: "
-                     f"{looks}")
+    raise SceneError(f"{what} is {row}; 0, 0, 0, 1 is needed: {looks}")
 
 
 class Motion:
@@ -102,6 +103,8 @@ def _similarity(file: Path, values: dict[str, Any]) -> NDArray[np.float64]:
     found = np.eye(4) if value is None else as_matrix(value, ((4, 4), (3, 4)))
     if found is None:
         raise SceneError(f"{file}: applied_transform is {shown(value)}; 3 or 4 rows of 4 finite numbers are needed")
+    _check_last_row(f"{file}: the last row of applied_transform", found, "the matrix is all zeros: correct it, or leave "
+                    "--undo-applied-transform out")
     turn = found[:3, :3]
     size = np.cbrt(np.linalg.det(turn))
     if not size > 1e-6 or np.abs(turn @ turn.T / size**2 - np.eye(3)).max() > 1e-3:
