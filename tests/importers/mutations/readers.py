@@ -126,7 +126,8 @@ def read_metashape(folder: Path) -> Views:
             raise ValueError("a camera")
         pose = np.array([float(word) for word in camera.findtext("transform", "").split()]).reshape(4, 4)
         pose[:3, 3] = scale * pose[:3, 3] + move
-        views[folder / "images" / camera.attrib["label"]] = View(pose, (values["f"],) * 2, (center[0], center[1]))
+        label = camera.attrib["label"].replace("\\", "/").rpartition("/")[2].lower().removesuffix(".png")
+        views[folder / "images" / f"{label}.png"] = View(pose, (values["f"],) * 2, (center[0], center[1]))
     return views
 
 
@@ -149,7 +150,8 @@ def read_nhr(folder: Path) -> Views:
 
 
 def _colmap_view(numbers: Any, camera: list[float]) -> View:
-    quaternion = np.array(numbers[:4]) / np.linalg.norm(numbers[:4])
+    quaternion = np.array(numbers[:4]) / np.abs(numbers[:4]).max()
+    quaternion /= np.linalg.norm(quaternion)
     axis, cosine = quaternion[1:], quaternion[0]
     angle = 2 * np.arctan2(np.linalg.norm(axis), cosine)
     pose = np.eye(4)
