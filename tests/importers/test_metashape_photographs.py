@@ -71,11 +71,11 @@ def test_one_photograph_is_not_given_to_two_cameras(tmp_path):
                 ["a", "a", "b", "b"])
 
 
-@pytest.mark.parametrize("folder", ["masks", "Mask", "mattes"])
+@pytest.mark.parametrize("folder", ["masks", "Mask", "mattes", "segmentations"])
 def test_mattes_are_not_photographs(tmp_path, caplog, folder):
     photos, masks = [f"photos/{n}.png" for n in NAMES], [f"{folder}/{n}.png" for n in NAMES]
     assert list(capture(tmp_path, NAMES, photos + masks).values()) == photos
-    assert "4 pictures in folders of mattes are not used" in caplog.text
+    assert "4 pictures that are mattes by their folders' names or their own are not used" in caplog.text
 
 
 def test_a_named_folder_of_mattes_holds_no_photographs_whatever_its_name(tmp_path, caplog):
@@ -88,7 +88,7 @@ def test_a_named_folder_of_mattes_holds_no_photographs_whatever_its_name(tmp_pat
 def test_mattes_beside_the_folder_of_photographs_are_said(tmp_path, caplog):
     photos, masks = [f"images/{n}.png" for n in NAMES], [f"masks/{n}.png" for n in NAMES]
     assert list(capture(tmp_path, NAMES, photos + masks).values()) == photos
-    assert "4 pictures in folders of mattes are not used" in caplog.text
+    assert "4 pictures that are mattes by their folders' names or their own are not used" in caplog.text
 
 
 @pytest.mark.parametrize("masks", [[f"cutouts/{n}.png" for n in NAMES], [f"photos/{n}.jpg" for n in NAMES]])
@@ -163,6 +163,16 @@ def test_pictures_of_no_camera_are_said(tmp_path, caplog):
     assert len(capture(tmp_path, NAMES, files)) == 4
     assert "2 pictures beside the photographs belong to no camera of it and are left out, first " in caplog.text
     assert "images/004.png" in caplog.text
+    assert "1 pictures that are mattes by their folders' names or their own are not used, first " in caplog.text
+
+
+@pytest.mark.parametrize("spelling", ["{}_mask.png", "{}-Matte.png", "mask_{}.png", "../masks/deep/{}.png"])
+def test_mattes_are_said_wherever_they_lie(tmp_path, caplog, spelling):
+    photos, masks = [f"images/{n}.png" for n in NAMES], [f"images/{spelling.format(n)}" for n in NAMES]
+    (tmp_path / "images").mkdir()
+    assert list(capture(tmp_path, NAMES, photos + masks).values()) == photos
+    assert "4 pictures that are mattes by their folders' names or their own are not used, first " in caplog.text
+    assert "belong to no camera" not in caplog.text
 
 
 def test_labels_without_any_photograph_are_named(tmp_path):

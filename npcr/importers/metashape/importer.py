@@ -79,14 +79,17 @@ def read_metashape(source: str | Path, *, images: Path | None = None, masks: Pat
                          f"for {cameras[0].label!r} and {len(cameras) - 1} others, by name, with any suffix where the "
                          "label has none, in the folders that the label names, and not in folders of mattes; --images "
                          "names their folder")
-    if masks is None and (mattes_unused := place.unused_mattes(folder != file.parent)):
-        logger.warning("%s: %d pictures in folders of mattes are not used, first %s; --masks names the folder of "
-                       "mattes", file, len(mattes_unused), mattes_unused[0])
+    near = (folder.resolve().parent, file.parent) if folder != file.parent else ()
+    if masks is None and (mattes := place.unused_mattes(list(photographs.values()), near)):
+        logger.warning("%s: %d pictures that are mattes by their folders' names or their own are not used, first %s; "
+                       "--masks names their folder, also where they lie beside the photographs", file, len(mattes),
+                       mattes[0])
     _say_turned(file, cameras, photographs)
     found = [camera for camera in cameras if camera.id in photographs]
-    mattes = find_masks(masks, [photographs[camera.id] for camera in found]) if masks is not None else []
-    views = [View(camera.label, photographs[camera.id], matte, poses[camera.id], read.sensor(camera).lens)
-             for camera, matte in zip(found, mattes or [None] * len(found), strict=True)]
+    paths = [photographs[camera.id] for camera in found]
+    used = find_masks(masks, paths) if masks is not None else [None] * len(found)
+    views = [View(camera.label, path, matte, poses[camera.id], read.sensor(camera).lens)
+             for camera, path, matte in zip(found, paths, used, strict=True)]
     return Capture(file, views, [folder / camera.label for camera in cameras if camera.id not in photographs])
 
 

@@ -12,12 +12,13 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES
+from npcr.importers.masks import is_in_mask_folder, is_named_as_mask, mask_folders
 from npcr.importers.metashape.cameras import MetashapeCamera
 
 logger = logging.getLogger("npcr")
@@ -27,7 +28,6 @@ _SUFFIXES = {suffix.lower() for suffix in IMAGE_SUFFIXES}
 _OTHER_SUFFIXES = {".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".dng", ".raw",
                    ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".srw", ".pef"}
 _SAME_FORMAT = {".jpeg": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
-_MATTE_FOLDERS = {"mask", "masks", "matte", "mattes", "alpha", "alphas", "trimap", "trimaps"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class PhotographFolder:
                 continue
             if masks is not None and masks in path.resolve().parents:
                 continue
-            if _MATTE_FOLDERS & set(self._within(path)):
+            if is_in_mask_folder(path.relative_to(self.folder)):
                 self._mattes.append(path)
             else:
                 self._by_stem.setdefault(_folded(path.stem), []).append(path)
@@ -119,20 +119,24 @@ class PhotographFolder:
         self._say_unused(found.values(), known, file)
         return found
 
-    def unused_mattes(self, beside_it: bool) -> list[Path]:
-        """List the pictures in folders that are named after mattes.
+    def unused_mattes(self, photographs: Collection[Path], near: Iterable[Path]) -> list[Path]:
+        """List the pictures that are mattes by their folders' names or their own.
 
         Args:
-            beside_it: whether folders beside the searched one count, too, where it has none.
+            photographs: those that are used as such.
+            near: places of more folders of mattes, which count where the searched folder has none.
 
         Returns:
-            Their paths, sorted.
+            Their paths, sorted within each folder.
         """
-        if self._mattes or not beside_it:
-            return self._mattes
-        beside = [path for path in sorted(self.folder.resolve().parent.iterdir())
-                  if path.is_dir() and _folded(path.name) in _MATTE_FOLDERS and path != self.folder.resolve()]
-        return [path for place in beside for path in sorted(place.iterdir()) if path.suffix.lower() in _SUFFIXES]
+        named = [path for paths in self._by_stem.values() for path in paths
+                 if is_named_as_mask(path) and path not in photographs]
+        if found := self._mattes + named:
+            return found
+        folders = {folder.resolve(): folder for place in near for folder in mask_folders(place)
+                   if folder.resolve() not in (self.folder.resolve(), *self.folder.resolve().parents)}
+        return [path for folder in folders.values() for path in sorted(folder.rglob("*"))
+                if path.suffix.lower() in _SUFFIXES]
 
     def candidates(self, stem: str) -> list[Path]:
         """List the photographs of a name.
@@ -186,7 +190,7 @@ class PhotographFolder:
         names = {_folded(path.name) for path in used}
         unused = [path for stem, paths in self._by_stem.items() for path in paths
                   if path.parent in folders and path not in used and stem not in stems | names
-                  and not re.search(r"[_-](mask|matte|alpha)$|^(mask|matte|alpha)[_-]", stem)]
+                  and not is_named_as_mask(path)]
         if unused:
             logger.warning("%s: %d pictures beside the photographs belong to no camera of it and are left out, "
                            "first %s", file, len(unused), unused[0])
