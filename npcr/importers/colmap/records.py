@@ -48,8 +48,9 @@ class ImageRecord:
 
     @property
     def label(self) -> str:
-        """The name for messages; bytes that are no UTF-8 are escaped."""
-        return self.name.decode("utf-8", "backslashreplace")
+        """The name for messages, in one line; bytes that are no UTF-8 and control characters are escaped."""
+        text = self.name.decode("utf-8", "backslashreplace")
+        return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
     @classmethod
     def checked(cls, name: bytes, camera: int, pose: Sequence[float], cameras: Collection[int]) -> ImageRecord:
