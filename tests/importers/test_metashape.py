@@ -117,12 +117,21 @@ def transposed(text: str) -> str:
         np.array(found[1].split()).reshape(4, 4).T.ravel()), text)
 
 
+def rescaled(text: str, factors: tuple[float, ...]) -> str:
+    """The poses with their axes made longer."""
+    return re.sub("<transform>([^<]*)", lambda found: "<transform>" + " ".join(
+        repr(v) for v in (np.array(found[1].split(), float).reshape(4, 4) * [*factors, 1]).ravel().tolist()), text)
+
+
 ENTITIES = '<?xml version="1.0"?><!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><d>&b;</d>'
 
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda s: s[:300], "not XML"),
-    (lambda s: ENTITIES, "is no cameras.xml"),
+    (lambda s: ENTITIES, r"has a document type .* or entities .*; export the cameras from Metashape again"),
+    (lambda s: s.replace("UTF-8", "no-such"), "is no cameras.xml: its encoding cannot be read .*; save it as UTF-8"),
+    (lambda s: rescaled(s, (2, 1, 1)), "0: transform: .*; its first three columns must be perpendicular and of one"),
+    (lambda s: rescaled(s, (1, -1, 1)), "0: transform: its axes are left-handed"),
     (lambda s: "<document/>", "no element 'chunk'"),
     (lambda s: s.replace("<f>50</f>", "<f>0</f>"), r"sensor 0 \(s\): f is 0"),
     (lambda s: s.replace("<f>50</f>", "<f>wide</f>"), r"sensor 0 \(s\): f is 'wide'"),
@@ -178,6 +187,12 @@ def test_an_initial_calibration_beside_the_adjusted_one_does_not_count(tmp_path,
     file.write_text(file.read_text().replace("<calibration", initial + "<calibration", 1))
     assert read_metashape(file).views[0].lens.focal == (50.0, 50.0)
     assert caplog.text == ""
+
+
+def test_the_scale_of_a_cameras_axes_does_not_count(tmp_path):
+    file = write_metashape(tmp_path)
+    file.write_text(rescaled(file.read_text(), (2, 2, 2)))
+    np.testing.assert_allclose([view.cam_to_world for view in read_metashape(file).views], poses(), atol=1e-12)
 
 
 def test_an_early_transform_of_the_chunk_is_sixteen_numbers(tmp_path):

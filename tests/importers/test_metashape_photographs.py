@@ -128,6 +128,15 @@ def test_folders_within_labels_tell_equal_names_apart(tmp_path, caplog, root):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(("label", "file"), [("img_{}", "IMG_{}"), ("a/IMG_{}.png", "A/IMG_{}"),
+                                              ("D:\\\\photos\\\\img_{}.PNG", "IMG_{}")])
+def test_names_that_differ_in_capitals_are_said(tmp_path, caplog, label, file):
+    labels, files = [label.format(n) for n in NAMES], [f"images/{file.format(n)}.png" for n in NAMES]
+    assert list(capture(tmp_path, labels, files).values()) == files
+    assert "4 photographs are taken whose names differ from their labels in capitals; first " in caplog.text
+    assert f"{label.format('000')} -> {tmp_path / files[0]}" in caplog.text
+
+
 def test_a_photograph_in_the_folder_of_another_label_is_not_taken(tmp_path):
     labels = ["left/000", "left/001", "right/002", "right/003"]
     assert capture(tmp_path, labels, ["images/right/000.png", "images/right/002.png"]) == {

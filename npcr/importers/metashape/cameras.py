@@ -206,10 +206,20 @@ class MetashapeChunk:
 
 
 def _orthonormal(pose: NDArray[np.float64], place: str) -> NDArray[np.float64]:
+    """The pose without the scale that some programs leave in its axes; it does not change where a camera looks."""
+    pose = pose.copy()
+    lengths = np.linalg.norm(pose[:3, :3], axis=0)
+    if lengths.min() > 0 and np.ptp(lengths) < 1e-3 * lengths.max():
+        pose[:3, :3] /= lengths.mean()
+    if np.linalg.det(pose[:3, :3]) < 0:
+        raise SceneError(f"{place}: its axes are left-handed (mirrored), and a camera's are right-handed: x right, y "
+                         "down, z forward; one row or column has the wrong sign. Export the cameras from Metashape "
+                         "again")
     try:
         return orthonormal_pose(pose)
     except NpcrError as error:
-        raise SceneError(f"{place}: {error}") from None
+        raise SceneError(f"{place}: {error}; its first three columns must be perpendicular and of one length. Export "
+                         "the cameras from Metashape again, or disable this one") from None
 
 
 def _read_cameras(chunk: Element, file: Path) -> list[MetashapeCamera]:

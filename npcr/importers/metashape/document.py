@@ -58,8 +58,12 @@ def _read(file: Path) -> Element:
         raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
     except ParseError as error:
         raise SceneError(f"{file}, line {error.position[0]}: not XML: {error}") from None
-    except (defusedxml.DefusedXmlException, ValueError, LookupError) as error:
-        raise SceneError(f"{file}: is no cameras.xml: {error}") from None
+    except defusedxml.DefusedXmlException:
+        raise SceneError(f"{file}: has a document type (<!DOCTYPE ...>) or entities (<!ENTITY ...>), which Metashape "
+                         "never writes and which can do harm; export the cameras from Metashape again") from None
+    except (ValueError, LookupError) as error:
+        raise SceneError(f"{file}: is no cameras.xml: its encoding cannot be read ({error}); save it as "
+                         "UTF-8") from None
     return root
 
 

@@ -87,7 +87,7 @@ def read_metashape(source: str | Path, *, images: Path | None = None, masks: Pat
     _say_turned(file, cameras, photographs)
     found = [camera for camera in cameras if camera.id in photographs]
     paths = [photographs[camera.id] for camera in found]
-    used = find_masks(masks, paths) if masks is not None else [None] * len(found)
+    used: list[Path | None] = find_masks(masks, paths) if masks is not None else [None] * len(found)
     views = [View(camera.label, path, matte, poses[camera.id], read.sensor(camera).lens)
              for camera, path, matte in zip(found, paths, used, strict=True)]
     return Capture(file, views, [folder / camera.label for camera in cameras if camera.id not in photographs])

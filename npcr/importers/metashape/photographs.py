@@ -211,11 +211,14 @@ class _Search:
         self._elsewhere: list[str] = []
         self._converted: list[str] = []
         self._again_below: list[str] = []
+        self._other_case: list[str] = []
 
     def photograph(self, camera: MetashapeCamera) -> Path | None:
         """The photograph of a camera, by its path where the file has it, else by its label; None: there is none."""
         for text in (camera.path, camera.label):
             if text and (found := self._find(camera, _Name.of(text))) is not None:
+                if _is_of_other_case(found.relative_to(self._place.folder), text):
+                    self._other_case.append(f"{text} -> {found}")
                 return found
         return None
 
@@ -224,6 +227,7 @@ class _Search:
         for what, found in (("found by their name alone, in folders that their labels or groups do not name",
                              self._elsewhere),
                             ("of another format than their labels say", self._converted),
+                            ("taken whose names differ from their labels in capitals", self._other_case),
                             (f"met in {self._place.folder} itself and again below it; those in the folder itself are "
                              "taken, --images names another", self._again_below)):
             if found:
@@ -275,6 +279,15 @@ class _Search:
             return None
         self._elsewhere.append(f"{camera.label} -> {paths[0]}")
         return paths[0]
+
+
+def _is_of_other_case(path: Path, text: str) -> bool:
+    """Whether a name of a photograph or its folders is the label's but for capitals; the suffix does not count."""
+    mine = unicodedata.normalize("NFC", path.with_suffix("").as_posix()).split("/")
+    theirs = re.split(r"[\\/]+", unicodedata.normalize("NFC", text))
+    theirs[-1] = theirs[-1][:len(mine[-1])]
+    pairs = zip(reversed(mine), reversed(theirs), strict=False)
+    return any(one != other and _folded(one) == _folded(other) for one, other in pairs)
 
 
 def _folded(text: str) -> str:

@@ -98,7 +98,8 @@ class Sensor:
         try:
             return orthonormal_pose(matrix)
         except NpcrError as error:
-            raise SceneError(f"{self._place}: rotation: {error}") from None
+            raise SceneError(f"{self._place}: rotation: {error}; disable its cameras in Metashape, or export poses "
+                             "of their own for them") from None
 
     @cached_property
     def lens(self) -> Lens:
