@@ -75,6 +75,36 @@ def test_a_rig_places_its_cameras(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "has no points; --points names a cloud"]
 
 
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+@pytest.mark.parametrize("place", ["sparse", ".", "colmap/sparse"])
+def test_of_several_models_the_one_with_most_images_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                            suffix: str, place: str) -> None:
+    write_colmap(tmp_path / "other")
+    model = pycolmap.Reconstruction(tmp_path / "other/sparse/0")
+    (tmp_path / "other/images").rename(tmp_path / "images")
+    for number in ("1", "10"):
+        (tmp_path / place / number).mkdir(parents=True)
+        (model.write_binary if suffix == ".bin" else model.write_text)(tmp_path / place / number)
+    _write_rig(tmp_path / "small", binary=suffix == ".bin")
+    small = pycolmap.Reconstruction(tmp_path / "small/sparse/0")
+    small.deregister_frame(1)
+    (tmp_path / place / "0").mkdir()
+    (small.write_binary if suffix == ".bin" else small.write_text)(tmp_path / place / "0")
+    assert read_colmap(tmp_path).file == tmp_path / place / "1"
+    assert "COLMAP made 3 models that do not connect (0: 2, 1: 4, 10: 4 images); 1 is used" in caplog.text
+    assert len(read_colmap(tmp_path, model=tmp_path / place / "0").views) == 2
+
+
+def test_a_model_whose_images_cannot_be_counted_is_not_chosen(tmp_path: Path,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+    write_colmap(tmp_path)
+    (tmp_path / "sparse/0").rename(tmp_path / "sparse/1")
+    (tmp_path / "sparse/0").mkdir()
+    (tmp_path / "sparse/0/cameras.bin").write_bytes(b"")
+    assert len(read_colmap(tmp_path).views) == 4
+    assert "(0: 0, 1: 4 images); 1 is used" in caplog.text
+
+
 def test_images_without_a_pose_are_counted_with_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _write_rig(tmp_path, binary=False, sensor_pose=False)
     assert [view.label for view in read_colmap(tmp_path).views] == ["0.png", "2.png"]

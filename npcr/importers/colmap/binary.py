@@ -42,6 +42,21 @@ def copy_binary_model(folder: Path, into: Path, parameters: ParameterNames) -> d
     return images
 
 
+def count_binary_images(file: Path) -> int:
+    """Read how many images an images.bin has.
+
+    Args:
+        file: images.bin.
+
+    Returns:
+        Their number, as the file states it.
+
+    Raises:
+        SceneError: it is missing or cut short.
+    """
+    return _Data(file).number("<Q", 0)
+
+
 class _Data:
     """A file's bytes, and the errors about them."""
 

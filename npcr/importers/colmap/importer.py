@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.base import Capture, Importer, Option, View
-from npcr.importers.colmap.model import SparseModel, load_pycolmap, read_model
+from npcr.importers.colmap.model import SparseModel, count_images, is_model, load_pycolmap, read_model
 from npcr.importers.colmap.photographs import find_photographs, warn_of_unplaced
 from npcr.importers.lenses import Lens
 from npcr.importers.masks import find_masks, find_masks_near
@@ -27,7 +27,7 @@ from npcr.io.points import PointCloud
 
 logger = logging.getLogger("npcr")
 
-_MODELS = ("", "sparse/0", "sparse", "colmap/sparse/0", "distorted/sparse/0")
+_MODELS = ("", "sparse", "colmap/sparse", "distorted/sparse")  # in each, 0, 1, ... come before the folder itself
 _IMAGES = ("images", "input")
 
 
@@ -51,14 +51,13 @@ class ColmapImporter(Importer):
     name = "colmap"
     summary = "COLMAP's sparse model"
     description = """\
-A COLMAP workspace: its sparse model (sparse/0, binary or text, any perspective camera model), its images/ and, where
-there is one, masks/, mattes/ or the like (x.jpg.png as COLMAP names them, x.png or x_mask.png, in folders that mirror
-the photographs').
-Photographs are undistorted here. The cloud is the sparse one; --points dense/0/fused.ply takes the dense one. Needs
-pip install 'npcr[colmap]'.
+A COLMAP workspace: its sparse model (sparse/0, or another there that has more images; binary or text, any perspective
+camera model), its images/ and, where there is one, masks/, mattes/ or the like (x.jpg.png as COLMAP names them, x.png
+or x_mask.png, in folders that mirror the photographs'). Photographs are undistorted here. The cloud is the sparse one;
+--points dense/0/fused.ply takes the dense one. Needs pip install 'npcr[colmap]'.
 """
     options = (
-        Option("model", "the sparse model (default: sparse/0 or sparse)", Path, metavar="FOLDER"),
+        Option("model", "the sparse model (default: the one in sparse with most images)", Path, metavar="FOLDER"),
         Option("images", "the photographs (default: images or input)", Path, metavar="FOLDER"),
         Option("masks", "their mattes (default: masks, mattes, ... beside images)", Path, metavar="FOLDER"),
     )
@@ -73,7 +72,7 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
 
     Args:
         source: a workspace (with sparse/0 and images), or a model's folder.
-        model: the model's folder; None: sparse/0 or sparse.
+        model: the model's folder; None: of those in sparse the one with most images.
         images: the photographs' folder; None: images or input.
         masks: the mattes' folder; None: masks, mattes or the like beside the photographs' folder, where there is one.
 
@@ -118,16 +117,30 @@ def _poses(model: SparseModel) -> dict[int, NDArray[np.float64]]:
 
 
 def _find_model(folder: Path) -> Path:
-    places = [folder / name for name in _MODELS]
-    found = next((p for p in places if any((p / f"cameras{s}").is_file() for s in (".bin", ".txt"))), None)
-    if found is None:
-        raise SceneError(f"{folder}: has no COLMAP model (cameras.bin or cameras.txt) in itself, "
-                         f"{', '.join(name for name in _MODELS[1:])}; --model names its folder")
-    others = [p.name for p in sorted(found.parent.iterdir()) if p.is_dir() and p != found and p.name.isdecimal()]
-    if others and found.name.isdecimal():
-        logger.warning("%s: COLMAP made several models that do not connect; %s is used, --model names another (%s)",
-                       found.parent, found.name, ", ".join(others))
-    return found
+    """The folder itself, else, in the first place that has models, the one with most images."""
+    if is_model(folder):
+        return folder
+    for place in (folder / name for name in _MODELS):
+        numbered = [path for path in place.iterdir() if path.name.isdecimal() and is_model(path)] \
+            if place.is_dir() else []
+        if numbered:
+            return _largest(place, sorted(numbered, key=lambda path: int(path.name)))
+        if is_model(place):
+            return place
+    raise SceneError(f"{folder}: has no COLMAP model (cameras.bin or cameras.txt) in itself, "
+                     f"{', '.join(_MODELS[1:])}, or 0, 1, ... in them; --model names its folder")
+
+
+def _largest(place: Path, models: list[Path]) -> Path:
+    """The model with most images, and the first of these; the others are said."""
+    if len(models) == 1:
+        return models[0]
+    counts = {model: count_images(model) for model in models}
+    chosen = max(models, key=lambda model: counts[model])
+    listed = ", ".join(f"{model.name}: {count}" for model, count in counts.items())
+    logger.warning("%s: COLMAP made %d models that do not connect (%s images); %s is used, since none has more, and "
+                   "the others' images are left out; --model names another", place, len(models), listed, chosen.name)
+    return chosen
 
 
 def _find_images(folder: Path, model: Path) -> Path:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import MissingExtraError, SceneError
-from npcr.importers.colmap.binary import copy_binary_model
+from npcr.importers.colmap.binary import copy_binary_model, count_binary_images
 from npcr.importers.colmap.records import MODEL_FILES, RIG_FILES, ImageRecord
-from npcr.importers.colmap.text import copy_text_model
+from npcr.importers.colmap.text import copy_text_model, count_text_images
 
 logger = logging.getLogger("npcr")
 
@@ -75,8 +75,7 @@ def read_model(folder: Path) -> SparseModel:
         MissingExtraError: pycolmap is missing.
     """
     load_pycolmap()
-    whole = [suffix for suffix in (".bin", ".txt")
-             if all((folder / f"{name}{suffix}").is_file() for name in MODEL_FILES)]
+    whole = _whole_suffixes(folder)
     if not whole:
         begun = ".bin" if (folder / "cameras.bin").is_file() else ".txt"
         lacking = next(folder / f"{name}{begun}" for name in MODEL_FILES if not (folder / f"{name}{begun}").is_file())
@@ -85,6 +84,39 @@ def read_model(folder: Path) -> SparseModel:
     if len(whole) == 2:
         _warn_of_other_text(model)
     return model
+
+
+def is_model(folder: Path) -> bool:
+    """Say whether a folder has a model, or the beginning of one.
+
+    Args:
+        folder: it need not exist.
+
+    Returns:
+        Whether it has cameras.bin or cameras.txt.
+    """
+    return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
+
+
+def count_images(folder: Path) -> int:
+    """Count the images of a model without reading all of it.
+
+    Args:
+        folder: of the model.
+
+    Returns:
+        Their number; 0 where the model lacks a file or its images cannot be read.
+    """
+    try:
+        suffix = _whole_suffixes(folder)[0]
+        return (count_binary_images if suffix == ".bin" else count_text_images)(folder / f"images{suffix}")
+    except (IndexError, SceneError):
+        return 0
+
+
+def _whole_suffixes(folder: Path) -> list[str]:
+    return [suffix for suffix in (".bin", ".txt")
+            if all((folder / f"{name}{suffix}").is_file() for name in MODEL_FILES)]
 
 
 def _read(folder: Path, suffix: str) -> SparseModel:

@@ -69,6 +69,21 @@ def copy_text_model(folder: Path, into: Path, parameters: ParameterNames) -> dic
     return images
 
 
+def count_text_images(file: Path) -> int:
+    """Count the images in an images.txt.
+
+    Args:
+        file: images.txt.
+
+    Returns:
+        Their number.
+
+    Raises:
+        SceneError: it is missing, or a line is neither an image nor points.
+    """
+    return sum(1 for _ in _image_lines(_TextFile(file)))
+
+
 @dataclass(frozen=True)
 class _Line:
     """A line's words, and the errors about them."""
