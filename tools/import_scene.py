@@ -64,11 +64,13 @@ def main() -> None:
     importer = find_importer(args.kind)
     capture = importer.read(args.source, **{option.name: getattr(args, option.name) for option in importer.options})
     if capture.missing:
-        logger.warning("%s: %d of %d photographs (or masks) do not exist and are left out, the first is %s",
+        logger.warning("%s: %d of %d photographs do not exist and are left out, the first is %s",
                        capture.file, len(capture.missing), len(capture.missing) + len(capture.views),
                        capture.missing[0])
     if args.points is not None:
-        capture = replace(capture, clouds=[args.points])
+        capture = replace(capture, clouds=[args.points], cloud_remarks=[])
+    for remark in capture.cloud_remarks:
+        logger.warning("%s", remark)
     cameras = import_capture(capture, args.destination, downscale=args.downscale, mask=args.mask, matting=matting,
                              filters=filters, densify_to=args.densify, overwrite=args.overwrite, workers=args.workers,
                              progress=_bar)

@@ -29,7 +29,7 @@ class View:
 
     label: str  # what the source calls it: "frames[3]"
     image: Path
-    mask: Path | None  # its matte; None: its own alpha channel, where it has one
+    mask: Path | None  # its matte, which need not exist; None: its own alpha channel, where it has one
     cam_to_world: np.ndarray  # (4, 4) float64, OpenCV axes
     lens: Lens | None  # None: only the angle of view is known, `angle` has it
     angle: tuple[float, float | None] = (0.0, None)  # horizontal and vertical angle of view, radians
@@ -49,6 +49,7 @@ class Capture:
     views: list[View]  # each split's and frame's views in the order of their cameras
     missing: list[Path] = field(default_factory=list)  # named, but do not exist; their views are left out
     clouds: list[Path | PointCloud] = field(default_factory=list)  # one for each frame, or none at all
+    cloud_remarks: list[str] = field(default_factory=list)  # why not all clouds are used that the source names
 
     @property
     def folder(self) -> Path:

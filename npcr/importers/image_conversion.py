@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -100,11 +101,13 @@ def plan_conversions(capture: Capture, downscale: float, mask: bool | None,
         matting: how to compute mattes instead; None: do not.
 
     Returns:
-        A conversion for each view, in the order of `capture.views`.
+        A conversion for each view, in the order of `capture.views`, but for those whose mask is wanted and does not
+        exist.
 
     Raises:
         SceneError: mattes are wanted and missing, or a photograph does not fit its camera.
     """
+    capture = _without_lost_masks(capture, mask, matting)
     photographs = inspect_photographs(capture)
     common = _common_size([photograph.size for photograph in photographs], capture)
     size = (max(1, round(common[0] / downscale)), max(1, round(common[1] / downscale)))
@@ -163,6 +166,28 @@ def convert_image(conversion: ImageConversion, stem: Path, matting: Matting | No
 
 def _written_suffix(conversion: ImageConversion) -> str:
     return ".png" if conversion.matte == "alpha" else _COPIED.get(conversion.photograph.header.format, ".png")
+
+
+def _without_lost_masks(capture: Capture, mask: bool | None, matting: Matting | None) -> Capture:
+    """The capture without masks that do not exist; where mattes are kept, without their photographs, which is said."""
+    lost = [view.mask is not None and not os.path.isfile(view.mask) for view in capture.views]
+    if not any(lost):
+        return capture
+    if mask is False or matting is not None:
+        return replace(capture, views=[replace(view, mask=None) if is_lost else view
+                                       for view, is_lost in zip(capture.views, lost, strict=True)])
+    kept = [view for view, is_lost in zip(capture.views, lost, strict=True) if not is_lost]
+    named = sum(view.mask is not None for view in capture.views)
+    what = (f"{capture.file}: {sum(lost)} of the {named} masks that it names do not exist, first "
+            f"{capture.views[lost.index(True)].mask}")
+    splits = {view.split for view in kept}
+    if mask or "train" not in splits:
+        raise SceneError(f"{what}; put them there, or import the photographs without mattes (--no-mask), or make "
+                         "mattes (--background, --trimap)")
+    gone = sorted({view.split for view in capture.views} - splits)
+    logger.warning("%s; their photographs are left out%s; --no-mask imports all of them, without mattes", what,
+                   f", and with them all for {' and '.join(gone)}" if gone else "")
+    return replace(capture, views=kept)
 
 
 def _warn_of_lenses(capture: Capture, cameras: Sequence[UndistortedCamera]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from npcr.errors import SceneError
+from npcr.importers.base import Capture
+from npcr.importers.scene_writer import import_capture
 from npcr.importers.transforms import read_transforms
 from npcr.io.images import write_image
 from npcr.io.points import PointCloud, write_points
@@ -84,6 +86,37 @@ def test_masks_of_frames(tmp_path, key):
     assert [view.mask for view in read_transforms(folder).views] == [folder / "masks" / f"{i}.png" for i in range(4)]
 
 
+def capture_with_masks(folder: Path, count: int) -> Capture:
+    """A capture of four photographs, of whose masks only the first so many exist; two are held out."""
+    edit_transforms(write_transforms(folder, test_filenames=["2.png", "3.png"], train_filenames=["0.png", "1.png"]),
+                    lambda v: [f.update(mask_path=f"masks/{i}.png") for i, f in enumerate(v["frames"])])
+    for i in range(count):
+        write_image(folder / f"masks/{i}.png", np.eye(36, 48, dtype=np.uint8) * 255)
+    return read_transforms(folder)
+
+
+@pytest.mark.parametrize("mask", [None, True])
+def test_masks_none_of_which_exist_are_refused_as_masks(tmp_path, mask):
+    capture = capture_with_masks(tmp_path / "capture", 0)
+    with pytest.raises(SceneError, match=r"transforms.json: 4 of the 4 masks .* first .*masks/0.png; .*--no-mask"):
+        import_capture(capture, tmp_path / "scene", mask=mask)
+
+
+def test_photographs_whose_mask_does_not_exist_are_left_out_and_said(tmp_path, caplog):
+    assert len(import_capture(capture_with_masks(tmp_path / "a", 3), tmp_path / "scene")) == 2
+    assert len(list((tmp_path / "scene/test/img/0").glob("*_alpha.png"))) == 1
+    assert "1 of the 4 masks that it names do not exist" in caplog.text
+    assert "left out; --no-mask imports all of them" in caplog.text
+    assert len(import_capture(capture_with_masks(tmp_path / "b", 2), tmp_path / "train")) == 2
+    assert "left out, and with them all for test; " in caplog.text
+
+
+def test_no_mask_needs_no_masks(tmp_path, caplog):
+    import_capture(capture_with_masks(tmp_path / "capture", 1), tmp_path / "scene", mask=False)
+    assert len(list((tmp_path / "scene").rglob("img_*.png"))) == 4
+    assert "masks" not in caplog.text
+
+
 def test_a_mask_that_is_no_path_is_no_matte(tmp_path):
     folder = edit_transforms(write_transforms(tmp_path), lambda v: [f.update(mask=True) for f in v["frames"]])
     assert [view.mask for view in read_transforms(folder).views] == [None] * 4
@@ -102,10 +135,11 @@ def test_a_folder_of_masks_that_no_frame_names_is_said(tmp_path, caplog):
     assert caplog.text == ""  # the photographs have mattes of their own
 
 
-def test_a_cloud_that_is_not_there_is_said(tmp_path, caplog):
-    assert read_transforms(write_transforms(tmp_path, ply_file_path="gone.ply")).clouds == []
-    assert "ply_file_path is 'gone.ply', and there is no such file" in caplog.text
-    assert "--points names a cloud" in caplog.text
+def test_a_cloud_that_is_not_there_is_said(tmp_path):
+    capture = read_transforms(write_transforms(tmp_path, ply_file_path="gone.ply"))
+    assert capture.clouds == []
+    assert "ply_file_path is 'gone.ply', and there is no such file" in capture.cloud_remarks[0]
+    assert "--points names a cloud" in capture.cloud_remarks[0]
 
 
 def test_a_cloud_whose_name_differs_in_capitals_is_found_and_said(tmp_path, caplog):

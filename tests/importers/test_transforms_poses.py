@@ -128,9 +128,10 @@ def test_the_cloud_that_was_moved_is_left_out_when_it_is_undone(tmp_path, caplog
     write_points(folder / "cloud.ply", PointCloud(points().astype(np.float32)))
     assert read_transforms(folder).clouds == [folder / "cloud.ply"]
     assert caplog.text == ""
-    assert read_transforms(folder, undo_applied_transform=True).clouds == []
-    assert "'cloud.ply'" in caplog.text
-    assert "left out" in caplog.text
+    capture = read_transforms(folder, undo_applied_transform=True)
+    assert capture.clouds == []
+    assert "'cloud.ply'" in capture.cloud_remarks[0]
+    assert "left out, --points names another" in capture.cloud_remarks[0]
 
 
 def test_a_key_with_two_values_is_refused(tmp_path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,36 @@ def test_files_in_different_coordinates_are_refused(tmp_path):
     assert len(read_transforms(tmp_path, undo_applied_transform=True).views) == 4
 
 
-def test_one_cloud_of_two_is_taken_and_said(tmp_path, caplog):
+def test_one_cloud_of_two_is_taken_and_said(tmp_path):
     for name in ("a.ply", "b.ply"):
         write_points(tmp_path / name, PointCloud(points().astype(np.float32)))
     _write_split_files(tmp_path, train={"ply_file_path": "a.ply"}, test={"ply_file_path": "b.ply"})
-    assert read_transforms(tmp_path).clouds == [tmp_path / "a.ply"]
-    assert "a.ply is used" in caplog.text
-    assert "b.ply is not" in caplog.text
+    capture = read_transforms(tmp_path)
+    assert capture.clouds == [tmp_path / "a.ply"]
+    assert "a.ply is used" in capture.cloud_remarks[0]
+    assert "b.ply is not" in capture.cloud_remarks[0]
+
+
+@pytest.mark.parametrize(("lists", "said"), [
+    ({"test_filenames": ["2.png", "3.png"]}, "none of the 2 photographs for test exists, first .*2.png; in their place "
+     "some of those to train on are held out .DATASETS.HOLDOUT_EVERY.. Put them there"),
+    ({"val_filenames": ["1.png"], "test_filenames": ["2.png", "3.png"]}, "2 photographs for test .* those for val")])
+def test_a_split_whose_photographs_do_not_exist_is_said(tmp_path, caplog, lists, said):
+    folder = write_transforms(tmp_path, train_filenames=["0.png"] if "val_filenames" in lists else ["0.png", "1.png"],
+                              **lists)
+    (folder / "images/3.png").unlink()
+    read_transforms(folder)
+    assert caplog.text == ""
+    (folder / "images/2.png").unlink()
+    read_transforms(folder)
+    assert re.search(said, caplog.text)
+
+
+def test_a_training_split_whose_photographs_do_not_exist_is_refused(tmp_path):
+    folder = write_transforms(tmp_path, train_filenames=["0.png"], test_filenames=["1.png", "2.png", "3.png"])
+    (folder / "images/0.png").unlink()
+    with pytest.raises(SceneError, match=r"none of its 4 .* for training but 1 that do not exist, first .*0.png"):
+        read_transforms(folder)
 
 
 def test_a_view_that_is_trained_on_and_held_out_is_said(tmp_path, caplog):

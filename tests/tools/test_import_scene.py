@@ -51,6 +51,18 @@ def test_transforms(import_scene, capture, tmp_path, capsys, caplog):
                                [[50, 0, 29.5], [0, 50, 19.5], [0, 0, 1]])
 
 
+@pytest.mark.parametrize("more", [{"ply_file_path": "gone.ply"}, {"ply_file_path": "c.ply", "applied_scale": 1.0}])
+def test_a_cloud_of_the_source_is_no_matter_where_points_names_another(import_scene, tmp_path, caplog, more):
+    folder, cloud = write_transforms(tmp_path / "capture", **more), tmp_path / "points.ply"
+    write_points(cloud, PointCloud(points().astype(np.float32)))
+    arguments = ["--undo-applied-transform"] if "applied_scale" in more else []
+    import_scene("transforms", folder, tmp_path / "scene", "--points", cloud, *arguments)
+    assert caplog.text == ""
+    import_scene("transforms", folder, tmp_path / "bare", *arguments)
+    assert str(more["ply_file_path"]) in caplog.text
+    assert "--points names a" in caplog.text
+
+
 def test_pixel_origin_center(import_scene, capture, tmp_path):
     import_scene("transforms", capture, tmp_path / "scene", "--pixel-origin", "center")
     assert read_intrinsics(tmp_path / "scene/Intrinsic.inf")[0, :2, 2].tolist() == [60, 40]

@@ -89,26 +89,23 @@ def read_transforms(source: str | Path, *, pixel_origin: str = "corner",
     files = [_File.read(file, split, undo_applied_transform) for split, file in _find_files(Path(source)).items()]
     _check_coordinates(files, undo_applied_transform)
     views: list[View] = []
-    missing: list[Path] = []
+    missing: list[tuple[str, Path]] = []
     clouds: list[Path] = []
+    cloud_remarks: list[str] = []
     for file in files:
         read, absent = file.views(pixel_origin, named=len(files) > 1)
         views += read
         missing += absent
-        cloud = None if undo_applied_transform else file.cloud()
-        if cloud is not None:
-            clouds.append(cloud)
+        cloud, remark = file.cloud()
+        clouds += [cloud] if cloud is not None else []
+        cloud_remarks += [remark] if remark else []
     first = files[0].path
-    if not any(view.split == "train" for view in views):
-        raise SceneError(f"{first}: none of its {len(views) + len(missing)} photographs exists "
-                         f"or is for training; the first is {missing[0] if missing else views[0].image}")
+    _check_splits(first, views, missing)
     check_views(first, views)
     _note_masks(first, views)
-    for other in clouds[1:]:
-        if other.resolve() != clouds[0].resolve():
-            logger.warning("%s: the files of the splits name different clouds; %s is used, %s is not", source,
-                           clouds[0], other)
-    return Capture(first, views, missing, list(clouds[:1]))
+    cloud_remarks += [f"{source}: the files of the splits name different clouds; {clouds[0]} is used, {other} is not"
+                      for other in clouds[1:] if other.resolve() != clouds[0].resolve()]
+    return Capture(first, views, [path for _, path in missing], list(clouds[:1]), cloud_remarks)
 
 
 @dataclass(frozen=True)
@@ -134,30 +131,26 @@ class _File:
         if motion is not None and not motion.given:
             raise SceneError(f"{path}: --undo-applied-transform has nothing to undo: the file has neither "
                              "applied_transform nor applied_scale; leave the option out")
-        if undo and values.get("ply_file_path") is not None:
-            logger.warning("%s: the cloud it names (%s) is in the coordinates of its cameras before "
-                           "--undo-applied-transform; it is left out, --points names another", path,
-                           shown(values["ply_file_path"]))
         return cls(path, split, values, frames, remarks, motion)
 
-    def views(self, pixel_origin: str, named: bool) -> tuple[list[View], list[Path]]:
-        """Its views, and the photographs or mattes that do not exist; messages name the file where `named`."""
+    def views(self, pixel_origin: str, named: bool) -> tuple[list[View], list[tuple[str, Path]]]:
+        """Its views, and (split, photograph) of those that do not exist; messages name the file where `named`."""
         prefix = f"{self.path.name}, " if named else ""
         frames = [FrameValues(self.path, f"{prefix}frames[{number}]", entry, self.values, self.remarks)
                   for number, entry in enumerate(self.frames)]
         names = [frame.text("file_path") for frame in frames]
         splits = split_frames(self.path, self.values, names, self.split, self.remarks)
         finder = FileFinder(self.path, self.remarks)
-        views, missing = [], []
+        views: list[View] = []
+        missing: list[tuple[str, Path]] = []
         for frame, name, split in zip(frames, names, splits, strict=True):
             pose = read_pose(frame)
             image = finder.find(name, f"{frame.label}: file_path", smaller=frame.get("w") is not None)
             mask = None
             if frame.entry.get("mask_path") is not None:
                 mask = finder.find(frame.text("mask_path"), f"{frame.label}: mask_path", smaller=True)
-            absent = [path for path in (image, mask) if path is not None and not finder.has(path)]
-            if absent:
-                missing.append(absent[0])
+            if not finder.has(image):
+                missing.append((split, image))
                 continue
             views.append(View(frame.label, image, mask, pose if self.motion is None else self.motion.undone(pose),
                               read_lens(frame, image, pixel_origin), split=split))
@@ -168,21 +161,24 @@ class _File:
         self.remarks.say(len(frames))
         return views, missing
 
-    def cloud(self) -> Path | None:
+    def cloud(self) -> tuple[Path | None, str]:
+        """The cloud that it names, and what there is to say where it is not used."""
         name = self.values.get("ply_file_path")
         if name is None:
-            return None
+            return None, ""
+        if self.motion is not None:
+            return None, (f"{self.path}: the cloud it names ({shown(name)}) is in the coordinates of its cameras "
+                          "before --undo-applied-transform; it is left out, --points names another")
         if not isinstance(name, str) or not name or "\0" in name:
             raise SceneError(f"{self.path}: ply_file_path is {shown(name)}; the path of a point cloud is needed")
         remarks = Remarks(self.path)
         finder = FileFinder(self.path, remarks)
         path = finder.find(name, "ply_file_path")
         if not finder.has(path):
-            logger.warning("%s: ply_file_path is %r, and there is no such file (%s); --points names a cloud", self.path,
-                           name, path)
-            return None
+            return None, (f"{self.path}: ply_file_path is {name!r}, and there is no such file ({path}); --points names "
+                          "a cloud")
         remarks.say()
-        return path
+        return path, ""
 
 
 def _find_files(source: Path) -> dict[str, Path]:
@@ -210,6 +206,27 @@ def _check_coordinates(files: Sequence[_File], undo: bool) -> None:
             if first != other:
                 raise SceneError(f"{file.path}: {key} is {shown(other)}, but {shown(first)} in {files[0].path.name}: "
                                  "their cameras are in different coordinates; --undo-applied-transform takes both back")
+
+
+def _check_splits(file: Path, views: Sequence[View], missing: Sequence[tuple[str, Path]]) -> None:
+    """Raise `SceneError` where nothing is left to train on; say where nothing is left of another split."""
+    count, left = len(views) + len(missing), {view.split for view in views}
+    lost = {split: [path for other, path in missing if other == split] for split in _SPLITS if split not in left}
+    if not views:
+        raise SceneError(f"{file}: none of its {count} photographs exists, first {missing[0][1]}; put them there, or "
+                         "correct file_path, which starts at the file's folder")
+    if "train" not in left:
+        raise SceneError(f"{file}: none of its {count} photographs is for training"
+                         + (f" but {len(lost['train'])} that do not exist, first {lost['train'][0]}; put them there"
+                            if lost["train"] else f": the first, {views[0].image}, is for {views[0].split}; take some "
+                            "out of val_filenames and test_filenames"))
+    for split, paths in lost.items():
+        if paths:
+            other = next((name for name in ("test", "val") if name in left), None)
+            instead = (f"DATASETS.TEST names those for {other}" if other else
+                       "in their place some of those to train on are held out (DATASETS.HOLDOUT_EVERY)")
+            logger.warning("%s: none of the %d photographs for %s exists, first %s; %s. Put them there to keep the "
+                           "split", file, len(paths), split, paths[0], instead)
 
 
 def _note_masks(file: Path, views: Sequence[View]) -> None:

@@ -103,8 +103,8 @@ def _similarity(file: Path, values: dict[str, Any]) -> NDArray[np.float64]:
     found = np.eye(4) if value is None else as_matrix(value, ((4, 4), (3, 4)))
     if found is None:
         raise SceneError(f"{file}: applied_transform is {shown(value)}; 3 or 4 rows of 4 finite numbers are needed")
-    _check_last_row(f"{file}: the last row of applied_transform", found, "the matrix is all zeros: correct it, or leave "
-                    "--undo-applied-transform out")
+    _check_last_row(f"{file}: the last row of applied_transform", found, "the matrix is all zeros: correct it, or "
+                    "leave --undo-applied-transform out")
     turn = found[:3, :3]
     size = np.cbrt(np.linalg.det(turn))
     if not size > 1e-6 or np.abs(turn @ turn.T / size**2 - np.eye(3)).max() > 1e-3:
