@@ -76,6 +76,21 @@ def find_matte_sources(capture: Capture, photographs: Sequence[Photograph], mask
             for file, turn in zip(masks, turns, strict=True)]
 
 
+def warn_of_blank_mattes(capture: Capture, files: Sequence[Path], mattes: Sequence[np.ndarray | None]) -> None:
+    """Say which mattes have nothing of the object, or nothing but it: their making may have failed.
+
+    Args:
+        capture: for messages.
+        files: that the mattes come from.
+        mattes: as they are written, or smaller; None: there is none.
+    """
+    warn_of(capture.file, files, [matte is not None and not matte.any() for matte in mattes],
+            "mattes are 0 throughout", "by them the object is not in these photographs, which deletes it where others "
+            "see it. Make them anew, or take the photographs out of the capture")
+    warn_of(capture.file, files, [matte is not None and bool((matte == 255).all()) for matte in mattes],
+            "mattes are 255 throughout", "all of each picture is object; make them anew where it is not")
+
+
 def _own_alpha(capture: Capture, alpha: Sequence[bool]) -> tuple[list[bool], bool]:
     """Which photographs' alpha channels are mattes, of those that have one; and whether these are labels.
 
@@ -116,8 +131,6 @@ def _masks_are_labels(capture: Capture) -> bool:
     if kinds == {MatteKind.EMPTY}:
         raise SceneError(f"{capture.file}: all {len(files)} masks are 0 throughout, first {files[0]}; white (255) is "
                          "the object. --no-mask leaves them out")
-    if kinds == {MatteKind.OPAQUE}:
-        warn_of(capture.file, files, [True] * len(files), "masks are 255 throughout", "all of each picture is object")
     if MatteKind.MATTE in kinds:
         warn_of(capture.file, files, [few and large for few, (_, large, _) in zip(labels, judged, strict=True)],
                 "masks hold only a few values, hardly any of them 255, and the others do not",

@@ -27,6 +27,7 @@ from npcr.importers.image_conversion import (
     plan_conversions,
     with_trimaps,
 )
+from npcr.importers.matte_sources import warn_of_blank_mattes
 from npcr.importers.matting import Matting
 from npcr.importers.partial_scene import PartialScene, code_digest, digest, partial_scene
 from npcr.io.camera_files import write_cam_poses, write_intrinsics
@@ -94,6 +95,9 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
         for name, group in splits.items():
             if group:
                 images[name] = _write_views(partial, "" if name == "train" else name, group, matting, workers, progress)
+        pairs = [pair for name in images for pair in zip(splits[name], images[name], strict=True)]
+        warn_of_blank_mattes(capture, [conversion.view.mask or conversion.view.image for conversion, _ in pairs],
+                             [image.small_matte for _, image in pairs])
         if densify_to:
             clouds = _densified(clouds, splits["train"], images["train"], cameras, densify_to, workers, progress)
             clouds = [filters.apply(cloud) for cloud in clouds]

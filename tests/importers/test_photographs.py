@@ -285,10 +285,21 @@ def test_masks_that_mask_nothing(tmp_path, caplog, value):
     folder = capture(tmp_path / "c", masks=lambda i: matte() * 0 + value)
     if value:
         imported(folder, tmp_path / "scene")
-        assert "4 of 4 masks are 255 throughout" in caplog.text
+        assert "4 of 4 mattes are 255 throughout" in caplog.text
     else:
         with pytest.raises(SceneError, match="all 4 masks are 0 throughout, first"):
             imported(folder, tmp_path / "scene")
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_one_matte_without_an_object_or_without_anything_else_is_said(tmp_path, caplog, value, alpha):
+    made = [matte() if i != 2 else matte() * 0 + value for i in range(4)]
+    folder = (capture(tmp_path / "c", change=lambda i, image: (f"{i}.png", with_alpha(image, made[i]))) if alpha
+              else capture(tmp_path / "c", masks=lambda i: made[i]))
+    imported(folder, tmp_path / "scene")
+    place = "images" if alpha else "masks"
+    assert f"1 of 4 mattes are {value} throughout, first {folder / place / '2.png'}; " in caplog.text
 
 
 def test_keying_says_that_it_replaces_masks(tmp_path, caplog):
