@@ -81,7 +81,8 @@ def run_import(kind: Kind, source: Path, scene: Path) -> tuple[str | None, list[
         capture = kind.read(source)
         if capture.missing:  # the script says so
             handler.messages.append(f"{len(capture.missing)} are missing")
-        if not capture.clouds:  # likewise
+        handler.messages += capture.cloud_remarks  # likewise
+        if not capture.clouds:
             handler.messages.append("no cloud")
         import_capture(capture, scene, workers=1)
     except NpcrError as error:
