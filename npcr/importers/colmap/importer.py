@@ -107,7 +107,7 @@ def read_colmap(source: str | Path, *, model: Path | None = None, images: Path |
 
 def _poses(model: SparseModel) -> dict[int, NDArray[np.float64]]:
     """Camera-to-world (4, 4) of the images that have a pose, in the order of their names."""
-    numbers = sorted(model.records, key=lambda number: model.records[number].label)
+    numbers = sorted(model.records, key=lambda number: model.records[number].name)
     poses = {number: _inverse(model, number, pose) for number in numbers if (pose := model.pose(number)) is not None}
     if len(poses) < len(numbers):
         first = next(number for number in numbers if number not in poses)
