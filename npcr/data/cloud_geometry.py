@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,7 +38,7 @@ def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
         pixels.
 
     Raises:
-        SceneError: no camera sees a point.
+        SceneError: no camera sees a point, or coordinates are too large to compute with.
     """
     depths = np.concatenate(list(_visible_depths(points, cameras)))
     if not len(depths):
@@ -47,6 +48,9 @@ def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
     focal = float(cameras.intrinsics[:, 0, 0].median())
     gap = focal * point_spacing(points) / median
     radius = max(LEAST_RADIUS, (1.5 * gap - 1) / 2)
+    if not all(map(math.isfinite, (near, 2 * median, radius))):
+        raise SceneError(f"the cloud's points are {median:.3g} away from the cameras, too far to compute with; has it "
+                         "damaged coordinates, or another unit?")
     return [round_significant(near), round_significant(2 * median), round_significant(radius * (2 - near / median))]
 
 
