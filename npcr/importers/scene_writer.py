@@ -105,7 +105,10 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
             write_points(folder / "pointclouds" / f"frame{number}.ply", cloud)
         mattes = [image.small_matte for conversion, image in zip(splits["train"], images["train"], strict=True)
                   if conversion.view.frame == 0]
-        settings = _settings(Path(destination).resolve().name, cameras, clouds, mattes)
+        try:
+            settings = _settings(Path(destination).resolve().name, cameras, clouds, mattes)
+        except SceneError as error:
+            raise SceneError(f"{capture.file}: {error}") from None
         settings["DATASETS"].update(_dataset_settings(splits, matting, settings["DATASETS"]))
         write_scene_config(folder, settings, "tools/import_scene.py")
     return cameras
