@@ -210,7 +210,7 @@ SCENES: list[tuple[str, Change, str]] = [
     ("ply-without-z", _cloud(".ply", PLY.format("vertex", "w", "1 2 3\n")),
      "SCENE/pointclouds/frame1.ply: vertices have no property z; they have x, y, w"),
     ("ply-cut", _cloud(".ply", PLY.format("vertex", "z", "1 2")),
-     "SCENE/pointclouds/frame1.ply: is not a readable PLY file: ..."),
+     "SCENE/pointclouds/frame1.ply, line 8: '1 2' is not a row of the element 'vertex' ..."),
     ("obj-with-word", _cloud(".obj", "o a\nv 1 2 3\nv 1 2 b\n"),
      "SCENE/pointclouds/frame1.obj, line 3: 'b' is not a number"),
     ("obj-without-vertices", _cloud(".obj", "o a\n"), "SCENE/pointclouds/frame1.obj: has no points"),
