@@ -112,12 +112,13 @@ def point_spacing(points: np.ndarray) -> float:
     return float(spacing * np.sqrt(len(cloud) / len(points)))
 
 
-def object_centers(points: np.ndarray, cameras: Cameras) -> list[int]:
+def object_centers(points: np.ndarray, cameras: Cameras, thing: str = "cloud") -> list[int]:
     """Compute DATASETS.CENTER: the pixel at which each camera sees the cloud's middle.
 
     Args:
         points: (N, 3), world coordinates.
         cameras: at the size of the photographs.
+        thing: what the points are, for messages.
 
     Returns:
         [y, x] where it hardly moves between cameras, else [y, x, y, x, ...] with a pair for each of them.
@@ -129,9 +130,9 @@ def object_centers(points: np.ndarray, cameras: Cameras) -> list[int]:
     pixels = torch.where((depth > 0)[:, None] & pixels.isfinite(), pixels, last / 2)
     unseen = ((depth <= 0) | (pixels < -0.5).any(1) | (pixels > last + 0.5).any(1)).nonzero()[:, 0].tolist()
     if unseen:
-        logger.warning("DATASETS.CENTER: %d of %d cameras do not have the cloud's middle in their picture, first "
+        logger.warning("DATASETS.CENTER: %d of %d cameras do not have the %s's middle in their picture, first "
                        "camera %d; for these it is the nearest pixel, or the picture's middle", len(unseen),
-                       len(cameras), unseen[0] + 1)
+                       len(cameras), thing, unseen[0] + 1)
     pixels = torch.minimum(pixels.clamp_min(0), last)
     mean = pixels.mean(0, keepdim=True)
     if (pixels - mean).abs().max() <= 0.1 * min(width, height):

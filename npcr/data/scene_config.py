@@ -86,7 +86,7 @@ def point_settings(points: np.ndarray, cameras: Cameras, size: list[int], *, is_
     """
     splats = near_far_size(points, cameras.resized((size[0], size[1])))
     return {"INPUT": {"NEAR_FAR_SIZE": splats if is_cloud else [*splats[:2], 1.0]},
-            "DATASETS": {"CENTER": object_centers(points, cameras)}}
+            "DATASETS": {"CENTER": object_centers(points, cameras, "cloud" if is_cloud else "object")}}
 
 
 def write_scene_config(folder: Path, settings: dict[str, Any], maker: str) -> None:

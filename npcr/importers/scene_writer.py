@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras
-from npcr.data.cloud_geometry import MAX_ROUNDING, UNSEEN, is_seen, rounding_in_pixels
+from npcr.data.cloud_geometry import MAX_ROUNDING, UNSEEN, is_seen, near_far_size, rounding_in_pixels
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination
 from npcr.errors import SceneError
@@ -226,8 +226,8 @@ def _point_settings(clouds: list[PointCloud], cameras: Cameras, mattes: list[np.
             return point_settings(box.astype(np.float32), cameras, size, is_cloud=False)
         except SceneError as error:
             logger.warning("the object's bounds could not be found from the mattes: %s", error)
-    guess = point_settings(_in_front(cameras), cameras, size, is_cloud=False)
-    return {"INPUT": guess["INPUT"]}  # the object's place in the images is unknown
+    near, far, _ = near_far_size(_in_front(cameras), cameras.resized((size[0], size[1])))
+    return {"INPUT": {"NEAR_FAR_SIZE": [near, far, 1.0]}}  # the object's place in the images is unknown
 
 
 def _dataset_settings(splits: dict[str, list[ImageConversion]], matting: Matting | None,

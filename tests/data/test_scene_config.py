@@ -11,7 +11,7 @@ import pytest
 from npcr.config import from_dict, load_config
 from npcr.config.recommended import FEW_CAMERAS
 from npcr.data.cloud_geometry import object_centers
-from npcr.data.scene_config import scene_settings, update_scene_config
+from npcr.data.scene_config import point_settings, scene_settings, update_scene_config
 from npcr.errors import ConfigError
 from tests.scenes import orbit_cameras
 
@@ -59,3 +59,5 @@ def test_cameras_that_do_not_see_the_middle_are_said(caplog: pytest.LogCaptureFi
     assert not caplog.records
     object_centers(np.full((9, 3), [30.0, 0, 0]), cameras)
     assert "3 of 4 cameras do not have the cloud's middle in their picture, first camera 1; for" in caplog.text
+    point_settings(np.float32([[0, 0, 0], [30, 0, 0], [30, 0, 0]]), cameras, [200, 160], is_cloud=False)
+    assert "3 of 4 cameras do not have the object's middle in their picture" in caplog.text
