@@ -15,6 +15,7 @@ import npcr.entry_point  # noqa: F401  before torch is loaded
 # isort: split
 import argparse
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from npcr.reconstruction.mattes import coverage, fill_holes
 from npcr.reconstruction.point_colors import color_points
 from npcr.reconstruction.silhouette_field import SilhouetteField
 from npcr.reconstruction.silhouettes import Silhouettes, check_silhouettes, load_silhouettes
-from npcr.reconstruction.visual_hull import carve, estimate_bounds, reached_walls, sample_surface
+from npcr.reconstruction.visual_hull import carve, estimate_bounds, fewest_views, reached_walls, sample_surface
 from npcr.visualization.preview import contact_sheet, draw_cameras, draw_projection
 
 logger = logging.getLogger("npcr")
@@ -66,7 +67,8 @@ def parse() -> argparse.Namespace:
                         help="put half of the points into a layer outside the hull, as thick as this share of the "
                              "object's size, where all mattes show at least a trace (default: 0)")
     parser.add_argument("--min-views", type=int, metavar="N",
-                        help="views that must have a say on a point (default: a quarter of them, at least 2)")
+                        help="views that must have a say on a point (default: a quarter of them, at least 2; more "
+                             "where mattes touch the borders of their pictures and the hull has loose ends)")
     parser.add_argument("--tolerate", type=int, default=0, metavar="N",
                         help="so many mattes may be wrong about a point; above 0 the hull gets looser (default: 0)")
     parser.add_argument("--fill-holes", type=float, default=0.01, metavar="SHARE",
@@ -112,19 +114,29 @@ def _carved(silhouettes: Silhouettes, args: argparse.Namespace) -> tuple[np.ndar
     if filled:
         print(f"filled:  small holes of {filled} of {len(mattes)} mattes (--fill-holes 0 keeps them)")
     cameras = silhouettes.matte_cameras
-    views = {"min_views": args.min_views, "tolerated": args.tolerate}
+    field = SilhouetteField.from_mattes(mattes, cameras, threshold=args.threshold, min_views=args.min_views,
+                                        tolerated=args.tolerate)
+    if args.min_views is None:
+        field = replace(field, min_views=fewest_views(field, mattes, args.threshold))
+    views = {"min_views": field.min_views, "tolerated": args.tolerate}
+    cut = [image for image, sides in zip(silhouettes.images, field.open_sides, strict=True) if sides.any()]
+    if cut:
+        print(f"views:   {field.min_views} of {len(mattes)} must agree on a point. {len(cut)} mattes touch the border "
+              f"of their picture, first {cut[0].name}; if the hull has loose ends there, raise --min-views or name "
+              "--bounds")
     if args.bounds:
         bounds = np.array(args.bounds[:3]), np.array(args.bounds[3:])
     else:
         bounds = estimate_bounds(cameras, mattes, threshold=args.threshold, **views)
     print(f"bounds:  {' '.join(f'{v:.4g}' for v in bounds[0])} to {' '.join(f'{v:.4g}' for v in bounds[1])}")
-    field = SilhouetteField.from_mattes(mattes, cameras, threshold=args.threshold, **views)
     outer = SilhouetteField.from_mattes(mattes, cameras, threshold=0.02, **views) if args.fuzz else None
     cells, side = carve(field, bounds, args.resolution, progress=_bar("carving"))
     walls = reached_walls(field, bounds)
     if walls:
         logger.warning("the hull reaches the bounds at %s; what lies beyond is left out. %s", ", ".join(walls),
-                       "Widen --bounds" if args.bounds else "Name the object's box with --bounds")
+                       "Widen --bounds" if args.bounds else "Name the object's box with --bounds"
+                       + (f", or raise --min-views above {field.min_views}" if cut and field.min_views < len(mattes)
+                          else ""))
     return sample_surface(field, cells, side, args.points, seed=args.seed, outer=outer,
                           fuzz=args.fuzz * float((bounds[1] - bounds[0]).max()), progress=_bar("sampling"))
 

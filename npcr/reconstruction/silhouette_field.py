@@ -75,14 +75,22 @@ class SilhouetteField:
             Distance (N,) in pixels to the hull's surface in the view that bounds the point, positive inside, and
             that view (N,); -UNCONSTRAINED and view -1 where too few views constrain the point.
         """
-        smallest = _Smallest(len(points), self.tolerated)
-        seen = torch.zeros(len(points), dtype=torch.int32)
-        for i in range(len(self.cameras)):
-            distance, known, _ = self._look_up(points, i)
-            seen += known
-            smallest.add(distance.masked_fill(~known, UNCONSTRAINED), i)
+        smallest, seen = self._smallest(points)
         hidden = seen < self.min_views
         return smallest.value.masked_fill(hidden, -UNCONSTRAINED), smallest.view.masked_fill(hidden, -1)
+
+    def views_within(self, points: Tensor, slack: float) -> Tensor:
+        """Count the views that agree on points of the hull.
+
+        Args:
+            points: (N, 3) float32, world coordinates.
+            slack: pixels by which a point may lie outside the hull.
+
+        Returns:
+            (N,) int32 views that constrain each point, 0 where it lies outside the hull.
+        """
+        smallest, seen = self._smallest(points)
+        return seen.masked_fill(smallest.value < -slack, 0)
 
     def may_intersect(self, centers: Tensor, radius: float) -> Tensor:
         """Tell which spheres the hull's surface may pass through.
@@ -124,6 +132,16 @@ class SilhouetteField:
         gradient = torch.cat([across, along], 1) / depth[:, None] @ camera.cam_to_world[0, :3, :3].T
         square = (gradient**2).sum(1, keepdim=True).clamp_min(1e-20)
         return -values[:, :1] * gradient / square, -gradient / square.sqrt()
+
+    def _smallest(self, points: Tensor) -> tuple[_Smallest, Tensor]:
+        """The smallest distances of points over the views that constrain them, and how many do, (N,) int32."""
+        smallest = _Smallest(len(points), self.tolerated)
+        seen = torch.zeros(len(points), dtype=torch.int32)
+        for i in range(len(self.cameras)):
+            distance, known, _ = self._look_up(points, i)
+            seen += known
+            smallest.add(distance.masked_fill(~known, UNCONSTRAINED), i)
+        return smallest, seen
 
     def _look_up(self, points: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Distance (N,) in the view, whether it constrains the point, and pixels per world unit at its depth."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ _WALL_POINTS = 64  # along each side of a wall that is searched for the hull
 _NEWTON_STEPS = 3
 _ON_SURFACE = 0.3  # pixels
 _BOUNDS_SIDE = 320  # longest side of the mattes that bounds are estimated from, pixels
+_RAYS, _RAY_POINTS = 2000, 96  # by which the views that see the object are counted, and points along each
+_RAY_SLACK = 1.5  # pixels: the points along a ray may miss a thin part by so much
+_LOOSE = 1.3  # times the tightest hull that fills the mattes: a hull this long has loose ends
+_UNEXPLAINED = 0.01  # share of the mattes' pixels that may be a matte's mistake
 
 
 def carve(field: SilhouetteField, bounds: tuple[np.ndarray, np.ndarray], resolution: int, *,
@@ -169,7 +174,7 @@ def estimate_bounds(cameras: Cameras, mattes: Sequence[np.ndarray], *, threshold
         cameras: the views, at the mattes' size.
         mattes: (H, W) uint8, one for each camera.
         threshold: coverage, 0 to 1, from which a pixel counts as the object.
-        min_views: as of `SilhouetteField.from_mattes`.
+        min_views: a point that fewer views constrain is outside; None: as `fewest_views` finds.
         tolerated: as of `SilhouetteField.from_mattes`.
 
     Returns:
@@ -181,7 +186,70 @@ def estimate_bounds(cameras: Cameras, mattes: Sequence[np.ndarray], *, threshold
     small = [reduce_matte(matte, _BOUNDS_SIDE) for matte in mattes]
     field = SilhouetteField.from_mattes(small, cameras.resized(reduced_size(cameras.size, _BOUNDS_SIDE)),
                                         threshold=threshold, min_views=min_views, tolerated=tolerated)
-    center, radius = _rough_sphere(field.cameras, small, threshold)
+    if min_views is None:
+        field = replace(field, min_views=fewest_views(field, small, threshold))
+    return _hull_box(field, *_rough_sphere(field.cameras, small, threshold))
+
+
+def fewest_views(field: SilhouetteField, mattes: Sequence[np.ndarray], threshold: float = 0.5) -> int:
+    """Find how many views must agree on a point, where mattes touch the borders of their pictures.
+
+    Beyond these borders views say nothing, and a hull on which only a few views must agree may go on without end along
+    their rays. The fewest views are taken with which it is not much larger than the tightest hull that still fills the
+    mattes.
+
+    Args:
+        field: the mattes, with the fewest views that are allowed.
+        mattes: (H, W) uint8, one for each view.
+        threshold: coverage, 0 to 1, from which a pixel counts as the object.
+
+    Returns:
+        The number; that of the field where no matte touches a border.
+    """
+    if not field.open_sides.any():
+        return field.min_views
+    low, high = field.min_views, _views_that_fill(field, mattes, threshold)
+    start = _rough_sphere(field.cameras, mattes, threshold)
+
+    def extent(views: int) -> np.ndarray:
+        return np.ptp(_hull_box(replace(field, min_views=views), *start), axis=0)
+
+    largest = _LOOSE * extent(high)
+    middle = low  # nearly always enough
+    while low < high:
+        if (extent(middle) <= largest).all():
+            high = middle
+        else:
+            low = middle + 1
+        middle = (low + high) // 2
+    return high
+
+
+def _views_that_fill(field: SilhouetteField, mattes: Sequence[np.ndarray], threshold: float) -> int:
+    """The most views that must agree with the hull still filling the mattes.
+
+    Along the ray through a pixel of a matte some point must lie in the hull, and so many views agree on the best one.
+    """
+    center, radius = _rough_sphere(field.cameras, mattes, threshold)
+    rng = np.random.default_rng(0)
+    agreeing = []
+    for i, matte in enumerate(mattes):
+        pixels = np.argwhere(matte > 255 * threshold)[:, ::-1]
+        pixels = rng.permutation(pixels)[:math.ceil(_RAYS / len(mattes))]
+        pose, matrix = field.cameras.cam_to_world[i].double().numpy(), field.cameras.intrinsics[i].double().numpy()
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ (pose[:3, :3] @ np.linalg.inv(matrix)).T
+        away = float(np.linalg.norm(center - pose[:3, 3]))
+        depths = np.linspace(max(away - 2 * radius, 0.05 * away), away + 2 * radius, _RAY_POINTS)
+        points = torch.from_numpy((pose[:3, 3] + depths[:, None, None] * rays).reshape(-1, 3)).float()
+        views = field.views_within(points, _RAY_SLACK).reshape(_RAY_POINTS, -1)
+        agreeing.append(views.max(0).values.numpy())
+    found = np.concatenate(agreeing)
+    found = found[found >= field.min_views]  # the rest no hull fills
+    return int(np.quantile(found, _UNEXPLAINED)) if len(found) else field.min_views
+
+
+def _hull_box(field: SilhouetteField, center: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """The box of the hull, which is searched for around a sphere."""
     for _ in range(4):
         low, high = center - radius, center + radius
         cells, side = carve(field, (low, high), 64)

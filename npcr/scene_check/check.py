@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from npcr.progress import Progress, no_progress
+from npcr.scene_check.consistency import Consistency
 from npcr.scene_check.diagnosis import Diagnosis, diagnose_photographs, diagnose_silhouettes
 from npcr.scene_check.findings import Finding, Report, round_values
 from npcr.scene_check.hypotheses import Hypothesis, Reconstruction
@@ -23,6 +24,7 @@ from npcr.scene_check.measurements import (
 )
 from npcr.scene_check.scene_data import SceneData
 
+_MOST = 0.5  # share of the points: where fewer lie within the mattes, the cloud is not the object's
 _SLIGHT_GROWTH = 1.2  # of a scale: wide mattes explain as much
 _ORDER = ("shifted-photographs", "reversed-order", "alphabetical-order")
 
@@ -81,9 +83,7 @@ def _check_by_mattes(report: Report, data: SceneData, mattes: list[np.ndarray], 
     report.measures |= {"evidence": "mattes", "points_within_all_mattes": round_values(before.point_score),
                         "covered_by_them": round_values(before.coverage)}
     if diagnosis.background:
-        report.remarks.append(Finding("surroundings", f"{1 - before.point_score:.0%} of the points lie far outside "
-                                      "the mattes; they seem to be the object's surroundings",
-                                      "Crop the cloud to the object: these points cost time and cannot be seen."))
+        _add_surroundings(report, before)
     wrong_order = bool(diagnosis.hypotheses) and diagnosis.hypotheses[0].name in _ORDER
     if wrong_order and data.separate_mattes:
         diagnosis = _mattes_or_photographs(diagnosis, reconstruction, data)
@@ -94,6 +94,12 @@ def _check_by_mattes(report: Report, data: SceneData, mattes: list[np.ndarray], 
         if by_color.hypotheses or (by_color.decided and not diagnosis.decided):
             diagnosis = by_color
             report.measures["evidence"] = "colors"
+            if not diagnosis.hypotheses and before.point_score < _MOST:
+                # Points that mostly fall into mattes, but not into all, run out of the pictures, or behind cameras.
+                if report.measures["spilled"] < 0.5 * (1 - before.point_score):
+                    _add_disagreement(report, before, "colors agree, though")
+                else:
+                    _add_surroundings(report, before)
     _add_finding(report, diagnosis)
     if not diagnosis.hypotheses:
         find_outlier_cameras(report, data)
@@ -112,6 +118,20 @@ def _mattes_or_photographs(diagnosis: Diagnosis, reconstruction: Reconstruction,
     return Diagnosis([of_mattes], diagnosis.before, diagnosis.after, True)
 
 
+def _add_surroundings(report: Report, before: Consistency) -> None:
+    report.remarks.append(Finding("surroundings", f"{1 - before.point_score:.0%} of the points lie far outside "
+                                  "the mattes; they seem to be the object's surroundings",
+                                  "Crop the cloud to the object: these points cost time and cannot be seen."))
+
+
+def _add_disagreement(report: Report, before: Consistency, reason: str) -> None:
+    report.problems.append(Finding(
+        "no-agreement", f"cloud and mattes do not agree: {before.point_score:.0%} of the points lie within all "
+        f"mattes and cover {before.coverage:.0%} of them; {reason}",
+        "Look at the pictures. Do cloud, cameras and photographs belong to one reconstruction, and does the cloud keep "
+        "to the object?"))
+
+
 def _add_finding(report: Report, diagnosis: Diagnosis) -> None:
     before = diagnosis.before
     if diagnosis.hypotheses:
@@ -126,10 +146,7 @@ def _add_finding(report: Report, diagnosis: Diagnosis) -> None:
             fix += " Mattes that are wider than the object look the same: do their outlines keep to it?"
         report.problems.append(Finding(first.name, text, fix))
     elif not diagnosis.decided and report.measures["evidence"] == "mattes":
-        report.problems.append(Finding(
-            "no-agreement", f"cloud and mattes do not agree: {before.point_score:.0%} of the points lie within all "
-            f"mattes and cover {before.coverage:.0%} of them; no known mistake explains it",
-            "Look at the pictures. Do cloud, cameras and photographs belong to one reconstruction?"))
+        _add_disagreement(report, before, "no known mistake explains it")
     elif not diagnosis.decided:
         report.remarks.append(Finding(
             "cannot-tell", "whether cameras and cloud fit the photographs cannot be told: there are no mattes"

@@ -23,7 +23,13 @@ from npcr.reconstruction.mattes import coverage, fill_holes, signed_distance
 from npcr.reconstruction.point_colors import color_points
 from npcr.reconstruction.silhouette_field import SilhouetteField
 from npcr.reconstruction.silhouettes import Silhouettes, check_silhouettes, load_silhouettes
-from npcr.reconstruction.visual_hull import carve, estimate_bounds, sample_surface, subsample_evenly
+from npcr.reconstruction.visual_hull import (
+    carve,
+    estimate_bounds,
+    fewest_views,
+    sample_surface,
+    subsample_evenly,
+)
 
 SHARED = os.environ.get("NPCR_SHARED")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "carve_hull.py"
@@ -122,6 +128,35 @@ def test_views_that_see_only_a_part_are_tolerated():
     points, _ = hull(cameras, ball_mattes(near) + close_mattes)
     assert distances(points).min() > 0.97 * RADIUS
     assert np.median(distances(points)) < 1.04 * RADIUS
+
+
+def cut_ball(rows: slice, focal: float, shift: float) -> tuple[Cameras, list[np.ndarray]]:
+    """Cameras whose pictures' border cuts the ball on one side."""
+    cameras = ball_cameras(focal=focal)
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[:, 0, 2] += shift
+    cameras = Cameras(cameras.cam_to_world, intrinsics, cameras.size)[rows]
+    return cameras, ball_mattes(cameras)
+
+
+def test_mattes_cut_by_the_border_leave_no_loose_ends():
+    cameras, mattes = cut_ball(slice(0, 16, 2), 300.0, 40.0)
+    low, high = estimate_bounds(cameras, mattes, min_views=2)
+    assert (high - low).max() > 6 * RADIUS
+    assert fewest_views(SilhouetteField.from_mattes(mattes, cameras), mattes) == 4
+    low, high = estimate_bounds(cameras, mattes)
+    assert (low < CENTER - RADIUS).all()
+    assert (high > CENTER + RADIUS).all()
+    assert (high - low).max() < 3 * RADIUS
+
+
+def test_no_more_views_must_agree_where_the_hull_is_closed(ball):
+    cameras, mattes = ball
+    assert fewest_views(SilhouetteField.from_mattes(mattes, cameras), mattes) == 4
+    cameras, mattes = cut_ball(slice(0, 16), 260.0, 25.0)
+    field = SilhouetteField.from_mattes(mattes, cameras)
+    assert field.open_sides.any()
+    assert fewest_views(field, mattes) == 4
 
 
 def test_beyond_an_untouched_border_there_is_nothing(ball):
@@ -284,6 +319,17 @@ def test_bounds_that_cut_the_hull_are_said(carve_hull, tmp_path, ball, caplog):
     carve_hull(tmp_path, "--bounds", *low, *high, "--points", 500, "--resolution", 32)
     assert [record.getMessage() for record in caplog.records] == [
         "the hull reaches the bounds at +x; what lies beyond is left out. Widen --bounds"]
+
+
+def test_mattes_that_touch_the_border_are_said(carve_hull, tmp_path, caplog, capsys):
+    cameras, mattes = cut_ball(slice(0, 16, 2), 300.0, 40.0)
+    write_ball_scene(tmp_path, cameras, mattes)
+    carve_hull(tmp_path, "--points", 500, "--resolution", 16)
+    printed = capsys.readouterr().out
+    assert " of 8 must agree on a point. 8 mattes touch the border of their picture, first img_0001.png; if" in printed
+    assert " 2 of 8 must" not in printed
+    carve_hull(tmp_path, "--points", 500, "--resolution", 16, "--min-views", 2, "--overwrite")
+    assert any(record.getMessage().endswith("with --bounds, or raise --min-views above 2") for record in caplog.records)
 
 
 def test_points_that_no_photograph_sees_are_said(ball, caplog):

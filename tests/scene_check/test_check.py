@@ -15,8 +15,10 @@ from npcr.io.camera_files import read_cameras
 from npcr.io.mattes import read_matte
 from npcr.io.points import PointCloud, read_points
 from npcr.ops import rasterize
+from npcr.scene_check import check
 from npcr.scene_check.check import check_scene
-from npcr.scene_check.diagnosis import diagnose_silhouettes
+from npcr.scene_check.consistency import Consistency
+from npcr.scene_check.diagnosis import Diagnosis, diagnose_silhouettes
 from npcr.scene_check.findings import Report
 from npcr.scene_check.hypotheses import Reconstruction, discrete_hypotheses
 from npcr.scene_check.measurements import check_raw_size, measure_geometry
@@ -154,6 +156,19 @@ def test_background_is_only_remarked(clean):
     assert names(report) == []
     assert "surroundings" in {remark.name for remark in report.remarks}
     assert "nothing wrong was found" in format_report(report)
+
+
+def test_a_cloud_that_runs_out_of_the_pictures_is_a_problem_though_colors_agree(clean, monkeypatch):
+    """Points that lie within the mattes where they are seen, behind most of the cameras."""
+    agreement = Consistency(torch.ones(12), 0.2, 0.77)
+    monkeypatch.setattr(check, "diagnose_silhouettes", lambda *_, **__: Diagnosis([], agreement, None, False))
+    monkeypatch.setattr(check, "diagnose_photographs", lambda *_, **__: Diagnosis([], agreement, None, True))
+    report = check_scene(clean)
+    assert [problem.name for problem in report.problems] == ["no-agreement"]
+    assert "20% of the points lie within all mattes and cover 77% of them; colors agree" in report.problems[0].text
+    around = check_scene(with_points(lambda p: np.concatenate([p, 1.6 * p, 1.7 * p, 1.8 * p, 1.9 * p]))(clean))
+    assert names(around) == []
+    assert "surroundings" in {remark.name for remark in around.remarks}
 
 
 def test_measures_of_a_clean_scene(clean):
