@@ -36,8 +36,6 @@ def explain_out_of_memory(task: str, size: Sequence[int], advice: str) -> Iterat
     """
     try:
         yield
-    except OutOfMemoryError:
-        raise
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise

@@ -42,6 +42,29 @@ def existing_folder(folder: str | Path) -> Path:
     return Path(folder)
 
 
+def frame_folders(folder: Path) -> dict[int, Path]:
+    """Find the folders under img/ of all frames; warn of what else is there.
+
+    Args:
+        folder: of the scene.
+
+    Returns:
+        {number: folder}.
+
+    Raises:
+        SceneError: there is no img/, or two folders have one number.
+    """
+    image_folder = folder / "img"
+    if not image_folder.is_dir():
+        raise SceneError(f"{image_folder}: no such folder; photographs belong in img/0/img_0001.jpg and so on")
+    frames = _numbered(image_folder, _FRAME, folders=True)
+    others = sorted(path.name for path in image_folder.iterdir() if path not in frames.values())
+    if frames and others:
+        logger.warning("%s: %d of %d entries are passed over, first %s; expected are folders 0, 1 and so on",
+                       image_folder, len(others), len(others) + len(frames), others[0])
+    return frames
+
+
 def frame_names(folder: Path, frame_num: int) -> list[str]:
     """List the folders under img/ of the first frames, which are numbered from 0 or 1.
 
@@ -55,7 +78,7 @@ def frame_names(folder: Path, frame_num: int) -> list[str]:
     Raises:
         SceneError: a folder is missing, or two have one number.
     """
-    names = _frame_folders(folder)
+    names = frame_folders(folder)
     first = 0 if 0 in names else 1
     for number in range(first, first + frame_num):
         if number not in names:
@@ -80,7 +103,7 @@ def frame_name(folder: Path, frame: int) -> str:
     Raises:
         SceneError: there is no such frame, or two folders have one number.
     """
-    names = _frame_folders(folder)
+    names = frame_folders(folder)
     number = frame if 0 not in names else frame - 1
     if frame < 1:
         raise SceneError(f"--frame is {frame}; frames count from 1")
@@ -217,18 +240,6 @@ def warn_of_unused_mattes(folder: Path, name: str, mattes: list[Path | None]) ->
         logger.warning("%s: %d of %d mattes are not used, first %s; their photographs have others (one beside a "
                        "photograph comes before one in mask/), or no photograph has their number",
                        folder / "img" / name, len(unused), len(found), unused[0])
-
-
-def _frame_folders(folder: Path) -> dict[int, Path]:
-    image_folder = folder / "img"
-    if not image_folder.is_dir():
-        raise SceneError(f"{image_folder}: no such folder; photographs belong in img/0/img_0001.jpg and so on")
-    frames = _numbered(image_folder, _FRAME, folders=True)
-    others = sorted(path.name for path in image_folder.iterdir() if path not in frames.values())
-    if frames and others:
-        logger.warning("%s: %d entries are passed over, first %s; expected are folders 0, 1 and so on, one a frame",
-                       image_folder, len(others), others[0])
-    return frames
 
 
 def _numbered_clouds(folder: Path) -> tuple[Path, dict[int, Path]]:

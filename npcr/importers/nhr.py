@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.data.scene_files import find_clouds, find_mattes, find_photographs, frame_names
+from npcr.data.scene_files import (
+    find_clouds,
+    find_mattes,
+    find_photographs,
+    frame_folders,
+    warn_of_unused_mattes,
+)
 from npcr.errors import SceneError
 from npcr.importers.base import IMAGE_SUFFIXES, Capture, Importer, Option, View
 from npcr.importers.lenses import Lens
@@ -63,14 +68,14 @@ def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
         raise SceneError(f"{folder}: no such folder")
     if frames is not None and frames < 1:
         raise SceneError(f"--frames is {frames}; it must be at least 1")
-    count = _count_frames(folder, frames)
+    names = _frame_names(folder, frames)
     poses = read_cam_poses(folder / "CamPose.inf")
     matrices = read_intrinsics(folder / "Intrinsic.inf")
     if len(matrices) not in (1, len(poses)):
         raise SceneError(f"{folder / 'Intrinsic.inf'}: has {len(matrices)} blocks for the {len(poses)} cameras of "
                          f"{folder / 'CamPose.inf'}; one serves all, or each needs its own")
     views = []
-    for frame, name in enumerate(frame_names(folder, count)):
+    for frame, name in enumerate(names):
         images = find_photographs(folder / "img" / name, len(poses), folder / "CamPose.inf")
         mattes = find_mattes(folder, name, images)
         _check_mattes(folder, name, list(images.values()), mattes)
@@ -80,32 +85,23 @@ def read_nhr(source: str | Path, *, frames: int | None = None) -> Capture:
                         skew=float(matrix[0, 1]))
             views.append(View(f"img/{name}/{image.name}", image, matte, poses[number], lens, frame=frame))
     _check_sizes(folder / "Intrinsic.inf", views, len(poses), matrices)
-    clouds = find_clouds(folder, count) if (folder / "pointclouds").is_dir() else []
+    clouds = find_clouds(folder, len(names)) if (folder / "pointclouds").is_dir() else []
     return Capture(folder, views, clouds=list(clouds))
 
 
-def _count_frames(folder: Path, wanted: int | None) -> int:
-    """The number of frames, all of them where None are `wanted`; folders that are none are said."""
-    place = folder / "img"
-    names = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-    others = [name for name in names if not name.isdecimal()]
-    if others:
-        logger.warning("%s: %d of %d folders are passed over, first %s; a frame's folder has a number for a name",
-                       place, len(others), len(names), others[0])
-    counts = Counter(int(name) for name in names if name.isdecimal())
-    if not counts:
-        if place.is_dir():
-            raise SceneError(f"{place}: has no folder of a frame; photographs belong in {place / '0'} (img_0001.jpg)")
-        return 1
-    twice = next((number for number, folders in counts.items() if folders > 1), None)
-    if twice is not None:
-        raise SceneError(f"{place}: {counts[twice]} folders have the number {twice}; keep one of them")
-    first = 0 if 0 in counts else 1
-    gap = next((number for number in range(first, max(counts)) if number not in counts), None)
-    if wanted is None and gap is not None:
-        raise SceneError(f"{place}: has no folder {gap}, but one of frame {max(counts)}; frames are numbered from 0 or "
-                         "1 without a gap, and --frames takes those before one")
-    return len(counts) if wanted is None else wanted
+def _frame_names(folder: Path, wanted: int | None) -> list[str]:
+    """The folders of the first frames, of all of them where None are `wanted`."""
+    folders = frame_folders(folder)
+    if not folders:
+        raise SceneError(f"{folder / 'img'}: has no folder of a frame; photographs belong in {folder / 'img' / '0'} "
+                         "(img_0001.jpg)")
+    first = 0 if 0 in folders else 1
+    last = max(folders) if wanted is None else first + wanted - 1
+    gap = next((number for number in range(first, last + 1) if number not in folders), None)
+    if gap is not None:
+        needed = "--frames takes those before a gap" if wanted is None else f"--frames {wanted} needs {first} to {last}"
+        raise SceneError(f"{folder / 'img'}: has no folder {gap}; frames are numbered from 0 or 1, and {needed}")
+    return [folders[number].name for number in range(first, last + 1)]
 
 
 def _check_mattes(folder: Path, name: str, images: Sequence[Path], mattes: Sequence[Path | None]) -> None:
@@ -120,10 +116,7 @@ def _check_mattes(folder: Path, name: str, images: Sequence[Path], mattes: Seque
         raise SceneError(f"{unused[0]}: is the matte of no photograph, and {lacking[0]} has none ({len(unused)} of "
                          f"{len(found)} mattes, {len(lacking)} of {len(images)} photographs); a matte has the number "
                          "of its photograph, as img_0001_alpha.png or mask/img_0001.png")
-    if unused:
-        logger.warning("%s: %d of %d mattes are not used, first %s; each photograph has one already (one beside it "
-                       "comes before one in mask/), or none has their number", folder / "img" / name, len(unused),
-                       len(found), unused[0])
+    warn_of_unused_mattes(folder, name, mattes)
 
 
 def _check_sizes(file: Path, views: Sequence[View], cameras: int, matrices: NDArray[np.float64]) -> None:

@@ -113,7 +113,7 @@ def _alpha_beside_matte(folder: Path) -> None:
     (_second_cloud, {}, "SCENE/pointclouds: has 2 point clouds; DATASETS.FRAME_NUM 1 uses the first ones"),
     (_alpha_beside_matte, {}, "SCENE/img/0: 1 of 4 photographs have alpha channels beside their mattes, first "
                               "img_0001.png; the mattes are used"),
-    (lambda folder: (folder / "img" / "more").mkdir(), {}, "SCENE/img: 1 entries are passed over, first more;"),
+    (lambda folder: (folder / "img" / "more").mkdir(), {}, "SCENE/img: 1 of 2 entries are passed over, first more;"),
     (None, {"mask": False}, "SCENE/img/0: has mattes, but DATASETS.MASK is False"),
 ])
 def test_what_does_no_harm_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from npcr.errors import SceneError
-from npcr.importers.colmap.records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
+from npcr.importers.colmap.records import RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
+from npcr.io.text import read_bytes
 
 _NONE = struct.pack("<Q", 0)
 
@@ -62,12 +63,7 @@ class _Data:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        try:
-            self.bytes = file.read_bytes()
-        except FileNotFoundError:
-            raise SceneError(f"{file}: no such file; a COLMAP model has {', '.join(MODEL_FILES)}") from None
-        except OSError as error:
-            raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
+        self.bytes = read_bytes(file)
 
     def values(self, layout: str, at: int) -> tuple[Any, ...]:
         if at + struct.calcsize(layout) > len(self.bytes):

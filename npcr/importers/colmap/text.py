@@ -20,6 +20,7 @@ from typing import Any
 
 from npcr.errors import SceneError
 from npcr.importers.colmap.records import MODEL_FILES, RIG_FILES, ImageRecord, ParameterNames, Tracks, unit_pose
+from npcr.io.text import read_bytes
 
 logger = logging.getLogger("npcr")
 
@@ -144,12 +145,7 @@ class _TextFile:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        try:
-            data = file.read_bytes()
-        except FileNotFoundError:
-            raise SceneError(f"{file}: no such file; a COLMAP model has {', '.join(MODEL_FILES)}") from None
-        except OSError as error:
-            raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
+        data = read_bytes(file)
         encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), None)
         if encoding is None and b"\0" in data[:2]:
             encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"

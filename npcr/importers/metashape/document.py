@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
+from npcr.io.text import read_bytes
 
 logger = logging.getLogger("npcr")
 
@@ -51,11 +52,7 @@ def read_chunk(file: Path, name: str | None = None) -> Element:
 
 def _read(file: Path) -> Element:
     try:
-        root: Element = defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
-    except FileNotFoundError:
-        raise SceneError(f"{file}: no such file") from None
-    except OSError as error:
-        raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
+        root: Element = defusedxml.ElementTree.fromstring(read_bytes(file), forbid_dtd=True)
     except ParseError as error:
         raise SceneError(f"{file}, line {error.position[0]}: not XML: {error}") from None
     except defusedxml.DefusedXmlException:

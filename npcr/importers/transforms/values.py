@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
+from npcr.io.text import read_bytes
 
 logger = logging.getLogger("npcr")
 
@@ -131,12 +132,8 @@ def read_json(file: Path) -> dict[str, Any]:
         SceneError: it cannot be read, is no such file, or gives a key two values.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"),
+        values = json.loads(read_bytes(file).decode("utf-8-sig"),
                             object_pairs_hook=lambda pairs: _without_contradiction(pairs, file))
-    except FileNotFoundError:
-        raise SceneError(f"{file}: no such file") from None
-    except OSError as error:
-        raise SceneError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SceneError(f"{file}: not text in UTF-8 (byte {error.start}); save it as UTF-8") from None
     except json.JSONDecodeError as error:

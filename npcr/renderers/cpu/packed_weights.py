@@ -18,7 +18,7 @@ class PackedWeights:
     """Packed weights of a network's gated convolutions; a copy or unpickled one starts empty.
 
     Weights can change without a trace: through `weight.data`, a view in numpy, or a parametrization, which computes
-    them at each access. So a copy of what was packed is kept and compared, which takes a sixth of the time of packing.
+    them at each access. So a copy of what was packed is kept and compared, which is quicker than packing.
     """
 
     def __init__(self) -> None:
