@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from npcr.errors import SceneError
@@ -224,7 +224,7 @@ def find_mattes(folder: Path, name: str, images: dict[int, Path]) -> list[Path |
     return [mattes.get(number) for number in images]
 
 
-def warn_of_unused_mattes(folder: Path, name: str, mattes: list[Path | None]) -> None:
+def warn_of_unused_mattes(folder: Path, name: str, mattes: Sequence[Path | None]) -> None:
     """Warn of matte files of a frame that belong to no photograph, or to one that has another.
 
     Args:
