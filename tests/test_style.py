@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,3 +84,10 @@ def test_public_docstrings_name_arguments_and_results(file: Path) -> None:
         if _gives_something(node) and not any(f"{word}:" in text for word in ("Returns", "Yields")):
             lacking.append(f"{node.name}: no Returns")
     assert lacking == []
+
+
+def test_only_the_marker_asks_for_a_gpu() -> None:
+    """`pytest -m gpu` must find every test that needs one (tests/conftest.py skips them elsewhere)."""
+    asking = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "tests").rglob("*.py"))
+              if re.search(r"torch\.cuda\.(is_available|device_count)\(\)", file.read_text(encoding="utf-8"))]
+    assert asking == ["tests/conftest.py"]

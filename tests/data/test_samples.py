@@ -205,7 +205,7 @@ def test_samples_depend_on_their_generator_alone(tmp_path: Path) -> None:
     assert not torch.equal(first.target, other.target)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_samples_on_a_gpu(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     cpu, gpu = (SceneDataset(scene, size=(15, 12), max_zoom=0.5, device=device).augmented_sample(

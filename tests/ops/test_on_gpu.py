@@ -12,9 +12,7 @@ import torch
 from npcr.ops import compiled_available, gather_features, rasterize
 from tests.ops.clouds import random_case
 
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA device here", allow_module_level=True)
-
+pytestmark = pytest.mark.gpu
 needs_kernel = pytest.mark.skipif(not compiled_available("cuda"), reason="no compiled CUDA kernel for this device")
 BACKENDS = ["torch", pytest.param("compiled", marks=needs_kernel)]
 

@@ -31,7 +31,6 @@ from tests.scenes import orbit_cameras
 SIZE = (32, 24)
 FORMS = ["layered", "blended"]
 TRACED_FORMS = [pytest.param("layered", marks=pytest.mark.slow), "blended"]  # 13 million parameters take long to trace
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None,
                                     reason="torch.compile needs a C++ compiler")
 
@@ -363,7 +362,7 @@ def test_the_networks_can_be_captured(net: nn.Module) -> None:
         assert net(torch.empty(1, 7, 24, 32, device="meta")).shape == (1, 4, 24, 32)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_captured_on_a_gpu(form: str, precision: str) -> None:
