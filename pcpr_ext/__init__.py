@@ -16,6 +16,8 @@ from pathlib import Path
 from pcpr_ext import structures
 from pcpr_ext.structures import (
     Composite,
+    CompositeGaussians,
+    CompositeGaussiansGrad,
     CompositeGrad,
     Convolve,
     ConvolveGrad,
@@ -23,13 +25,18 @@ from pcpr_ext.structures import (
     Gather,
     Normalize,
     Pack,
+    ProjectGaussians,
+    ProjectGaussiansGrad,
     Rasterize,
     Resample,
     Scatter,
+    TilePairs,
 )
 
 __all__ = [
     "Composite",
+    "CompositeGaussians",
+    "CompositeGaussiansGrad",
     "CompositeGrad",
     "Convolve",
     "ConvolveGrad",
@@ -39,15 +46,18 @@ __all__ = [
     "Library",
     "Normalize",
     "Pack",
+    "ProjectGaussians",
+    "ProjectGaussiansGrad",
     "Rasterize",
     "Resample",
     "Scatter",
+    "TilePairs",
     "library",
     "library_path",
     "why_missing",
 ]
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 
@@ -80,9 +90,9 @@ class Library:
         status = int(self._native.npcr_ready())
         return "" if status == 0 else str(self._native.npcr_message(status).decode())
 
-    def scratch_bytes(self, task: ctypes.Structure) -> int:
-        """Scratch memory in bytes that `run(task)` needs; reads sizes only."""
-        return self.call(f"{_function(task)}_scratch", task)
+    def scratch_bytes(self, task: ctypes.Structure, name: str = "") -> int:
+        """Scratch memory in bytes that `run(task, name)` needs; reads sizes only."""
+        return self.call(f"{name or _function(task)}_scratch", task)
 
     def run(self, task: ctypes.Structure, name: str = "") -> None:
         """Run the kernel called `name`, or the one that the structure is named after.

@@ -235,6 +235,127 @@ class CompositeGrad(ctypes.Structure):
     )
 
 
+class ProjectGaussians(ctypes.Structure):
+    """`struct NpcrProjectGaussians`."""
+
+    _fields_ = (
+        ("means", c_void_p),
+        ("strands", c_void_p),
+        ("widths", c_void_p),
+        ("opacities", c_void_p),
+        ("cam_to_world", c_void_p),
+        ("intrinsics", c_void_p),
+        ("count", c_int64),
+        ("width", c_int64),
+        ("height", c_int64),
+        ("filter_variance", c_float),
+        ("min_share", c_float),
+        ("threads", c_int32),
+        ("ellipses", c_void_p),
+        ("stream", c_void_p),
+    )
+
+
+class ProjectGaussiansGrad(ctypes.Structure):
+    """`struct NpcrProjectGaussiansGrad`."""
+
+    _fields_ = (
+        ("means", c_void_p),
+        ("strands", c_void_p),
+        ("widths", c_void_p),
+        ("opacities", c_void_p),
+        ("cam_to_world", c_void_p),
+        ("intrinsics", c_void_p),
+        ("ellipses", c_void_p),
+        ("grad_ellipses", c_void_p),
+        ("count", c_int64),
+        ("width", c_int64),
+        ("height", c_int64),
+        ("filter_variance", c_float),
+        ("min_share", c_float),
+        ("threads", c_int32),
+        ("grad_means", c_void_p),
+        ("grad_strands", c_void_p),
+        ("grad_widths", c_void_p),
+        ("grad_opacities", c_void_p),
+        ("grad_camera", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
+    )
+
+
+class TilePairs(ctypes.Structure):
+    """`struct NpcrTilePairs`."""
+
+    _fields_ = (
+        ("ellipses", c_void_p),
+        ("count", c_int64),
+        ("width", c_int64),
+        ("height", c_int64),
+        ("pairs", c_int64),
+        ("threads", c_int32),
+        ("order", c_void_p),
+        ("offsets", c_void_p),
+        ("starts", c_void_p),
+        ("members", c_void_p),
+        ("slots", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
+    )
+
+
+class CompositeGaussians(ctypes.Structure):
+    """`struct NpcrCompositeGaussians`."""
+
+    _fields_ = (
+        ("ellipses", c_void_p),
+        ("values", c_void_p),
+        ("starts", c_void_p),
+        ("members", c_void_p),
+        ("count", c_int64),
+        ("channels", c_int64),
+        ("width", c_int64),
+        ("height", c_int64),
+        ("pairs", c_int64),
+        ("threads", c_int32),
+        ("image", c_void_p),
+        ("mean_depth", c_void_p),
+        ("passing", c_void_p),
+        ("ends", c_void_p),
+        ("stream", c_void_p),
+    )
+
+
+class CompositeGaussiansGrad(ctypes.Structure):
+    """`struct NpcrCompositeGaussiansGrad`."""
+
+    _fields_ = (
+        ("ellipses", c_void_p),
+        ("values", c_void_p),
+        ("order", c_void_p),
+        ("offsets", c_void_p),
+        ("starts", c_void_p),
+        ("members", c_void_p),
+        ("slots", c_void_p),
+        ("passing", c_void_p),
+        ("ends", c_void_p),
+        ("grad_image", c_void_p),
+        ("count", c_int64),
+        ("channels", c_int64),
+        ("width", c_int64),
+        ("height", c_int64),
+        ("pairs", c_int64),
+        ("threads", c_int32),
+        ("grad_ellipses", c_void_p),
+        ("grad_values", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
+    )
+
+
 # Functions that take a structure: the name, the structure, the type of the result.
 FUNCTIONS = (  # of both libraries
     ("npcr_rasterize_scratch", Rasterize, c_int64),
@@ -245,6 +366,16 @@ FUNCTIONS = (  # of both libraries
     ("npcr_composite", Composite, c_int32),
     ("npcr_composite_grad_scratch", CompositeGrad, c_int64),
     ("npcr_composite_grad", CompositeGrad, c_int32),
+    ("npcr_project_gaussians", ProjectGaussians, c_int32),
+    ("npcr_project_gaussians_grad_scratch", ProjectGaussiansGrad, c_int64),
+    ("npcr_project_gaussians_grad", ProjectGaussiansGrad, c_int32),
+    ("npcr_count_pairs_scratch", TilePairs, c_int64),
+    ("npcr_count_pairs", TilePairs, c_int32),
+    ("npcr_list_pairs_scratch", TilePairs, c_int64),
+    ("npcr_list_pairs", TilePairs, c_int32),
+    ("npcr_composite_gaussians", CompositeGaussians, c_int32),
+    ("npcr_composite_gaussians_grad_scratch", CompositeGaussiansGrad, c_int64),
+    ("npcr_composite_gaussians_grad", CompositeGaussiansGrad, c_int32),
 )
 CPU_FUNCTIONS = (  # of the CPU library alone: the network
     ("npcr_pack_floats", Pack, c_int64),

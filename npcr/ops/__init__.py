@@ -19,6 +19,7 @@ from torch import Tensor
 from npcr.ops import checks, operators
 from npcr.ops.checks import OperatorError
 from npcr.ops.compositing import composite_dots
+from npcr.ops.gaussians import composite_gaussians, project_gaussians
 from npcr.ops.native import available as compiled_available
 from npcr.ops.native import release_scratch
 
@@ -27,7 +28,9 @@ __all__ = [
     "OperatorError",
     "compiled_available",
     "composite_dots",
+    "composite_gaussians",
     "gather_features",
+    "project_gaussians",
     "rasterize",
     "release_scratch",
 ]

@@ -14,6 +14,8 @@ from npcr.errors import NpcrError
 MAX_SIDE = 32767  # a kernel keeps a splat's rectangle in 16 bits per side
 MAX_LAYERS = 65535
 MAX_POINTS = 2**32 - 1  # depth and index share 64 bits
+MAX_GAUSSIANS = 2**31 - 1  # their numbers are int32
+MAX_VALUES = 127  # channels of composited Gaussians: a tile of them stays in a core's cache
 PEELINGS = ("point", "pixel")
 BACKENDS = ("auto", "torch", "compiled")
 
@@ -55,10 +57,7 @@ def rasterize_arguments(
         _device(where, name, tensor, "points", points)
     if points.shape[0] > MAX_POINTS:
         raise OperatorError(f"{where}: points has {points.shape[0]} rows, the limit is {MAX_POINTS}")
-    if len(size) != 2:
-        raise OperatorError(f"{where}: size must be (width, height), got {tuple(size)}")
-    for name, side in zip(("width", "height"), size, strict=True):
-        _whole(where, f"size's {name}", side, MAX_SIDE)
+    _size(where, size)
     _whole(where, "layers", layers, MAX_LAYERS)
     for name, value in (("near", near), ("far", far), ("max_size", max_size)):
         if not math.isfinite(value):
@@ -125,6 +124,60 @@ def composite_arguments(dots: Tensor, points: Tensor, index: Tensor, depth: Tens
     _choice(where, "backend", backend, BACKENDS)
 
 
+def project_gaussians_arguments(means: Tensor, strands: Tensor, widths: Tensor, opacities: Tensor,
+                                cam_to_world: Tensor, intrinsics: Tensor, size: Sequence[int], filter_variance: float,
+                                min_share: float, backend: str) -> None:
+    """Check the arguments of `npcr.ops.project_gaussians`.
+
+    Args:
+        means, strands, widths, opacities, cam_to_world, intrinsics, size, filter_variance, min_share, backend: as there.
+
+    Raises:
+        OperatorError: an argument has the wrong shape, dtype, device or range.
+    """
+    where = "project_gaussians"
+    _shape(where, "means", means, ("N", 3))
+    if not means.dtype.is_floating_point:
+        raise OperatorError(f"{where}: means must be floating point, got {means.dtype}")
+    count = means.shape[0]
+    for name, tensor, shape in (("strands", strands, (count, 3)), ("widths", widths, (count,)),
+                                ("opacities", opacities, (count,)), ("cam_to_world", cam_to_world, (4, 4)),
+                                ("intrinsics", intrinsics, (3, 3))):
+        _shape(where, name, tensor, shape)
+        _same_dtype(where, name, tensor, "means", means)
+        _device(where, name, tensor, "means", means)
+    _gaussians(where, "means", means)
+    _size(where, size)
+    if not (math.isfinite(filter_variance) and filter_variance > 0):
+        raise OperatorError(f"{where}: filter_variance must be finite and above 0, got {filter_variance}")
+    if not 0 < min_share < 1:
+        raise OperatorError(f"{where}: min_share must be above 0 and below 1, got {min_share}")
+    _choice(where, "backend", backend, BACKENDS)
+
+
+def composite_gaussians_arguments(ellipses: Tensor, values: Tensor, size: Sequence[int], backend: str) -> None:
+    """Check the arguments of `npcr.ops.composite_gaussians`.
+
+    Args:
+        ellipses, values, size, backend: as there.
+
+    Raises:
+        OperatorError: an argument has the wrong shape, dtype, device or range.
+    """
+    where = "composite_gaussians"
+    _shape(where, "ellipses", ellipses, ("N", 8))
+    _shape(where, "values", values, (ellipses.shape[0], "C"))
+    if not ellipses.dtype.is_floating_point:
+        raise OperatorError(f"{where}: ellipses must be floating point, got {ellipses.dtype}")
+    if values.shape[1] > MAX_VALUES:
+        raise OperatorError(f"{where}: values must have at most {MAX_VALUES} channels, got {_describe(values)}")
+    _same_dtype(where, "values", values, "ellipses", ellipses)
+    _device(where, "values", values, "ellipses", ellipses)
+    _gaussians(where, "ellipses", ellipses)
+    _size(where, size)
+    _choice(where, "backend", backend, BACKENDS)
+
+
 def float32_range(near: float, far: float, max_size: float) -> None:
     """Refuse a depth range or radius that collapses or overflows once rounded to float32.
 
@@ -152,6 +205,18 @@ def _shape(where: str, name: str, tensor: Tensor, wanted: tuple[str | int, ...])
     if not fits:
         listed = ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "")
         raise OperatorError(f"{where}: {name} must have shape ({listed}), got {_describe(tensor)}")
+
+
+def _size(where: str, size: Sequence[int]) -> None:
+    if len(size) != 2:
+        raise OperatorError(f"{where}: size must be (width, height), got {tuple(size)}")
+    for name, side in zip(("width", "height"), size, strict=True):
+        _whole(where, f"size's {name}", side, MAX_SIDE)
+
+
+def _gaussians(where: str, name: str, tensor: Tensor) -> None:
+    if tensor.shape[0] > MAX_GAUSSIANS:
+        raise OperatorError(f"{where}: {name} has {tensor.shape[0]} rows, the limit is {MAX_GAUSSIANS}")
 
 
 def _device(where: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:

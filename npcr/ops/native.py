@@ -7,6 +7,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,8 +89,8 @@ def rasterize(
     """
     points, cam_to_world, intrinsics = points.contiguous(), cam_to_world.contiguous(), intrinsics.contiguous()
     shape = (cam_to_world.shape[0], layers, height, width)
-    index = _empty(shape, points.device, index_dtype(points.shape[0]))
-    depth = _empty(shape, points.device)
+    index = empty(shape, points.device, index_dtype(points.shape[0]))
+    depth = empty(shape, points.device)
     task = pcpr_ext.Rasterize(
         points=points.data_ptr(),
         cam_to_world=cam_to_world.data_ptr(),
@@ -107,7 +108,7 @@ def rasterize(
         index=index.data_ptr(),
         depth=depth.data_ptr(),
     )
-    _run(task, points.device)
+    run(task, points.device)
     return index, depth
 
 
@@ -124,7 +125,7 @@ def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
     """
     features, default_feature, index = features.contiguous(), default_feature.contiguous(), index.contiguous()
     shape = (*index.shape, features.shape[1])
-    output = _empty(shape, features.device)
+    output = empty(shape, features.device)
     task = pcpr_ext.Gather(
         features=features.data_ptr(),
         default_feature=default_feature.data_ptr(),
@@ -135,7 +136,7 @@ def gather(features: Tensor, default_feature: Tensor, index: Tensor) -> Tensor:
         index_bytes=index.element_size(),
         output=output.data_ptr(),
     )
-    _run(task, features.device)
+    run(task, features.device)
     return output
 
 
@@ -152,8 +153,8 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """
     grad, index = grad.contiguous(), index.contiguous()
     channels = grad.shape[-1]
-    grad_features = _empty((points, channels), grad.device).zero_()
-    grad_default = grad.new_empty(channels)
+    grad_features = empty((points, channels), grad.device).zero_()
+    grad_default = grad.newempty(channels)
     rows, order = index, None
     if grad.device.type == "cuda":
         # Brings each point's fragments together, in their order: no atomics, so the sums are repeatable.
@@ -169,7 +170,7 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
         grad_features=grad_features.data_ptr(),
         grad_default=grad_default.data_ptr(),
     )
-    _run(task, grad.device)
+    run(task, grad.device)
     return grad_features, grad_default
 
 
@@ -183,10 +184,10 @@ def composite(dots: Tensor, points: Tensor, index: Tensor, depth: Tensor, backgr
         (H, W, C + 1) values and coverage, and (H, W) the mean depth.
     """
     shape = (*index.shape[1:], len(background) + 1)
-    image, mean_depth = _empty(shape, dots.device), _empty(shape[:2], dots.device)
+    image, mean_depth = empty(shape, dots.device), empty(shape[:2], dots.device)
     task = pcpr_ext.Composite(**_composite_inputs(dots, points, index, background), depth=depth.data_ptr(),
                               image=image.data_ptr(), mean_depth=mean_depth.data_ptr())
-    _run(task, dots.device)
+    run(task, dots.device)
     return image, mean_depth
 
 
@@ -201,7 +202,7 @@ def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tens
     Returns:
         The gradients of dots, points and background.
     """
-    grads = (_empty(dots.shape, dots.device).zero_(), _empty(points.shape, dots.device).zero_(),
+    grads = (empty(dots.shape, dots.device).zero_(), empty(points.shape, dots.device).zero_(),
              torch.empty_like(background))
     order = None
     if dots.device.type == "cuda":
@@ -212,7 +213,7 @@ def composite_grad(dots: Tensor, points: Tensor, index: Tensor, background: Tens
                                   grad_image=grad_image.data_ptr(), order=None if order is None else order.data_ptr(),
                                   grad_dots=grads[0].data_ptr(), grad_points=grads[1].data_ptr(),
                                   grad_background=grads[2].data_ptr())
-    _run(task, dots.device)
+    run(task, dots.device)
     return grads
 
 
@@ -224,17 +225,33 @@ def _composite_inputs(dots: Tensor, points: Tensor, index: Tensor, background: T
             "index_bytes": index.element_size()}
 
 
-def _empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """On a CPU from memory that is kept: fresh memory costs a page fault per 4 KiB."""
+def empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Allocate memory for a kernel's result; on a CPU from memory that is kept: fresh memory costs a page fault per 4 KiB.
+
+    Args:
+        shape: of the result.
+        device: where it lies.
+        dtype: of its elements.
+
+    Returns:
+        A contiguous tensor of any content.
+    """
     if device.type == "cpu":
         return POOL.empty(*shape, dtype=dtype)
     return torch.empty(tuple(shape), dtype=dtype, device=device)
 
 
-_Task = pcpr_ext.Rasterize | pcpr_ext.Gather | pcpr_ext.Scatter | pcpr_ext.Composite | pcpr_ext.CompositeGrad
+def run(task: Any, device: torch.device, name: str = "") -> None:
+    """Run a kernel on torch's current stream and number of threads, with the scratch memory that it needs.
 
+    Args:
+        task: a structure of `pcpr_ext`, complete but for these.
+        device: of all its memory.
+        name: of the function; empty: that which the structure is named after.
 
-def _run(task: _Task, device: torch.device) -> None:
+    Raises:
+        KernelError: the kernel refused its arguments.
+    """
     library = pcpr_ext.library(device.type)
     assert library is not None, "the caller checks available() first"
     guard: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
@@ -244,10 +261,10 @@ def _run(task: _Task, device: torch.device) -> None:
     else:
         task.threads = torch.get_num_threads()
     with guard:
-        if not isinstance(task, (pcpr_ext.Gather, pcpr_ext.Composite)):
-            scratch = _scratch(library.scratch_bytes(task), device)
+        if hasattr(task, "scratch"):
+            scratch = _scratch(library.scratch_bytes(task, name), device)
             task.scratch, task.scratch_bytes = scratch.data_ptr(), scratch.numel()
-        library.run(task)
+        library.run(task, name)
 
 
 def _scratch(size: int, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 7
+#define NPCR_ABI_VERSION 8
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -188,6 +188,96 @@ struct NpcrCompositeGrad {
     void* stream;
 };
 
+// Gaussians stretched along strands (gaussian.h, npcr.ops.gaussians), projected to ellipses of 8 numbers.
+struct NpcrProjectGaussians {
+    const float* means;         // (count, 3) world
+    const float* strands;       // (count, 3) world, half of each
+    const float* widths;        // (count) standard deviation across the strand, world
+    const float* opacities;     // (count) 0 to 1
+    const float* cam_to_world;  // (4, 4)
+    const float* intrinsics;    // (3, 3)
+    int64_t count, width, height;
+    float filter_variance;  // of the image's low-pass filter, square pixels
+    float min_share;        // of a pixel, below which an ellipse is not drawn
+    int32_t threads;
+    float* ellipses;  // (count, 8); zeros where nothing is drawn
+    void* stream;
+};
+
+struct NpcrProjectGaussiansGrad {
+    const float* means;
+    const float* strands;
+    const float* widths;
+    const float* opacities;
+    const float* cam_to_world;
+    const float* intrinsics;
+    const float* ellipses;       // (count, 8), as npcr_project_gaussians gave them
+    const float* grad_ellipses;  // (count, 8); the radius has no gradient
+    int64_t count, width, height;
+    float filter_variance;
+    float min_share;
+    int32_t threads;
+    float* grad_means;      // (count, 3)
+    float* grad_strands;    // (count, 3)
+    float* grad_widths;     // (count)
+    float* grad_opacities;  // (count)
+    float* grad_camera;     // (21) cam_to_world's upper three rows, then the intrinsics; or null
+    void* scratch;
+    int64_t scratch_bytes;
+    void* stream;
+};
+
+// Which ellipses lie in which tile of 16 x 16 pixels, near ones first. A pair is a tile and an ellipse that reaches it.
+// npcr_count_pairs fills `order` and `offsets`, whose last entry tells the caller how many pairs npcr_list_pairs fills.
+struct NpcrTilePairs {
+    const float* ellipses;  // (count, 8)
+    int64_t count, width, height, pairs;
+    int32_t threads;
+    int32_t* order;    // (count) ellipses by depth, of two at one depth the one with the lower index first
+    int64_t* offsets;  // (count + 1) where the pairs of the i-th in this order begin, by tiles
+    int64_t* starts;   // (tiles + 1) where the pairs of each tile begin; tiles row by row
+    int32_t* members;  // (pairs) the ellipse of each pair, by tile, then by depth
+    int32_t* slots;    // (pairs) the pair's number in the order of `offsets`
+    void* scratch;
+    int64_t scratch_bytes;
+    void* stream;
+};
+
+// Ellipses composited front to back.
+struct NpcrCompositeGaussians {
+    const float* ellipses;  // (count, 8)
+    const float* values;    // (count, channels)
+    const int64_t* starts;  // as of NpcrTilePairs
+    const int32_t* members;
+    int64_t count, channels, width, height, pairs;
+    int32_t threads;
+    float* image;       // (height, width, channels + 1): premultiplied values, then what is covered
+    float* mean_depth;  // (height, width)
+    float* passing;     // (height, width) what is not covered
+    int32_t* ends;      // (height, width) past the last of its tile's pairs that the pixel shows
+    void* stream;
+};
+
+struct NpcrCompositeGaussiansGrad {
+    const float* ellipses;
+    const float* values;
+    const int32_t* order;
+    const int64_t* offsets;
+    const int64_t* starts;
+    const int32_t* members;
+    const int32_t* slots;
+    const float* passing;
+    const int32_t* ends;
+    const float* grad_image;  // (height, width, channels + 1)
+    int64_t count, channels, width, height, pairs;
+    int32_t threads;
+    float* grad_ellipses;  // (count, 8)
+    float* grad_values;    // (count, channels)
+    void* scratch;
+    int64_t scratch_bytes;
+    void* stream;
+};
+
 NPCR_API int32_t npcr_abi_version();
 // 0 where the kernels can run: for the CUDA library, where it holds code for the current device.
 NPCR_API int32_t npcr_ready();
@@ -217,11 +307,23 @@ NPCR_API int32_t npcr_composite(const NpcrComposite* task);
 NPCR_API int64_t npcr_composite_grad_scratch(const NpcrCompositeGrad* task);
 NPCR_API int32_t npcr_composite_grad(const NpcrCompositeGrad* task);
 
+NPCR_API int32_t npcr_project_gaussians(const NpcrProjectGaussians* task);
+NPCR_API int64_t npcr_project_gaussians_grad_scratch(const NpcrProjectGaussiansGrad* task);
+NPCR_API int32_t npcr_project_gaussians_grad(const NpcrProjectGaussiansGrad* task);
+NPCR_API int64_t npcr_count_pairs_scratch(const NpcrTilePairs* task);
+NPCR_API int32_t npcr_count_pairs(const NpcrTilePairs* task);
+NPCR_API int64_t npcr_list_pairs_scratch(const NpcrTilePairs* task);
+NPCR_API int32_t npcr_list_pairs(const NpcrTilePairs* task);
+NPCR_API int32_t npcr_composite_gaussians(const NpcrCompositeGaussians* task);
+NPCR_API int64_t npcr_composite_gaussians_grad_scratch(const NpcrCompositeGaussiansGrad* task);
+NPCR_API int32_t npcr_composite_gaussians_grad(const NpcrCompositeGaussiansGrad* task);
+
 namespace npcr {
 
 constexpr int64_t kMaxSide = 32767;          // a splat's rectangle is kept in 16 bits per side
 constexpr int64_t kMaxPoints = 0xffffffffLL;  // depth and index share 64 bits
 constexpr int64_t kMaxLayers = 65535;
+constexpr int64_t kMaxChannels = 127;  // of Gaussians
 
 inline bool valid(const NpcrRasterize& task) {
     return task.point_count >= 0 && task.point_count <= kMaxPoints && task.cameras >= 0 && task.width >= 1 &&
@@ -242,6 +344,22 @@ inline bool valid_composite(const Task& task) {
            task.channels >= 1 && task.layers >= 1 && task.layers <= kMaxLayers && task.height >= 1 &&
            task.height <= kMaxSide && task.width >= 1 && task.width <= kMaxSide &&
            (task.index_bytes == 4 || task.index_bytes == 8);
+}
+
+template <class Task>  // all that take Gaussians
+inline bool valid_gaussians(const Task& task) {
+    return task.count >= 0 && task.count <= 0x7fffffffLL && task.height >= 1 && task.height <= kMaxSide &&
+           task.width >= 1 && task.width <= kMaxSide;
+}
+
+template <class Task>  // NpcrTilePairs, and those below
+inline bool valid_pairs(const Task& task) {
+    return valid_gaussians(task) && task.pairs >= 0 && task.pairs <= 0x7fffffffLL;
+}
+
+template <class Task>  // NpcrCompositeGaussians, NpcrCompositeGaussiansGrad
+inline bool valid_values(const Task& task) {
+    return valid_pairs(task) && task.channels >= 0 && task.channels <= kMaxChannels;
 }
 
 }  // namespace npcr

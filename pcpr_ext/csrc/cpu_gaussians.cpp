@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// Projection of Gaussians on a CPU, and the lists of the ellipses in each tile of the image. What comes out does not
+// depend on the number of threads: sums are taken by blocks of a fixed size, and every sort is stable.
+
+#include <stdint.h>
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "gaussian.h"
+#include "interface.h"
+#include "thread_pool.h"
+
+namespace npcr {
+namespace {
+
+constexpr int64_t kBlock = 2048;  // Gaussians of a task
+constexpr int kDigitBits = 11;    // of a radix sort's pass
+constexpr int kDigits = 1 << kDigitBits;
+
+int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
+
+// Calls perform(block, first, last) for each block, on several threads.
+template <class Perform>
+void for_blocks(int64_t count, int threads, Perform perform) {
+    const int64_t blocks = blocks_of(count);
+    const int tasks = static_cast<int>(std::min<int64_t>(blocks, ThreadPool::kMaxTasks));
+    if (tasks == 0) return;
+    ThreadPool::run(static_cast<int>(std::min<int64_t>({threads, blocks, 256})), tasks, [&](int task, int) {
+        const Share share(blocks, task, tasks);
+        for (int64_t block = share.first; block < share.last; ++block) {
+            perform(block, block * kBlock, std::min(count, (block + 1) * kBlock));
+        }
+    });
+}
+
+template <class Task>
+Projection project_one(const Task& task, const GaussianCamera& camera, int64_t i) {
+    return project_gaussian(camera, load3(task.means + 3 * i), load3(task.strands + 3 * i), task.widths[i],
+                            task.opacities[i], task.filter_variance);
+}
+
+void project_all(const NpcrProjectGaussians& task) {
+    const GaussianCamera camera = load_camera(task.cam_to_world, task.intrinsics, task.width, task.height);
+    for_blocks(task.count, task.threads, [&](int64_t, int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+            write_ellipse(project_one(task, camera, i), task.opacities[i], task.min_share,
+                          task.ellipses + kEllipse * i);
+        }
+    });
+}
+
+void project_all_grad(const NpcrProjectGaussiansGrad& task) {
+    const GaussianCamera camera = load_camera(task.cam_to_world, task.intrinsics, task.width, task.height);
+    double* sums = static_cast<double*>(task.scratch);  // of the camera, for each block
+    for_blocks(task.count, task.threads, [&](int64_t block, int64_t first, int64_t last) {
+        double* sum = task.grad_camera ? sums + block * kCameraGrads : nullptr;
+        if (sum) std::fill_n(sum, kCameraGrads, 0.0);
+        for (int64_t i = first; i < last; ++i) {
+            GaussianGrad grad = {{0, 0, 0}, {0, 0, 0}, 0, 0};
+            if (task.ellipses[kEllipse * i + 7] > 0) {
+                grad = project_gaussian_grad(camera, project_one(task, camera, i), task.widths[i], task.opacities[i],
+                                             task.filter_variance, task.grad_ellipses + kEllipse * i, sum);
+            }
+            store3(task.grad_means + 3 * i, grad.mean);
+            store3(task.grad_strands + 3 * i, grad.strand);
+            task.grad_widths[i] = grad.width;
+            task.grad_opacities[i] = grad.opacity;
+        }
+    });
+    for (int i = 0; task.grad_camera && i < kCameraGrads; ++i) {
+        double total = 0;
+        for (int64_t block = 0; block < blocks_of(task.count); ++block) total += sums[block * kCameraGrads + i];
+        task.grad_camera[i] = static_cast<float>(total);
+    }
+}
+
+uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Indices by depth, of equal ones the lower first; what is not drawn comes last. `scratch`: two keys and an index each.
+void sort_by_depth(const NpcrTilePairs& task, uint32_t* scratch) {
+    const int64_t count = task.count;
+    uint32_t *keys = scratch, *other_keys = scratch + count;
+    int32_t *order = task.order, *other_order = reinterpret_cast<int32_t*>(scratch + 2 * count);
+    for (int64_t i = 0; i < count; ++i) {
+        const float* ellipse = task.ellipses + kEllipse * i;
+        keys[i] = ellipse[7] > 0 ? bits_of(ellipse[6]) : 0xffffffffu;
+        order[i] = static_cast<int32_t>(i);
+    }
+    for (int shift = 0; shift < 32; shift += kDigitBits) {
+        int64_t places[kDigits] = {};
+        for (int64_t i = 0; i < count; ++i) ++places[keys[i] >> shift & (kDigits - 1)];
+        for (int64_t digit = 0, place = 0; digit < kDigits; ++digit) place += std::exchange(places[digit], place);
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t place = places[keys[i] >> shift & (kDigits - 1)]++;
+            other_keys[place] = keys[i];
+            other_order[place] = order[i];
+        }
+        std::swap(keys, other_keys);
+        std::swap(order, other_order);
+    }
+    if (order != task.order) std::copy_n(order, count, task.order);
+}
+
+void count_pairs(const NpcrTilePairs& task) {
+    sort_by_depth(task, static_cast<uint32_t*>(task.scratch));
+    for_blocks(task.count, task.threads, [&](int64_t, int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+            int64_t tiles = 0;
+            for_tile_rows(task.ellipses + kEllipse * task.order[i], task.width, task.height,
+                          [&](int, int from, int to) { tiles += to - from + 1; });
+            task.offsets[i + 1] = tiles;
+        }
+    });
+    task.offsets[0] = 0;
+    for (int64_t i = 0; i < task.count; ++i) task.offsets[i + 1] += task.offsets[i];
+}
+
+int list_parts(const NpcrTilePairs& task) {
+    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, task.pairs / 65536, 64})));
+}
+
+// A stable counting sort by tile: each part of the order counts its pairs, then puts them behind those before it.
+void list_pairs(const NpcrTilePairs& task) {
+    const int64_t across = tiles_across(task.width), tiles = across * tiles_across(task.height);
+    const int parts = list_parts(task);
+    int64_t* places = static_cast<int64_t*>(task.scratch);  // (parts, tiles)
+    const auto visit = [&](int part, auto perform) {
+        const Share share(task.count, part, parts);
+        int64_t* place = places + part * tiles;
+        for (int64_t i = share.first; i < share.last; ++i) {
+            if (task.offsets[i + 1] == task.offsets[i]) continue;
+            int64_t pair = task.offsets[i];
+            for_tile_rows(task.ellipses + kEllipse * task.order[i], task.width, task.height,
+                          [&](int row, int from, int to) {
+                              for (int column = from; column <= to; ++column) {
+                                  perform(place[row * across + column], task.order[i], pair++);
+                              }
+                          });
+        }
+    };
+    ThreadPool::run(parts, parts, [&](int part, int) {
+        std::fill_n(places + part * tiles, tiles, 0);
+        visit(part, [](int64_t& place, int32_t, int64_t) { ++place; });
+    });
+    int64_t place = 0;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+        task.starts[tile] = place;
+        for (int part = 0; part < parts; ++part) place += std::exchange(places[part * tiles + tile], place);
+    }
+    task.starts[tiles] = place;
+    ThreadPool::run(parts, parts, [&](int part, int) {
+        visit(part, [&](int64_t& to, int32_t member, int64_t pair) {
+            task.members[to] = member;
+            task.slots[to++] = static_cast<int32_t>(pair);
+        });
+    });
+}
+
+template <class Perform>
+int32_t guarded(Perform perform) {
+    try {
+        perform();
+    } catch (const std::bad_alloc&) {
+        return NPCR_OUT_OF_MEMORY;
+    }
+    return NPCR_OK;
+}
+
+}  // namespace
+}  // namespace npcr
+
+int32_t npcr_project_gaussians(const NpcrProjectGaussians* task) {
+    if (!npcr::valid_gaussians(*task)) return NPCR_BAD_ARGUMENT;
+    return npcr::guarded([&] { npcr::project_all(*task); });
+}
+
+int64_t npcr_project_gaussians_grad_scratch(const NpcrProjectGaussiansGrad* task) {
+    if (!npcr::valid_gaussians(*task)) return NPCR_BAD_ARGUMENT;
+    return npcr::blocks_of(task->count) * npcr::kCameraGrads * static_cast<int64_t>(sizeof(double));
+}
+
+int32_t npcr_project_gaussians_grad(const NpcrProjectGaussiansGrad* task) {
+    const int64_t needed = npcr_project_gaussians_grad_scratch(task);
+    if (needed < 0) return static_cast<int32_t>(needed);
+    if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
+    return npcr::guarded([&] { npcr::project_all_grad(*task); });
+}
+
+int64_t npcr_count_pairs_scratch(const NpcrTilePairs* task) {
+    if (!npcr::valid_gaussians(*task)) return NPCR_BAD_ARGUMENT;
+    return 3 * task->count * static_cast<int64_t>(sizeof(uint32_t));
+}
+
+int32_t npcr_count_pairs(const NpcrTilePairs* task) {
+    const int64_t needed = npcr_count_pairs_scratch(task);
+    if (needed < 0) return static_cast<int32_t>(needed);
+    if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
+    return npcr::guarded([&] { npcr::count_pairs(*task); });
+}
+
+int64_t npcr_list_pairs_scratch(const NpcrTilePairs* task) {
+    if (!npcr::valid_pairs(*task)) return NPCR_BAD_ARGUMENT;
+    return npcr::list_parts(*task) * npcr::tiles_across(task->width) * npcr::tiles_across(task->height) *
+           static_cast<int64_t>(sizeof(int64_t));
+}
+
+int32_t npcr_list_pairs(const NpcrTilePairs* task) {
+    const int64_t needed = npcr_list_pairs_scratch(task);
+    if (needed < 0) return static_cast<int32_t>(needed);
+    if (task->scratch_bytes < needed) return NPCR_SCRATCH_TOO_SMALL;
+    return npcr::guarded([&] { npcr::list_pairs(*task); });
+}
