@@ -11,13 +11,15 @@ from npcr.renderers.base import Photographs, Renderer, RenderOutput
 from npcr.renderers.blended import BlendedRenderer
 from npcr.renderers.compositing import composite, over_background
 from npcr.renderers.layered import LayeredRenderer
+from npcr.renderers.strands import StrandsRenderer
 
-__all__ = ["FORMS", "BlendedRenderer", "LayeredRenderer", "Photographs", "RenderOutput", "Renderer", "composite",
-           "find_form", "over_background"]
+__all__ = ["FORMS", "BlendedRenderer", "LayeredRenderer", "Photographs", "RenderOutput", "Renderer",
+           "StrandsRenderer", "composite", "find_form", "over_background"]
 
 FORMS: dict[str, type[Renderer]] = {
     "layered": LayeredRenderer,
     "blended": BlendedRenderer,
+    "strands": StrandsRenderer,
 }
 
 

@@ -34,7 +34,8 @@ class RenderOutput(NamedTuple):
     depth: Tensor  # (B, H, W) camera-space z of the first layer, 0 where empty
     layer_rgba: Tensor  # (B, K, 4, H, W) of each layer before compositing
     layer_depth: Tensor  # (B, K, H, W)
-    index: Tensor  # type: ignore[assignment]  # (B, K, H, W) visible points, -1 where empty
+    # (B, K, H, W) visible points, -1 where empty; None of a form that has no visible point for each layer.
+    index: Tensor | None = None  # type: ignore[assignment]
     # (B, 3, H, W) the color sum that published models are trained on, which is not premultiplied; None elsewhere.
     legacy_color: Tensor | None = None
 
@@ -187,6 +188,26 @@ def check_feature_rows(state: Mapping[str, Tensor], clouds: Sequence[Tensor], so
             found = "missing" if features is None else describe_shape(features)
             raise CheckpointError(f"{source}: the weight features.{frame} is {found}; the frame's points "
                                   f"need ({len(cloud)}, {channels})")
+
+
+def check_point_rows(state: Mapping[str, Tensor], clouds: Sequence[Tensor], source: str, name: str) -> None:
+    """Check that for each cloud of N points the weight `NAME.FRAME` has N rows.
+
+    Args:
+        state: a state dict.
+        clouds: (N, 3), a tensor for each frame.
+        source: what the message begins with.
+        name: of the weight.
+
+    Raises:
+        CheckpointError: one of them is missing or has another number of rows.
+    """
+    for frame, cloud in enumerate(clouds):
+        weight = state.get(f"{name}.{frame}")
+        if weight is None or weight.ndim == 0 or len(weight) != len(cloud):
+            found = "missing" if weight is None else describe_shape(weight)
+            raise CheckpointError(f"{source}: the weight {name}.{frame} is {found}; the frame's points need "
+                                  f"{len(cloud)} rows")
 
 
 def unit_colors(clouds: Sequence[PointCloud]) -> list[Tensor]:

@@ -26,12 +26,12 @@ from npcr.renderers.base import (
     unit_colors,
 )
 from npcr.renderers.residual_unet import ResidualUNet
-from npcr.renderers.splats import MAX_DEGREE, Splats, composite_splats, dots_along, soft_splat, spherical_harmonics
+from npcr.renderers.spherical_harmonics import MAX_DEGREE, color_from, constant_coefficient
+from npcr.renderers.splats import Splats, composite_splats, dots_along, soft_splat
 
 logger = logging.getLogger("npcr")
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
-_CONSTANT = 0.28209479  # the first spherical harmonic
 
 
 class BlendedRenderer(Renderer):
@@ -77,7 +77,7 @@ class BlendedRenderer(Renderer):
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
         self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
         # Coefficients of the color by direction: the constant one, and the others, which learn at their own rate.
-        self.colors = nn.ParameterList([_constant_coefficient(color) for color in colors])
+        self.colors = nn.ParameterList([constant_coefficient(color) for color in colors])
         if degree:
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
@@ -113,7 +113,7 @@ class BlendedRenderer(Renderer):
                 cloud = PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, rgba))
             completed.append(cloud)
         for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
-            parameter.copy_(_constant_coefficient(color))
+            parameter.copy_(constant_coefficient(color))
         return completed
 
     @torch.no_grad()
@@ -175,14 +175,8 @@ class BlendedRenderer(Renderer):
         points, strands = self.middles_and_strands(frame)
         directions = F.normalize(points.detach() - camera.cam_to_world[0, :3, 3], dim=-1)
         coefficients = torch.cat([self.colors[frame], self.shades[frame]], 1) if self.degree else self.colors[frame]
-        # Not an einsum: it would be a matrix product for each point.
-        color = (spherical_harmonics(directions, self.degree)[:, :, None] * coefficients).sum(1)
+        color = color_from(coefficients, directions)
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
         splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)
         return composite_splats(splats, camera, fragments, self.dots, self.splat, backend=self.backend)
-
-
-def _constant_coefficient(color: Tensor) -> Tensor:
-    """(N, 1, 3): the coefficient of the constant spherical harmonic that gives `color` (N, 3) in every direction."""
-    return (color / _CONSTANT)[:, None]

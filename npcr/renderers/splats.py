@@ -18,7 +18,6 @@ from torch import Tensor
 from npcr.cameras import Cameras
 from npcr.ops import Fragments, composite_dots
 
-MAX_DEGREE = 3  # of spherical harmonics
 _SMALLEST = 0.6  # pixels: standard deviation of the smallest splat before training
 
 
@@ -130,28 +129,3 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     image, mean_depth = composite_dots(pixels, points, fragments.index[0], fragments.depth[0], splats.background,
                                        backend=backend)
     return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], mean_depth)
-
-
-def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
-    """Evaluate the real spherical harmonics up to a degree.
-
-    Args:
-        directions: (N, 3) unit vectors.
-        degree: 0 to `MAX_DEGREE`.
-
-    Returns:
-        (N, (degree + 1)²), orthonormal over the sphere.
-    """
-    x, y, z = directions.unbind(-1)
-    values = [torch.full_like(x, 0.28209479)]
-    if degree >= 1:
-        values += [-0.48860251 * y, 0.48860251 * z, -0.48860251 * x]
-    if degree >= 2:
-        values += [1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (2 * z * z - x * x - y * y),
-                   -1.09254843 * x * z, 0.54627422 * (x * x - y * y)]
-    if degree >= 3:
-        values += [-0.59004359 * y * (3 * x * x - y * y), 2.89061144 * x * y * z,
-                   -0.45704580 * y * (5 * z * z - 1), 0.37317633 * z * (5 * z * z - 3),
-                   -0.45704580 * x * (5 * z * z - 1), 1.44530572 * z * (x * x - y * y),
-                   -0.59004359 * x * (x * x - 3 * y * y)]
-    return torch.stack(values, dim=-1)

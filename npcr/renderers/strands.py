@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The strands form: Gaussians stretched along strands, all of them composited, finished by a light network or by none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from npcr.cameras import Cameras, view_directions
+from npcr.data.cloud_geometry import point_spacing
+from npcr.data.point_initialization import mean_colors, strand_directions
+from npcr.io.points import PointCloud
+from npcr.ops import composite_gaussians, project_gaussians
+from npcr.renderers.base import (
+    ParamGroup,
+    Photographs,
+    Renderer,
+    RenderOutput,
+    check_point_rows,
+    network_groups,
+    unit_colors,
+)
+from npcr.renderers.residual_unet import ResidualUNet
+from npcr.renderers.spherical_harmonics import MAX_DEGREE, color_from, constant_coefficient
+
+logger = logging.getLogger("npcr")
+
+# Before training, in spacings of the cloud: half of a strand that the photographs are sure of, and the width.
+_START_LENGTH = 1.5
+_START_WIDTH = 0.3
+
+
+class StrandsRenderer(Renderer):
+    """The strands form: a soft segment per point, continuous, all that cover a pixel composited front to back.
+
+    A point has a color by view direction, a feature vector, opacity, width, and a place and strand that training moves;
+    where it has no strand it is round. Lengths are in world units: an image of another resolution, or from nearer,
+    needs no other training (docs/strands-form.md). The picture is the composited color and coverage plus what the
+    network adds to both.
+
+    Args:
+        clouds: (N, 3) float32 world coordinates, a tensor for each frame.
+        spacing: of each cloud, world units, in which moves, strands and widths are measured; above 0.
+        colors: (N, 3) in [0, 1] of each cloud, from which the points' colors start; None: gray.
+        feature_dim: learned numbers per point beside its color, for the network.
+        degree: of the spherical harmonics that make a point's color depend on the view direction, 0 to 3.
+        width: channels of the network at full resolution; 0: no network, and no features.
+        backend: "auto", "compiled" or "torch": which kernels run.
+
+    Raises:
+        ValueError: arguments contradict each other.
+    """
+
+    def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
+                 feature_dim: int = 8, degree: int = 2, width: int = 16, backend: str = "auto") -> None:
+        super().__init__(clouds, layers=1)
+        if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
+            raise ValueError("StrandsRenderer: colors must have a row for every point of every cloud")
+        if len(spacing) != len(clouds) or not all(value > 0 for value in spacing):
+            raise ValueError(f"StrandsRenderer: spacing is {list(spacing)}; it must be above 0 for each cloud")
+        if not 0 <= degree <= MAX_DEGREE:
+            raise ValueError(f"StrandsRenderer: degree is {degree}; it must be from 0 to {MAX_DEGREE}")
+        self.spacing = list(spacing)
+        self.degree = degree
+        self.backend = backend
+        if colors is None:
+            colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
+        if width:
+            self.features = nn.ParameterList([0.1 * torch.randn(len(cloud), feature_dim) for cloud in clouds])
+        # Coefficients of the color by direction: the constant one, and the others, which learn at their own rate.
+        self.colors = nn.ParameterList([constant_coefficient(color) for color in colors])
+        if degree:
+            self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
+        self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
+        self.strands = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
+        self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
+        self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
+        self.network = ResidualUNet(feature_dim + 7, 4, width) if width else nn.Identity()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, clouds: Sequence[PointCloud]) -> StrandsRenderer:
+        """As `Renderer.from_config`; the points' colors start from the clouds' where all have colors."""
+        colors = unit_colors(clouds) if all(cloud.colors is not None for cloud in clouds) else None
+        return cls([torch.from_numpy(cloud.positions) for cloud in clouds],
+                   [_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
+                   degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH if cfg.MODEL.NETWORK else 0,
+                   backend=cfg.PROJECTION.BACKEND)
+
+    @torch.no_grad()
+    def initialize_from(self, clouds: Sequence[PointCloud],
+                        photographs: Callable[[int], Photographs]) -> list[PointCloud]:
+        """As `Renderer.initialize_from`: directions of the strands, and colors where a cloud has none."""
+        completed = []
+        for frame, cloud in enumerate(clouds):
+            cameras, rgba = photographs(frame)
+            directions = torch.from_numpy(strand_directions(cloud.positions, cameras, rgba))
+            self.strands[frame].copy_(_START_LENGTH * directions)  # their length, 0 to 1, is how sure they are
+            if cloud.colors is None:
+                logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(rgba))
+                cloud = PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, rgba))
+            completed.append(cloud)
+        for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
+            parameter.copy_(constant_coefficient(color))
+        return completed
+
+    def param_groups(self, rates: CfgNode) -> list[ParamGroup]:
+        """The network's weights and biases, and the points' numbers by how fast they learn.
+
+        Points have no weight decay: Adam would move a point that no photograph sees as fast as any other.
+        """
+        def points(parameters: Sequence[nn.Parameter], factor: float, decay: float = 0.0) -> ParamGroup:
+            return {"params": list(parameters), "factor": factor, "weight_decay": decay, "fused": True}
+
+        features = list(self.features) if self.has_network else []
+        return [*network_groups(self.network, rates),
+                points([*features, *self.colors], rates.FEATURE_LR_FACTOR),
+                points(list(self.shades) if self.degree else [], rates.HARMONICS_LR_FACTOR, rates.HARMONICS_DECAY),
+                points(self.opacity, rates.OPACITY_LR_FACTOR),
+                points([*self.offsets, *self.strands], rates.POSITION_LR_FACTOR),
+                points(self.log_width, rates.WIDTH_LR_FACTOR)]
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a network finishes the picture."""
+        return not isinstance(self.network, nn.Identity)
+
+    @classmethod
+    def check_state(cls, state: Mapping[str, Tensor], clouds: Sequence[Tensor], source: str) -> None:
+        """As `Renderer.check_state`: colors for every point."""
+        check_point_rows(state, clouds, source, "colors")
+
+    @classmethod
+    def fingerprint(cls, state: Mapping[str, Tensor]) -> list[float]:
+        """Means of what every point has."""
+        return [float(state[f"{name}.0"].double().mean()) for name in ("colors", "opacity", "log_width")]
+
+    def forward(self, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        """As `Renderer.forward`."""
+        with torch.autocast(cameras.cam_to_world.device.type, enabled=False):
+            images, depths = zip(*(self._composite(cameras[i], frame) for i in range(len(cameras))), strict=True)
+        values, depth = torch.stack(images).movedim(-1, 1), torch.stack(depths)
+        rgba = torch.cat([values[:, :3], values[:, -1:]], dim=1)
+        if self.has_network:
+            directions = view_directions(cameras) * values[:, -1:]
+            rgba = rgba + self.run_network(torch.cat([values, directions], dim=1)).float()
+        return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None])
+
+    def gaussians(self, frame: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return a frame's Gaussians as training has made them.
+
+        Args:
+            frame: from 0.
+
+        Returns:
+            Means (N, 3), half strands (N, 3) and widths (N,) in world units, opacities (N,) 0 to 1.
+        """
+        spacing = self.spacing[frame]
+        return (torch.add(self.points(frame), self.offsets[frame], alpha=spacing), spacing * self.strands[frame],
+                _START_WIDTH * spacing * torch.exp(self.log_width[frame][:, 0]),
+                torch.sigmoid(self.opacity[frame][:, 0]))
+
+    def _composite(self, camera: Cameras, frame: int) -> tuple[Tensor, Tensor]:
+        """(H, W, C + 1) color, features and coverage, and (H, W) depth of one camera."""
+        means, strands, widths, opacities = self.gaussians(frame)
+        pose = camera.cam_to_world[0]
+        ellipses = project_gaussians(means, strands, widths, opacities, pose, camera.intrinsics[0], camera.size,
+                                     backend=self.backend)
+        directions = F.normalize(means.detach() - pose[:3, 3], dim=-1)
+        coefficients = torch.cat([self.colors[frame], self.shades[frame]], 1) if self.degree else self.colors[frame]
+        values = color_from(coefficients, directions)
+        if self.has_network:
+            values = torch.cat([values, self.features[frame]], dim=1)
+        return composite_gaussians(ellipses, values, camera.size, backend=self.backend)
+
+
+def _spacing(positions: NDArray[np.float32]) -> float:
+    """The cloud's spacing; of one too small to tell, its extent over the root of its points."""
+    spacing = point_spacing(positions)
+    if not spacing:
+        spacing = float(np.ptp(positions, axis=0).max() / np.sqrt(len(positions))) or 1.0
+        logger.warning("a cloud of %d points does not tell its spacing; strands and widths start from %g world units",
+                       len(positions), spacing)
+    return spacing
