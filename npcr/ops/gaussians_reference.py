@@ -17,6 +17,7 @@ MIN_SHARE = 1 / 255  # of a pixel: less cannot be seen
 MAX_SHARE = 0.999  # that one ellipse covers, so that light, and gradients, still reach those behind
 PASSING_STOP = 1e-4  # less light than this from behind ends a pixel
 MIN_COVERED = 1e-3  # from which on a pixel has a depth
+MAX_RADIUS = 12  # standard deviations up to which any ellipse is drawn
 BORDER = 0.15  # of the image, beyond which a projection's slope is no longer followed
 FRAGMENTS_AT_ONCE = 2**22  # a band of rows has fewer, or is one row; they cost some 200 bytes each, with gradients 500
 
@@ -39,7 +40,7 @@ def project(means: Tensor, strands: Tensor, widths: Tensor, opacities: Tensor, c
                  & (ellipses[:, 5] > min_share))
     # Only what is drawn is differentiated: elsewhere a gradient might not be finite, and zero times that is not zero.
     ellipses, _ = _ellipses(*(x[drawn] for x in arguments), cam_to_world, intrinsics, size, filter_variance)
-    radius = torch.sqrt(2 * torch.log(ellipses[:, 5:6].detach() / min_share))
+    radius = torch.sqrt(2 * torch.log(ellipses[:, 5:6].detach() / min_share)).clamp(max=MAX_RADIUS)
     everything = means.new_zeros(len(means), 8)
     return everything.index_put((drawn.nonzero()[:, 0],), torch.cat([ellipses, radius], dim=1))
 

@@ -24,6 +24,7 @@ constexpr int kCameraGrads = 21;         // cam_to_world's upper three rows, the
 constexpr float kMaxShare = 0.999f;      // of a pixel that one ellipse covers; these as in npcr.ops.gaussians_reference
 constexpr float kPassingStop = 1e-4f;    // less light than this from behind ends a pixel
 constexpr float kMinCovered = 1e-3f;     // from which on a pixel has a depth
+constexpr float kMaxRadius = 12;         // of an ellipse: beyond, nobody sees it, and exp_negative gives anything
 constexpr float kBorder = 0.15f;         // of the image, beyond which a projection's slope is no longer followed
 
 struct Vec3 {
@@ -129,7 +130,8 @@ NPCR_HD void write_ellipse(const Projection& p, float opacity, float min_share, 
     ellipse[4] = 1 / sqrtf(p.cov_vv);
     ellipse[5] = share;
     ellipse[6] = p.at.z;
-    ellipse[7] = sqrtf(2 * logf(share / min_share));
+    const float radius = sqrtf(2 * logf(share / min_share));
+    ellipse[7] = radius < kMaxRadius ? radius : kMaxRadius;
 }
 
 struct GaussianGrad {
