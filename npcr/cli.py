@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from npcr.config import explicit_keys, load_config
+from npcr.config import explicit_keys, load_config, source_of, unread_keys
 from npcr.errors import ConfigError, NpcrError
 from npcr.out_of_memory import describe, is_out_of_memory
 from npcr.progress import LogHandler
@@ -119,6 +119,18 @@ def config_from_args(args: argparse.Namespace) -> tuple[CfgNode, frozenset[str]]
     if not args.config_file.is_file():
         raise ConfigError(f"{args.config_file}: no such configuration file; {_known_configs()}")
     return load_config(args.config_file, options), explicit_keys(args.config_file, options)
+
+
+def report_unread_keys(cfg: CfgNode) -> None:
+    """Say which keys were set although MODEL.FORM does not read them.
+
+    Args:
+        cfg: the configuration that a model is trained with.
+    """
+    unread = unread_keys(cfg)
+    if unread:
+        logger.info("MODEL.FORM %s does not read %s", cfg.MODEL.FORM,
+                    ", ".join(f"{name} ({source_of(cfg, name)})" for name in unread))
 
 
 def _known_configs() -> str:

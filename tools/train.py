@@ -24,6 +24,7 @@ EXAMPLES = """\
 def main() -> None:
     args = cli.make_parser(__doc__, EXAMPLES).parse_args()
     cfg, _ = cli.config_from_args(args)
+    cli.report_unread_keys(cfg)
     trainer = Trainer(cfg, cli.resolve_device(cfg.MODEL.DEVICE))
     trainer.run()
     print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")

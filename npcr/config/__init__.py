@@ -11,8 +11,9 @@ from npcr.config.loading import (
     load_config,
     source_of,
     to_dict,
+    unread_keys,
 )
 from npcr.config.validation import validate
 
 __all__ = ["KEYS", "changed", "checkpoint_keys", "default_config", "dump_config", "explicit_keys", "from_dict",
-           "load_beside", "load_config", "source_of", "to_dict", "validate"]
+           "load_beside", "load_config", "source_of", "to_dict", "unread_keys", "validate"]

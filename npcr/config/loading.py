@@ -67,6 +67,20 @@ def source_of(cfg: CfgNode, key: str) -> str:
     return str(sources.get(key) or sources.get("") or "configuration")
 
 
+def unread_keys(cfg: CfgNode) -> list[str]:
+    """List the keys that somebody set to another value than the default, but that MODEL.FORM does not read.
+
+    Args:
+        cfg: the configuration.
+
+    Returns:
+        Dotted names.
+    """
+    set_by_somebody = cfg.__dict__.get(_SOURCES, {})
+    return [name for name, key in KEYS.items() if cfg.MODEL.FORM in key.unread_by and name in set_by_somebody
+            and _value(cfg, name) != key.default]
+
+
 def explicit_keys(file: str | Path | None = None, options: Sequence[str] = ()) -> frozenset[str]:
     """List the keys that a file or options set; the others have their defaults.
 
@@ -230,6 +244,11 @@ def _find(cfg: CfgNode, key: str, source: str) -> Any:
         node = node[name]
         known = node if isinstance(node, CfgNode) else ()
     return node
+
+
+def _value(cfg: CfgNode, name: str) -> Any:
+    node, leaf = locate(cfg, name)
+    return node[leaf]
 
 
 def _has(values: Any, name: str) -> bool:

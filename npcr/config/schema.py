@@ -30,6 +30,7 @@ class Key:
     element: type = float  # of a list's entries: float, int or str
     pairs: bool = False  # a list may hold pairs of numbers, which are written one after the other
     checkpoint: CheckpointRole | None = None
+    unread_by: tuple[str, ...] = ()  # values of MODEL.FORM that do not read it; `unread_keys` says so where it is set
     only_form: str = ""  # the value of MODEL.FORM with which alone it may differ from the default; empty: any
 
     def convert(self, value: Any, source: str) -> Any:

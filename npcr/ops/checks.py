@@ -130,7 +130,8 @@ def project_gaussians_arguments(means: Tensor, strands: Tensor, widths: Tensor, 
     """Check the arguments of `npcr.ops.project_gaussians`.
 
     Args:
-        means, strands, widths, opacities, cam_to_world, intrinsics, size, filter_variance, min_share, backend: as there.
+        means, strands, widths, opacities, cam_to_world, intrinsics, size, filter_variance, min_share, backend: as
+            there.
 
     Raises:
         OperatorError: an argument has the wrong shape, dtype, device or range.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gaussians stretched along strands: projected to ellipses of an image, and composited front to back, all that there are.
+"""Gaussians stretched along strands: projected to ellipses of an image, and all of them composited front to back.
 
 Each operator runs on a compiled kernel or in torch (`npcr.ops.gaussians_reference`), with the same numbers.
 """
@@ -23,9 +23,9 @@ def project_gaussians(means: Tensor, strands: Tensor, widths: Tensor, opacities:
     """Project Gaussians of the covariance w² I + s sᵀ to ellipses of one image.
 
     The projection is linear at each mean (EWA splatting, Zwicker et al. 2001). The image is low-pass filtered by a
-    Gaussian, and the opacity multiplied by sqrt(det before / det after), so that what is thinner than a pixel covers as
-    much as it should at any resolution (Mip-Splatting, Yu et al. 2024). Differentiable in all tensors. A Gaussian is not
-    drawn where a number of it is not finite, where it reaches the camera's plane, or where it covers less than
+    Gaussian, and the opacity multiplied by sqrt(det before / det after), so that what is thinner than a pixel covers
+    as much as it should at any resolution (Mip-Splatting, Yu et al. 2024). Differentiable in all tensors. A Gaussian is
+    not drawn where a number of it is not finite, where it reaches the camera's plane, or where it covers less than
     `min_share` of every pixel; its ellipse is 0 throughout and has no gradient.
 
     Args:
@@ -43,7 +43,7 @@ def project_gaussians(means: Tensor, strands: Tensor, widths: Tensor, opacities:
     Returns:
         (N, 8), dtype of means: the ellipse's center x and y in pixels; U (xx, xy, yy), upper triangular, Uᵀ U the
         inverse of the covariance in square pixels; opacity; camera-space z; and, without gradient, the radius in
-        standard deviations up to which it is drawn, 0 where it is not.
+        standard deviations up to which it is drawn, at most 12, and 0 where it is not.
 
     Raises:
         OperatorError: an argument has the wrong shape, dtype, device or range, or backend "compiled" cannot serve.
@@ -60,10 +60,10 @@ def composite_gaussians(ellipses: Tensor, values: Tensor, size: tuple[int, int],
                         backend: str = "auto") -> tuple[Tensor, Tensor]:
     """Composite ellipses front to back: `w_i = a_i prod_{j nearer}(1 - a_j)`, values `sum w_i v_i`.
 
-    An ellipse covers `a = min(0.999, o exp(-|U d|² / 2))` of a pixel at the distance d from its center, where |U d| is at
-    most its radius. All ellipses count, by the depth of their centers, of equal ones in the order of their rows; a pixel
-    ends once less than 1e-4 of what is behind would be seen. Differentiable in ellipses, but for depth and radius, and
-    in values; the backward pass adds up in a fixed order.
+    An ellipse covers `a = min(0.999, o exp(-|U d|² / 2))` of a pixel at the distance d from its center, where |U d| is
+    at most its radius. All ellipses count, by the depth of their centers, of equal ones in the order of their rows; a
+    pixel ends once less than 1e-4 of what is behind would be seen. Differentiable in ellipses, but for depth and
+    radius, and in values; the backward pass adds up in a fixed order.
 
     Args:
         ellipses: (N, 8) as of `project_gaussians`.

@@ -226,7 +226,9 @@ def _composite_inputs(dots: Tensor, points: Tensor, index: Tensor, background: T
 
 
 def empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Allocate memory for a kernel's result; on a CPU from memory that is kept: fresh memory costs a page fault per 4 KiB.
+    """Allocate memory for a kernel's result.
+
+    On a CPU it comes from memory that is kept: fresh memory costs a page fault per 4 KiB.
 
     Args:
         shape: of the result.

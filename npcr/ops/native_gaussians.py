@@ -141,8 +141,8 @@ def tile_pairs(ellipses: Tensor, size: tuple[int, int]) -> TilePairs:
     run(task, device, "npcr_count_pairs")
     total = int(offsets[-1])
     if total > MAX_PAIRS:
-        raise OperatorError(f"composite_gaussians: {count} ellipses reach {total} tiles of {TILE} x {TILE} pixels, more "
-                            f"than {MAX_PAIRS}; render a smaller image, or fewer or smaller Gaussians")
+        raise OperatorError(f"composite_gaussians: {count} ellipses reach {total} tiles of {TILE} x {TILE} pixels, "
+                            f"more than {MAX_PAIRS}; render a smaller image, or fewer or smaller Gaussians")
     members, slots = empty((total,), device, torch.int32), empty((total,), device, torch.int32)
     task.pairs, task.members, task.slots = total, members.data_ptr(), slots.data_ptr()
     run(task, device, "npcr_list_pairs")

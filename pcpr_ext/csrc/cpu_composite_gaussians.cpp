@@ -15,13 +15,40 @@
 #include "target_clones.h"
 #include "thread_pool.h"
 
+// Sums are fused here: -ffp-contract=off is for the projection.
+#if defined(__clang__)
+#pragma clang fp contract(fast)
+#else
+#pragma GCC optimize("fp-contract=fast")
+#endif
+
 #define NPCR_BODY static inline __attribute__((always_inline))
 
 namespace npcr {
+
+typedef float Lanes8 __attribute__((vector_size(32)));
+typedef uint32_t Words8 __attribute__((vector_size(32)));
+template <>
+struct IntegersOf<Lanes8> {
+    using Type = Words8;
+};
+
 namespace {
 
-constexpr int kTilePixels = kTile * kTile;
+constexpr int kLanes = 8;                        // pixels of a row at a time
+constexpr int kStride = kTile + kLanes;          // floats from row to row of a plane: the last vector may reach beyond
+constexpr int kPlane = kTile * kStride;
 constexpr int64_t kSums = 4096;  // ellipses of a task that adds up gradients
+constexpr int kLook = 32;        // ellipses after which a tile looks whether its pixels still show any
+
+NPCR_BODY void load(const float* from, Lanes8& to) { memcpy(&to, from, sizeof to); }
+NPCR_BODY void store(const Lanes8& from, float* to) { memcpy(to, &from, sizeof from); }
+NPCR_BODY float sum(const Lanes8& lanes) {
+    float four[4], parts[kLanes];
+    store(lanes, parts);
+    for (int i = 0; i < 4; ++i) four[i] = parts[i] + parts[i + 4];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
 
 struct Tile {
     int64_t x, y;        // of its first pixel
@@ -37,84 +64,113 @@ struct Tile {
           last(task.starts[number + 1]) {}
 };
 
-// Calls perform(pixel of the tile, dx, dy, share) for each pixel of which an ellipse covers something.
+// A thread's memory for a tile: planes of kPlane floats. Ends are whole numbers below 2^24, or clipped to that.
+struct Memory {
+    float* passing;
+    float* other;   // of the gradients, what comes from behind
+    float* ends;
+    float* planes;  // of each channel
+    static constexpr int kOthers = 3;
+    explicit Memory(float* floats)
+        : passing(floats), other(floats + kPlane), ends(floats + 2 * kPlane), planes(floats + kOthers * kPlane) {}
+};
+
+// Calls perform(place in a plane, dx, dy, shares) for each eight pixels that an ellipse may cover.
 template <class Perform>
 NPCR_BODY void for_covered(const Tile& tile, const float* ellipse, Perform perform) {
     const float x = ellipse[0] - static_cast<float>(tile.x), y = ellipse[1] - static_cast<float>(tile.y);
-    const float half_height = ellipse[7] / ellipse[4] + kRoom;
+    const float inverse = 1 / ellipse[2], slope = -ellipse[3] * inverse;
+    const float half_height = ellipse[7] / ellipse[4] + kRoom, half_width = ellipse[7] * inverse + kRoom;
     const Pixels rows = pixels_between(y - half_height, y + half_height, static_cast<float>(tile.rows));
     for (int row = rows.from; row <= rows.to; ++row) {
-        const float dy = static_cast<float>(row) - y;
-        const Span span = row_span(ellipse, dy);
-        const Pixels columns = pixels_between(x + span.first, x + span.last, static_cast<float>(tile.columns));
-        float shares[kTile];
-        for (int column = columns.from; column <= columns.to; ++column) {
-            shares[column] = ellipse_share(ellipse, static_cast<float>(column) - x, dy);
-        }
-        for (int column = columns.from; column <= columns.to; ++column) {
-            if (shares[column] > 0) perform(row * kTile + column, static_cast<float>(column) - x, dy, shares[column]);
+        const float dy = static_cast<float>(row) - y, middle = x + slope * dy;
+        const Pixels columns = pixels_between(middle - half_width, middle + half_width, static_cast<float>(tile.columns));
+        for (int column = columns.from; column <= columns.to; column += kLanes) {
+            const Lanes8 dx = Lanes8{0, 1, 2, 3, 4, 5, 6, 7} + (static_cast<float>(column) - x);
+            Lanes8 share;
+            ellipse_share<Lanes8>(ellipse, dx, dy, share);
+            perform(row * kStride + column, dx, dy, share);
         }
     }
 }
 
-// A thread's memory for a tile, `pad` floats a pixel.
-struct Pixel {
-    float passing, other;  // other: of the gradients, what comes from behind
-    int32_t end;
-};
+NPCR_BODY bool shows_more(const Tile& tile, const float* passing) {
+    float most = 0;
+    for (int row = 0; row < tile.rows; ++row) {
+        for (int column = 0; column < tile.columns; ++column) most = std::max(most, passing[row * kStride + column]);
+    }
+    return most >= kPassingStop;
+}
 
 template <int kPad>
-NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& tile, Pixel* pixels, float* sums) {
+NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& tile, float* floats) {
     const int64_t channels = task.channels;
-    std::fill_n(pixels, kTilePixels, Pixel{1, 0, 0});
-    std::fill_n(sums, kTilePixels * kPad, 0.0f);
-    int open = tile.rows * tile.columns;
-    for (int64_t i = tile.first; i < tile.last && open > 0; ++i) {
+    const Memory memory(floats);
+    std::fill_n(memory.passing, kPlane, 1.0f);
+    std::fill_n(memory.ends, kPlane, 0.0f);
+    std::fill_n(memory.planes, kPad * kPlane, 0.0f);
+    for (int64_t i = tile.first; i < tile.last; ++i) {
+        if ((i - tile.first) % kLook == kLook - 1 && !shows_more(tile, memory.passing)) break;
         const float* ellipse = task.ellipses + kEllipse * task.members[i];
         float value[kPad] = {};
-        memcpy(value, task.values + channels * task.members[i], static_cast<size_t>(channels) * sizeof(float));
+        std::copy_n(task.values + channels * task.members[i], channels, value);
         value[channels] = ellipse[6];
-        for_covered(tile, ellipse, [&](int at, float, float, float share) {
-            Pixel& pixel = pixels[at];
-            if (pixel.passing < kPassingStop) return;
-            const float weight = pixel.passing * share;
-            float* sum = sums + at * kPad;
-            for (int c = 0; c < kPad; ++c) sum[c] += weight * value[c];
-            pixel.passing *= 1 - share;
-            pixel.end = static_cast<int32_t>(i + 1 - tile.first);
-            if (pixel.passing < kPassingStop) --open;
+        const float end = static_cast<float>(i + 1 - tile.first);
+        for_covered(tile, ellipse, [&](int at, const Lanes8&, float, Lanes8& share) {
+            Lanes8 passing, ends;
+            load(memory.passing + at, passing);
+            load(memory.ends + at, ends);
+            share = passing >= kPassingStop ? share : Lanes8{};
+            const Lanes8 weight = passing * share;
+            store(passing * (1 - share), memory.passing + at);
+            store(share > 0 ? Lanes8{} + end : ends, memory.ends + at);
+            for (int c = 0; c < kPad; ++c) {
+                Lanes8 sum;
+                load(memory.planes + c * kPlane + at, sum);
+                store(sum + weight * value[c], memory.planes + c * kPlane + at);
+            }
         });
     }
     for (int row = 0; row < tile.rows; ++row) {
         for (int column = 0; column < tile.columns; ++column) {
             const int64_t to = (tile.y + row) * task.width + tile.x + column;
-            const Pixel& pixel = pixels[row * kTile + column];
-            const float *sum = sums + (row * kTile + column) * kPad, covered = 1 - pixel.passing;
-            std::copy_n(sum, channels, task.image + to * (channels + 1));
-            task.image[to * (channels + 1) + channels] = covered;
-            task.mean_depth[to] = covered > kMinCovered ? sum[channels] / covered : 0;
-            task.passing[to] = pixel.passing;
-            task.ends[to] = pixel.end;
+            const int at = row * kStride + column;
+            const float passing = memory.passing[at], covered = 1 - passing;
+            float* pixel = task.image + to * (channels + 1);
+            for (int64_t c = 0; c < channels; ++c) pixel[c] = memory.planes[c * kPlane + at];
+            pixel[channels] = covered;
+            task.mean_depth[to] = covered > kMinCovered ? memory.planes[channels * kPlane + at] / covered : 0;
+            task.passing[to] = passing;
+            task.ends[to] = static_cast<int32_t>(memory.ends[at]);
         }
     }
 }
 
-template <int kPad>
-NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, Pixel* pixels,
-                                   float* grads, float* parts) {
-    const int64_t channels = task.channels, part_floats = kEllipseGrads + channels;
-    std::fill_n(pixels, kTilePixels, Pixel{1, 0, 0});
-    std::fill_n(grads, kTilePixels * kPad, 0.0f);
+// Returns the largest of the pixels' ends.
+NPCR_BODY int32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory, int pad) {
+    std::fill_n(memory.passing, kPlane, 1.0f);
+    std::fill_n(memory.other, (Memory::kOthers - 1 + pad) * kPlane, 0.0f);
     int32_t end = 0;
     for (int row = 0; row < tile.rows; ++row) {
         for (int column = 0; column < tile.columns; ++column) {
             const int64_t from = (tile.y + row) * task.width + tile.x + column;
-            const int at = row * kTile + column;
-            pixels[at] = {task.passing[from], 0, task.ends[from]};
+            const int at = row * kStride + column;
+            const float* pixel = task.grad_image + from * (task.channels + 1);
+            memory.passing[at] = task.passing[from];
+            memory.ends[at] = static_cast<float>(task.ends[from]);
             end = std::max(end, task.ends[from]);
-            std::copy_n(task.grad_image + from * (channels + 1), channels + 1, grads + at * kPad);
+            for (int64_t c = 0; c <= task.channels; ++c) memory.planes[c * kPlane + at] = pixel[c];
         }
     }
+    return end;
+}
+
+template <int kPad>
+NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, float* floats,
+                                   float* parts) {
+    const int64_t channels = task.channels, part_floats = kEllipseGrads + channels;
+    const Memory memory(floats);
+    const int32_t end = load_tile(task, tile, memory, kPad);
     for (int64_t i = tile.last - 1; i >= tile.first; --i) {
         float* part = parts + task.slots[i] * part_floats;
         if (i - tile.first >= end) {
@@ -122,28 +178,37 @@ NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const
             continue;
         }
         const float* ellipse = task.ellipses + kEllipse * task.members[i];
-        float value[kPad] = {}, of_value[kPad] = {}, of_ellipse[kEllipseGrads] = {};
-        memcpy(value, task.values + channels * task.members[i], static_cast<size_t>(channels) * sizeof(float));
+        float value[kPad] = {};
+        std::copy_n(task.values + channels * task.members[i], channels, value);
         value[channels] = 1;  // of the coverage
-        for_covered(tile, ellipse, [&](int at, float dx, float dy, float share) {
-            Pixel& pixel = pixels[at];
-            if (i - tile.first >= pixel.end) return;
-            const float* grad = grads + at * kPad;
-            const float rest = 1 / (1 - share);
-            pixel.passing *= rest;
-            const float weight = pixel.passing * share;
-            float of_weight = 0;
-            for (int c = 0; c < kPad; ++c) of_weight += value[c] * grad[c];
-            for (int c = 0; c < kPad; ++c) of_value[c] += weight * grad[c];
-            ellipse_share_grad(ellipse, dx, dy, share, pixel.passing * of_weight - pixel.other * rest, of_ellipse);
-            pixel.other += weight * of_weight;
+        const float place = static_cast<float>(i - tile.first);
+        Lanes8 of_value[kPad] = {}, of_ellipse[kEllipseGrads] = {};
+        for_covered(tile, ellipse, [&](int at, const Lanes8& dx, float dy, Lanes8& share) {
+            Lanes8 passing, other, ends, of_weight = {};
+            load(memory.passing + at, passing);
+            load(memory.other + at, other);
+            load(memory.ends + at, ends);
+            share = ends > place ? share : Lanes8{};
+            const Lanes8 rest = 1 / (1 - share);
+            passing *= rest;
+            const Lanes8 weight = passing * share;
+            for (int c = 0; c < kPad; ++c) {
+                Lanes8 grad;
+                load(memory.planes + c * kPlane + at, grad);
+                of_weight += grad * value[c];
+                of_value[c] += grad * weight;
+            }
+            ellipse_share_grad<Lanes8>(ellipse, dx, dy, share, passing * of_weight - other * rest, of_ellipse);
+            store(passing, memory.passing + at);
+            store(other + weight * of_weight, memory.other + at);
         });
-        std::copy_n(of_ellipse, kEllipseGrads, part);
-        std::copy_n(of_value, channels, part + kEllipseGrads);
+        for (int k = 0; k < kEllipseGrads; ++k) part[k] = sum(of_ellipse[k]);
+        part[kEllipseGrads - 1] /= ellipse[5];
+        for (int64_t c = 0; c < channels; ++c) part[kEllipseGrads + c] = sum(of_value[c]);
     }
 }
 
-// Floats of a pixel: the channels and one more, in whole vectors.
+// Planes of a tile: the channels and one more, of which there are loops of fixed length.
 int padded(int64_t channels) {
     for (int pad : {4, 8, 12, 16, 24, 32, 64}) {
         if (channels < pad) return pad;
@@ -163,41 +228,38 @@ int padded(int64_t channels) {
         default: return body<128>(__VA_ARGS__); \
     }
 
-NPCR_TARGET_CLONES void run_tile(const NpcrCompositeGaussians& task, const Tile& tile, Pixel* pixels, float* sums) {
-    NPCR_BY_PAD(composite_tile, task, tile, pixels, sums)
+NPCR_TARGET_CLONES void run_tile(const NpcrCompositeGaussians& task, const Tile& tile, float* floats) {
+    NPCR_BY_PAD(composite_tile, task, tile, floats)
 }
 
-NPCR_TARGET_CLONES void run_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, Pixel* pixels,
-                                      float* grads, float* parts) {
-    NPCR_BY_PAD(composite_tile_grad, task, tile, pixels, grads, parts)
+NPCR_TARGET_CLONES void run_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, float* floats,
+                                      float* parts) {
+    NPCR_BY_PAD(composite_tile_grad, task, tile, floats, parts)
 }
 
-// Calls perform(tile, pixels, floats) for each tile, with memory of the thread's own.
+// Calls perform(tile, floats) for each tile, with memory of the thread's own.
 template <class Task, class Perform>
 void for_tiles(const Task& task, Perform perform) {
     const int64_t tiles = tiles_across(task.width) * tiles_across(task.height);
     const int tasks = static_cast<int>(std::min<int64_t>(tiles, ThreadPool::kMaxTasks));
     const int threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, tiles, 256})));
-    const int64_t floats = static_cast<int64_t>(kTilePixels) * padded(task.channels);
-    std::unique_ptr<Pixel[]> pixels(new Pixel[static_cast<size_t>(threads * kTilePixels)]);
+    const int64_t floats = static_cast<int64_t>(Memory::kOthers + padded(task.channels)) * kPlane;
     std::unique_ptr<float[]> memory(new float[static_cast<size_t>(threads * floats)]);
     ThreadPool::run(threads, tasks, [&](int part, int thread) {
         const Share share(tiles, part, tasks);
         for (int64_t number = share.first; number < share.last; ++number) {
-            perform(Tile(task, number), pixels.get() + thread * kTilePixels, memory.get() + thread * floats);
+            perform(Tile(task, number), memory.get() + thread * floats);
         }
     });
 }
 
 void composite(const NpcrCompositeGaussians& task) {
-    for_tiles(task, [&](const Tile& tile, Pixel* pixels, float* sums) { run_tile(task, tile, pixels, sums); });
+    for_tiles(task, [&](const Tile& tile, float* floats) { run_tile(task, tile, floats); });
 }
 
 void composite_grad(const NpcrCompositeGaussiansGrad& task) {
     float* parts = static_cast<float*>(task.scratch);  // (pairs, 6 + channels)
-    for_tiles(task, [&](const Tile& tile, Pixel* pixels, float* grads) {
-        run_tile_grad(task, tile, pixels, grads, parts);
-    });
+    for_tiles(task, [&](const Tile& tile, float* floats) { run_tile_grad(task, tile, floats, parts); });
     const int64_t floats = kEllipseGrads + task.channels, blocks = (task.count + kSums - 1) / kSums;
     if (blocks == 0) return;
     ThreadPool::run(static_cast<int>(std::min<int64_t>({task.threads, blocks, 256})), static_cast<int>(blocks),

@@ -226,65 +226,89 @@ NPCR_HD Pixels pixels_between(float first, float last, float count) {
 
 constexpr int kTile = 16;  // pixels of a tile's side
 
-// The tiles of an ellipse, row by row: calls visit(row, first column, last column).
+// The tiles of an ellipse, row by row: calls visit(row, first column, last column). Those of a small one are a rectangle
+// around it, since it costs less to draw it in a tile that it only nearly reaches than to find out.
 template <class Visit>
 NPCR_HD void for_tile_rows(const float* ellipse, int64_t width, int64_t height, Visit visit) {
     if (!(ellipse[7] > 0)) return;
-    const float half_height = ellipse[7] / ellipse[4] + kRoom;
+    const float shear = ellipse[3] / ellipse[4], half_height = ellipse[7] / ellipse[4] + kRoom;
+    const float half_width = ellipse[7] / ellipse[2] * sqrtf(1 + shear * shear) + kRoom;
     const Pixels rows = pixels_between(ellipse[1] - half_height, ellipse[1] + half_height, static_cast<float>(height));
-    if (rows.from > rows.to) return;
-    for (int row = rows.from / kTile; row <= rows.to / kTile; ++row) {
+    const Pixels columns = pixels_between(ellipse[0] - half_width, ellipse[0] + half_width, static_cast<float>(width));
+    if (rows.from > rows.to || columns.from > columns.to) return;
+    const int first_row = rows.from / kTile, last_row = rows.to / kTile;
+    const int first_column = columns.from / kTile, last_column = columns.to / kTile;
+    const bool small = (last_row - first_row) * (last_column - first_column) <= 1;
+    for (int row = first_row; row <= last_row; ++row) {
+        if (small) {
+            visit(row, first_column, last_column);
+            continue;
+        }
         const int top = rows.from > row * kTile ? rows.from : row * kTile;
         const int bottom = rows.to < row * kTile + kTile - 1 ? rows.to : row * kTile + kTile - 1;
         const Span span = rows_span(ellipse, static_cast<float>(top) - ellipse[1], static_cast<float>(bottom) - ellipse[1]);
-        const Pixels columns = pixels_between(ellipse[0] + span.first, ellipse[0] + span.last, static_cast<float>(width));
-        if (columns.from <= columns.to) visit(row, columns.from / kTile, columns.to / kTile);
+        const Pixels part = pixels_between(ellipse[0] + span.first, ellipse[0] + span.last, static_cast<float>(width));
+        if (part.from <= part.to) visit(row, part.from / kTile, part.to / kTile);
     }
 }
 
 NPCR_HD int64_t tiles_across(int64_t side) { return (side + kTile - 1) / kTile; }
 
-// exp(-q) for 0 <= q < 80, to about 1e-7 of its value; without a branch or a call, so that loops can be vectorized.
-NPCR_HD float exp_negative(float q) {
-    const float power = q * -1.44269504f;
-    const float shifted = power + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
-    const float rest = power - (shifted - 12582912.0f);
-    uint32_t whole;
+// What follows takes a number or a vector of them (F, with the integers I of its size), by reference: how vectors are
+// passed depends on the processor.
+template <class F>
+struct IntegersOf {
+    using Type = uint32_t;
+};
+
+// exp(-q), where q is from 0 to 80 to about 1e-7 of its value; else anything.
+template <class F>
+NPCR_HD void exp_negative(const F& q, F& result) {
+    using I = typename IntegersOf<F>::Type;
+    const F power = q * -1.44269504f;
+    const F shifted = power + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
+    const F rest = power - (shifted - 12582912.0f);
+    I whole;
     memcpy(&whole, &shifted, sizeof whole);
-    float value = 1.5403530e-4f;
-    value = value * rest + 1.3333558e-3f;
+    F value = rest * 1.5403530e-4f + 1.3333558e-3f;
     value = value * rest + 9.6181291e-3f;
     value = value * rest + 5.5504109e-2f;
     value = value * rest + 2.4022651e-1f;
     value = value * rest + 6.9314718e-1f;
     value = value * rest + 1.0f;
-    const uint32_t scale = (whole + (127u - 0x4b400000u)) << 23;
-    float factor;
-    memcpy(&factor, &scale, sizeof factor);
-    return value * factor;
+    whole = (whole + (127u - 0x4b400000u)) << 23;
+    F factor;
+    memcpy(&factor, &whole, sizeof factor);
+    result = value * factor;
 }
 
 // What an ellipse covers of the pixel at (dx, dy) from its center; 0 outside of its radius.
-NPCR_HD float ellipse_share(const float* ellipse, float dx, float dy) {
-    const float a = ellipse[2] * dx + ellipse[3] * dy, b = ellipse[4] * dy;
-    const float distance2 = a * a + b * b;
-    const float share = ellipse[5] * exp_negative(0.5f * distance2);
-    const float capped = share < kMaxShare ? share : kMaxShare;
-    return distance2 <= ellipse[7] * ellipse[7] ? capped : 0;
+template <class F>
+NPCR_HD void ellipse_share(const float* ellipse, const F& dx, float dy, F& share) {
+    const F a = dx * ellipse[2] + ellipse[3] * dy;
+    const float b = ellipse[4] * dy;
+    const F distance2 = a * a + b * b;
+    F fall;
+    exp_negative<F>(distance2 * 0.5f, fall);
+    const F full = fall * ellipse[5], most = F{} + kMaxShare;
+    share = full < most ? full : most;
+    share = distance2 <= ellipse[7] * ellipse[7] ? share : F{};
 }
 
-// From the gradient of the share `share` (above 0) to those of the ellipse's first six numbers, added to `into`.
-NPCR_HD void ellipse_share_grad(const float* ellipse, float dx, float dy, float share, float grad, float* into) {
-    if (share >= kMaxShare) return;  // capped
-    const float a = ellipse[2] * dx + ellipse[3] * dy, b = ellipse[4] * dy;
-    const float of_square = -share * grad;  // of half of the distance's square
-    const float of_a = of_square * a, of_b = of_square * b;
-    into[0] -= of_a * ellipse[2];
-    into[1] -= of_a * ellipse[3] + of_b * ellipse[4];
-    into[2] += of_a * dx;
-    into[3] += of_a * dy;
-    into[4] += of_b * dy;
-    into[5] += grad * share / ellipse[5];
+// From the gradient of the share `share` to those of the ellipse's first six numbers, added to `into`; the opacity's has
+// still to be divided by the opacity. Where the share is 0, nothing is added.
+template <class F>
+NPCR_HD void ellipse_share_grad(const float* ellipse, const F& dx, float dy, const F& share, const F& grad, F* into) {
+    const F a = dx * ellipse[2] + ellipse[3] * dy;
+    const float b = ellipse[4] * dy;
+    const F of_share = share < kMaxShare ? grad * share : F{};  // else it is capped
+    const F of_a = of_share * a, of_b = of_share * b;           // less than nothing: the share falls with the distance
+    into[0] += of_a * ellipse[2];
+    into[1] += of_a * ellipse[3] + of_b * ellipse[4];
+    into[2] -= of_a * dx;
+    into[3] -= of_a * dy;
+    into[4] -= of_b * dy;
+    into[5] += of_share;
 }
 
 }  // namespace npcr

@@ -13,12 +13,12 @@ from npcr.cameras import Cameras, project
 from npcr.ops import Fragments, compiled_available, native, rasterize
 from npcr.ops.compositing import MAX_COVERAGE, front_to_back
 from npcr.renderers import BlendedRenderer
+from npcr.renderers.spherical_harmonics import spherical_harmonics
 from npcr.renderers.splats import (
     Splats,
     composite_splats,
     dots_along,
     soft_splat,
-    spherical_harmonics,
     start_width,
 )
 from tests.scenes import orbit_cameras
