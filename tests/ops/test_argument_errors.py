@@ -9,7 +9,16 @@ import torch
 
 import pcpr_ext
 from npcr.errors import NpcrError
-from npcr.ops import OperatorError, compiled_available, composite_dots, dispatch, gather_features, rasterize
+from npcr.ops import (
+    OperatorError,
+    compiled_available,
+    composite_dots,
+    composite_gaussians,
+    dispatch,
+    gather_features,
+    project_gaussians,
+    rasterize,
+)
 
 GOOD: dict[str, Any] = {
     "points": torch.zeros(4, 3),
@@ -33,6 +42,16 @@ GOOD_COMPOSITE: dict[str, Any] = {
     "depth": torch.zeros(2, 3, 4),
     "background": torch.zeros(2),
 }
+GOOD_GAUSSIANS: dict[str, Any] = {
+    "means": torch.zeros(4, 3),
+    "strands": torch.zeros(4, 3),
+    "widths": torch.zeros(4),
+    "opacities": torch.zeros(4),
+    "cam_to_world": torch.eye(4),
+    "intrinsics": torch.eye(3),
+    "size": (5, 4),
+}
+GOOD_ELLIPSES: dict[str, Any] = {"ellipses": torch.zeros(4, 8), "values": torch.zeros(4, 2), "size": (5, 4)}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +137,53 @@ def test_composite_names_what_is_wrong(change: dict[str, Any], message: str) -> 
         composite_dots(**(GOOD_COMPOSITE | change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"means": torch.zeros(4, 2)}, r"means must have shape \(N, 3\), got shape \(4, 2\)"),
+        ({"means": torch.zeros(4, 3, dtype=torch.int32)}, r"means must be floating point, got torch.int32"),
+        ({"means": torch.zeros(5, 3)}, r"strands must have shape \(5, 3\), got shape \(4, 3\)"),
+        ({"strands": torch.zeros(4, 3).double()}, r"strands must be torch.float32 like means, got torch.float64"),
+        ({"widths": torch.zeros(4, 1)}, r"widths must have shape \(4,\), got shape \(4, 1\)"),
+        ({"widths": torch.zeros(4, device="meta")}, r"widths \(on meta\) must be on the device of means \(cpu\)"),
+        ({"opacities": torch.zeros(3)}, r"opacities must have shape \(4,\), got shape \(3,\)"),
+        ({"cam_to_world": torch.eye(4)[None]}, r"cam_to_world must have shape \(4, 4\), got shape \(1, 4, 4\)"),
+        ({"cam_to_world": torch.eye(4, device="meta")}, r"cam_to_world \(on meta\)"),
+        ({"intrinsics": torch.eye(4)}, r"intrinsics must have shape \(3, 3\), got shape \(4, 4\)"),
+        ({"intrinsics": torch.eye(3).half()}, r"intrinsics must be torch.float32 like means, got torch.float16"),
+        ({"size": (40000, 2)}, r"size's width must be a whole number from 1 to 32767, got 40000"),
+        ({"filter_variance": 0.0}, r"filter_variance must be finite and above 0, got 0.0"),
+        ({"filter_variance": float("nan")}, r"filter_variance must be finite and above 0, got nan"),
+        ({"min_share": 0.0}, r"min_share must be above 0 and below 1, got 0.0"),
+        ({"min_share": 1.0}, r"min_share must be above 0 and below 1, got 1.0"),
+        ({"min_share": float("nan")}, r"min_share must be above 0 and below 1, got nan"),
+        ({"backend": "gpu"}, r"backend must be one of auto, torch, compiled, got 'gpu'"),
+    ],
+)
+def test_project_gaussians_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OperatorError, match="project_gaussians: " + message):
+        project_gaussians(**(GOOD_GAUSSIANS | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ellipses": torch.zeros(4, 7)}, r"ellipses must have shape \(N, 8\), got shape \(4, 7\)"),
+        ({"ellipses": torch.zeros(4, 8, dtype=torch.int64)}, r"ellipses must be floating point, got torch.int64"),
+        ({"values": torch.zeros(3, 2)}, r"values must have shape \(4, C\), got shape \(3, 2\)"),
+        ({"values": torch.zeros(4)}, r"values must have shape \(4, C\), got shape \(4,\)"),
+        ({"values": torch.zeros(4, 128)}, r"values must have at most 127 channels, got shape \(4, 128\)"),
+        ({"values": torch.zeros(4, 2).half()}, r"values must be torch.float32 like ellipses, got torch.float16"),
+        ({"values": torch.zeros(4, 2, device="meta")}, r"values \(on meta\) must be on the device of ellipses \(cpu\)"),
+        ({"size": (5, 0)}, r"size's height must be a whole number from 1 to 32767, got 0"),
+        ({"backend": "gpu"}, r"backend must be one of auto, torch, compiled, got 'gpu'"),
+    ],
+)
+def test_composite_gaussians_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OperatorError, match="composite_gaussians: " + message):
+        composite_gaussians(**(GOOD_ELLIPSES | change))
+
+
 def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: None)
     monkeypatch.setattr(pcpr_ext, "why_missing", lambda kind: "not built, run 'python -m pcpr_ext.build'")
@@ -129,6 +195,7 @@ def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.Monke
             warnings.simplefilter("error")  # once is enough
             rasterize(**GOOD)
             gather_features(**GOOD_GATHER)
+            composite_gaussians(project_gaussians(**GOOD_GAUSSIANS), torch.zeros(4, 2), (5, 4))
         assert not compiled_available()
         with pytest.raises(OperatorError, match=r"backend 'compiled' on cpu: not built"):
             rasterize(**GOOD, backend="compiled")

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "camera.h"
+#include "gaussian.h"
 #include "interface.h"
 
 namespace {
@@ -258,18 +259,21 @@ void refused() {
 }
 
 #include "fuzz_network.h"
+#include "fuzz_gaussians.h"
 
 }  // namespace
 
 int main(int, char** arguments) {
     refused();
     network_refused();
+    gaussians_refused();
     indices_near_2_to_31();
     for (round_ = 1; round_ <= atoi(arguments[1]); ++round_) {
         rasterize_round();
         features_round<int32_t>();
         features_round<int64_t>();
         network_round();
+        gaussians_round(pick(0, 2) == 0);
     }
     printf("%d rounds passed\n", round_ - 1);
     return 0;
