@@ -290,10 +290,10 @@ print(float(image[..., -1].detach().mean()), bool(means.grad.isfinite().all()), 
 @needs_kernel
 @pytest.mark.slow
 def test_ten_million_stay_in_bounds() -> None:
-    """Bytes a Gaussian, here with one tile each: its ellipse, order and pairs; then gradients and their parts."""
+    """Bytes a Gaussian, in one tile each: ellipse, order and pair are 52; gradients and their parts 114 more."""
     done = subprocess.run([sys.executable, "-c", TEN_MILLION], capture_output=True, text=True, check=True)
     coverage, finite, forward, backward = done.stdout.split()
     assert float(coverage) > 0.99
     assert finite == "True"
-    assert float(forward) < 100, done.stdout
-    assert float(backward) < 300, done.stdout
+    assert float(forward) < 70, done.stdout
+    assert float(backward) < 200, done.stdout
