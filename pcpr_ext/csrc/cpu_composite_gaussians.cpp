@@ -35,10 +35,16 @@ struct IntegersOf<Lanes8> {
 
 namespace {
 
-constexpr int kLanes = 8;                        // pixels of a row at a time
-constexpr int kStride = kTile + kLanes;          // floats from row to row of a plane: the last vector may reach beyond
-constexpr int kPlane = kTile * kStride;
+// Eight pixels at a time: strands are thin and run in all directions, so these are four of two rows. A tile's pixels lie
+// in memory by pairs of rows, and in a pair by columns, so that any such eight follow each other.
+constexpr int kLanes = 8;
+constexpr int kColumns = 4, kRows = 2;
+constexpr int kStride = kRows * (kTile + kColumns);  // floats from pair to pair; the last vector may reach beyond
+constexpr int kPlane = kTile / kRows * kStride;
+constexpr int place_of(int row, int column) { return row / kRows * kStride + column * kRows + row % kRows; }
+
 constexpr int64_t kSums = 4096;  // ellipses of a task that adds up gradients
+constexpr int kAhead = 6;        // pairs whose numbers are asked for ahead
 constexpr int kLook = 32;        // ellipses after which a tile looks whether its pixels still show any
 
 NPCR_BODY void load(const float* from, Lanes8& to) { memcpy(&to, from, sizeof to); }
@@ -79,17 +85,19 @@ struct Memory {
 template <class Perform>
 NPCR_BODY void for_covered(const Tile& tile, const float* ellipse, Perform perform) {
     const float x = ellipse[0] - static_cast<float>(tile.x), y = ellipse[1] - static_cast<float>(tile.y);
-    const float inverse = 1 / ellipse[2], slope = -ellipse[3] * inverse;
+    const float inverse = 1 / ellipse[2], slope = -ellipse[3] * inverse;  // of the middles of rows
     const float half_height = ellipse[7] / ellipse[4] + kRoom, half_width = ellipse[7] * inverse + kRoom;
+    const float left = (slope < 0 ? slope : 0) - half_width, right = (slope > 0 ? slope : 0) + half_width;
     const Pixels rows = pixels_between(y - half_height, y + half_height, static_cast<float>(tile.rows));
-    for (int row = rows.from; row <= rows.to; ++row) {
-        const float dy = static_cast<float>(row) - y, middle = x + slope * dy;
-        const Pixels columns = pixels_between(middle - half_width, middle + half_width, static_cast<float>(tile.columns));
-        for (int column = columns.from; column <= columns.to; column += kLanes) {
-            const Lanes8 dx = Lanes8{0, 1, 2, 3, 4, 5, 6, 7} + (static_cast<float>(column) - x);
+    for (int row = rows.from & ~1; row <= rows.to; row += kRows) {
+        const float down = static_cast<float>(row) - y, middle = x + slope * down;
+        const Lanes8 dy = Lanes8{0, 1, 0, 1, 0, 1, 0, 1} + down;
+        const Pixels columns = pixels_between(middle + left, middle + right, static_cast<float>(tile.columns));
+        for (int column = columns.from; column <= columns.to; column += kColumns) {
+            const Lanes8 dx = Lanes8{0, 0, 1, 1, 2, 2, 3, 3} + (static_cast<float>(column) - x);
             Lanes8 share;
             ellipse_share<Lanes8>(ellipse, dx, dy, share);
-            perform(row * kStride + column, dx, dy, share);
+            perform(place_of(row, column), dx, dy, share);
         }
     }
 }
@@ -97,9 +105,29 @@ NPCR_BODY void for_covered(const Tile& tile, const float* ellipse, Perform perfo
 NPCR_BODY bool shows_more(const Tile& tile, const float* passing) {
     float most = 0;
     for (int row = 0; row < tile.rows; ++row) {
-        for (int column = 0; column < tile.columns; ++column) most = std::max(most, passing[row * kStride + column]);
+        for (int column = 0; column < tile.columns; ++column) most = std::max(most, passing[place_of(row, column)]);
     }
     return most >= kPassingStop;
+}
+
+// Rows of the values come from anywhere in memory: asks for those of the pairs to come.
+template <class Task>
+NPCR_BODY void prefetch(const Task& task, int64_t pair) {
+    __builtin_prefetch(task.ellipses + kEllipse * task.members[pair]);
+    const float* values = task.values + task.channels * task.members[pair];
+    __builtin_prefetch(values);
+    __builtin_prefetch(values + task.channels - 1);  // a row may lie in two lines of the cache
+}
+
+template <int kPad, class Task>
+NPCR_BODY void load_values(const Task& task, int64_t pair, float last, float* value) {
+    const float* from = task.values + task.channels * task.members[pair];
+    if (task.channels == kPad - 1) {
+        for (int c = 0; c < kPad - 1; ++c) value[c] = from[c];
+        value[kPad - 1] = last;
+        return;
+    }
+    for (int c = 0; c < kPad; ++c) value[c] = c < task.channels ? from[c] : c == task.channels ? last : 0;
 }
 
 template <int kPad>
@@ -116,7 +144,7 @@ NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& ti
         std::copy_n(task.values + channels * task.members[i], channels, value);
         value[channels] = ellipse[6];
         const float end = static_cast<float>(i + 1 - tile.first);
-        for_covered(tile, ellipse, [&](int at, const Lanes8&, float, Lanes8& share) {
+        for_covered(tile, ellipse, [&](int at, const Lanes8&, const Lanes8&, Lanes8& share) {
             Lanes8 passing, ends;
             load(memory.passing + at, passing);
             load(memory.ends + at, ends);
@@ -134,7 +162,7 @@ NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& ti
     for (int row = 0; row < tile.rows; ++row) {
         for (int column = 0; column < tile.columns; ++column) {
             const int64_t to = (tile.y + row) * task.width + tile.x + column;
-            const int at = row * kStride + column;
+            const int at = place_of(row, column);
             const float passing = memory.passing[at], covered = 1 - passing;
             float* pixel = task.image + to * (channels + 1);
             for (int64_t c = 0; c < channels; ++c) pixel[c] = memory.planes[c * kPlane + at];
@@ -154,7 +182,7 @@ NPCR_BODY int32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& 
     for (int row = 0; row < tile.rows; ++row) {
         for (int column = 0; column < tile.columns; ++column) {
             const int64_t from = (tile.y + row) * task.width + tile.x + column;
-            const int at = row * kStride + column;
+            const int at = place_of(row, column);
             const float* pixel = task.grad_image + from * (task.channels + 1);
             memory.passing[at] = task.passing[from];
             memory.ends[at] = static_cast<float>(task.ends[from]);
@@ -183,7 +211,7 @@ NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const
         value[channels] = 1;  // of the coverage
         const float place = static_cast<float>(i - tile.first);
         Lanes8 of_value[kPad] = {}, of_ellipse[kEllipseGrads] = {};
-        for_covered(tile, ellipse, [&](int at, const Lanes8& dx, float dy, Lanes8& share) {
+        for_covered(tile, ellipse, [&](int at, const Lanes8& dx, const Lanes8& dy, Lanes8& share) {
             Lanes8 passing, other, ends, of_weight = {};
             load(memory.passing + at, passing);
             load(memory.other + at, other);

@@ -107,12 +107,19 @@ void sort_by_depth(const NpcrTilePairs& task, uint32_t* scratch) {
     if (order != task.order) std::copy_n(order, count, task.order);
 }
 
+// The i-th ellipse by depth. They lie anywhere in memory: asks for one of those to come.
+const float* ellipse_at(const NpcrTilePairs& task, int64_t i) {
+    constexpr int64_t ahead = 16;
+    if (i + ahead < task.count) __builtin_prefetch(task.ellipses + kEllipse * task.order[i + ahead]);
+    return task.ellipses + kEllipse * task.order[i];
+}
+
 void count_pairs(const NpcrTilePairs& task) {
     sort_by_depth(task, static_cast<uint32_t*>(task.scratch));
     for_blocks(task.count, task.threads, [&](int64_t, int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             int64_t tiles = 0;
-            for_tile_rows(task.ellipses + kEllipse * task.order[i], task.width, task.height,
+            for_tile_rows(ellipse_at(task, i), task.width, task.height,
                           [&](int, int from, int to) { tiles += to - from + 1; });
             task.offsets[i + 1] = tiles;
         }
@@ -129,24 +136,20 @@ int list_parts(const NpcrTilePairs& task) {
 void list_pairs(const NpcrTilePairs& task) {
     const int64_t across = tiles_across(task.width), tiles = across * tiles_across(task.height);
     const int parts = list_parts(task);
-    int64_t* places = static_cast<int64_t*>(task.scratch);  // (parts, tiles)
-    const auto visit = [&](int part, auto perform) {
-        const Share share(task.count, part, parts);
-        int64_t* place = places + part * tiles;
-        for (int64_t i = share.first; i < share.last; ++i) {
-            if (task.offsets[i + 1] == task.offsets[i]) continue;
-            int64_t pair = task.offsets[i];
-            for_tile_rows(task.ellipses + kEllipse * task.order[i], task.width, task.height,
-                          [&](int row, int from, int to) {
-                              for (int column = from; column <= to; ++column) {
-                                  perform(place[row * across + column], task.order[i], pair++);
-                              }
-                          });
-        }
-    };
+    int64_t* places = static_cast<int64_t*>(task.scratch);                   // (parts, tiles)
+    int32_t* tile_of = reinterpret_cast<int32_t*>(places + parts * tiles);  // (pairs), in the order of `offsets`
     ThreadPool::run(parts, parts, [&](int part, int) {
-        std::fill_n(places + part * tiles, tiles, 0);
-        visit(part, [](int64_t& place, int32_t, int64_t) { ++place; });
+        const Share share(task.count, part, parts);
+        int64_t *place = places + part * tiles, pair = task.offsets[share.first];
+        std::fill_n(place, tiles, 0);
+        for (int64_t i = share.first; i < share.last; ++i) {
+            for_tile_rows(ellipse_at(task, i), task.width, task.height, [&](int row, int from, int to) {
+                for (int64_t tile = row * across + from; tile <= row * across + to; ++tile) {
+                    ++place[tile];
+                    tile_of[pair++] = static_cast<int32_t>(tile);
+                }
+            });
+        }
     });
     int64_t place = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -155,10 +158,14 @@ void list_pairs(const NpcrTilePairs& task) {
     }
     task.starts[tiles] = place;
     ThreadPool::run(parts, parts, [&](int part, int) {
-        visit(part, [&](int64_t& to, int32_t member, int64_t pair) {
-            task.members[to] = member;
-            task.slots[to++] = static_cast<int32_t>(pair);
-        });
+        const Share share(task.count, part, parts);
+        for (int64_t i = share.first; i < share.last; ++i) {
+            for (int64_t pair = task.offsets[i]; pair < task.offsets[i + 1]; ++pair) {
+                const int64_t to = places[part * tiles + tile_of[pair]]++;
+                task.members[to] = task.order[i];
+                task.slots[to] = static_cast<int32_t>(pair);
+            }
+        }
     });
 }
 
@@ -207,7 +214,8 @@ int32_t npcr_count_pairs(const NpcrTilePairs* task) {
 int64_t npcr_list_pairs_scratch(const NpcrTilePairs* task) {
     if (!npcr::valid_pairs(*task)) return NPCR_BAD_ARGUMENT;
     return npcr::list_parts(*task) * npcr::tiles_across(task->width) * npcr::tiles_across(task->height) *
-           static_cast<int64_t>(sizeof(int64_t));
+               static_cast<int64_t>(sizeof(int64_t)) +
+           task->pairs * static_cast<int64_t>(sizeof(int32_t));
 }
 
 int32_t npcr_list_pairs(const NpcrTilePairs* task) {

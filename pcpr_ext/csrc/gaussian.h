@@ -284,9 +284,8 @@ NPCR_HD void exp_negative(const F& q, F& result) {
 
 // What an ellipse covers of the pixel at (dx, dy) from its center; 0 outside of its radius.
 template <class F>
-NPCR_HD void ellipse_share(const float* ellipse, const F& dx, float dy, F& share) {
-    const F a = dx * ellipse[2] + ellipse[3] * dy;
-    const float b = ellipse[4] * dy;
+NPCR_HD void ellipse_share(const float* ellipse, const F& dx, const F& dy, F& share) {
+    const F a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
     const F distance2 = a * a + b * b;
     F fall;
     exp_negative<F>(distance2 * 0.5f, fall);
@@ -298,9 +297,8 @@ NPCR_HD void ellipse_share(const float* ellipse, const F& dx, float dy, F& share
 // From the gradient of the share `share` to those of the ellipse's first six numbers, added to `into`; the opacity's has
 // still to be divided by the opacity. Where the share is 0, nothing is added.
 template <class F>
-NPCR_HD void ellipse_share_grad(const float* ellipse, const F& dx, float dy, const F& share, const F& grad, F* into) {
-    const F a = dx * ellipse[2] + ellipse[3] * dy;
-    const float b = ellipse[4] * dy;
+NPCR_HD void ellipse_share_grad(const float* ellipse, const F& dx, const F& dy, const F& share, const F& grad, F* into) {
+    const F a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
     const F of_share = share < kMaxShare ? grad * share : F{};  // else it is capped
     const F of_a = of_share * a, of_b = of_share * b;           // less than nothing: the share falls with the distance
     into[0] += of_a * ellipse[2];
