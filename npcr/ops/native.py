@@ -154,7 +154,7 @@ def scatter(grad: Tensor, index: Tensor, points: int) -> tuple[Tensor, Tensor]:
     grad, index = grad.contiguous(), index.contiguous()
     channels = grad.shape[-1]
     grad_features = empty((points, channels), grad.device).zero_()
-    grad_default = grad.newempty(channels)
+    grad_default = grad.new_empty(channels)
     rows, order = index, None
     if grad.device.type == "cuda":
         # Brings each point's fragments together, in their order: no atomics, so the sums are repeatable.
