@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Just enough of CUDA for a C++20 compiler to build pcpr_ext/csrc/*.cu and run the kernels on a host: blocks
-// one after the other, a block's threads as real threads. It checks the kernels' logic where there is no
-// GPU; it says nothing about memory on a device, about speed, or about what nvcc makes of the code.
+// Just enough of CUDA, and of CUB, for a C++17 compiler to build pcpr_ext/csrc/*.cu and run the kernels on a host: blocks
+// one after the other, a block's threads in turns, each until it has to wait for others. It checks the kernels' logic
+// where there is no GPU; it says nothing about memory on a device, about speed, or about what nvcc makes of the code.
 #ifndef NPCR_CUDA_ON_HOST_H
 #define NPCR_CUDA_ON_HOST_H
 
+#include <math.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <ucontext.h>
 
-#include <barrier>
+#include <algorithm>
 #include <functional>
 #include <memory>
-#include <thread>
+#include <numeric>
 #include <vector>
 
 #define __global__
@@ -48,59 +52,136 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel) {
 
 namespace on_host {
 
-struct Warp {
-    std::barrier<> barrier{32};
-    uint64_t slots[32];
+struct Barrier {
+    unsigned members, arrived = 0;
+    uint64_t turn = 0;
 };
 
-inline std::unique_ptr<std::barrier<>> block_barrier;
-inline std::vector<std::unique_ptr<Warp>> warps;
-inline thread_local dim3 thread_index, block_index, block_size, grid_size;
+struct Warp {
+    Barrier barrier;
+    uint64_t slots[2][32];  // of this exchange, and of the last, which some lanes may not have read yet
+};
 
-inline unsigned flat_thread() { return thread_index.x + block_size.x * thread_index.y; }
-inline Warp& warp() { return *warps[flat_thread() / 32]; }
+// A thread of the block, with a stack of its own.
+struct Fiber {
+    static constexpr size_t kStack = 256 * 1024;
+    ucontext_t context;
+    std::unique_ptr<char[]> stack{new char[kStack]};
+    dim3 index;
+    const Barrier* waits_at = nullptr;
+    uint64_t turn = 0;  // at which it came to wait
+    bool ended = false;
+};
+
+inline dim3 block_index, block_size, grid_size;
+inline Barrier block_barrier;
+inline unsigned block_votes;
+inline std::vector<Warp> warps;
+inline std::vector<std::unique_ptr<Fiber>> fibers;  // kept from launch to launch
+inline Fiber* running;
+inline ucontext_t scheduler;
+inline const std::function<void()>* launched;
+
+inline unsigned flat_thread() { return running->index.x + block_size.x * running->index.y; }
+inline Warp& warp() { return warps[flat_thread() / 32]; }
+
+inline void wait_at(Barrier& barrier) {
+    if (++barrier.arrived == barrier.members) {
+        barrier.arrived = 0;
+        ++barrier.turn;
+        return;
+    }
+    running->waits_at = &barrier;
+    running->turn = barrier.turn;
+    swapcontext(&running->context, &scheduler);
+}
 
 // Every lane of the warp puts a value down; then each reads what it wants.
 template <class Read>
 uint64_t exchange(uint64_t value, Read read) {
-    warp().slots[flat_thread() % 32] = value;
-    warp().barrier.arrive_and_wait();
-    const uint64_t result = read(warp().slots);
-    warp().barrier.arrive_and_wait();
-    return result;
+    uint64_t* slots = warp().slots[warp().barrier.turn % 2];
+    slots[flat_thread() % 32] = value;
+    wait_at(warp().barrier);
+    return read(slots);
+}
+
+template <class T>
+T shuffle(T value, unsigned lane) {
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    bits = exchange(bits, [&](const uint64_t* slots) { return slots[lane % 32]; });
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline void run_thread() {
+    (*launched)();
+    running->ended = true;
+}
+
+// Every thread once, in an order that changes from turn to turn; false where all wait for each other.
+inline bool take_turns(unsigned count, bool backwards) {
+    bool moved = false;
+    for (unsigned i = 0; i < count; ++i) {
+        running = fibers[backwards ? count - 1 - i : i].get();
+        if (running->ended || (running->waits_at && running->waits_at->turn == running->turn)) continue;
+        running->waits_at = nullptr;
+        swapcontext(&scheduler, &running->context);
+        moved = true;
+    }
+    return moved;
 }
 
 inline void launch(dim3 blocks, dim3 threads, const std::function<void()>& kernel) {
     const unsigned count = threads.x * threads.y;
-    block_barrier = std::make_unique<std::barrier<>>(count);
-    warps.clear();
-    for (unsigned i = 0; i < (count + 31) / 32; ++i) warps.push_back(std::make_unique<Warp>());
-    std::vector<std::thread> members;
-    for (unsigned thread = 0; thread < count; ++thread) {
-        members.emplace_back([&, thread] {
-            thread_index = dim3(thread % threads.x, thread / threads.x);
-            block_size = threads;
-            grid_size = blocks;
-            for (unsigned block = 0; block < blocks.x; ++block) {
-                block_index = dim3(block);
-                kernel();
-                block_barrier->arrive_and_wait();
-            }
-        });
+    launched = &kernel;
+    block_size = threads;
+    grid_size = blocks;
+    while (fibers.size() < count) fibers.push_back(std::make_unique<Fiber>());
+    for (unsigned block = 0; block < blocks.x; ++block) {
+        block_index = dim3(block);
+        block_barrier = Barrier{count};
+        warps.assign((count + 31) / 32, Warp{});
+        for (unsigned i = 0; i < count; ++i) {
+            Fiber& fiber = *fibers[i];
+            warps[i / 32].barrier.members += 1;
+            fiber.index = dim3(i % threads.x, i / threads.x);
+            fiber.ended = false;
+            fiber.waits_at = nullptr;
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.get();
+            fiber.context.uc_stack.ss_size = Fiber::kStack;
+            fiber.context.uc_link = &scheduler;
+            makecontext(&fiber.context, run_thread, 0);
+        }
+        bool backwards = block % 2 != 0;
+        while (take_turns(count, backwards)) backwards = !backwards;
+        for (unsigned i = 0; i < count; ++i) {
+            if (fibers[i]->ended) continue;
+            fprintf(stderr, "thread %u of block %u waits for threads that do not come\n", i, block);
+            abort();
+        }
     }
-    for (std::thread& member : members) member.join();
 }
 
 }  // namespace on_host
 
-#define threadIdx on_host::thread_index
+#define threadIdx on_host::running->index
 #define blockIdx on_host::block_index
 #define blockDim on_host::block_size
 #define gridDim on_host::grid_size
 #define NPCR_LAUNCH(kernel, blocks, threads, stream, ...) \
     on_host::launch(dim3(blocks), dim3(threads), [&] { kernel(__VA_ARGS__); }), (void)(stream)
 
-inline void __syncthreads() { on_host::block_barrier->arrive_and_wait(); }
+inline void __syncthreads() { on_host::wait_at(on_host::block_barrier); }
+inline int __syncthreads_and(int predicate) {
+    if (on_host::block_barrier.arrived == 0) on_host::block_votes = 0;
+    on_host::block_votes += predicate != 0;
+    __syncthreads();
+    const bool all = on_host::block_votes == on_host::block_barrier.members;
+    __syncthreads();  // before the next vote
+    return all;
+}
 inline unsigned __ballot_sync(unsigned, bool predicate) {
     return static_cast<unsigned>(on_host::exchange(predicate, [](const uint64_t* slots) {
         uint64_t bits = 0;
@@ -108,11 +189,17 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
         return bits;
     }));
 }
+inline bool __any_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, !predicate) == 0; }
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
-    return static_cast<T>(on_host::exchange(static_cast<uint64_t>(value),
-                                            [&](const uint64_t* slots) { return slots[lane]; }));
+    return on_host::shuffle(value, static_cast<unsigned>(lane));
 }
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int lanes) {
+    return on_host::shuffle(value, on_host::flat_thread() ^ static_cast<unsigned>(lanes));
+}
+inline int __clz(unsigned value) { return value ? __builtin_clz(value) : 32; }
 inline int __ffs(unsigned value) { return __builtin_ffs(static_cast<int>(value)); }
 template <class T>
 T __ldcg(const T* address) {
@@ -135,5 +222,50 @@ inline float __uint_as_float(unsigned bits) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+
+namespace cub {
+
+template <class T>
+struct DoubleBuffer {
+    T* buffers[2];
+    int selector = 0;
+    DoubleBuffer(T* current, T* alternate) : buffers{current, alternate} {}
+    T* Current() { return buffers[selector]; }
+    T* Alternate() { return buffers[1 - selector]; }
+};
+
+// As of CUB, a first call without memory asks for its size. The result lies in the other buffers, as it may.
+struct DeviceRadixSort {
+    template <class Key, class Value>
+    static cudaError_t SortPairs(void* memory, size_t& bytes, DoubleBuffer<Key>& keys, DoubleBuffer<Value>& values,
+                                 int count, int first_bit, int end_bit, cudaStream_t) {
+        bytes = 1;
+        if (!memory) return cudaSuccess;
+        const uint64_t mask = (uint64_t{1} << end_bit) - (uint64_t{1} << first_bit);
+        std::vector<int> order(static_cast<size_t>(count));
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+            return (keys.Current()[a] & mask) < (keys.Current()[b] & mask);
+        });
+        for (int i = 0; i < count; ++i) {
+            keys.Alternate()[i] = keys.Current()[order[static_cast<size_t>(i)]];
+            values.Alternate()[i] = values.Current()[order[static_cast<size_t>(i)]];
+        }
+        keys.selector ^= 1;
+        values.selector ^= 1;
+        return cudaSuccess;
+    }
+};
+
+struct DeviceScan {
+    template <class T>
+    static cudaError_t InclusiveSum(void* memory, size_t& bytes, T* from, T* to, int count, cudaStream_t) {
+        bytes = 1;
+        if (memory) std::partial_sum(from, from + count, to);
+        return cudaSuccess;
+    }
+};
+
+}  // namespace cub
 
 #endif

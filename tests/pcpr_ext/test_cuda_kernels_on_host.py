@@ -3,40 +3,13 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 
 import pcpr_ext
 from npcr.ops import native, reference
 from npcr.ops.compositing import composite_reference
-from pcpr_ext.build import SOURCES, cpu_compiler
 from tests.ops.clouds import random_case
-
-HEADER = Path(__file__).with_name("cuda_on_host.h")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> pcpr_ext.Library:
-    compiler = cpu_compiler()
-    if compiler is None:
-        pytest.skip("no C++ compiler here")
-    target = tmp_path_factory.mktemp("cuda_on_host") / "library.so"
-    command = f"{compiler} -std=c++20 -O1 -fPIC -shared -pthread -ffp-contract=off -include".split()
-    sources = [str(path) for path in sorted(SOURCES.glob("*.cu"))]
-    built = subprocess.run(
-        [*command, str(HEADER), f"-I{SOURCES}", "-x", "c++", *sources, "-o", str(target)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if built.returncode != 0 and "barrier" in built.stderr and "No such file" in built.stderr:
-        pytest.skip(f"{shlex.split(compiler)[0]} has no C++20 barriers")
-    assert built.returncode == 0, built.stderr
-    return pcpr_ext.Library(target)
 
 
 @pytest.mark.parametrize("peeling", ["point", "pixel"])
