@@ -14,6 +14,7 @@ from npcr.config import (
     load_beside,
     load_config,
     to_dict,
+    unread_keys,
 )
 from npcr.config.schema import UNLIMITED
 from npcr.errors import ConfigError
@@ -140,3 +141,12 @@ def test_keys_of_one_form_are_refused_with_another(key: str) -> None:
     load_config(None, ["MODEL.FORM", "layered", key, "True"])
     with pytest.raises(ConfigError, match=rf"{key} True is for MODEL.FORM layered; here it is blended"):
         load_config(None, ["MODEL.FORM", "blended", key, "True"])
+
+
+def test_keys_that_the_form_does_not_read_are_known_where_somebody_set_them(tmp_path: Path) -> None:
+    file = tmp_path / "scene.yml"
+    file.write_text("INPUT: {NEAR_FAR_SIZE: [1, 2, 0.5], LAYER_NUM: 64}\nMODEL: {DOTS: 1}\n")
+    assert unread_keys(load_config(file, ["MODEL.FORM", "blended"])) == []
+    unread = ["INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING"]
+    assert unread_keys(load_config(file, ["MODEL.FORM", "strands", "PROJECTION.PEELING", "pixel"])) == unread
+    assert unread_keys(load_config(None, ["MODEL.FORM", "strands"])) == []

@@ -98,13 +98,17 @@ BLENDED = ["MODEL.FORM", "blended", "MODEL.DOTS", "3", "INPUT.LAYER_NUM", "4", "
            "LOSS.L1", "1", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine"]
 
 
-def test_the_blended_form_learns_and_resumes_bit_for_bit(scene: Path, tmp_path: Path) -> None:
-    Trainer(config(scene, tmp_path / "whole", *BLENDED), CPU).run()
+STRANDS = ["MODEL.FORM", "strands", "LOSS.L1", "1", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine"]
+
+
+@pytest.mark.parametrize("form", [BLENDED, STRANDS], ids=["blended", "strands"])
+def test_the_forms_of_splats_learn_and_resume_bit_for_bit(form: list[str], scene: Path, tmp_path: Path) -> None:
+    Trainer(config(scene, tmp_path / "whole", *form), CPU).run()
     copy_epoch(tmp_path / "whole", tmp_path / "resumed", 1)
-    trainer = Trainer(config(scene, tmp_path / "resumed", *BLENDED, "RESUME", "True", "LOAD_EPOCH", "1"), CPU)
+    trainer = Trainer(config(scene, tmp_path / "resumed", *form, "RESUME", "True", "LOAD_EPOCH", "1"), CPU)
     trainer.run()
     assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "resumed", 2))
-    before = Trainer(config(scene, tmp_path / "fresh", *BLENDED), CPU).renderer.state_dict()
+    before = Trainer(config(scene, tmp_path / "fresh", *form), CPU).renderer.state_dict()
     after = trainer.renderer.state_dict()
     for name in ("features.0", "colors.0", "opacity.0", "log_width.0", "offsets.0", "strands.0", "network.out.weight"):
         assert not torch.equal(before[name], after[name]), name
