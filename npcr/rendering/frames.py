@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,24 +17,33 @@ from npcr.cameras import Cameras
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Renderer, RenderOutput, over_background
 from npcr.temporal import Blender, LegacyBlender, RenderedFrame
+from npcr.transfers import HostCopy
 
 _LESS_MEMORY = "A smaller INPUT.SIZE_TEST or INPUT.LAYER_NUM and, on a GPU, RENDER.PRECISION float16 need less"
 
 
-class FramePixels(NamedTuple):
-    """One frame of a path, as numpy arrays. Raw values are neither blended nor clamped."""
+class RawPixels(NamedTuple):
+    """The numbers of one frame, neither blended nor clamped, as numpy arrays of float32."""
 
-    rgb: NDArray[np.float32]  # (H, W, 3) raw color; premultiplied, but of a legacy model its color sum
-    alpha: NDArray[np.float32]  # (H, W) raw
+    rgb: NDArray[np.float32]  # (H, W, 3); premultiplied, but of a legacy model its color sum
+    alpha: NDArray[np.float32]  # (H, W)
     depth: NDArray[np.float32]  # (H, W) camera-space z of layer 0, 0 where empty
-    picture: NDArray[np.uint8]  # (H, W, 3) blended, over the background
-    rgba: NDArray[np.uint8]  # (H, W, 4) blended, straight alpha; black where alpha is 0
+
+
+class FramePixels(NamedTuple):
+    """One frame of a path, blended, as numpy arrays."""
+
+    picture: NDArray[np.uint8]  # (H, W, 3) over the background
+    rgba: NDArray[np.uint8]  # (H, W, 4) straight alpha; black where alpha is 0
+    raw: RawPixels | None = None  # where they were asked for
 
 
 @torch.inference_mode()
 def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: Blender | None,
-                frame: int = 0) -> Iterator[FramePixels]:
+                frame: int = 0, raw: bool = False) -> Iterator[FramePixels]:
     """Render a camera path one frame at a time, in constant memory.
+
+    On a GPU the next frame is begun before one is yielded, so that copies to the host overlap with rendering.
 
     Args:
         renderer: is put into eval mode.
@@ -42,6 +51,7 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
         gray: the background, in [0, 1].
         blender: makes frames steadier; None: they are not blended.
         frame: of the scene, from 0.
+        raw: whether frames have their raw numbers, which take five times the bytes of the rest.
 
     Yields:
         A frame for each camera, in the same order.
@@ -60,11 +70,17 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
                 outputs.append(renderer(camera, frame))
             yield frame_from_output(outputs[-1], camera)
 
+    ahead = 1 if device.type == "cuda" else 0
+    copies: deque[HostCopy] = deque()
     for picture, rgba in composite_frames(rendered_frames(), gray, blender):
         output = outputs.popleft()
-        yield FramePixels(_to_numpy(output.trained_color), _to_numpy(output.alpha)[..., 0],
-                          output.depth[0].cpu().numpy(), _to_numpy(_to_bytes(picture)),
-                          _to_numpy(_to_bytes(_unpremultiply(rgba))))
+        numbers = [_interleaved(output.trained_color), output.alpha[0, 0], output.depth[0]] if raw else []
+        copies.append(HostCopy(_interleaved(_to_bytes(picture)), _interleaved(_to_bytes(_unpremultiply(rgba))),
+                               *numbers))
+        if len(copies) > ahead:
+            yield _read(copies.popleft())
+    while copies:
+        yield _read(copies.popleft())
 
 
 def frame_from_output(output: RenderOutput, cameras: Cameras) -> RenderedFrame:
@@ -129,6 +145,11 @@ def _to_bytes(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _to_numpy(image: Tensor) -> NDArray[Any]:
-    """(1, C, H, W) on any device to a numpy array (H, W, C)."""
-    return image[0].permute(1, 2, 0).contiguous().cpu().numpy()
+def _interleaved(image: Tensor) -> Tensor:
+    """(1, C, H, W) to (H, W, C), contiguous."""
+    return image[0].permute(1, 2, 0).contiguous()
+
+
+def _read(copy: HostCopy) -> FramePixels:
+    picture, rgba, *numbers = (part.numpy() for part in copy.read())
+    return FramePixels(picture, rgba, RawPixels(*numbers) if numbers else None)
