@@ -128,10 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device)
+    described = environment(device, options)
     rows = [row for layers in options.layers for row in rows_for(options, layers, device)]
     print_table(rows, COLUMNS)
-    described["options"] = {name: value for name, value in vars(options).items() if name != "output"}
     write_json(options.output, rows, described)
     print(f"written to {options.output}")
     return 0

@@ -128,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"points": options.points, "layers": options.layers, "size": options.size,
-                                       "norm": options.norm}
+    described = environment(device, options)
     rows = measured_rows(options, device)
     print_table(rows, COLUMNS)
     frame, plain_row = rows[-2], rows[-1]

@@ -141,8 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"options": {name: value for name, value in vars(options).items()
-                                                   if name != "output"}}
+    described = environment(device, options)
     rows = measured_rows(options, device)
     print_table(rows, COLUMNS)
     write_json(options.output, rows, described)

@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "kernel" in options.methods and not compiled_available(device):
         print(f"no compiled kernel for {device}: run 'python -m pcpr_ext.build'", file=sys.stderr)
         return 2
-    described = environment(device)
+    described = environment(device, options)
     measured = rows(options, device)
     print_table(measured, COLUMNS)
     write_json(options.output, measured, described)

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file and the plot."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"form": options.form, "norm": options.norm}
+    described = environment(device, options)
     values = {"points": options.points or POINTS[options.form], "side": options.sides, "layers": options.layers}
     rows = [measured_row(options, vary, value, device) for vary in options.vary for value in values[vary]]
     print_table(rows, COLUMNS)

@@ -133,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.variant:
         print(json.dumps(run_variant(options)))
         return 0
-    described = environment(torch.device(options.device)) | {
-        "points": options.points, "layers": options.layers, "size": options.size, "norm": options.norm}
+    described = environment(torch.device(options.device), options)
     rows = []
     for variant in options.variants:
         begun = time.perf_counter()
