@@ -79,6 +79,9 @@ TABLES = {
         ("form", _of("form")), ("variant", _of("variant")), ("frame, ms", _median("frame_ms")),
         ("first frame, s", _of("first_s")), ("with gradients, ms", _of("step_ms")),
         ("largest difference", _of("error")))),
+    "render_script": Table("tools/render.py", (
+        ("tree", _of("tree")), ("stage", _of("stage")), ("frames/s", _of("fps")), ("ms a frame", _median("ms")),
+        ("processor time, ms", _of("cpu_ms")), ("of the baseline's speed", _of("of_baseline")))),
     "training_step": Table("A training step of the layered form", (
         ("variant", _of("variant")), ("ms", _median("median_ms")), ("speed", _of("time_ratio")),
         ("peak memory, MiB", _of("peak_mb")), ("gradient error", _of("gradient_error")))),

@@ -33,6 +33,7 @@ _BENCHMARKS: dict[str, _Arguments] = {
                         "--forms blended --variants plain --points 500 --size 32 28 --repeats 1", 60, 25),
     "training_step": ("--points 1e6 --layers 6 --size 600 600 --repeats 5 --variants plain ours recompute",
                       "--points 500 --layers 2 --size 32 28 --repeats 1 --variants ours", 70, 40),
+    "render_script": ("--form blended --frames 40 --rounds 3", "--frames 3 --rounds 1 --size 32 24", 60, 20),
     "blended_800": ("--points 1e6 --size 800 800 --layers 64 --repeats 7", "", 40, 15),
     "scaling": ("--repeats 3", "--vary layers --layers 1 2 --repeats 1", 60, 20),
     "scaling_blended": ("--form blended --layers 1 8 32 --repeats 3", "", 60, 20),
