@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import pytest
 
-from benchmarks import blended, frame, network_kernels, options, projection, scaling, training_step
+from benchmarks import blended, frame, network_kernels, options, projection, scaling, training_minute, training_step
 from npcr.ops import compiled_available
+from npcr.renderers import FORMS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")]
 
@@ -64,6 +65,18 @@ def test_the_blended_forms_kernel_equals_its_twin(tmp_path: Path) -> None:
     composed = [row for row in rows if row["stage"].startswith("compositing")]
     assert len(composed) == 2
     assert all(row["error"] < 1e-4 and row["twin_ms"] > 0 for row in composed)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_trains_for_a_minute(form: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    assert training_minute.main(["--forms", form, "--minutes", "0.001", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    row, = result["rows"]
+    assert (row["form"], row["steps"]) == (form, 1)
+    assert 5 < row["psnr"] < 40
+    assert result["environment"]["options"] == {"forms": [form], "minutes": 0.001, "scene": "datasets/bob",
+                                                "device": "cpu"}
 
 
 def test_scaling_draws_a_plot(tmp_path: Path) -> None:
