@@ -31,6 +31,7 @@ from torch import Tensor  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.plain_network import plain_copy  # noqa: E402
 from benchmarks.projection import SETTINGS, cloud, plain  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras, view_directions  # noqa: E402
 from npcr.ops import gather_features, rasterize  # noqa: E402
 from npcr.renderers import LayeredRenderer, composite  # noqa: E402
@@ -139,4 +140,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

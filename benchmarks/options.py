@@ -33,6 +33,7 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.renderers import Renderer  # noqa: E402
 
@@ -150,4 +151,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

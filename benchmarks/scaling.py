@@ -32,6 +32,7 @@ import torch  # noqa: E402
 
 from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 
 POINTS = {"layered": [10**4, 10**5, 10**6, 10**7], "blended": [10**4, 10**5, 10**6]}
 BASE = {"points": 10**5, "side": 300, "layers": 2}
@@ -135,4 +136,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

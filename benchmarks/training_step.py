@@ -42,6 +42,7 @@ import torch  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_copy  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.renderers.half_activations import half_activations  # noqa: E402
 
 VARIANTS = ("plain", "ours", "half", "recompute", "both", "reference")
@@ -149,4 +150,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32
