@@ -69,9 +69,12 @@ def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
         return layer_rgba[:, 0, :3], layer_rgba[:, 0, 3:]
     alpha = drop_distant_layers(layer_rgba[:, :, 3], layer_depth, depth_threshold)
     alpha = alpha.clamp(0, 1) if legacy else _Clamp01.apply(alpha)
-    passing = torch.cumprod(1 - alpha, dim=1)
-    before = torch.cat([torch.ones_like(passing[:, :1]), passing[:, :-1]], dim=1)
-    weights = (alpha * before)[:, :, None]  # (B, K, 1, H, W)
+    # Not torch.cumprod, whose gradients on a GPU older versions of torch add up in any order.
+    passing, before = torch.ones_like(alpha[:, 0]), []
+    for layer in alpha.unbind(1):
+        before.append(passing)
+        passing = passing * (1 - layer)
+    weights = (alpha * torch.stack(before, dim=1))[:, :, None]  # (B, K, 1, H, W)
     return (weights * layer_rgba[:, :, :3]).sum(1), weights.sum(1)
 
 

@@ -32,6 +32,7 @@ from npcr.evaluation.views import evaluate_views, mean_scores
 from npcr.factory import View, build_dataset, build_loss, build_renderer, held_out_views, open_scene
 from npcr.io.files import remove_leftovers
 from npcr.io.points import PointCloud
+from npcr.numerics import autocast, deterministic, tf32, warn_without_tensor_cores
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Photographs, RenderOutput
 from npcr.renderers.half_activations import half_activations
@@ -81,9 +82,9 @@ class Trainer:
         self.renderer = renderer.to(device)
         self.loss = build_loss(cfg).to(device)
         self.optimizer = build_optimizer(cfg, self.renderer)
-        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-        self.autocast_dtype = half if device.type == "cuda" and cfg.SOLVER.AMP else None
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.autocast_dtype == torch.float16)
+        self.precision: str = cfg.SOLVER.PRECISION
+        warn_without_tensor_cores("SOLVER.PRECISION", self.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         self.steps_per_epoch = math.ceil(len(self.views) / cfg.SOLVER.IMS_PER_BATCH)
         self.iteration = 0  # optimizer steps done
         self.seconds = 0.0  # that they took
@@ -131,9 +132,11 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is not finite.
+            ConfigError: SOLVER.DETERMINISTIC, with an operation that torch cannot compute so.
             OutOfMemoryError: the memory does not suffice.
         """
-        with explain_out_of_memory("training", self.cfg.INPUT.SIZE_TRAIN, _LESS_MEMORY):
+        with (explain_out_of_memory("training", self.cfg.INPUT.SIZE_TRAIN, _LESS_MEMORY),
+              deterministic(self.cfg.SOLVER.DETERMINISTIC), tf32(self.precision == "tf32")):
             self._step(batch)
 
     def _step(self, batch: list[Sample]) -> None:
@@ -141,9 +144,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for sample in batch:
-            with (torch.autocast(self.device.type, dtype=self.autocast_dtype,
-                                 enabled=self.autocast_dtype is not None),
-                  half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS)):
+            with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
                 terms = self.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
             for name, value in terms.items():
@@ -158,10 +159,11 @@ class Trainer:
     def _raise_not_finite(self, terms: dict[str, torch.Tensor], batch: list[Sample]) -> NoReturn:
         epoch, step = divmod(self.iteration, self.steps_per_epoch)
         values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+        hint = "" if self.precision == "float32" else " or set SOLVER.PRECISION float32"
         raise TrainingError(
             f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}, at "
             f"{'; '.join(sample.name for sample in batch)} ({values}). Checkpoints in {self.output} are intact; "
-            "lower SOLVER.BASE_LR or set SOLVER.AMP False")
+            f"lower SOLVER.BASE_LR{hint}")
 
     # The run ----------------------------------------------------------------------------------------------
 
@@ -287,7 +289,8 @@ class Trainer:
                 values = "" if name == "jobs" else f" ({state[name]} then, {now} now)"
                 raise CheckpointError(f"{path}: cannot resume: {what} differs from the run that wrote it{values}")
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where SOLVER.PRECISION needed none
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["cuda_rng"])
