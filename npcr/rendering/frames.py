@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -74,9 +75,8 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
     copies: deque[HostCopy] = deque()
     for picture, rgba in composite_frames(rendered_frames(), gray, blender):
         output = outputs.popleft()
-        numbers = [_interleaved(output.trained_color), output.alpha[0, 0], output.depth[0]] if raw else []
-        copies.append(HostCopy(_interleaved(_to_bytes(picture)), _interleaved(_to_bytes(_unpremultiply(rgba))),
-                               *numbers))
+        numbers = [output.trained_color, output.alpha, output.depth[None]] if raw else []
+        copies.append(HostCopy(_to_bytes(picture), _straight_bytes(rgba), *numbers))
         if len(copies) > ahead:
             yield _read(copies.popleft())
     while copies:
@@ -134,22 +134,18 @@ def _over_gray(rgba: Tensor, gray: float) -> Tensor:
     return over_background(rgba[:, :3], rgba[:, 3:], gray)
 
 
-def _unpremultiply(rgba: Tensor) -> Tensor:
-    """Premultiplied (B, 4, H, W) to straight alpha; black where alpha is not above 0."""
+def _straight_bytes(rgba: Tensor) -> Tensor:
+    """Premultiplied (B, 4, H, W) to bytes of straight alpha; black where alpha is not above 0."""
     alpha = rgba[:, 3:]
-    color = torch.where(alpha > 0, rgba[:, :3] / alpha.clamp_min(1e-12), 0)
-    return torch.cat([color, alpha], dim=1)
+    color = (rgba[:, :3] / alpha.clamp_min(1e-12)).masked_fill_(~(alpha > 0), 0)
+    return torch.cat([_to_bytes(color), _to_bytes(alpha)], dim=1)
 
 
 def _to_bytes(image: Tensor) -> Tensor:
-    return (image * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _interleaved(image: Tensor) -> Tensor:
-    """(1, C, H, W) to (H, W, C), contiguous."""
-    return image[0].permute(1, 2, 0).contiguous()
+    return (image * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _read(copy: HostCopy) -> FramePixels:
-    picture, rgba, *numbers = (part.numpy() for part in copy.read())
+    """The frame of a batch of one. OpenCV interleaves channels several times faster than torch."""
+    picture, rgba, *numbers = (cv2.merge([*image[0].numpy()]) for image in copy.read())
     return FramePixels(picture, rgba, RawPixels(*numbers) if numbers else None)
