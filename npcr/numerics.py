@@ -152,7 +152,7 @@ def deterministic(switch: bool) -> Iterator[None]:
         if "deterministic" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"SOLVER.DETERMINISTIC True does not work with torch {torch.__version__}: {reason}") from error
+        raise ConfigError(f"SOLVER.DETERMINISTIC True fails with torch {torch.__version__}: {reason}") from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         filling.fill_uninitialized_memory, cudnn.benchmark = before[2:]

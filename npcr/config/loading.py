@@ -220,8 +220,8 @@ def _retired(key: str, value: Any, source: str) -> bool:
     if key != "SOLVER.AMP":
         return False
     if value:
-        logger.info("%s: SOLVER.AMP %s has no effect now: training is in float32. SOLVER.PRECISION bfloat16, or float16 "
-                    "on a V100, is what it did on a GPU", source, value)
+        logger.info("%s: SOLVER.AMP %s has no effect now: training is in float32. SOLVER.PRECISION bfloat16, or "
+                    "float16 on a V100, is what it did on a GPU", source, value)
     return True
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from npcr.ops.compositing import front_to_back
+
 
 class _Clamp01(torch.autograd.Function):
     """Clamp to [0, 1] whose gradient still passes where it would bring a value back into the range.
@@ -69,12 +71,7 @@ def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
         return layer_rgba[:, 0, :3], layer_rgba[:, 0, 3:]
     alpha = drop_distant_layers(layer_rgba[:, :, 3], layer_depth, depth_threshold)
     alpha = alpha.clamp(0, 1) if legacy else _Clamp01.apply(alpha)
-    # Not torch.cumprod, whose gradients on a GPU older versions of torch add up in any order.
-    passing, before = torch.ones_like(alpha[:, 0]), []
-    for layer in alpha.unbind(1):
-        before.append(passing)
-        passing = passing * (1 - layer)
-    weights = (alpha * torch.stack(before, dim=1))[:, :, None]  # (B, K, 1, H, W)
+    weights = front_to_back(alpha.movedim(1, 0)).movedim(0, 1)[:, :, None]  # (B, K, 1, H, W)
     return (weights * layer_rgba[:, :, :3]).sum(1), weights.sum(1)
 
 

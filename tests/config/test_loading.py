@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from npcr.config import (
 )
 from npcr.config.schema import UNLIMITED
 from npcr.errors import ConfigError
+from npcr.numerics import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,3 +142,17 @@ def test_keys_of_one_form_are_refused_with_another(key: str) -> None:
     load_config(None, ["MODEL.FORM", "layered", key, "True"])
     with pytest.raises(ConfigError, match=rf"{key} True is for MODEL.FORM layered; here it is blended"):
         load_config(None, ["MODEL.FORM", "blended", key, "True"])
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_files_of_older_versions_still_load(value: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "npcr"):
+        cfg = load_config(_yaml(tmp_path, f"SOLVER: {{AMP: {value}, SEED: 3}}"))
+    assert cfg.SOLVER.SEED == 3
+    assert cfg.SOLVER.PRECISION == "float32"
+    assert ("written.yml: SOLVER.AMP True has no effect now" in caplog.text) == value
+
+
+@pytest.mark.parametrize("key", ["RENDER.PRECISION", "SOLVER.PRECISION"])
+def test_precisions_are_those_that_can_be_computed_in(key: str) -> None:
+    assert KEYS[key].choices == tuple(PRECISIONS)
