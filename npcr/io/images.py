@@ -102,7 +102,7 @@ def _encode(suffix: str, pixels: NDArray[np.uint8], quality: int) -> NDArray[np.
     jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     image = np.ascontiguousarray(pixels)
     if image.ndim == 3:
-        image = cv2.cvtColor(image, _TO_OPENCV[image.shape[2]])
+        image = np.asarray(cv2.cvtColor(image, _TO_OPENCV[image.shape[2]]), np.uint8)
     try:
         done, encoded = cv2.imencode(suffix, image, jpeg if suffix in _JPEG else [])
     except cv2.error:  # OpenCV 5 returns False instead
@@ -110,7 +110,7 @@ def _encode(suffix: str, pixels: NDArray[np.uint8], quality: int) -> NDArray[np.
     if not done:
         height, width = image.shape[:2]
         raise OSError(f"{width}x{height} pixels cannot be encoded; a side of a JPEG has at most 65500")
-    return encoded
+    return np.asarray(encoded, np.uint8)
 
 
 def _as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
