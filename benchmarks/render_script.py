@@ -42,7 +42,9 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks import options as forms  # noqa: E402
 from benchmarks.common import environment, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras, concatenate  # noqa: E402
+from npcr.errors import NpcrError  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
 from npcr.io.video import VideoWriter  # noqa: E402
 from npcr.renderers import RenderOutput  # noqa: E402
@@ -159,7 +161,10 @@ def commit_tree(commit: str, build: bool) -> Iterator[Path]:
     """Check a commit out into a temporary folder, with this script and, where `build`, its compiled kernels."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], cwd=ROOT, check=True)
+        added = subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], cwd=ROOT,
+                               check=False)
+        if added.returncode:
+            raise NpcrError(f"--baseline {commit}: git cannot check it out; see its message above")
         try:
             shutil.copy(__file__, tree / "benchmarks")
             if build:
@@ -180,7 +185,7 @@ def worker(tree: Path, arguments: Sequence[str]) -> Iterator[Callable[[], dict[s
     def answer() -> str:
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the benchmark of {tree} ended; see its message above")
+            raise NpcrError(f"the benchmark of {tree} ended; see its message above")
         return line
 
     def measure() -> dict[str, tuple[float, float]]:
@@ -255,8 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.serve:
         serve(options)
         return 0
+    recorded = ("baseline", "form", "frames", "rounds", "size", "points", "layers", "device")
     described = environment(torch.device(options.device)) | {
-        name: getattr(options, name) for name in ("baseline", "form", "frames", "size", "points", "layers")}
+        "options": {name: getattr(options, name) for name in recorded if getattr(options, name) != ""}}
     rows = measured_rows(options, arguments)
     print_table(rows, COLUMNS)
     write_json(options.output, rows, described)
@@ -265,4 +271,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

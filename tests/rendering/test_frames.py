@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from npcr.config import changed, default_config
 from npcr.factory import build_blender
 from npcr.rendering.frames import FramePixels, RawPixels, render_path
 from npcr.temporal import Blender, DefaultBlender, LegacyBlender
+from tests.late_copies import LateCopy
 from tests.path_stub import PlaneRenderer, orbit
 
 WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]
@@ -71,6 +73,22 @@ def test_raw_numbers_come_only_where_they_are_asked_for() -> None:
     frame = next(render_path(PlaneRenderer(), orbit(1), gray=0.25, blender=None))
     assert frame.raw is None
     assert np.array_equal(frame.picture, render(PlaneRenderer(), 1)[0].picture)
+
+
+def test_a_gpu_has_begun_the_next_frame_when_one_is_yielded(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = render(PlaneRenderer(), 4)
+    monkeypatch.setattr(PlaneRenderer, "device", torch.device("cuda"))
+    monkeypatch.setattr("npcr.cameras.Cameras.to", lambda cameras, device: cameras)
+    monkeypatch.setattr("npcr.rendering.frames.HostCopy", LateCopy)
+    renderer = PlaneRenderer()
+    path = render_path(renderer, orbit(4), gray=0.25, blender=None, raw=True)
+    frames = [next(path)]
+    assert len(renderer.calls) == 2
+    frames.extend(path)
+    assert len(frames) == 4
+    for frame, same in zip(frames, expected, strict=True):
+        assert np.array_equal(frame.rgba, same.rgba)
+        assert np.array_equal(numbers(frame).depth, numbers(same).depth)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -23,10 +23,10 @@ from npcr.renderers.losses import RenderLoss
 from npcr.temporal.reprojection import FULL_CROP
 from npcr.training.pending_losses import PendingLosses, take_read
 from npcr.training.trainer import Trainer
+from tests.late_copies import LateCopy, WaitCounter
 from tests.path_stub import orbit
 from tests.refine.shimmer import Shimmer
 from tests.scenes import write_tiny_scene
-from tests.training.late_copies import LateCopy, WaitCounter
 from tests.training.test_trainer import BLENDED, CPU, SmallNetwork, config, same_parameters
 
 HOST_COPY = "npcr.training.pending_losses.HostCopy"
