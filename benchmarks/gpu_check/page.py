@@ -54,6 +54,10 @@ def _median(key: str, low: str = "low_ms", high: str = "high_ms") -> Callable[[R
     return lambda row: f"{format_cell(row[key])} ({format_cell(row[low])}–{format_cell(row[high])})"
 
 
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
 def _figures(row: Row) -> str:
     return ", ".join(f"{name} {value}" for name, value in (row.get("figures") or {}).items())
 
@@ -66,6 +70,10 @@ TABLES = {
         ("form", _of("form")), ("steps", _of("steps")), ("s", _of("seconds")), ("steps/s", _of("steps_per_s")),
         ("PSNR of held-out views, dB", lambda row: f"{row['psnr']:.2f}"), ("SSIM", _of("ssim")),
         ("alpha MAE", _of("alpha_mae")), ("peak memory, MiB", _of("peak_mb")))),
+    "agreement": Table("Agreement with a CPU's float32", (
+        ("form", _of("form")), ("precision", _of("precision")), ("picture, largest difference", _of("picture")),
+        ("gradient, relative", _of("gradient")), ("same bits again", lambda row: _yes(row["same_again"])),
+        ("with SOLVER.DETERMINISTIC", lambda row: _yes(row["same_deterministic"])))),
     "projection": Table("Projection", (
         ("points", _of("points")), ("layers", _of("layers")), ("peeling", _of("peeling")),
         ("kernel, ms", _median("median_ms"))), lambda row: row["method"] == "kernel"),

@@ -19,16 +19,17 @@ from benchmarks.gpu_check.runner import Step
 # Results are named after the benchmark's file, so that benchmarks/gpu_check/page.py knows their tables.
 _Arguments = tuple[str, str, float, float]
 _BENCHMARKS: dict[str, _Arguments] = {
+    "agreement": ("--minutes 0.1", "--minutes 0.001 --forms blended --precisions float32", 90, 30),
     "projection": ("--points 1e6 1e7 1e8 --layers 1 6 --methods kernel copy --repeats 7",
                    "--points 1e3 --layers 2 --size 32 24 --methods kernel copy --repeats 3", 40, 12),
     "frame": ("--points 1e6 --layers 6 --size 600 600 --repeats 9",
               "--points 500 --layers 2 --size 32 28 --repeats 1 --plain-repeats 1", 40, 15),
     "blended_200": ("--points 90000 --size 200 200 --layers 1 32 64 --repeats 9",
                     "--points 500 --size 32 28 --layers 2 --repeats 1", 40, 12),
-    "options_layered": ("--forms layered --variants plain bfloat16 float16 graphs graphs+float16 --steps "
+    "options_layered": ("--forms layered --variants plain tf32 bfloat16 float16 graphs graphs+float16 "
                         "--points 1e6 --layers 6 --size 600 600 --repeats 9",
                         "--forms layered --variants plain --points 500 --size 32 28 --repeats 1", 60, 20),
-    "options_blended": ("--forms blended --variants plain bfloat16 float16 graphs graphs+float16 compiled --steps "
+    "options_blended": ("--forms blended --variants plain tf32 bfloat16 float16 graphs graphs+float16 compiled --steps "
                         "--points 1e6 --layers 64 --size 600 600 --repeats 9",
                         "--forms blended --variants plain --points 500 --size 32 28 --repeats 1", 60, 25),
     "training_step": ("--points 1e6 --layers 6 --size 600 600 --repeats 5 --variants plain ours recompute",
