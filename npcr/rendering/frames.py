@@ -138,11 +138,12 @@ def _straight_bytes(rgba: Tensor) -> Tensor:
     """Premultiplied (B, 4, H, W) to bytes of straight alpha; black where alpha is not above 0."""
     alpha = rgba[:, 3:]
     color = (rgba[:, :3] / alpha.clamp_min(1e-12)).masked_fill_(~(alpha > 0), 0)
-    return torch.cat([_to_bytes(color), _to_bytes(alpha)], dim=1)
+    return torch.cat([_to_bytes(color), _to_bytes(alpha.clone())], dim=1)
 
 
 def _to_bytes(image: Tensor) -> Tensor:
-    return (image * 255).round_().clamp_(0, 255).to(torch.uint8)
+    """0-1 to bytes; the image is used up, for fresh memory takes a CPU longer than the arithmetic."""
+    return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _read(copy: HostCopy) -> FramePixels:
