@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from npcr.io.files import atomic_write
 from npcr.io.image_files import has_alpha, load_image, read_header
 from npcr.io.mattes import read_matte
+from npcr.io.png import encode_png
 
 __all__ = ["SUFFIXES", "inspect_image", "read_image", "read_matte", "write_image"]
 
@@ -24,8 +25,6 @@ logger = logging.getLogger("npcr")
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG = (".jpg", ".jpeg")
-# From RGB to the channels' order that OpenCV encodes, by their number.
-_TO_OPENCV = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -88,23 +87,20 @@ def write_image(path: str | Path, pixels: NDArray[Any], quality: int = 100) -> N
         raise ValueError(f"write_image: {path}: the suffix must be one of {', '.join(SUFFIXES)}")
     if (pixels.ndim, pixels.shape[2] if pixels.ndim == 3 else None) not in allowed or pixels.size == 0:
         raise ValueError(f"write_image: {path}: cannot hold pixels of shape {pixels.shape}")
-    encoded = _encode(suffix, _as_bytes(pixels), quality)
+    image = np.ascontiguousarray(_as_bytes(pixels))
+    encoded = _encode_jpeg(image, quality) if suffix in _JPEG else encode_png(image)
     with atomic_write(path) as file:
         file.write(encoded)
 
 
-def _encode(suffix: str, pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """The bytes of a file. OpenCV encodes without Python's lock, so that threads encode side by side.
-
-    Its PNGs by default have one kind of filter and only runs compressed: on rendered hair they take a quarter of the
-    time of zlib's usual level 6 and are a tenth to a quarter larger (benchmarks/render_script.py).
-    """
-    jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    image = np.ascontiguousarray(pixels)
+def _encode_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """The bytes of a file. OpenCV encodes without Python's lock, so that threads encode side by side."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality,
+               cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     if image.ndim == 3:
-        image = np.asarray(cv2.cvtColor(image, _TO_OPENCV[image.shape[2]]), np.uint8)
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
     try:
-        done, encoded = cv2.imencode(suffix, image, jpeg if suffix in _JPEG else [])
+        done, encoded = cv2.imencode(".jpg", image, options)
     except cv2.error:  # OpenCV 5 returns False instead
         done = False
     if not done:
