@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 NATIVE := $(wildcard pcpr_ext/csrc/*)
 
-.PHONY: help setup test test-slow lint demo sanitize clean
+.PHONY: help setup test test-slow lint demo sanitize gpu-check clean
 
 help:
 	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the virtual environment in .venv"
 	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"
+	@echo "make gpu-check all that needs a GPU, in 8 minutes, without network (docs/gpu.md)"
 	@echo "make clean     remove .venv and what was built (never datasets, models, output)"
 
 setup: $(READY)
@@ -46,6 +47,11 @@ demo: $(READY)
 
 sanitize: $(READY)
 	$(PY) -m pytest tests/pcpr_ext -k sanitize
+
+# Without network it cannot set up .venv: it takes that where it is, else PYTHON, and says what that one lacks.
+gpu-check:
+	$(if $(findstring command,$(origin PYTHON)),$(PYTHON),$(or $(wildcard $(PY)),$(PYTHON))) \
+		benchmarks/gpu_check/check.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info pcpr_ext/*.so

@@ -26,6 +26,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.renderers import BlendedRenderer  # noqa: E402
 
@@ -128,14 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device)
+    described = environment(device, options)
     rows = [row for layers in options.layers for row in rows_for(options, layers, device)]
     print_table(rows, COLUMNS)
-    described["options"] = {name: value for name, value in vars(options).items() if name != "output"}
     write_json(options.output, rows, described)
     print(f"written to {options.output}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

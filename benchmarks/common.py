@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from npcr.errors import NpcrError
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+_NOT_MEASURED = ("output", "quiet")  # options without influence on what is measured
 
 
 class Timing(NamedTuple):
@@ -88,8 +90,8 @@ def _timing(times: list[float]) -> Timing:
     return Timing(median, low, high, min(times), len(times))
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Describe the hardware, versions and commit of a measurement."""
+def environment(device: torch.device, options: argparse.Namespace | None = None) -> dict[str, Any]:
+    """Describe the hardware, versions, commit and, where they are given, the options of a measurement."""
     described: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -105,7 +107,15 @@ def environment(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
         described["cuda"] = torch.version.cuda
+        described["driver"] = _driver()
+    if options is not None:
+        described["options"] = {name: _without_machine(value) if isinstance(value, Path) else value
+                                for name, value in vars(options).items() if name not in _NOT_MEASURED}
     return described
+
+
+def _without_machine(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> None:
@@ -116,7 +126,7 @@ def write_json(path: Path, rows: Sequence[dict[str, Any]], described: dict[str, 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     """Print the columns of the rows, aligned; numbers with three significant digits."""
-    cells = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    cells = [list(columns), *([format_cell(row.get(column)) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for number, line in enumerate(cells):
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
@@ -133,7 +143,8 @@ def run_script(script: str, *arguments: str) -> None:
         raise NpcrError(f"python {script} failed with status {status}; see its message above")
 
 
-def _cell(value: object) -> str:
+def format_cell(value: object) -> str:
+    """Format a cell of a table: floats with three significant digits, from a thousand on without any."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -153,6 +164,16 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver; None where nvidia-smi does not tell."""
+    try:
+        told = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+                              capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.splitlines()[0].strip() if told.stdout else None
 
 
 def _commit() -> str | None:

@@ -31,6 +31,7 @@ from torch import Tensor  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.plain_network import plain_copy  # noqa: E402
 from benchmarks.projection import SETTINGS, cloud, plain  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras, view_directions  # noqa: E402
 from npcr.ops import gather_features, rasterize  # noqa: E402
 from npcr.renderers import LayeredRenderer, composite  # noqa: E402
@@ -128,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"points": options.points, "layers": options.layers, "size": options.size,
-                                       "norm": options.norm}
+    described = environment(device, options)
     rows = measured_rows(options, device)
     print_table(rows, COLUMNS)
     frame, plain_row = rows[-2], rows[-1]
@@ -140,4 +140,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

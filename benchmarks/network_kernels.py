@@ -118,8 +118,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
-    described = environment(CPU) | {"points": options.points, "layers": options.layers, "size": options.size,
-                                    "norm": options.norm}
+    described = environment(CPU, options)
     renderers = {variant: renderer_of(variant, options) for variant in options.variants}
     rows = []
     for what, run_of in (("frame", frame_of), ("step", step_of)):

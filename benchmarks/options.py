@@ -6,11 +6,12 @@
     python benchmarks/options.py --forms layered --norm none --variants plain margin --zoom 0.4 --size 300 300
     python benchmarks/options.py --device cuda --variants plain compiled bfloat16 graphs graphs+bfloat16 --size 600 600
 
-A variant is "plain" or options joined by "+": compiled, bfloat16, float16, graphs (on a GPU), margin (RENDER.MARGIN
-16; the layered form, on a CPU, with --norm none or batch). "first_s" is the time of the first frame, in which the
-network is compiled or captured; "error" the largest difference of color and alpha from the first variant's frame
-(empty for margin, which leaves the pixels outside it transparent); "step_ms", with --steps, the time of a frame with
-gradients, which only compiled changes. The ball of points fills 0.85 --zoom of the image's side. Weights are random.
+A variant is "plain" or options joined by "+": compiled, tf32, bfloat16, float16, graphs (on a GPU), margin
+(RENDER.MARGIN 16; the layered form, on a CPU, with --norm none or batch). "first_s" is the time of the first frame, in
+which the network is compiled or captured; "error" the largest difference of color and alpha from the first variant's
+frame (empty for margin, which leaves the pixels outside it transparent); "step_ms", with --steps, the time of a frame
+with gradients, which only compiled changes. The ball of points fills 0.85 --zoom of the image's side. Weights are
+random.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
+from npcr.numerics import PRECISIONS  # noqa: E402
 from npcr.renderers import Renderer  # noqa: E402
 
-OPTIONS = ("compiled", "bfloat16", "float16", "graphs", "margin")
+REDUCED = tuple(precision for precision in PRECISIONS if precision != "float32")
+OPTIONS = ("compiled", *REDUCED, "graphs", "margin")
 MARGIN = 16
 COLUMNS = ("form", "variant", "frame_ms", "low_ms", "high_ms", "runs", "of_first", "first_s", "step_ms", "error")
 
@@ -62,7 +66,7 @@ def apply_variant(renderer: Renderer, variant: str) -> None:
         renderer.margin = MARGIN
     if "compiled" in names:
         renderer.runner.compile(renderer.network)
-    precision = next((name for name in names if name.endswith("float16")), "float32")
+    precision = next((name for name in names if name in REDUCED), "float32")
     renderer.runner.prepare_rendering(precision, "graphs" in names, renderer.device)
 
 
@@ -110,7 +114,7 @@ def variant_name(text: str) -> str:
     """Check the name of a variant on the command line, and return it."""
     names = text.split("+")
     if text != "plain" and (len(set(names)) < len(names) or not set(names) <= set(OPTIONS)
-                            or {"bfloat16", "float16"} <= set(names)):
+                            or len(set(names) & set(REDUCED)) > 1):
         raise argparse.ArgumentTypeError(f"{text!r} is neither plain nor joins {', '.join(OPTIONS)} by +")
     return text
 
@@ -141,8 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"options": {name: value for name, value in vars(options).items()
-                                                   if name != "output"}}
+    described = environment(device, options)
     rows = measured_rows(options, device)
     print_table(rows, COLUMNS)
     write_json(options.output, rows, described)
@@ -151,4 +154,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

@@ -34,6 +34,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.ops import Fragments, compiled_available, rasterize  # noqa: E402
 from npcr.ops.reference import EMPTY, project  # noqa: E402
 
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "kernel" in options.methods and not compiled_available(device):
         print(f"no compiled kernel for {device}: run 'python -m pcpr_ext.build'", file=sys.stderr)
         return 2
-    described = environment(device)
+    described = environment(device, options)
     measured = rows(options, device)
     print_table(measured, COLUMNS)
     write_json(options.output, measured, described)
@@ -200,4 +201,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

@@ -32,6 +32,7 @@ import torch  # noqa: E402
 
 from benchmarks import blended, frame  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from npcr import cli  # noqa: E402
 
 POINTS = {"layered": [10**4, 10**5, 10**6, 10**7], "blended": [10**4, 10**5, 10**6]}
 BASE = {"points": 10**5, "side": 300, "layers": 2}
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file and the plot."""
     options = parse(arguments)
     device = torch.device(options.device)
-    described = environment(device) | {"form": options.form, "norm": options.norm}
+    described = environment(device, options)
     values = {"points": options.points or POINTS[options.form], "side": options.sides, "layers": options.layers}
     rows = [measured_row(options, vary, value, device) for vary in options.vary for value in values[vary]]
     print_table(rows, COLUMNS)
@@ -135,4 +136,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

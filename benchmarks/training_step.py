@@ -42,6 +42,7 @@ import torch  # noqa: E402
 from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_copy  # noqa: E402
+from npcr import cli  # noqa: E402
 from npcr.renderers.half_activations import half_activations  # noqa: E402
 
 VARIANTS = ("plain", "ours", "half", "recompute", "both", "reference")
@@ -133,8 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.variant:
         print(json.dumps(run_variant(options)))
         return 0
-    described = environment(torch.device(options.device)) | {
-        "points": options.points, "layers": options.layers, "size": options.size, "norm": options.norm}
+    described = environment(torch.device(options.device), options)
     rows = []
     for variant in options.variants:
         begun = time.perf_counter()
@@ -150,4 +150,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(lambda: sys.exit(main()))  # float32 as in the scripts, without TF32

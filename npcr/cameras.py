@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from npcr.transfers import to_device
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -41,7 +43,7 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         """Return the cameras on another device."""
-        return Cameras(self.cam_to_world.to(device), self.intrinsics.to(device), self.size)
+        return Cameras(to_device(self.cam_to_world, device), to_device(self.intrinsics, device), self.size)
 
     def resized(self, size: tuple[int, int], legacy: bool = False) -> Cameras:
         """Return the cameras of the images resized by a factor s in each direction.
@@ -120,7 +122,8 @@ def camera_rays(cameras: Cameras) -> Tensor:
     device = cameras.intrinsics.device
     grid = pixel_grid(cameras.size, device)
     homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1)  # (H, W, 3)
-    to_world = cameras.cam_to_world[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics)  # (B, 3, 3)
+    # `inv` would wait for a GPU, to say whether the matrix is singular; intrinsics are not.
+    to_world = cameras.cam_to_world[:, :3, :3] @ torch.linalg.inv_ex(cameras.intrinsics).inverse  # (B, 3, 3)
     return torch.einsum("bij,hwj->bhwi", to_world, homogeneous)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from yacs.config import CfgNode
 
 from npcr.config import explicit_keys, load_config, source_of, unread_keys
 from npcr.errors import ConfigError, NpcrError
+from npcr.numerics import tf32
 from npcr.out_of_memory import describe, is_out_of_memory
 from npcr.progress import LogHandler
 
@@ -146,7 +148,7 @@ def resolve_device(name: str) -> torch.device:
         name: cuda, cpu or cuda:N.
 
     Returns:
-        The device; the CPU, with a warning, where CUDA is missing.
+        The device; the CPU, with a warning, where CUDA is missing or torch was not compiled for the GPU.
 
     Raises:
         ConfigError: this machine has no GPU of that number.
@@ -159,18 +161,38 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise ConfigError(f"MODEL.DEVICE is {name}; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    if not _torch_is_compiled_for(device):
+        logger.warning(
+            "MODEL.DEVICE is %s, but torch %s was not compiled for %s (compute capability %d.%d; for %s alone); using "
+            "the CPU. Install a torch that was, for a V100 by: pip install 'torch<2.11' 'torchvision<0.26' "
+            "(docs/versions.md)",
+            name, torch.__version__, torch.cuda.get_device_name(device), *torch.cuda.get_device_capability(device),
+            ", ".join(torch.cuda.get_arch_list()))
+        return torch.device("cpu")
     return device
+
+
+def _torch_is_compiled_for(device: torch.device) -> bool:
+    """Machine code runs on GPUs of its major version from its minor version on, PTX on all later ones."""
+    compiled = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))
+    has = torch.cuda.get_device_capability(device)
+    versions = [(kind, (int(major), int(minor))) for kind, major, minor in compiled]
+    return not compiled or any(version <= has and (kind == "compute" or version[0] == has[0])  # none: not CUDA's names
+                               for kind, version in versions)
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a script; a user's error ends in one line and exit status 2, Ctrl-C in status 130.
+
+    float32 is float32 in it, on a GPU too; what a key names as its precision is set where it is used.
 
     Args:
         main: the script's function.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(sys.stderr)])
     try:
-        main()
+        with tf32(False):
+            main()
     except NpcrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -59,7 +59,7 @@ def main() -> None:
     output = args.output or default_output(inputs)
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
-                         blender=build_blender(inputs.cfg), frame=inputs.frame)
+                         blender=build_blender(inputs.cfg), frame=inputs.frame, raw=inputs.cfg.RENDER.RAW)
     writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
                          inputs.cfg.RENDER.VIDEO)
     try:

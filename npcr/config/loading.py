@@ -206,6 +206,8 @@ def _merge(cfg: CfgNode, values: dict[str, Any], prefix: str, source: str) -> No
     """Write nested `values` into `cfg`."""
     for name, value in values.items():
         key = f"{prefix}{name}"
+        if _retired(key, value, source):
+            continue
         known = _find(cfg, key, source)
         if isinstance(known, CfgNode):
             if value is None:
@@ -225,6 +227,16 @@ def _merge_options(cfg: CfgNode, options: Sequence[str]) -> None:
         if isinstance(known, CfgNode):
             raise ConfigError(f"command line: {key} is a section; name one of its keys: {', '.join(known)}")
         _assign(cfg, key, parse_text(text), "command line")
+
+
+def _retired(key: str, value: Any, source: str) -> bool:
+    """Whether a key of files is one of older versions, which now has no effect; says so where that matters."""
+    if key != "SOLVER.AMP":
+        return False
+    if value:
+        logger.info("%s: SOLVER.AMP %s has no effect now: training is in float32. SOLVER.PRECISION bfloat16, or "
+                    "float16 on a V100, is what it did on a GPU", source, value)
+    return True
 
 
 def _assign(cfg: CfgNode, key: str, value: Any, source: str) -> None:

@@ -21,6 +21,7 @@ from npcr.cameras import Cameras
 from npcr.data.image_cache import ImageCache
 from npcr.data.prefetch import prefetch
 from npcr.data.scene import Scene
+from npcr.transfers import to_device
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class SceneDataset:
 
     def _load(self, frame: int, camera: int, size: tuple[int, int]) -> Tensor:
         """(4, h, w) float32 0..1 on the device."""
-        pixels = torch.from_numpy(self._photographs.get(frame, camera, size).copy()).to(self.device)
+        pixels = to_device(torch.from_numpy(self._photographs.get(frame, camera, size).copy()), self.device)
         return pixels.permute(2, 0, 1).float() / 255
 
     def _make_sample(self, frame: int, camera: int, cameras: Cameras, target: Tensor) -> Sample:
@@ -172,7 +173,7 @@ def warp(pixels: Tensor, raw_size: tuple[int, int], to_raw: NDArray[np.float64],
         (C + 1, H, W): bilinear samples, 0 outside the photograph, and a last channel that is 1 inside, 0 outside.
     """
     matrix = _to_unit(raw_size) @ to_raw @ np.linalg.inv(_to_unit(size))
-    theta = torch.from_numpy(matrix[None, :2]).to(pixels)
+    theta = to_device(torch.from_numpy(matrix[None, :2]).to(pixels.dtype), pixels.device)
     grid = F.affine_grid(theta, [1, pixels.shape[0], size[1], size[0]], align_corners=False)
     inside = (grid.abs() <= 1).all(dim=-1).to(pixels)  # (1, H, W)
     samples = F.grid_sample(pixels[None], grid, mode="bilinear", padding_mode="border", align_corners=False)

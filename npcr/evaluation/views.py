@@ -8,9 +8,11 @@ whole image. Background counts too; PSNR is therefore higher than within the mat
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.progress import progress_bar
 from npcr.renderers import Renderer
+from npcr.transfers import HostCopy, to_device
 
 _LESS_MEMORY = "A smaller TEST.IMS_PER_BATCH, INPUT.SIZE_TEST or INPUT.LAYER_NUM needs less"
 METRICS = ("psnr", "ssim", "alpha_mae", "alpha_sad")
@@ -74,15 +77,24 @@ def evaluate_views(renderer: Renderer, dataset: SceneDataset, views: Sequence[tu
     training = renderer.training
     renderer.eval()
     samples = dataset.prefetch(partial(dataset.sample, frame, camera) for frame, camera in views)
+    ahead = 1 if torch.device(device).type == "cuda" else 0
+    unread: deque[_Compared] = deque()
     try:
         with torch.no_grad(), progress_bar(total=len(views), title="evaluating", unit="view", hidden=not progress,
                                            leave=False) as bar:
+            def take(ahead: int) -> None:
+                while len(unread) > ahead:
+                    group = unread.popleft()
+                    for score, pictures in group.read():
+                        scores.append(score)
+                        if on_view is not None and pictures is not None:
+                            on_view(score, pictures)
+                    bar.update(len(group.samples))
+
             for group in _batches(samples, batch):
-                for score, pictures in _score(renderer, group, torch.device(device)):
-                    scores.append(score)
-                    if on_view is not None:
-                        on_view(score, pictures)
-                bar.update(len(group))
+                unread.append(_compare(renderer, group, torch.device(device), pictures=on_view is not None))
+                take(ahead)
+            take(0)
     finally:
         renderer.train(training)
     return scores
@@ -132,19 +144,29 @@ def _batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
         yield group
 
 
-def _score(renderer: Renderer, group: list[Sample],
-           device: torch.device) -> Iterator[tuple[ViewScore, ViewPictures]]:
+class _Compared(NamedTuple):
+    """Scores and, where they are wanted, images of a few views, on their way from the device."""
+
+    samples: list[Sample]
+    copy: HostCopy  # (B, metrics), then images as `ViewPictures` has them, (B, C, H, W) each
+
+    def read(self) -> Iterator[tuple[ViewScore, ViewPictures | None]]:
+        values, *images = self.copy.read()
+        for i, (sample, row) in enumerate(zip(self.samples, values.tolist(), strict=True)):
+            pictures = ViewPictures(*(image[i] for image in images)) if images else None
+            yield ViewScore(sample.name, sample.frame, sample.camera, *row), pictures
+
+
+def _compare(renderer: Renderer, group: list[Sample], device: torch.device, *, pictures: bool) -> _Compared:
     cameras = concatenate([sample.cameras for sample in group]).to(device)
     with explain_out_of_memory("evaluating", cameras.size, _LESS_MEMORY):
         output = renderer(cameras, group[0].frame)
-    target = torch.stack([sample.target for sample in group]).to(device)
+    target = to_device(torch.stack([sample.target for sample in group]), device)
     target_alpha = target[:, 3:4]
-    target_rgb = torch.stack([sample.color for sample in group]).to(device)
+    target_rgb = to_device(torch.stack([sample.color for sample in group]), device)
     rendered = output.color.clamp(0, 1)
     alpha = output.alpha.clamp(0, 1)
     metrics = [psnr(rendered, target_rgb), ssim(rendered, target_rgb), alpha_mae(alpha, target_alpha),
                alpha_sad(alpha, target_alpha)]
-    values = torch.stack(metrics, dim=1).tolist()
-    for i, sample in enumerate(group):
-        pictures = ViewPictures(*(image[i].cpu() for image in (target_rgb, rendered, target_alpha, alpha)))
-        yield ViewScore(sample.name, sample.frame, sample.camera, *values[i]), pictures
+    images = (target_rgb, rendered, target_alpha, alpha) if pictures else ()
+    return _Compared(group, HostCopy(torch.stack(metrics, dim=1), *images))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from npcr.transfers import to_device
+
 # Of the reference implementation (Wang et al. 2004).
 SSIM_WINDOW = 11  # side, pixels
 SSIM_SIGMA = 1.5  # standard deviation of the Gaussian weights, pixels
@@ -136,7 +138,7 @@ def _gaussian(largest: int, device: torch.device) -> Tensor:
     size = largest - (largest + 1) % 2
     sigma = SSIM_SIGMA * size / SSIM_WINDOW
     offsets = range(-(size // 2), size // 2 + 1)
-    weights = torch.tensor([math.exp(-(i**2) / (2 * sigma**2)) for i in offsets], device=device)
+    weights = to_device(torch.tensor([math.exp(-(i**2) / (2 * sigma**2)) for i in offsets]), device)
     return weights / weights.sum()
 
 

@@ -81,8 +81,12 @@ def front_to_back(coverage: Tensor) -> Tensor:
     Returns:
         (K, ...), which sums to at most 1 over K.
     """
-    passing = torch.cumprod(1 - coverage, dim=0)
-    return coverage * torch.cat([torch.ones_like(passing[:1]), passing[:-1]])
+    # Not torch.cumprod, whose gradients older versions of torch add up in any order on a GPU.
+    passing, weights = torch.ones_like(coverage[0]), []
+    for layer in coverage:
+        weights.append(layer * passing)
+        passing = passing * (1 - layer)
+    return torch.stack(weights)
 
 
 class _CompositeDots(torch.autograd.Function):

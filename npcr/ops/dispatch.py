@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from npcr.numerics import autocast_dtype
 from npcr.ops import native
 from npcr.ops.checks import OperatorError
 
@@ -51,7 +52,7 @@ def use_compiled(operator: Operator, backend: str, *tensors: Tensor) -> bool:
     device = tensors[0].device
     if backend == "torch" or (operator.only_on and any(x.device.type != operator.only_on for x in tensors)):
         return False
-    if operator.traced and (torch.compiler.is_compiling() or _autocast(device)):
+    if operator.traced and (torch.compiler.is_compiling() or autocast_dtype(device) is not None):
         return False
     others = dict.fromkeys(str(x.dtype) for x in tensors if x.dtype != torch.float32)  # each once, in order
     if others and backend == "compiled":
@@ -64,10 +65,6 @@ def use_compiled(operator: Operator, backend: str, *tensors: Tensor) -> bool:
     if missing:
         _warn_once(device.type)
     return not missing
-
-
-def _autocast(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from npcr.errors import TrainingError
 from npcr.renderers import Renderer
 from npcr.renderers.losses import VggFeatures
 from npcr.temporal import RenderedFrame, reproject, reproject_legacy
+from npcr.training.pending_losses import PendingLosses
 
 
 class RefineLoss(NamedTuple):
@@ -80,7 +82,7 @@ class PathRefiner:
         self._legacy = renderer.legacy
         self._device = renderer.device
 
-    def run_pass(self, number: int = 1, first: int = 0) -> Iterator[RefineLoss]:
+    def run_pass(self, number: int = 1, first: int = 0) -> Iterator[PendingLosses[RefineLoss]]:
         """Go along the path once, then make an optimizer step.
 
         The step is made when the iteration ends; one that is left early changes nothing.
@@ -93,7 +95,7 @@ class PathRefiner:
             The losses of the second to the last frame, before the step.
 
         Raises:
-            TrainingError: a loss is not finite; the message names frame and pass.
+            TrainingError: a loss is not finite; the message names frame and pass, and the step is not made.
         """
         if first:
             raise ValueError(f"PathRefiner.run_pass: first is {first}; a pass begins at its start")
@@ -101,18 +103,20 @@ class PathRefiner:
         with torch.no_grad():
             earlier = self._render(0)
         blended = earlier.image
+        losses = []
         for index in range(1, len(self.cameras)):
             raw = self._render(index)
             target = self._target(raw.detach(), earlier, blended)
             feature, mse = self._terms(raw.image, target)
             total = feature + mse
-            if not bool(torch.isfinite(total)):
-                raise TrainingError(f"refining: the loss of frame {index + 1} in pass {number} is "
-                                    f"{total.item():g}; a lower REFINE.LR may help")
+            losses.append(PendingLosses(partial(_not_finite, index + 1, number), _combine))
+            losses[-1].add({"feature": feature, "mse": mse, "total": total})
             total.backward()
             earlier = raw.detach()
             blended = self.settings.weights[2] * earlier.image + self.settings.weights[3] * target
-            yield RefineLoss(feature.item(), mse.item(), total.item())
+            yield losses[-1]
+        for pending in losses:
+            pending.read()
         self.optimizer.step()
 
     def _render(self, index: int) -> RenderedFrame:
@@ -140,3 +144,12 @@ class PathRefiner:
         if self.settings.mse:
             mse = self.settings.mse * F.mse_loss(image, target)
         return feature, mse
+
+
+def _not_finite(frame: int, number: int, losses: dict[str, float]) -> TrainingError:
+    return TrainingError(f"refining: the loss of frame {frame} in pass {number} is {losses['total']:g}; a lower "
+                         "REFINE.LR may help")
+
+
+def _combine(parts: list[dict[str, float]]) -> RefineLoss:
+    return RefineLoss(**parts[0])

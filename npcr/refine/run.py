@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from npcr.io.files import remove_leftovers
 from npcr.progress import progress_bar, write_result
 from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.renderers import Renderer
+from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, take_read
 
 logger = logging.getLogger("npcr")
 
@@ -42,8 +44,8 @@ class Scheme(Protocol):
     steps_per_pass: int
     whole_passes: bool  # whether a pass that was stopped has changed nothing, and is repeated from its start
 
-    def run_pass(self, number: int, first: int = 0) -> Iterator[Any]:
-        """Yield a NamedTuple of losses, with `total`, after each of the pass's steps from `first` on."""
+    def run_pass(self, number: int, first: int = 0) -> Iterator[PendingLosses[Any]]:
+        """Yield losses, read as a NamedTuple with `total`, after each of the pass's steps from `first` on."""
         ...
 
 
@@ -133,17 +135,25 @@ class RefineRun:
     def _run_pass(self, board: SummaryWriter) -> None:
         number, first = self.progress.passes + 1, self.progress.steps
         sums: dict[str, float] = {}
+        unread: deque[PendingLosses[Any]] = deque()
         steps = self.scheme.steps_per_pass
         with progress_bar(total=steps, initial=first, title=f"pass {number}/{self.settings.passes}", unit="step",
                           leave=False) as bar:
+            def show(ahead: int = STEPS_AHEAD) -> None:
+                for losses in take_read(unread, ahead):
+                    for name, value in losses._asdict().items():
+                        sums[name] = sums.get(name, 0.0) + value
+                    bar.set_postfix(loss=f"{losses.total:.4g}", refresh=False)
+                    bar.update()
+
             for losses in self.scheme.run_pass(number, first):
-                for name, value in losses._asdict().items():
-                    sums[name] = sums.get(name, 0.0) + value
-                bar.set_postfix(loss=f"{losses.total:.4g}", refresh=False)
-                bar.update()
+                unread.append(losses)
                 self.progress = self.progress._replace(steps=self.progress.steps + 1)
-                if self.progress.steps < steps:
+                show()
+                if self.stop_requested and self.progress.steps < steps:
+                    show(ahead=0)  # weights after a loss that is not finite are not kept
                     self._stop_if_requested()
+            show(ahead=0)
         means = {name: value / (steps - first) for name, value in sums.items()}
         for name, value in means.items():
             board.add_scalar(f"refine/{name}", value, number)

@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ from npcr.renderers.losses import RenderLoss
 from npcr.rendering.frames import frame_from_output
 from npcr.temporal import RenderedFrame
 from npcr.training.optimizers import set_learning_rate
+from npcr.training.pending_losses import PendingLosses
 
 WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are uncertain
 
@@ -112,7 +114,7 @@ class SteadyRefiner:
         self._anchor = copy.deepcopy(renderer).requires_grad_(False) if settings.anchor else None
         self._device = renderer.device
 
-    def run_pass(self, number: int, first: int = 0) -> Iterator[SteadyLoss]:
+    def run_pass(self, number: int, first: int = 0) -> Iterator[PendingLosses[SteadyLoss]]:
         """Make the steps of a pass.
 
         Args:
@@ -123,12 +125,13 @@ class SteadyRefiner:
             The losses of each step, after it is made.
 
         Raises:
-            TrainingError: a loss is not finite; the message names step and pass, and the step is not made.
+            TrainingError: a loss is not finite; the message names step and pass. On a CPU the step is not made; on a
+                GPU reading the yielded losses raises it, when steps of such weights have been made.
         """
         for step in range(first, self.settings.steps):
             yield self._step((number - 1) * self.settings.steps + step)
 
-    def _step(self, index: int) -> SteadyLoss:
+    def _step(self, index: int) -> PendingLosses[SteadyLoss]:
         """Make optimizer step `index`, counted from 0 over all passes."""
         rng = np.random.default_rng([self.settings.seed, index])
         set_learning_rate(self.optimizer, self._learning_rate(index))
@@ -136,13 +139,15 @@ class SteadyRefiner:
         with half_activations(self.settings.half_activations):
             steadiness, anchor = self._clip_terms(self.clips.draw(rng))
         clip_loss = steadiness + anchor
-        self._require_finite(clip_loss, index)
+        losses = PendingLosses(partial(self._not_finite, index), _combine)
+        losses.add({"total": clip_loss, "steadiness": steadiness, "anchor": anchor})
         clip_loss.backward()  # before the photograph: two graphs need not be in memory at once
-        photometric = 0.0
         if self.photographs is not None and self.settings.photometric:
-            photometric = self._photometric_step(self.photographs, rng, index)
+            photometric = self._photometric_loss(self.photographs, rng)
+            losses.add({"total": photometric})
+            photometric.backward()
         self.optimizer.step()
-        return SteadyLoss(steadiness.item(), photometric, anchor.item(), clip_loss.item() + photometric)
+        return losses
 
     def _clip_terms(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         frames = [self._render(cameras[i].to(self._device)) for i in range(len(cameras))]
@@ -161,23 +166,25 @@ class SteadyRefiner:
             return rendered
         return render_frame(self.renderer, camera, self.frame)
 
-    def _photometric_step(self, photographs: PhotometricSource, rng: np.random.Generator, index: int) -> float:
+    def _photometric_loss(self, photographs: PhotometricSource, rng: np.random.Generator) -> Tensor:
         sample = photographs.draw(rng)
         with half_activations(self.settings.half_activations):
             output = self.renderer(sample.cameras, sample.frame)
-            loss = self.settings.photometric * photographs.loss(output.trained_color, output.alpha, output.depth,
-                                                                sample.target[None])["total"]
-        self._require_finite(loss, index)
-        loss.backward()
-        return float(loss.item())
+            terms = photographs.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
+            return self.settings.photometric * terms["total"]
 
     def _learning_rate(self, index: int) -> float:
         """Linear warm-up times a cosine that falls to 0, so that the last steps settle."""
         share = index / (self.settings.passes * self.settings.steps)
         return self.settings.lr * min(1.0, (index + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
-    def _require_finite(self, loss: Tensor, index: int) -> None:
-        if not bool(torch.isfinite(loss)):
-            number, step = divmod(index, self.settings.steps)
-            raise TrainingError(f"refining: the loss of step {step + 1} in pass {number + 1} is "
-                                f"{loss.item():g}; a lower REFINE.LR may help")
+    def _not_finite(self, index: int, losses: dict[str, float]) -> TrainingError:
+        number, step = divmod(index, self.settings.steps)
+        return TrainingError(f"refining: the loss of step {step + 1} in pass {number + 1} is "
+                             f"{losses['total']:g}; a lower REFINE.LR may help")
+
+
+def _combine(parts: list[dict[str, float]]) -> SteadyLoss:
+    """The losses of a step from those of its clip and, where there is one, of its photograph."""
+    clip, photometric = parts[0], sum((part["total"] for part in parts[1:]), 0.0)
+    return SteadyLoss(clip["steadiness"], photometric, clip["anchor"], clip["total"] + photometric)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from npcr.numerics import autocast, tf32, warn_without_tensor_cores
 from npcr.renderers.cuda_graphs import GraphReplay
+from npcr.renderers.norms import widen
 from npcr.renderers.receptive_field import PixelRegion, zero_outside
 
 logger = logging.getLogger("npcr")
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NetworkRunner:
@@ -27,7 +27,7 @@ class NetworkRunner:
 
     def __init__(self) -> None:
         self.compiled: Callable[..., Tensor] | None = None  # takes the network and the images
-        self.precision: torch.dtype | None = None  # without gradients; a trainer has its own autocast
+        self.precision = "float32"  # without gradients; a trainer has its own
         self.graph: GraphReplay | None = None  # without gradients
 
     def __call__(self, network: nn.Module, x: Tensor, region: PixelRegion | None = None) -> Tensor:
@@ -45,11 +45,11 @@ class NetworkRunner:
         return self.precision, self.compiled, [module.training for module in network.modules()]
 
     def _in_precision(self, network: nn.Module, x: Tensor, region: PixelRegion | None = None) -> Tensor:
-        if self.precision is None or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return self._forward(network, x, region)
         # Within another autocast, its cache would give weights as they were when they were first converted.
-        with torch.autocast(x.device.type, dtype=self.precision, cache_enabled=False):
-            return self._forward(network, x, region).float()
+        with tf32(self.precision == "tf32"), autocast(self.precision, x.device, cache=False):
+            return widen(self._forward(network, x, region))
 
     def _forward(self, network: nn.Module, x: Tensor, region: PixelRegion | None) -> Tensor:
         if self.compiled is not None:
@@ -84,11 +84,12 @@ class NetworkRunner:
         """Let RENDER.PRECISION and RENDER.CUDA_GRAPHS take effect; with gradients the network runs without them.
 
         Args:
-            precision: a key of `PRECISIONS`.
+            precision: a key of `npcr.numerics.PRECISIONS`.
             cuda_graphs: capture the network and replay it for each frame; elsewhere than on a GPU a warning says no.
             device: where frames will be rendered.
         """
-        self.precision = PRECISIONS[precision]
+        self.precision = precision
+        warn_without_tensor_cores("RENDER.PRECISION", precision, device)
         if cuda_graphs and device.type == "cuda":
             self.graph = GraphReplay()
         elif cuda_graphs:

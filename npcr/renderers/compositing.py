@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from npcr.ops.compositing import front_to_back
+
 
 class _Clamp01(torch.autograd.Function):
     """Clamp to [0, 1] whose gradient still passes where it would bring a value back into the range.
@@ -69,9 +71,7 @@ def composite(layer_rgba: Tensor, layer_depth: Tensor, depth_threshold: float,
         return layer_rgba[:, 0, :3], layer_rgba[:, 0, 3:]
     alpha = drop_distant_layers(layer_rgba[:, :, 3], layer_depth, depth_threshold)
     alpha = alpha.clamp(0, 1) if legacy else _Clamp01.apply(alpha)
-    passing = torch.cumprod(1 - alpha, dim=1)
-    before = torch.cat([torch.ones_like(passing[:, :1]), passing[:, :-1]], dim=1)
-    weights = (alpha * before)[:, :, None]  # (B, K, 1, H, W)
+    weights = front_to_back(alpha.movedim(1, 0)).movedim(0, 1)[:, :, None]  # (B, K, 1, H, W)
     return (weights * layer_rgba[:, :, :3]).sum(1), weights.sum(1)
 
 

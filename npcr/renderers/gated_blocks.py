@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from npcr.renderers.norms import fixed_affine, make_norm, own_statistics
+from npcr.renderers.norms import fixed_affine, make_norm, own_statistics, widen
 
 
 class GatedConv(nn.Module):
     """`sigmoid(gate(x)) * conv(x)`, both 3x3 with bias and padding 1: (B, a, H, W) to (B, b, H, W).
 
     Both convolutions read the same feature map, so one convolution with the weights of both stacked computes
-    them in a single pass; the parameters stay apart, as published checkpoints have them.
+    them in a single pass; the parameters stay apart, as published checkpoints have them. Under autocast the
+    convolution alone is of a half type: a norm follows, which would enlarge what is rounded after it.
 
     Args:
         channels_in: a.
@@ -35,12 +36,12 @@ class GatedConv(nn.Module):
             return norm(self(x))
         scale, shift = fixed_affine(norm, self.conv.out_channels)
         scaled = self._run(x, self.conv.weight * scale[:, None, None, None], _bias(self.conv) * scale)
-        return scaled + shift[:, None, None].to(scaled.dtype)
+        return scaled + shift[:, None, None]
 
     def _run(self, x: Tensor, conv_weight: Tensor, conv_bias: Tensor) -> Tensor:
         weight = torch.cat([conv_weight, self.gate.weight])
         bias = torch.cat([conv_bias, _bias(self.gate)])
-        return F.glu(F.conv2d(x, weight, bias, padding=1), dim=1)
+        return F.glu(widen(F.conv2d(x, weight, bias, padding=1)), dim=1)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
@@ -84,7 +85,13 @@ def blur_halve(x: Tensor) -> Tensor:
     # Made on the device: a copy from the host would wait for it, and could not be captured in a CUDA graph.
     row = 0.5 - (torch.arange(3, dtype=x.dtype, device=x.device) - 1).abs() / 4
     kernel = (row[:, None] * row[None, :]).expand(channels, 1, 3, 3)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=channels)
+    return F.conv2d(_reflect(x), kernel, stride=2, groups=channels)
+
+
+def _reflect(x: Tensor) -> Tensor:
+    """Pad by one pixel, as `F.pad` does in mode "reflect", whose gradients on a GPU are added up in any order."""
+    x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], dim=2)
+    return torch.cat([x[..., 1:2], x, x[..., -2:-1]], dim=3)
 
 
 class Down(nn.Module):

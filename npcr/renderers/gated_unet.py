@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from npcr.numerics import autocast_dtype
 from npcr.renderers import cpu
 from npcr.renderers.gated_blocks import DoubleConv, Down, Out, Up
 from npcr.renderers.receptive_field import PixelRegion, zero_outside
 
 SMALLEST_SIDE = 24  # pixels; four halvings must leave something for the last border to reflect
+
+# The blocks that autocast may compute in a half type. What the others round shows most in the image: those that later
+# norms enlarge and, with bfloat16's 8 bits of mantissa, those near the output (docs/performance.md).
+HALF_BLOCKS = {
+    torch.float16: frozenset({"down4", "up1", "up2", "up3", "up4", "alpha_down2", "alpha_up1", "alpha_up2"}),
+    torch.bfloat16: frozenset({"down3", "down4", "up1", "up2"}),
+}
 
 
 class GatedUNet(nn.Module):
@@ -70,12 +78,22 @@ class GatedUNet(nn.Module):
                              f"{SMALLEST_SIDE}, is {tuple(x.shape)}")
         on_kernels = cpu.block_runner(self, x, region, self.backend, self.packed_weights)
         if on_kernels is None:
-            result = self._forward(lambda name, *inputs: getattr(self, name)(*inputs), x)
+            result = self._forward(self._run_block, x)
         elif len(x) > 1 and not torch.is_grad_enabled():  # one by one they stay in the processor's caches
             result = torch.cat([self._forward(on_kernels, image) for image in x.split(1)])
         else:
             result = self._forward(on_kernels, x)
         return result if region is None else zero_outside(result, region)
+
+    def _run_block(self, name: str, *inputs: Tensor) -> Tensor:
+        device = inputs[0].device
+        half = autocast_dtype(device)
+        if half is None:
+            result: Tensor = getattr(self, name)(*inputs)
+        else:
+            with torch.autocast(device.type, half, enabled=name in HALF_BLOCKS[half]):
+                result = getattr(self, name)(*inputs)
+        return result
 
     def _forward(self, run: Callable[..., Any], x: Tensor) -> Tensor:
         """Wire the blocks; `run(name, *inputs)` runs one of them, and gives tensors for `out` and `alpha_out`."""

@@ -12,7 +12,8 @@ class ImageNorm(nn.Module):
 
     Equals `nn.InstanceNorm2d(affine=True)`, and batch norm in training mode on a batch of one, which is how
     the published method both trains and renders. Written out because torch's instance norm leaves
-    channels_last memory, and its group norm in that memory loses three digits of the variance.
+    channels_last memory, and its group norm in that memory loses three digits of the variance. What is of a half type
+    is normalized in float32: the mean is often large beside the deviations from it, which rounding would swallow.
 
     Args:
         channels: of the feature map.
@@ -26,10 +27,23 @@ class ImageNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+        x = widen(x)
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
         scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
         shift = self.bias[:, None, None] - mean * scale
-        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+        return torch.addcmul(shift, x, scale)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return a tensor of a half type, as convolutions under autocast give it, in float32; others as they are.
+
+    Args:
+        x: any tensor of floating point.
+
+    Returns:
+        x, or its copy in float32.
+    """
+    return x.float() if x.itemsize == 2 else x
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +20,14 @@ from npcr.io.images import write_image
 from npcr.io.pixels import fit_size, resized
 from npcr.io.video import VideoWriter
 from npcr.io.video_formats import FORMATS
-from npcr.rendering.frames import FramePixels
+from npcr.rendering.frames import FramePixels, RawPixels
 
 logger = logging.getLogger("npcr")
 
-# Frames that may wait for the disk; more would let memory grow with a slow one.
-WRITE_AHEAD = 4
+# Threads that compress images and wait for the disk. More are not needed: one writes 30 frames of 600x600 a second.
+ENCODERS = min(4, 1 + (os.cpu_count() or 1))
+# Frames that may be in work or wait for the disk; more would let memory grow with a slow one.
+WRITE_AHEAD = 6
 # Pixels of a preview's longer side at most: a GIF of many large frames is larger than all other results.
 PREVIEW_SIDE = 480
 
@@ -32,14 +35,14 @@ PREVIEW_SIDE = 480
 class FrameWriter:
     """Writes the frames of a path into a folder; a context manager.
 
-    It writes `img_0001.jpg`, `rgba/img_0001.png`, perhaps `raw/img_0001.npz`, and videos (`PathVideos`). A thread
-    compresses and writes while the next frame is rendered. Leaving the context, also by an exception or Ctrl-C, writes
+    It writes `img_0001.jpg`, `rgba/img_0001.png`, perhaps `raw/img_0001.npz`, and videos (`PathVideos`). Threads
+    compress and write while the next frames are rendered. Leaving the context, also by an exception or Ctrl-C, writes
     the frames that were handed over and closes the videos, so that they can be played.
 
     Args:
         folder: is made where it is missing.
         fps: frames per second of the videos.
-        raw: whether to write raw color, alpha and depth, as float32.
+        raw: whether frames bring raw color, alpha and depth, which are then written as float32.
         videos: formats, as RENDER.VIDEO names them.
 
     Raises:
@@ -50,12 +53,11 @@ class FrameWriter:
         self.folder = folder
         self.count = 0  # of frames handed over
         self.videos = PathVideos(folder, fps, videos)
-        self._raw = raw
         for sub in ("", "rgba", *(["raw"] if raw else [])):
             (folder / sub).mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder / sub)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frame-writer")
-        self._pending: deque[Future[None]] = deque()
+        self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="frame-writer")
+        self._pending: deque[list[Future[None]]] = deque()  # by frame
 
     def __enter__(self) -> FrameWriter:
         return self
@@ -63,15 +65,18 @@ class FrameWriter:
     def write(self, frame: FramePixels) -> None:
         """Hand over the path's next frame."""
         if len(self._pending) >= WRITE_AHEAD:
-            self._pending.popleft().result()
+            for future in self._pending.popleft():
+                future.result()
         self.count += 1
-        self._pending.append(self._thread.submit(self._save, frame, f"img_{self.count:04d}"))
+        self._pending.append([self._encoders.submit(self._save, frame, f"img_{self.count:04d}"),
+                              *self.videos.write(frame.picture, frame.rgba)])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._thread.shutdown(wait=True)
-        failures = [reason for future in self._pending if (reason := future.exception())]
-        failures.extend(self.videos.close())
+        self._encoders.shutdown(wait=True)
+        unwritten = self.videos.close()
+        failures = [reason for futures in self._pending for future in futures if (reason := future.exception())]
+        failures.extend(unwritten)
         if failures and error is None:
             raise failures[0]
         for failure in failures:
@@ -83,18 +88,18 @@ class FrameWriter:
             write_image(picture, frame.picture)
         with reraise_with_path(matte):
             write_image(matte, frame.rgba)
-        if self._raw:
-            raw = self.folder / "raw" / f"{name}.npz"
-            with reraise_with_path(raw):
-                _write_raw(raw, frame)
-        self.videos.write(frame.picture, frame.rgba)
+        if frame.raw is not None:
+            numbers = self.folder / "raw" / f"{name}.npz"
+            with reraise_with_path(numbers):
+                _write_raw(numbers, frame.raw)
 
 
 class PathVideos:
     """Writes several videos of one path, each in a format of its own.
 
-    Formats with alpha get straight RGBA, the others the picture over the background, previews reduced in size. When one
-    video cannot be written the others are; `close` returns the reason.
+    Formats with alpha get straight RGBA, the others the picture over the background, previews reduced in size. Each
+    video has a thread of its own, which writes its frames in order. When one video cannot be written the others are;
+    `close` returns the reason.
 
     Args:
         folder: for `video.mp4`, `video.webm` and so on; `video_h265.mp4`, since H.264 has the first name.
@@ -106,54 +111,76 @@ class PathVideos:
     """
 
     def __init__(self, folder: Path, fps: float, formats: Sequence[str]) -> None:
-        self._writers = [VideoWriter(folder / _file_name(name), fps, name) for name in formats]
-        self._failures: dict[Path, OSError] = {}
+        self._feeds = [_VideoFeed(VideoWriter(folder / _file_name(name), fps, name)) for name in formats]
 
     @property
     def paths(self) -> list[Path]:
         """Where the videos are, or will be once closed."""
-        return [writer.path for writer in self._writers]
+        return [feed.path for feed in self._feeds]
 
-    def write(self, picture: NDArray[np.uint8], rgba: NDArray[np.uint8]) -> None:
-        """Append a frame.
+    def write(self, picture: NDArray[np.uint8], rgba: NDArray[np.uint8]) -> list[Future[None]]:
+        """Hand over a frame, which must not change until it is written.
 
         Args:
             picture: (H, W, 3) over the background.
             rgba: (H, W, 4) with straight alpha.
+
+        Returns:
+            For each video what is done when it has the frame.
         """
-        for writer in self._writers:
-            if writer.path not in self._failures:
-                pixels = rgba if writer.format.alpha else picture
-                if writer.format.preview:
-                    pixels = resized(pixels, fit_size((pixels.shape[1], pixels.shape[0]), PREVIEW_SIDE))
-                try:
-                    writer.write(pixels)
-                except OSError as error:
-                    self._failures[writer.path] = error
+        return [feed.write(picture, rgba) for feed in self._feeds]
 
     def close(self) -> list[NpcrError]:
         """Finish the videos, and return the reason for each that could not be written."""
-        reasons = []
-        for writer in self._writers:
-            try:
-                with reraise_with_path(writer.path):
-                    self._close(writer)
-            except NpcrError as reason:
-                reasons.append(reason)
-        return reasons
+        return [reason for closing in [feed.close() for feed in self._feeds] if (reason := closing.result())]
 
-    def _close(self, writer: VideoWriter) -> None:
-        """Close a writer; one that is given the error of a failed write raises the encoder's own reason for it."""
-        failure = self._failures.get(writer.path)
-        writer.__exit__(type(failure) if failure else None, failure, None)
-        if failure:
-            raise failure
+
+class _VideoFeed:
+    """One video, and the thread that hands its encoder the frames: no video waits for another, nor for the images."""
+
+    def __init__(self, writer: VideoWriter) -> None:
+        self.path = writer.path
+        self._writer = writer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="video-writer")
+        self._failure: OSError | None = None
+
+    def write(self, picture: NDArray[np.uint8], rgba: NDArray[np.uint8]) -> Future[None]:
+        """Append a frame after those before, unless one of them could not be written."""
+        return self._thread.submit(self._append, rgba if self._writer.format.alpha else picture)
+
+    def close(self) -> Future[NpcrError | None]:
+        """Finish the video after its last frame; the result is the reason where it could not be written."""
+        closing = self._thread.submit(self._finish)
+        self._thread.shutdown(wait=False)
+        return closing
+
+    def _append(self, pixels: NDArray[np.uint8]) -> None:
+        if self._failure is not None:
+            return
+        if self._writer.format.preview:
+            pixels = resized(pixels, fit_size((pixels.shape[1], pixels.shape[0]), PREVIEW_SIDE))
+        try:
+            self._writer.write(pixels)
+        except OSError as error:
+            self._failure = error
+
+    def _finish(self) -> NpcrError | None:
+        """Close the writer; one that is given the error of a failed write raises the encoder's own reason for it."""
+        failure = self._failure
+        try:
+            with reraise_with_path(self.path):
+                self._writer.__exit__(type(failure) if failure else None, failure, None)
+                if failure:
+                    raise failure
+        except NpcrError as reason:
+            return reason
+        return None
 
 
 def _file_name(name: str) -> str:
     return f"video{'_h265' if name == 'h265' else ''}{FORMATS[name].suffix}"
 
 
-def _write_raw(path: Path, frame: FramePixels) -> None:
+def _write_raw(path: Path, raw: RawPixels) -> None:
     with atomic_write(path) as file:
-        np.savez(file, rgb=frame.rgb, alpha=frame.alpha, depth=frame.depth)
+        np.savez(file, **raw._asdict())

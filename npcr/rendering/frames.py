@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,24 +18,33 @@ from npcr.cameras import Cameras
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Renderer, RenderOutput, over_background
 from npcr.temporal import Blender, LegacyBlender, RenderedFrame
+from npcr.transfers import HostCopy
 
 _LESS_MEMORY = "A smaller INPUT.SIZE_TEST or INPUT.LAYER_NUM and, on a GPU, RENDER.PRECISION float16 need less"
 
 
-class FramePixels(NamedTuple):
-    """One frame of a path, as numpy arrays. Raw values are neither blended nor clamped."""
+class RawPixels(NamedTuple):
+    """The numbers of one frame, neither blended nor clamped, as numpy arrays of float32."""
 
-    rgb: NDArray[np.float32]  # (H, W, 3) raw color; premultiplied, but of a legacy model its color sum
-    alpha: NDArray[np.float32]  # (H, W) raw
+    rgb: NDArray[np.float32]  # (H, W, 3); premultiplied, but of a legacy model its color sum
+    alpha: NDArray[np.float32]  # (H, W)
     depth: NDArray[np.float32]  # (H, W) camera-space z of layer 0, 0 where empty
-    picture: NDArray[np.uint8]  # (H, W, 3) blended, over the background
-    rgba: NDArray[np.uint8]  # (H, W, 4) blended, straight alpha; black where alpha is 0
+
+
+class FramePixels(NamedTuple):
+    """One frame of a path, blended, as numpy arrays."""
+
+    picture: NDArray[np.uint8]  # (H, W, 3) over the background
+    rgba: NDArray[np.uint8]  # (H, W, 4) straight alpha; black where alpha is 0
+    raw: RawPixels | None = None  # where they were asked for
 
 
 @torch.inference_mode()
 def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: Blender | None,
-                frame: int = 0) -> Iterator[FramePixels]:
+                frame: int = 0, raw: bool = False) -> Iterator[FramePixels]:
     """Render a camera path one frame at a time, in constant memory.
+
+    On a GPU the next frame is begun before one is yielded, so that copies to the host overlap with rendering.
 
     Args:
         renderer: is put into eval mode.
@@ -42,6 +52,7 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
         gray: the background, in [0, 1].
         blender: makes frames steadier; None: they are not blended.
         frame: of the scene, from 0.
+        raw: whether frames have their raw numbers, which take five times the bytes of the rest.
 
     Yields:
         A frame for each camera, in the same order.
@@ -60,11 +71,16 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
                 outputs.append(renderer(camera, frame))
             yield frame_from_output(outputs[-1], camera)
 
+    ahead = 1 if device.type == "cuda" else 0
+    copies: deque[HostCopy] = deque()
     for picture, rgba in composite_frames(rendered_frames(), gray, blender):
         output = outputs.popleft()
-        yield FramePixels(_to_numpy(output.trained_color), _to_numpy(output.alpha)[..., 0],
-                          output.depth[0].cpu().numpy(), _to_numpy(_to_bytes(picture)),
-                          _to_numpy(_to_bytes(_unpremultiply(rgba))))
+        numbers = [output.trained_color, output.alpha, output.depth[None]] if raw else []
+        copies.append(HostCopy(_to_bytes(picture), _straight_bytes(rgba), *numbers))
+        if len(copies) > ahead:
+            yield _read(copies.popleft())
+    while copies:
+        yield _read(copies.popleft())
 
 
 def frame_from_output(output: RenderOutput, cameras: Cameras) -> RenderedFrame:
@@ -118,17 +134,19 @@ def _over_gray(rgba: Tensor, gray: float) -> Tensor:
     return over_background(rgba[:, :3], rgba[:, 3:], gray)
 
 
-def _unpremultiply(rgba: Tensor) -> Tensor:
-    """Premultiplied (B, 4, H, W) to straight alpha; black where alpha is not above 0."""
+def _straight_bytes(rgba: Tensor) -> Tensor:
+    """Premultiplied (B, 4, H, W) to bytes of straight alpha; black where alpha is not above 0."""
     alpha = rgba[:, 3:]
-    color = torch.where(alpha > 0, rgba[:, :3] / alpha.clamp_min(1e-12), 0)
-    return torch.cat([color, alpha], dim=1)
+    color = (rgba[:, :3] / alpha.clamp_min(1e-12)).masked_fill_(~(alpha > 0), 0)
+    return torch.cat([_to_bytes(color), _to_bytes(alpha.clone())], dim=1)
 
 
 def _to_bytes(image: Tensor) -> Tensor:
-    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+    """0-1 to bytes; the image is used up, for fresh memory takes a CPU longer than the arithmetic."""
+    return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _to_numpy(image: Tensor) -> NDArray[Any]:
-    """(1, C, H, W) on any device to a numpy array (H, W, C)."""
-    return image[0].permute(1, 2, 0).contiguous().cpu().numpy()
+def _read(copy: HostCopy) -> FramePixels:
+    """The frame of a batch of one. OpenCV interleaves channels several times faster than torch."""
+    picture, rgba, *numbers = (cv2.merge([*image[0].numpy()]) for image in copy.read())
+    return FramePixels(picture, rgba, RawPixels(*numbers) if numbers else None)

@@ -29,6 +29,7 @@ from npcr.temporal.reprojection import (
     sample_smoothly,
     surface_depth,
 )
+from npcr.transfers import to_device
 
 
 class Blender(ABC):
@@ -130,7 +131,8 @@ class DefaultBlender(Blender):
         mean = _mean_5x5(difference)
         confidence = warp.confidence * color_confidence(mean, self.color_tolerance**2)
         weight = confidence.unflatten(0, (many, -1))
-        weight = weight * weight.new_tensor(list(shares.values()))[:, None, None, None]
+        share = to_device(torch.tensor(list(shares.values()), dtype=weight.dtype), weight.device)
+        weight = weight * share[:, None, None, None]
         detail = difference.sub_(mean).unflatten(0, (many, -1))
         blended = frame.image.clone()
         blended[..., rows, columns] += (detail * weight[:, :, None]).sum(0) / (1 + weight.sum(0))[:, None]

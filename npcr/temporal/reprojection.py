@@ -125,7 +125,7 @@ def _reduce_3x3(image: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> T
 
 
 def occupied_crop(depth: Tensor, margin: int = 0) -> Crop:
-    """Find the smallest crop that holds every point of a batch.
+    """Find the smallest crop that holds every point of a batch; on a GPU the whole image, so that nothing waits for it.
 
     Args:
         depth: (B, H, W), 0 where empty.
@@ -134,6 +134,8 @@ def occupied_crop(depth: Tensor, margin: int = 0) -> Crop:
     Returns:
         The crop; `EMPTY_CROP` without points.
     """
+    if depth.is_cuda:
+        return FULL_CROP
     occupied = (depth > 0).any(dim=0)
     rows, columns = (occupied.any(dim=axis).nonzero().flatten() for axis in (1, 0))
     if not len(rows):
@@ -189,7 +191,7 @@ def _project_pixels(depth: Tensor, cameras: Cameras, others: Cameras, crop: Crop
     to_world, from_world = cameras.cam_to_world.double(), others.world_to_cam.double()
     other = others.intrinsics.double()
     relative = from_world @ to_world
-    matrix = other @ relative[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics.double())
+    matrix = other @ relative[:, :3, :3] @ torch.linalg.inv_ex(cameras.intrinsics.double()).inverse
     shift = (other @ relative[:, :3, 3:]).to(depth.dtype)[..., None]  # (B, 3, 1, 1)
     along_x, along_y, fixed = matrix.to(depth.dtype)[..., None, None].unbind(2)  # each (B, 3, 1, 1)
     width, height = cameras.size

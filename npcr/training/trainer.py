@@ -11,11 +11,12 @@ import logging
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +33,13 @@ from npcr.evaluation.views import evaluate_views, mean_scores
 from npcr.factory import View, build_dataset, build_loss, build_renderer, held_out_views, open_scene
 from npcr.io.files import remove_leftovers
 from npcr.io.points import PointCloud
+from npcr.numerics import autocast, deterministic, tf32, warn_without_tensor_cores
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Photographs, RenderOutput
 from npcr.renderers.half_activations import half_activations
 from npcr.training.log import TrainingLog
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
+from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, take_read
 
 logger = logging.getLogger("npcr")
 
@@ -45,10 +48,18 @@ _LESS_MEMORY = ("A smaller INPUT.SIZE_TRAIN or INPUT.LAYER_NUM, SOLVER.HALF_ACTI
                 "SOLVER.RECOMPUTE_LAYERS True need less; so does a smaller DATASETS.CACHE_MB on the host")
 
 
+class StepLosses(NamedTuple):
+    """The losses of one optimizer step."""
+
+    iteration: int  # steps done, with this one
+    lr: float  # the learning rate of the first parameter group
+    means: dict[str, float]  # `total` and each term, over the batch
+
+
 class StepResult(NamedTuple):
     """The result of one optimizer step."""
 
-    losses: dict[str, float]  # `total` and each term, means over the batch
+    losses: PendingLosses[StepLosses]
     output: RenderOutput  # of the last sample
     sample: Sample  # the last one
 
@@ -81,14 +92,15 @@ class Trainer:
         self.renderer = renderer.to(device)
         self.loss = build_loss(cfg).to(device)
         self.optimizer = build_optimizer(cfg, self.renderer)
-        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-        self.autocast_dtype = half if device.type == "cuda" and cfg.SOLVER.AMP else None
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.autocast_dtype == torch.float16)
+        self.precision: str = cfg.SOLVER.PRECISION
+        warn_without_tensor_cores("SOLVER.PRECISION", self.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         self.steps_per_epoch = math.ceil(len(self.views) / cfg.SOLVER.IMS_PER_BATCH)
         self.iteration = 0  # optimizer steps done
         self.seconds = 0.0  # that they took
         self.stop_requested = False
         self.result: StepResult | None = None  # of the last step
+        self._unread: deque[PendingLosses[StepLosses]] = deque()  # losses of steps that are not logged yet
 
     def _photographs(self, cameras: list[int], frame: int) -> Photographs:
         """Some of the training photographs of a frame, evenly chosen, for initializing the points."""
@@ -130,38 +142,40 @@ class Trainer:
         """Make one optimizer step over a batch, and set `self.result`.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite; on a GPU this may be that of an earlier step, up to `STEPS_AHEAD`.
+            ConfigError: SOLVER.DETERMINISTIC, with an operation that torch cannot compute so.
             OutOfMemoryError: the memory does not suffice.
         """
-        with explain_out_of_memory("training", self.cfg.INPUT.SIZE_TRAIN, _LESS_MEMORY):
+        with (explain_out_of_memory("training", self.cfg.INPUT.SIZE_TRAIN, _LESS_MEMORY),
+              deterministic(self.cfg.SOLVER.DETERMINISTIC), tf32(self.precision == "tf32")):
             self._step(batch)
 
     def _step(self, batch: list[Sample]) -> None:
         self.renderer.train()
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
+        losses = PendingLosses(partial(self._not_finite, self.iteration, [sample.name for sample in batch]),
+                               partial(_step_losses, self.iteration + 1, self.optimizer.param_groups[0]["lr"]))
         for sample in batch:
-            with (torch.autocast(self.device.type, dtype=self.autocast_dtype,
-                                 enabled=self.autocast_dtype is not None),
-                  half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS)):
+            with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
                 terms = self.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.item() / len(batch)
-            if not math.isfinite(sums["total"]):
-                self._raise_not_finite(terms, batch)
+            losses.add(terms)
             self.scaler.scale(terms["total"] / len(batch)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.result = StepResult(sums, output, batch[-1])
+        self.result = StepResult(losses, output, batch[-1])
+        self._unread.append(losses)
+        if len(self._unread) > STEPS_AHEAD:  # so that the steps' time is the device's
+            self._unread[-1 - STEPS_AHEAD].read()
 
-    def _raise_not_finite(self, terms: dict[str, torch.Tensor], batch: list[Sample]) -> NoReturn:
-        epoch, step = divmod(self.iteration, self.steps_per_epoch)
-        values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-        raise TrainingError(
+    def _not_finite(self, iteration: int, photographs: list[str], losses: dict[str, float]) -> TrainingError:
+        epoch, step = divmod(iteration, self.steps_per_epoch)
+        values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        hint = "" if self.precision == "float32" else " or set SOLVER.PRECISION float32"
+        return TrainingError(
             f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}, at "
-            f"{'; '.join(sample.name for sample in batch)} ({values}). Checkpoints in {self.output} are intact; "
-            "lower SOLVER.BASE_LR or set SOLVER.AMP False")
+            f"{'; '.join(photographs)} ({values}). Checkpoints in {self.output} are intact; "
+            f"lower SOLVER.BASE_LR{hint}")
 
     # The run ----------------------------------------------------------------------------------------------
 
@@ -193,6 +207,7 @@ class Trainer:
         previous = signal.signal(signal.SIGINT, self._request_stop)
         try:
             engine.run(batches)
+            self._log_losses(log, ahead=0)
         finally:
             signal.signal(signal.SIGINT, previous)
             batches.close()  # type: ignore[attr-defined]
@@ -216,10 +231,9 @@ class Trainer:
         def report() -> None:
             self.iteration += 1
             self.seconds += time.monotonic() - self._step_start
-            assert self.result is not None
-            log.log_step(self.iteration, engine.state.epoch, self.result.losses,
-                         self.optimizer.param_groups[0]["lr"], self.seconds)
+            self._log_losses(log)
             if self.stop_requested:
+                self._log_losses(log, ahead=0)
                 self.save(engine.state.epoch)
                 engine.terminate()
             elif limit and self.seconds >= limit:
@@ -238,8 +252,16 @@ class Trainer:
 
         return engine
 
+    def _log_losses(self, log: TrainingLog, ahead: int = STEPS_AHEAD) -> None:
+        """Log the steps whose losses are there, and in any case all but the last `ahead`."""
+        for losses in take_read(self._unread, ahead):
+            epoch = (losses.iteration - 1) // self.steps_per_epoch + 1
+            log.log_step(losses.iteration, epoch, losses.means, losses.lr, self.seconds)
+
     def _finish_epoch(self, log: TrainingLog, epoch: int, *, save: bool, evaluate: bool) -> None:
         """Save and evaluate at the end of an epoch, or where SOLVER.MAX_MINUTES cut it short."""
+        if save or evaluate:
+            self._log_losses(log, ahead=0)  # weights after a loss that is not finite are neither saved nor measured
         if save:
             assert self.result is not None
             log.log_images(self.iteration, self.result.output, self.result.sample)
@@ -287,7 +309,8 @@ class Trainer:
                 values = "" if name == "jobs" else f" ({state[name]} then, {now} now)"
                 raise CheckpointError(f"{path}: cannot resume: {what} differs from the run that wrote it{values}")
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where SOLVER.PRECISION needed none
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -295,3 +318,12 @@ class Trainer:
         self.seconds = state.get("seconds", 0.0)
         logger.info("resumed from %s: %d of %d epochs done", model_path,
                     self.iteration // self.steps_per_epoch, self.cfg.SOLVER.MAX_EPOCHS)
+
+
+def _step_losses(iteration: int, lr: float, samples: list[dict[str, float]]) -> StepLosses:
+    """The losses of a step from those of its samples."""
+    sums: dict[str, float] = {}
+    for losses in samples:
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value / len(samples)
+    return StepLosses(iteration, lr, sums)

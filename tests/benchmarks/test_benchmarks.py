@@ -10,8 +10,19 @@ from typing import Any
 import cv2
 import pytest
 
-from benchmarks import blended, frame, network_kernels, options, projection, scaling, training_step
+from benchmarks import (
+    agreement,
+    blended,
+    frame,
+    network_kernels,
+    options,
+    projection,
+    scaling,
+    training_minute,
+    training_step,
+)
 from npcr.ops import compiled_available
+from npcr.renderers import FORMS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiled_available(), reason="the CPU kernels were not built")]
 
@@ -64,6 +75,28 @@ def test_the_blended_forms_kernel_equals_its_twin(tmp_path: Path) -> None:
     composed = [row for row in rows if row["stage"].startswith("compositing")]
     assert len(composed) == 2
     assert all(row["error"] < 1e-4 and row["twin_ms"] > 0 for row in composed)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_trains_for_a_minute(form: str, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    assert training_minute.main(["--forms", form, "--minutes", "0.001", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    row, = result["rows"]
+    assert (row["form"], row["steps"]) == (form, 1)
+    assert 5 < row["psnr"] < 40
+    assert result["environment"]["options"] == {"forms": [form], "minutes": 0.001, "scene": "datasets/bob",
+                                                "device": "cpu"}
+
+
+def test_a_cpu_agrees_with_itself(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    few = ["--forms", "blended", "--minutes", "0.001", "--precisions", "float32", "bfloat16"]
+    assert agreement.main([*few, "--output", str(output)]) == 0
+    rows = {row["precision"]: row for row in json.loads(output.read_text())["rows"]}
+    assert all(row["same_again"] and row["same_deterministic"] for row in rows.values())
+    assert rows["float32"]["picture"] == rows["float32"]["gradient"] == 0
+    assert 0 < rows["bfloat16"]["gradient"] < 0.02
 
 
 def test_scaling_draws_a_plot(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from npcr.config import (
 )
 from npcr.config.schema import UNLIMITED
 from npcr.errors import ConfigError
+from npcr.numerics import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,3 +152,17 @@ def test_keys_that_the_form_does_not_read_are_known_where_somebody_set_them(tmp_
     unread = ["INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING"]
     assert unread_keys(load_config(file, ["MODEL.FORM", "strands", "PROJECTION.PEELING", "pixel"])) == unread
     assert unread_keys(load_config(None, ["MODEL.FORM", "strands"])) == []
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_files_of_older_versions_still_load(value: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "npcr"):
+        cfg = load_config(_yaml(tmp_path, f"SOLVER: {{AMP: {value}, SEED: 3}}"))
+    assert cfg.SOLVER.SEED == 3
+    assert cfg.SOLVER.PRECISION == "float32"
+    assert ("written.yml: SOLVER.AMP True has no effect now" in caplog.text) == value
+
+
+@pytest.mark.parametrize("key", ["RENDER.PRECISION", "SOLVER.PRECISION"])
+def test_precisions_are_those_that_can_be_computed_in(key: str) -> None:
+    assert KEYS[key].choices == tuple(PRECISIONS)

@@ -20,6 +20,7 @@ from npcr.io.images import read_image
 from npcr.metrics.image import psnr, ssim
 from npcr.renderers import Renderer, RenderOutput
 from npcr.visualization.captions import CAPTION_HEIGHT, GAP
+from tests.late_copies import LateCopy
 from tests.scenes import SIZE, photograph, write_tiny_scene
 from tests.stub_renderer import StubRenderer
 
@@ -92,6 +93,19 @@ def test_color_is_compared_premultiplied_over_black(folder: Path, legacy: bool) 
             -10 * math.log10(error), abs=0.05
         )  # the views' color is 8 bits deep
         assert score.alpha_mae == 0
+
+
+def test_scores_that_come_late_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = open_views(folder)
+    seen: list[list[tuple[ViewScore, Tensor]]] = []
+    for _ in range(2):
+        seen.append([])
+        add = seen[-1].append
+        run(Photographer(views), views, batch=3, on_view=lambda score, shown, add=add: add((score, shown.rendered)))
+        monkeypatch.setattr("npcr.evaluation.views.HostCopy", LateCopy)
+    assert [score for score, _ in seen[0]] == [score for score, _ in seen[1]]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(*seen, strict=True))
+    assert len(seen[1]) == len(ALL)
 
 
 def test_values_beyond_the_range_are_clipped(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from npcr.errors import SceneError
 from npcr.io.images import inspect_image, read_image, read_matte, write_image
@@ -35,8 +36,35 @@ def test_jpeg_is_close(tmp_path: Path) -> None:
     assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - pixels).mean() < 3
 
 
+@pytest.mark.parametrize("quality", [75, 100])
+def test_jpeg_has_the_quality_that_pillow_means_and_full_chroma(tmp_path: Path, quality: int) -> None:
+    pixels = np.kron(photograph(1)[..., :3], np.ones((5, 5, 1), np.uint8))[:-1, :-2]
+    write_image(tmp_path / "a.jpg", pixels, quality)
+    Image.fromarray(pixels).save(tmp_path / "b.jpg", quality=quality, subsampling=0)
+    with Image.open(tmp_path / "a.jpg") as ours, Image.open(tmp_path / "b.jpg") as reference:
+        assert isinstance(ours, JpegImageFile)
+        assert isinstance(reference, JpegImageFile)
+        assert ours.quantization == reference.quantization
+        assert get_sampling(ours) == get_sampling(reference) == 0
+    difference = read_image(tmp_path / "a.jpg").astype(int) - read_image(tmp_path / "b.jpg")
+    assert np.abs(difference).max() <= 1  # 0 where both have the same libjpeg
+
+
+def test_png_is_compressed(tmp_path: Path) -> None:
+    pixels = np.asarray(Image.fromarray(photograph(0)).resize((200, 150)))
+    write_image(tmp_path / "a.png", pixels)
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    assert (tmp_path / "a.png").stat().st_size < 1.3 * (tmp_path / "b.png").stat().st_size
+
+
+def test_a_jpeg_that_is_too_large_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"65501x1 pixels cannot be encoded"):
+        write_image(tmp_path / "a.jpg", np.zeros((1, 65501, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "shape"), [("a.jpg", (4, 4, 4)), ("a.png", (4, 4, 2)), ("a.png", (4,)),
-                                             ("a.tif", (4, 4, 3))])
+                                             ("a.tif", (4, 4, 3)), ("a.png", (0, 4))])
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"write_image"):
         write_image(tmp_path / name, np.zeros(shape, np.uint8))

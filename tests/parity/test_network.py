@@ -14,9 +14,9 @@ from npcr.cameras import Cameras, unproject
 from npcr.config import changed, explicit_keys, load_config
 from npcr.factory import build_loss, load_renderer
 from npcr.io.camera_files import read_cameras
+from npcr.numerics import tf32
 from npcr.renderers import LayeredRenderer
-
-CPU = torch.device("cpu")
+from tests.devices import DEVICES
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,14 @@ def expected(parity: Path) -> dict[str, np.ndarray]:
     return dict(np.load(parity / "expected.npz"))
 
 
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="module")
-def loaded(parity: Path) -> tuple[LayeredRenderer, CfgNode]:
-    renderer, cfg, epoch = load_renderer(load_config(parity / "config.yml"), parity / "nr_model_0.pth", CPU,
+def loaded(parity: Path, device: torch.device) -> tuple[LayeredRenderer, CfgNode]:
+    renderer, cfg, epoch = load_renderer(load_config(parity / "config.yml"), parity / "nr_model_0.pth", device,
                                          explicit=explicit_keys(parity / "config.yml"))
     assert epoch == 0
     assert renderer.legacy
@@ -34,13 +39,13 @@ def loaded(parity: Path) -> tuple[LayeredRenderer, CfgNode]:
 
 
 @pytest.fixture(scope="module")
-def cameras(parity: Path) -> Cameras:
+def cameras(parity: Path, device: torch.device) -> Cameras:
     raw = read_cameras(parity / "scene" / "CamPose.inf", parity / "scene" / "Intrinsic.inf", (160, 128))
-    return raw.resized((120, 96), legacy=True)
+    return raw.resized((120, 96), legacy=True).to(device)
 
 
 def largest(a: torch.Tensor, b: np.ndarray) -> float:
-    return float((a - torch.from_numpy(b)).abs().max())
+    return float((a.cpu() - torch.from_numpy(b)).abs().max())
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])
@@ -51,7 +56,7 @@ def test_layers(loaded, cameras, expected, camera: int, backend: str) -> None:  
     with torch.no_grad():
         output = renderer(cameras[camera])
     for k in range(4):
-        assert np.array_equal(output.index[0, k].numpy(), expected[f"cam{camera}_layer{k}_index"])
+        assert np.array_equal(output.index[0, k].cpu().numpy(), expected[f"cam{camera}_layer{k}_index"])
         assert largest(output.layer_depth[0, k], expected[f"cam{camera}_layer{k}_depth"]) <= 6e-6
         assert largest(output.layer_rgba[0, k], expected[f"cam{camera}_layer{k}_rgba"]) < 1e-4
     assert largest(unproject(output.depth, cameras[camera])[0], expected[f"cam{camera}_world"]) < 1e-5
@@ -63,11 +68,12 @@ def test_composited_frames_in_one_batch(loaded, cameras, expected) -> None:  # t
     assert largest(torch.cat([output.trained_color, output.alpha], 1), expected["frames_rgba"]) < 1e-4
 
 
-def test_running_statistics(parity: Path, cameras, expected) -> None:  # type: ignore[no-untyped-def]
+def test_running_statistics(parity: Path, device, cameras, expected) -> None:  # type: ignore[no-untyped-def]
     """The original met eight frames in training mode, layer by layer, before it recorded this one."""
     given = parity / "config.yml", ["MODEL.NORM", "batch"]
-    renderer, _, _ = load_renderer(load_config(*given), parity / "nr_model_0.pth", CPU, explicit=explicit_keys(*given))
-    with torch.no_grad():
+    renderer, _, _ = load_renderer(load_config(*given), parity / "nr_model_0.pth", device,
+                                   explicit=explicit_keys(*given))
+    with torch.no_grad(), tf32(False):
         for camera in range(8):
             images = renderer.feature_images(cameras[camera])[0]
             renderer.network.train()
@@ -89,17 +95,18 @@ def our_name(published: str) -> str:
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_training_step(shared: Path, loaded, expected, step: int) -> None:  # type: ignore[no-untyped-def]
+def test_training_step(shared: Path, device, loaded, expected, step: int) -> None:  # type: ignore[no-untyped-def]
     renderer, cfg = loaded
     vgg = shared / "weights" / "vgg19_conv1_1-conv3_1.safetensors"
-    loss = build_loss(changed(cfg, PERCEPTUAL__CHECKPOINT=str(vgg)))
+    loss = build_loss(changed(cfg, PERCEPTUAL__CHECKPOINT=str(vgg))).to(device)
     camera = Cameras(torch.from_numpy(expected[f"step{step}_T"])[None],
-                     torch.from_numpy(expected[f"step{step}_K"])[None], (120, 96))
+                     torch.from_numpy(expected[f"step{step}_K"])[None], (120, 96)).to(device)
     renderer.zero_grad()
-    output = renderer(camera)
-    target = torch.from_numpy(expected[f"step{step}_target"])[None]
-    terms = loss(output.trained_color, output.alpha, output.depth, target)
-    terms["total"].backward()
+    target = torch.from_numpy(expected[f"step{step}_target"])[None].to(device)
+    with tf32(False):
+        output = renderer(camera)
+        terms = loss(output.trained_color, output.alpha, output.depth, target)
+        terms["total"].backward()
     for name, theirs in (("perceptual", "ploss"), ("mse", "mseloss"), ("gradient", "gradloss"),
                          ("total", "totalloss")):
         assert terms[name].item() == pytest.approx(float(expected[f"step{step}_{theirs}"]), rel=1e-5)

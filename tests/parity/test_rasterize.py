@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from npcr.ops import Fragments, compiled_available, rasterize
+from tests.devices import DEVICES
 
 CAMERAS, LAYERS, SIZE = 3, 4, (120, 96)
 needs_kernel = pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
@@ -31,21 +32,20 @@ def read_poses(path: Path) -> torch.Tensor:
     return torch.tensor(poses, dtype=torch.float32)
 
 
-def project(parity: Path, backend: str) -> Fragments:
+def project(parity: Path, backend: str, device: str) -> Fragments:
     scene = parity / "scene"
     points = torch.tensor(np.loadtxt(scene / "pointclouds" / "frame1.xzy")[:, :3], dtype=torch.float32)
     intrinsics = torch.tensor([[130.56, 0, 80], [0, 130.56, 64], [0, 0, 1]])  # Intrinsic.inf, all alike
     intrinsics[:2] *= 0.75
     poses = read_poses(scene / "CamPose.inf")[:CAMERAS]
-    return rasterize(
-        points, poses, intrinsics.repeat(CAMERAS, 1, 1), SIZE, near=3, far=6, max_size=1.5, layers=LAYERS,
-        backend=backend,
-    )  # fmt: skip
+    return rasterize(points.to(device), poses.to(device), intrinsics.repeat(CAMERAS, 1, 1).to(device), SIZE, near=3,
+                     far=6, max_size=1.5, layers=LAYERS, backend=backend)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_published_indices_and_depths(parity: Path, expected: dict[str, np.ndarray], backend: str) -> None:
-    found = project(parity, backend)
+def test_published_indices_and_depths(parity: Path, expected: dict[str, np.ndarray], backend: str, device: str) -> None:
+    found = Fragments(*(part.cpu() for part in project(parity, backend, device)))
     for camera in range(CAMERAS):
         for layer in range(LAYERS):
             name = f"cam{camera}_layer{layer}"

@@ -15,9 +15,11 @@ import torch
 from npcr.config import explicit_keys, load_config
 from npcr.factory import build_blender, build_vgg
 from npcr.io.images import read_image
+from npcr.numerics import tf32
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
+from tests.devices import DEVICES
 
 RENDER = Path(__file__).resolve().parents[2] / "tools" / "render.py"
 
@@ -27,13 +29,14 @@ def expected(parity: Path) -> dict[str, np.ndarray]:
     return dict(np.load(parity / "expected.npz"))
 
 
-@pytest.fixture(scope="module")
-def inputs(shared: Path, parity: Path) -> PathInputs:
+@pytest.fixture(scope="module", params=DEVICES)
+def inputs(shared: Path, parity: Path, request: pytest.FixtureRequest) -> PathInputs:
     weights = next((shared / "weights").glob("vgg19*.safetensors"))
     given = parity / "config.yml", ["PERCEPTUAL.CHECKPOINT", str(weights)]
     return load_path_inputs(
-        load_config(*given), torch.device("cpu"), explicit=explicit_keys(*given), checkpoint=parity / "nr_model_0.pth",
-        cam_pose=parity / "CamPose_path.inf", intrinsics=parity / "Intrinsic_path.inf")
+        load_config(*given), torch.device(request.param), explicit=explicit_keys(*given),
+        checkpoint=parity / "nr_model_0.pth", cam_pose=parity / "CamPose_path.inf",
+        intrinsics=parity / "Intrinsic_path.inf")
 
 
 def test_blended_frames(inputs: PathInputs, expected: dict[str, np.ndarray]) -> None:
@@ -43,7 +46,7 @@ def test_blended_frames(inputs: PathInputs, expected: dict[str, np.ndarray]) -> 
     pictures = np.stack([frame.picture for frame in frames]).astype(np.float32)
     error = np.abs(pictures - expected["render_frames_bgr"][..., ::-1]).max(axis=-1)
     assert error.shape == (10, 96, 120)
-    assert error.max() < 0.51  # rounding; the issue asks for 1 on 99.9% of the pixels
+    assert error.max() < 0.53  # rounding, and the network's 1e-4 of 255
 
 
 @pytest.mark.slow
@@ -51,8 +54,11 @@ def test_refine_losses(inputs: PathInputs, expected: dict[str, np.ndarray]) -> N
     a, b, c, d = inputs.cfg.WEIGHTS.REFINE_WEIGHTS
     settings = RefineSettings((a, b, c, d), inputs.cfg.WEIGHTS.COLOR_THR, inputs.cfg.TEMPORAL.DEPTH_TOLERANCE)
     optimizer = torch.optim.SGD(inputs.renderer.parameters(), lr=0.0)
-    refiner = PathRefiner(inputs.renderer, inputs.cameras, optimizer, build_vgg(inputs.cfg), settings)
-    losses = np.array(list(refiner.run_pass()))
+    vgg = build_vgg(inputs.cfg)
+    assert vgg is not None
+    refiner = PathRefiner(inputs.renderer, inputs.cameras, optimizer, vgg.to(inputs.renderer.device), settings)
+    with tf32(False):
+        losses = np.array([losses.read() for losses in refiner.run_pass()])
     inputs.renderer.zero_grad(set_to_none=True)
     np.testing.assert_allclose(losses, expected["refine_losses"], rtol=1e-4, atol=0)
 

@@ -56,7 +56,7 @@ def test_a_pass_adds_up_gradients_and_steps_once(legacy: bool) -> None:
     renderer = PlaneRenderer(legacy, flicker=0.05)
     losses = []
     for loss in make(renderer).run_pass():
-        losses.append(loss)
+        losses.append(loss.read())
         assert renderer.brightness.item() == 1.0
     assert [loss.mse for loss in losses] == pytest.approx([loss.item() for loss in expected], rel=1e-5)
     assert renderer.brightness.item() == pytest.approx(1.0 - 0.1 * reference.brightness.grad.item(), rel=1e-6)
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_names_frame_and_pass_and_changes_nothing() ->
 def test_weights_of_the_terms() -> None:
     def loss(mse: float) -> RefineLoss:
         settings = RefineSettings(SETTINGS.weights, 1e9, 0.01, perceptual=0.0, mse=mse)
-        return next(make(PlaneRenderer(flicker=0.05), settings=settings).run_pass())
+        return next(make(PlaneRenderer(flicker=0.05), settings=settings).run_pass()).read()
 
     assert loss(3.0).mse == pytest.approx(3 * loss(1.0).mse)
     assert loss(1.0).feature == 0

@@ -22,6 +22,7 @@ from npcr.refine.steady import SteadyLoss, SteadyRefiner, SteadySettings
 from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.renderers import Renderer
 from npcr.training.optimizers import build_optimizer
+from npcr.training.pending_losses import PendingLosses
 from tests.path_stub import orbit
 from tests.refine.shimmer import Shimmer
 
@@ -64,7 +65,7 @@ def interrupt_after(run: RefineRun, steps: int, times: int = 1) -> None:
     """Ctrl-C while step `steps` of the run is done."""
     inner, count = run.scheme.run_pass, 0
 
-    def run_pass(number: int, first: int = 0) -> Iterator[SteadyLoss]:
+    def run_pass(number: int, first: int = 0) -> Iterator[PendingLosses[SteadyLoss]]:
         nonlocal count
         for loss in inner(number, first):
             count += 1

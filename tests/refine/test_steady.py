@@ -29,7 +29,8 @@ def make(renderer: Shimmer, photographs: PhotometricSource | None = None, length
 
 
 def refine(refiner: SteadyRefiner) -> list[tuple[float, ...]]:
-    return [tuple(loss) for number in range(1, refiner.settings.passes + 1) for loss in refiner.run_pass(number)]
+    return [tuple(losses.read()) for number in range(1, refiner.settings.passes + 1)
+            for losses in refiner.run_pass(number)]
 
 
 def bright_photographs(brightness: float) -> PhotometricSource:

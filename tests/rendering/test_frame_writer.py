@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ from tests.path_stub import SIZE, PlaneRenderer, orbit
 
 
 def render(count: int, alpha: float = 0.5) -> list[FramePixels]:
-    return list(render_path(PlaneRenderer(alpha=alpha), orbit(count), gray=0.25, blender=None))
+    return list(render_path(PlaneRenderer(alpha=alpha), orbit(count), gray=0.25, blender=None, raw=True))
 
 
 def played(video: Path) -> int:
@@ -87,16 +89,17 @@ def test_what_is_written(tmp_path: Path) -> None:
         assert np.abs(picture.astype(float) - frame.picture).mean() < 2
         assert np.array_equal(read_image(out / "rgba" / f"img_{number:04d}.png"), frame.rgba)
         with np.load(out / "raw" / f"img_{number:04d}.npz") as raw:
-            assert np.array_equal(raw["rgb"], frame.rgb)
-            assert np.array_equal(raw["alpha"], frame.alpha)
-            assert np.array_equal(raw["depth"], frame.depth)
+            assert frame.raw is not None
+            assert np.array_equal(raw["rgb"], frame.raw.rgb)
+            assert np.array_equal(raw["alpha"], frame.raw.alpha)
+            assert np.array_equal(raw["depth"], frame.raw.depth)
     assert played(out / "video.mp4") == 6
     assert cv2.VideoCapture(str(out / "video.mp4")).get(cv2.CAP_PROP_FPS) == 25
 
 
 def test_no_raw_folder_unless_asked(tmp_path: Path) -> None:
     with FrameWriter(tmp_path, fps=30, raw=False) as writer:
-        writer.write(render(1)[0])
+        writer.write(render(1)[0]._replace(raw=None))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["img_0001.jpg", "rgba", "video.mp4"]
 
 
@@ -158,9 +161,103 @@ def test_a_video_that_cannot_be_written_is_told_after_the_pictures(tmp_path: Pat
         assert len(list((tmp_path / folder).glob("img_*.jpg"))) == 7
 
 
+def test_images_of_several_frames_are_compressed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting, real = threading.Barrier(2, timeout=10), frame_writer.write_image
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        if path.suffix == ".png":
+            meeting.wait()  # breaks where a frame's images wait for those of another
+        real(path, pixels)
+
+    monkeypatch.setattr(frame_writer, "write_image", write)
+    with FrameWriter(tmp_path, fps=30, raw=False, videos=[]) as writer:
+        for frame in render(4):
+            writer.write(frame)
+    assert len(list(tmp_path.glob("rgba/*.png"))) == 4
+
+
+def test_the_videos_frames_keep_their_order_whatever_image_is_written_first(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    last_is_written, real = threading.Event(), frame_writer.write_image
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        if path.name == "img_0001.jpg":
+            assert last_is_written.wait(10)
+        real(path, pixels)
+        if path.name == "img_0004.jpg":
+            last_is_written.set()
+
+    monkeypatch.setattr(frame_writer, "write_image", write)
+    with FrameWriter(tmp_path, fps=30, raw=False, videos=["h264", "prores"]) as writer:
+        for number in range(1, 5):
+            writer.write(FramePixels(*video_frame(number)))
+    for video in ("video.mp4", "video.mov"):
+        reds = [int(frame[20, 10, 0]) for frame in open_frames(tmp_path / video)]
+        assert reds == pytest.approx([20, 40, 60, 80], abs=6)
+
+
+def test_a_video_waits_for_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting, real = threading.Barrier(2, timeout=10), frame_writer.VideoWriter.write
+
+    def write(self: Any, pixels: np.ndarray) -> None:
+        meeting.wait()
+        real(self, pixels)
+
+    monkeypatch.setattr(frame_writer.VideoWriter, "write", write)
+    videos = PathVideos(tmp_path, 24, ["h264", "prores"])
+    for future in videos.write(*video_frame(1)):
+        future.result()
+    assert videos.close() == []
+
+
+def test_frames_that_wait_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, real = threading.Event(), frame_writer.write_image
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        assert disk.wait(10)
+        real(path, pixels)
+
+    monkeypatch.setattr(frame_writer, "write_image", write)
+    with FrameWriter(tmp_path, fps=30, raw=False, videos=[]) as writer:
+        shown = render(frame_writer.WRITE_AHEAD + 1)
+        for frame in shown[:-1]:
+            writer.write(frame)
+        one_more = threading.Thread(target=writer.write, args=(shown[-1],))
+        one_more.start()
+        one_more.join(0.2)
+        assert one_more.is_alive()
+        assert writer.count == frame_writer.WRITE_AHEAD
+        disk.set()
+        one_more.join(10)
+        assert not one_more.is_alive()
+    assert len(list(tmp_path.glob("img_*.jpg"))) == frame_writer.WRITE_AHEAD + 1
+
+
+def test_the_first_of_several_failures_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                               caplog: pytest.LogCaptureFixture) -> None:
+    second_has_failed = threading.Event()
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        if path.name == "img_0001.jpg":
+            assert second_has_failed.wait(10)
+        elif path.name == "img_0002.jpg":
+            second_has_failed.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_all() -> None:
+        with FrameWriter(tmp_path, fps=30, raw=False, videos=[]) as writer:
+            for frame in render(frame_writer.WRITE_AHEAD + 2):
+                writer.write(frame)
+
+    monkeypatch.setattr(frame_writer, "write_image", write)
+    with pytest.raises(NpcrError, match=r"img_0001\.jpg: cannot be written: No space left"):
+        write_all()
+    assert "img_0002.jpg" in caplog.messages[0]
+
+
 def test_sizes_may_be_odd(tmp_path: Path) -> None:
     frame = render(1)[0]
-    odd = FramePixels(*(np.ascontiguousarray(part[:15, :21]) for part in frame))
+    odd = FramePixels(*(np.ascontiguousarray(part[:15, :21]) for part in frame[:2]))
     with FrameWriter(tmp_path, fps=30, raw=False) as writer:
         writer.write(odd)
     assert read_image(tmp_path / "img_0001.jpg").shape == (15, 21, 3)

@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d
 from npcr.cameras import Cameras
 from npcr.temporal import Blender, DefaultBlender, LegacyBlender, RenderedFrame
 from npcr.temporal.blending import _mean_5x5
+from npcr.temporal.reprojection import FULL_CROP
 from tests.temporal.planes import NO_LIMIT, SIZE, camera, plane_frame
 
 LEGACY_WEIGHTS = [0.25, 0.2, 0.2, 0.15, 0.1, 0.08, 0.02]
@@ -52,6 +53,21 @@ def test_a_static_camera_steadies_a_flickering_picture() -> None:
         # Of a pixel's noise a 25th is that of the mean over 5x5, which stays.
         expected = before * math.sqrt(24 / 25 / frames + 1 / 25)
         assert after.item() == pytest.approx(expected.item(), rel=0.08)
+
+
+def test_the_crop_that_a_cpu_takes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    frames = []
+    for step in range(4):
+        frame = plane_frame(camera(0.02 * step, 0.01 * step))
+        depth = torch.zeros_like(frame.depth)
+        depth[:, 5:20, 8:30] = frame.depth[:, 5:20, 8:30]
+        frames.append(replace(frame, depth=depth, image=frame.image + 0.02 * torch.randn_like(frame.image)))
+    cropped = [blended.image for blended in blender().blend(frames)]
+    monkeypatch.setattr("npcr.temporal.blending.occupied_crop", lambda depth, margin: FULL_CROP)  # as on a GPU
+    for before, image, blended in zip(frames, cropped, blender().blend(frames), strict=True):
+        assert torch.equal(image, blended.image)
+        assert not torch.equal(image, before.image)
 
 
 def test_only_detail_is_blended() -> None:

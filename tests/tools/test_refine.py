@@ -14,6 +14,7 @@ from npcr.checkpoints import load_model, load_training_state
 from npcr.config import load_config
 from npcr.errors import TrainingError
 from npcr.refine.published import PathRefiner, RefineLoss
+from npcr.training.pending_losses import PendingLosses
 from tests.models_folder import call_script, write_models_folder
 from tests.scenes import write_tiny_scene
 from tests.training.test_trainer import SmallNetwork
@@ -53,7 +54,7 @@ def refine(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def stop_in_pass(monkeypatch: pytest.MonkeyPatch, stopped: int, error: BaseException) -> None:
     walk = PathRefiner.run_pass
 
-    def run_pass(self: PathRefiner, number: int = 1, first: int = 0) -> Iterator[RefineLoss]:
+    def run_pass(self: PathRefiner, number: int = 1, first: int = 0) -> Iterator[PendingLosses[RefineLoss]]:
         for loss in walk(self, number, first):
             if number == stopped:
                 raise error

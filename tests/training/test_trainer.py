@@ -218,7 +218,7 @@ def test_half_activations_change_the_gradients_and_not_the_first_loss(scene: Pat
     for half in ("False", "True"):
         trainer = Trainer(config(scene, tmp_path / half, "INPUT.LAYER_NUM", "2", "SOLVER.HALF_ACTIVATIONS", half), CPU)
         trainer.step(next(trainer._batches()))
-        results.append((trainer.result.losses["total"], [p.grad for p in trainer.renderer.parameters()]))
+        results.append((trainer.result.losses.read().means["total"], [p.grad for p in trainer.renderer.parameters()]))
     (loss, exact), (half_loss, close) = results
     assert half_loss == loss
     assert not all(torch.equal(a, b) for a, b in zip(exact, close, strict=True))

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long the demo trains: less on a GPU, unless the user says otherwise. What it runs, other tests run."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
+
+
+def training_time(monkeypatch: pytest.MonkeyPatch, gpu: bool, *arguments: str) -> list[str]:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
+    script = runpy.run_path(str(DEMO))
+    options: list[str] = script["training_time"](script["parse"]())
+    return options
+
+
+def test_a_minute_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert training_time(monkeypatch, True, "--frames", "3", "MODEL.DOTS", "3") == ["SOLVER.MAX_MINUTES", "1"]
+    assert "trains for 1 minute, not 8; longer: python tools/demo.py SOLVER.MAX_MINUTES 8" in caplog.text
+
+
+def test_as_configured_on_a_cpu_or_where_the_user_chose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                        caplog: pytest.LogCaptureFixture) -> None:
+    own = tmp_path / "own.yml"
+    own.write_text("SOLVER: {MAX_MINUTES: 20}\n")
+    with caplog.at_level(logging.INFO):
+        for gpu, *arguments in ((False,), (True, "MODEL.DEVICE", "cpu"), (True, "SOLVER.MAX_MINUTES", "5"),
+                                (True, "--config-file", str(own))):
+            assert training_time(monkeypatch, gpu, *arguments) == []
+    assert caplog.text == ""
