@@ -99,10 +99,11 @@ class _ProjectGaussians(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *tensors, ellipses = ctx.saved_tensors
-        with_camera = any(ctx.needs_input_grad[4:6])
-        grads = native_gaussians.project_grad(*tensors, ellipses, grad.contiguous(), *ctx.settings,
-                                              with_camera=with_camera)
+        means, strands, widths, opacities, cam_to_world, intrinsics, ellipses = ctx.saved_tensors
+        size, filter_variance, min_share = ctx.settings
+        grads = native_gaussians.project_grad(
+            means, strands, widths, opacities, cam_to_world, intrinsics, ellipses, grad.contiguous(), size,
+            filter_variance, min_share, with_camera=any(ctx.needs_input_grad[4:6]))
         return (*grads, None, None, None)
 
 

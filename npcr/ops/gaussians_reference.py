@@ -39,7 +39,9 @@ def project(means: Tensor, strands: Tensor, widths: Tensor, opacities: Tensor, c
         drawn = (torch.isfinite(ellipses).all(1) & (ellipses[:, 6] > depth_extent) & (widths >= 0)
                  & (ellipses[:, 5] > min_share))
     # Only what is drawn is differentiated: elsewhere a gradient might not be finite, and zero times that is not zero.
-    ellipses, _ = _ellipses(*(x[drawn] for x in arguments), cam_to_world, intrinsics, size, filter_variance)
+    visible = [x[drawn] for x in arguments]
+    ellipses, _ = _ellipses(visible[0], visible[1], visible[2], visible[3], cam_to_world, intrinsics, size,
+                            filter_variance)
     radius = torch.sqrt(2 * torch.log(ellipses[:, 5:6].detach() / min_share)).clamp(max=MAX_RADIUS)
     everything = means.new_zeros(len(means), 8)
     return everything.index_put((drawn.nonzero()[:, 0],), torch.cat([ellipses, radius], dim=1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The strands form: Gaussians stretched along strands, all of them composited, finished by a light network or by none."""
+"""The strands form: Gaussians stretched along strands, all of them composited, finished by a light network or none."""
 
 from __future__ import annotations
 
@@ -117,15 +117,15 @@ class StrandsRenderer(Renderer):
         Points have no weight decay: Adam would move a point that no photograph sees as fast as any other.
         """
         def points(parameters: Sequence[nn.Parameter], factor: float, decay: float = 0.0) -> ParamGroup:
-            return {"params": list(parameters), "factor": factor, "weight_decay": decay, "fused": True}
+            return {"params": parameters, "factor": factor, "weight_decay": decay, "fused": True}
 
         features = list(self.features) if self.has_network else []
         return [*network_groups(self.network, rates),
                 points([*features, *self.colors], rates.FEATURE_LR_FACTOR),
                 points(list(self.shades) if self.degree else [], rates.HARMONICS_LR_FACTOR, rates.HARMONICS_DECAY),
-                points(self.opacity, rates.OPACITY_LR_FACTOR),
+                points(list(self.opacity), rates.OPACITY_LR_FACTOR),
                 points([*self.offsets, *self.strands], rates.POSITION_LR_FACTOR),
-                points(self.log_width, rates.WIDTH_LR_FACTOR)]
+                points(list(self.log_width), rates.WIDTH_LR_FACTOR)]
 
     @property
     def has_network(self) -> bool:

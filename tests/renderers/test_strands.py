@@ -52,7 +52,8 @@ def test_every_parameter_learns_and_is_in_one_group() -> None:
                for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in renderer.parameters())
     for name, parameter in renderer.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
 
 
 def test_without_a_network_there_are_neither_features_nor_weights() -> None:
