@@ -91,7 +91,7 @@ def is_quiet() -> bool:
     return logging.getLogger("npcr").level > logging.INFO
 
 
-class LogHandler(logging.StreamHandler[TextIO]):
+class LogHandler(logging.StreamHandler):  # subscripted it needs Python 3.11
     """Writes messages to stderr between the bars: they are wiped before, and drawn again below the message."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -88,19 +88,43 @@ def cuda_archs(nvcc: str) -> list[int]:
         For example [80, 90], ascending.
 
     Raises:
-        BuildError: NPCR_CUDA_ARCHS is malformed, or nvcc knows none.
+        BuildError: NPCR_CUDA_ARCHS is malformed or names one that nvcc does not know, or nvcc knows none.
     """
+    known = known_cuda_archs(nvcc)
     chosen = os.environ.get("NPCR_CUDA_ARCHS", "")
     if chosen.strip():
         try:
-            return sorted({int(arch) for arch in re.split(r"[\s,;]+", chosen.strip())})
+            archs = sorted({int(arch) for arch in re.split(r"[\s,;]+", chosen.strip())})
         except ValueError:
             raise BuildError(f"NPCR_CUDA_ARCHS: expected numbers such as '80 90', got '{chosen}'") from None
-    known = {int(arch) for arch in re.findall(r"compute_(\d+)\b", _run([nvcc, "--list-gpu-arch"]))}
-    archs = sorted(arch for arch in known if arch >= OLDEST_CUDA_ARCH)
+        unknown = [arch for arch in archs if arch not in known]
+        if unknown:
+            raise BuildError(f"NPCR_CUDA_ARCHS: {nvcc} does not know {_named(unknown)}, only {_named(known)}. "
+                             "CUDA_HOME chooses another toolkit (docs/versions.md)")
+        return archs
+    archs = [arch for arch in known if arch >= OLDEST_CUDA_ARCH]
     if not archs:
         raise BuildError(f"{nvcc} --list-gpu-arch names no architecture from sm_{OLDEST_CUDA_ARCH} on")
     return archs
+
+
+def known_cuda_archs(nvcc: str) -> list[int]:
+    """List the GPU architectures that a compiler knows.
+
+    Args:
+        nvcc: its path.
+
+    Returns:
+        For example [75, 80, 90], ascending.
+
+    Raises:
+        BuildError: nvcc failed.
+    """
+    return sorted({int(arch) for arch in re.findall(r"compute_(\d+)\b", _run([nvcc, "--list-gpu-arch"]))})
+
+
+def _named(archs: Sequence[int]) -> str:
+    return ", ".join(f"sm_{arch}" for arch in archs)
 
 
 def arch_flags(archs: Sequence[int]) -> list[str]:

@@ -60,7 +60,7 @@ def _compressor() -> Callable[[NDArray[np.uint8]], bytes]:
 def _compress_by_zlib(data: NDArray[np.uint8]) -> bytes:
     # Looking for runs alone is quicker, and on filtered hair the result is smaller.
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return compressor.compress(data) + compressor.flush()
+    return compressor.compress(data.data) + compressor.flush()
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -238,7 +238,8 @@ def _index_dtype(where: str, index: Tensor) -> None:
 
 
 def _whole(where: str, name: str, value: int, limit: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or not 1 <= value <= limit:
+    # A tuple of types: torch.compile of torch 2.4 does not know their union.
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or not 1 <= value <= limit:
         raise OperatorError(f"{where}: {name} must be a whole number from 1 to {limit}, got {value!r}")
 
 

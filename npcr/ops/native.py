@@ -56,8 +56,9 @@ def _why_not_on_gpu(library: pcpr_ext.Library, device: torch.device) -> str:
         reason = library.why_not_ready()
     if not reason:
         return ""
-    name = torch.cuda.get_device_name(device)
-    return f"{library.path} on {name}: {reason}. Run 'python -m pcpr_ext.build' on this machine"
+    name, arch = torch.cuda.get_device_name(device), "{}{}".format(*torch.cuda.get_device_capability(device))
+    return (f"{library.path} on {name}: {reason}. Run 'NPCR_CUDA_ARCHS={arch} python -m pcpr_ext.build' on this "
+            "machine (docs/versions.md)")
 
 
 def release_scratch() -> None:

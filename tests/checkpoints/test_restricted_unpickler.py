@@ -63,7 +63,7 @@ def touch_calls(trap: Path) -> dict[str, _Calls]:
         "builtins.eval": _Calls(eval, f"open({str(trap)!r}, 'w')"),
         "builtins.exec": _Calls(exec, f"open({str(trap)!r}, 'w')"),
         "builtins.getattr": _Calls(getattr, "", "upper"),
-        "io.open": _Calls(io.open, str(trap), "w"),
+        f"{io.open.__module__}.open": _Calls(io.open, str(trap), "w"),  # _io from Python 3.12 on
         "torch.serialization.load": _Calls(torch.load, "x.pth"),
         "numpy": _Calls(np.load, "x.npy"),
     }

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import pcpr_ext
-from npcr.ops import OperatorError, compiled_available, dispatch
+from npcr.ops import OperatorError, compiled_available, dispatch, native
 from npcr.ops.dispatch import COMPOSITE, GATED_UNET, GATHER, RASTERIZE, Operator, use_compiled
 
 ALL = [RASTERIZE, GATHER, COMPOSITE, GATED_UNET]
@@ -86,3 +88,19 @@ def test_torch_compile_sees_what_is_plain_torch(backend: str) -> None:
         return x + (1 if use_compiled(GATED_UNET, backend, x) else 2)
 
     assert torch.equal(chosen(X), X + 2)
+
+
+def test_a_library_without_code_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    library = Mock(path="_pcpr_cuda.so")
+    library.why_not_ready.return_value = "no kernel image is available"
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    reason = native.why_missing(torch.device("cuda"))
+    assert reason.startswith("_pcpr_cuda.so on Tesla V100: no kernel image is available. Run 'NPCR_CUDA_ARCHS=70 ")
+    library.why_not_ready.return_value = ""
+    native._why_not_on_gpu.cache_clear()
+    assert native.why_missing(torch.device("cuda")) == ""
+    native._why_not_on_gpu.cache_clear()

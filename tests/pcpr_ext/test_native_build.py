@@ -44,6 +44,25 @@ def test_cuda_library_builds_and_exports(tmp_path: Path, monkeypatch: pytest.Mon
     assert f"sm_{newest}".encode() in code
 
 
+def _nvcc_for_volta() -> str | None:
+    """A compiler that still knows sm_70: that of the build, of Debian's package, or of an older toolkit beside."""
+    beside = [*Path("/usr/local").glob("cuda-1[12]*/bin/nvcc"), Path("/usr/lib/nvidia-cuda-toolkit/bin/nvcc")]
+    found = [nvcc for nvcc in (build.cuda_compiler(), *map(str, beside)) if nvcc is not None and Path(nvcc).is_file()]
+    return next((nvcc for nvcc in found if build.OLDEST_CUDA_ARCH in build.known_cuda_archs(nvcc)), None)
+
+
+@pytest.mark.slow
+def test_all_cuda_sources_compile_for_a_v100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = _nvcc_for_volta()
+    if nvcc is None:
+        pytest.skip("no CUDA compiler here knows sm_70: CUDA 12.9 and older do (docs/versions.md)")
+    monkeypatch.setattr(build, "cuda_compiler", lambda: nvcc)
+    monkeypatch.setenv("NPCR_CUDA_ARCHS", str(build.OLDEST_CUDA_ARCH))
+    path = build.build_cuda(tmp_path / "library.so")
+    assert pcpr_ext.Library(path).path == path  # has all functions
+    assert b"sm_70" in path.read_bytes()
+
+
 @needs_nvcc
 def test_cuda_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
     nvcc = build.cuda_compiler()
@@ -55,15 +74,25 @@ def test_cuda_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {80, 90} <= set(archs)
 
 
-def test_architecture_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPCR_CUDA_ARCHS", "90, 75;80")
-    assert build.cuda_archs("nvcc") == [75, 80, 90]
+def test_architecture_flags() -> None:
     flags = build.arch_flags([75, 80, 90])
     assert flags[:3] == [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (75, 80, 90)]
     assert flags[3:] == [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in (75, 90)]
+
+
+def test_chosen_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\nprintf 'compute_%s\\n' 60 75 80 90\n")  # as CUDA 13 has it, but for the 60
+    nvcc.chmod(0o755)
+    for chosen, archs in (("90, 75;80", [75, 80, 90]), ("60", [60]), (" ", [75, 80, 90])):
+        monkeypatch.setenv("NPCR_CUDA_ARCHS", chosen)
+        assert build.cuda_archs(str(nvcc)) == archs
+    monkeypatch.setenv("NPCR_CUDA_ARCHS", "70 80")
+    with pytest.raises(build.BuildError, match=r"nvcc does not know sm_70, only sm_60, sm_75, .* CUDA_HOME"):
+        build.cuda_archs(str(nvcc))
     monkeypatch.setenv("NPCR_CUDA_ARCHS", "hopper")
     with pytest.raises(build.BuildError, match=r"NPCR_CUDA_ARCHS: expected numbers .* got 'hopper'"):
-        build.cuda_archs("nvcc")
+        build.cuda_archs(str(nvcc))
 
 
 def test_without_compilers_nothing_is_built_and_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
