@@ -141,7 +141,7 @@ __device__ __forceinline__ int64_t part_floats(int64_t channels, int64_t chunks)
 }
 
 template <int kPad>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kPad > 16 ? 2 : 3)  // blocks at a time: as many as registers do for
     composite_tiles_grad(NpcrCompositeGaussiansGrad task, int64_t chunks, float* parts) {
     constexpr int kBatch = kWarp, kSums = kEllipseGrads + kPad;
     __shared__ Staged<kPad, kBatch> staged;
