@@ -26,6 +26,9 @@ _BENCHMARKS: dict[str, _Arguments] = {
               "--points 500 --layers 2 --size 32 28 --repeats 1 --plain-repeats 1", 40, 15),
     "blended_200": ("--points 90000 --size 200 200 --layers 1 32 64 --repeats 9",
                     "--points 500 --size 32 28 --layers 2 --repeats 1", 40, 12),
+    "strands_200": ("--points 90000 --size 200 200 --reference --repeats 9",
+                    "--points 500 --size 32 28 --layers 2 --repeats 1", 40, 15),
+    "strands_800": ("--points 1e6 --size 800 800 --repeats 7", "", 40, 15),
     "options_layered": ("--forms layered --variants plain tf32 bfloat16 float16 graphs graphs+float16 "
                         "--points 1e6 --layers 6 --size 600 600 --repeats 9",
                         "--forms layered --variants plain --points 500 --size 32 28 --repeats 1", 60, 20),

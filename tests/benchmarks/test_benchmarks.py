@@ -18,6 +18,7 @@ from benchmarks import (
     options,
     projection,
     scaling,
+    strands,
     training_minute,
     training_step,
 )
@@ -137,3 +138,12 @@ def test_a_margin_is_the_layered_forms(tmp_path: Path) -> None:
 def test_an_unknown_variant_is_refused(variant: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         run(options, tmp_path, "--variants", variant)
+
+
+def test_strands_beside_the_blended_form_and_the_reference(tmp_path: Path) -> None:
+    rows = run(strands, tmp_path, "--points", "500", "--size", "32", "28", "--layers", "2", "--reference")["rows"]
+    assert [row["form"] for row in rows] == ["blended", "strands", "reference"] * 5
+    frame_row = next(row for row in rows if (row["form"], row["stage"]) == ("strands", "frame"))
+    assert frame_row["error"] < 1e-5
+    assert frame_row["of_blended"] > 0
+    assert frame_row["of_reference"] > 0
