@@ -3,31 +3,33 @@
 # and the rest: `make test SYSTEM_SITE=1` uses the installed packages.
 PYTHON ?= python3
 VENV := .venv
+LOCK := requirements.lock
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 NATIVE := $(wildcard pcpr_ext/csrc/*)
 
-.PHONY: help setup test test-slow lint demo sanitize gpu-check clean
+.PHONY: help setup test test-slow test-oldest lint demo sanitize gpu-check clean
 
 help:
 	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
 	@echo "make test      the tests, but for the slow ones"
 	@echo "make test-slow the slow tests: sanitizers, builds, other compilers, kills, benchmarks"
+	@echo "make test-oldest the tests on the oldest versions, in .venv-oldest (docs/versions.md)"
 	@echo "make lint      ruff and mypy"
 	@echo "make setup     only the virtual environment in .venv"
 	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"
 	@echo "make gpu-check all that needs a GPU, in 8 minutes, without network (docs/gpu.md)"
-	@echo "make clean     remove .venv and what was built (never datasets, models, output)"
+	@echo "make clean     remove .venv, .venv-oldest and what was built (never datasets, models, output)"
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml setup.py $(NATIVE)
+$(READY): $(LOCK) pyproject.toml setup.py $(NATIVE)
 ifdef SYSTEM_SITE
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
 else
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install -q --disable-pip-version-check -r $(LOCK)
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 endif
 	@touch $@
@@ -37,6 +39,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest LOCK=requirements-oldest.lock
 
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -54,4 +59,4 @@ gpu-check:
 		benchmarks/gpu_check/check.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info pcpr_ext/*.so
+	rm -rf $(VENV) .venv-oldest build *.egg-info pcpr_ext/*.so
