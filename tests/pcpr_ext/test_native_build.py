@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import ctypes
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def test_all_cuda_sources_compile_for_a_v100(tmp_path: Path, monkeypatch: pytest
     if nvcc is None:
         pytest.skip("no CUDA compiler here knows sm_70: CUDA 12.9 and older do (docs/versions.md)")
     monkeypatch.setattr(build, "cuda_compiler", lambda: nvcc)
+    # Debian's nvcc looks for its assembler along PATH, where another toolkit's may come first.
+    monkeypatch.setenv("PATH", f"/usr/bin{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("NPCR_CUDA_ARCHS", str(build.OLDEST_CUDA_ARCH))
     path = build.build_cuda(tmp_path / "library.so")
     assert pcpr_ext.Library(path).path == path  # has all functions
