@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FILTER_VARIANCE = 0.3  # square pixels, as of 3D Gaussian Splatting
+FILTER_VARIANCE = 0.2  # square pixels: less flickers where thin splats cross rows of pixels, more blurs
 MIN_SHARE = 1 / 255  # of a pixel: less cannot be seen
 MAX_SHARE = 0.999  # that one ellipse covers, so that light, and gradients, still reach those behind
 PASSING_STOP = 1e-4  # less light than this from behind ends a pixel

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from npcr.ops import composite_gaussians, project_gaussians
 
-FILTER, SMALLEST, LARGEST, STOP, COVERED = 0.3, 1 / 255, 0.999, 1e-4, 1e-3
+FILTER, SMALLEST, LARGEST, STOP, COVERED = 0.2, 1 / 255, 0.999, 1e-4, 1e-3
 KINDS = ("mixed", "thin", "big", "tiny", "ties", "skew", "off-center", "outside")
 SIZES = ((33, 17), (1, 1), (17, 33), (40, 50), (16, 16), (15, 31), (64, 7), (1, 37))
 CHANNELS = (3, 0, 1, 11, 40)

@@ -96,7 +96,7 @@ def test_an_opacity_above_one_covers_no_more_than_all(opacity: float, backend: s
     scene = one(opacities=opacity)._replace(size=(121, 19)).to(torch.float32)
     image, _ = render(scene, backend)
     coverage = image.detach()[..., 1]
-    assert float(coverage[9, 10]) == pytest.approx(0.999 if opacity > 1 else 0.93, abs=1e-3)
+    assert float(coverage[9, 10]) == pytest.approx(0.999 if opacity > 1 else 0.952, abs=1e-3)
     assert (coverage.diff(dim=1)[:, 10:] <= 0).all()  # falls to the right
     assert coverage.min() == 0
     assert coverage.max() <= 0.9991

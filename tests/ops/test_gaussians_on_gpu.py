@@ -99,7 +99,7 @@ def test_pictures_and_gradients_are_gsplats(seed: int) -> None:
 
     def ours() -> Tensor:
         ellipses = project_gaussians(means, lengths[:, None] * directions, widths, opacities, pose, intrinsics,
-                                     (width, height), backend="compiled")
+                                     (width, height), filter_variance=0.3, backend="compiled")
         return composite_gaussians(ellipses, values, (width, height), backend="compiled")[0]
 
     def theirs() -> Tensor:

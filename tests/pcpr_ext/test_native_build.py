@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import os
 import ctypes
+import os
 from pathlib import Path
 
 import pytest
