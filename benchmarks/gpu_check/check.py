@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.gpu_check.packages import PackagesError, provide, requirements  # noqa: E402
+from benchmarks.gpu_check.packages import PackagesError, doubtful, provide, requirements  # noqa: E402
 
 EXAMPLES = """examples:
   make gpu-check
@@ -64,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     began = time.monotonic()
     try:
-        provide(requirements(ROOT / "pyproject.toml"), args.wheels, args.output / "packages")
+        wanted = requirements(ROOT / "pyproject.toml")
+        provide(wanted, args.wheels, args.output / "packages")
+        for sentence in doubtful(wanted):
+            print(sentence, file=sys.stderr)
     except PackagesError as error:
         return _refuse(str(error))
 

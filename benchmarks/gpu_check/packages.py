@@ -17,6 +17,7 @@ from typing import NamedTuple
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml", "pytorch-ignite": "ignite",
             "imageio-ffmpeg": "imageio_ffmpeg"}
 _FOR_TESTS = ("pytest", "hypothesis")
+_SPARED = ("isal",)  # npcr does the same without them, slower, and says so
 
 
 class Requirement(NamedTuple):
@@ -50,15 +51,30 @@ def requirements(project: Path) -> list[Requirement]:
 
 
 def missing(wanted: list[Requirement]) -> list[Requirement]:
-    """Find out which packages are not there, or too old, without importing them.
+    """Find out which packages are not there, without importing them.
 
     Args:
         wanted: the packages.
 
     Returns:
-        Those of `wanted` that are to be installed.
+        Those of `wanted` that are to be installed before the check can run.
     """
-    return [each for each in wanted if not _is_there(each)]
+    return [each for each in wanted if not _is_there(each) and each.name not in _SPARED]
+
+
+def doubtful(wanted: list[Requirement]) -> list[str]:
+    """Find out which packages the check runs with, or without, although npcr wants others.
+
+    Args:
+        wanted: the packages.
+
+    Returns:
+        A sentence for each.
+    """
+    spared = [f"{each.name} is missing; the check runs without" for each in wanted
+              if each.name in _SPARED and not _is_there(each)]
+    return spared + [f"{each.name} {_version(each.name)} is older than {each.oldest}, the least that npcr is tested with; "
+                     "what needs it may fail" for each in wanted if _is_there(each) and _is_old(each)]
 
 
 def provide(wanted: list[Requirement], wheels: Path | None, folder: Path) -> None:
@@ -88,18 +104,20 @@ def provide(wanted: list[Requirement], wheels: Path | None, folder: Path) -> Non
     if lacking:
         quoted = " ".join(f"'{each}'" for each in lacking)
         raise PackagesError(
-            f"{len(lacking)} of {len(wanted)} packages are missing or too old for {sys.executable}: "
-            f"{', '.join(map(_as_found, lacking))}.\n"
+            f"{len(lacking)} of {len(wanted)} packages are missing for {sys.executable}: "
+            f"{', '.join(map(str, lacking))}.\n"
             f"Install them:    {sys.executable} -m pip install {quoted}\n"
             f"Without network: pip download --no-deps -d wheels {quoted}, on a machine with it and the same Python\n"
             f"                 ({sys.version_info.major}.{sys.version_info.minor}); then give --wheels wheels here")
 
 
 def _is_there(wanted: Requirement) -> bool:
-    if importlib.util.find_spec(_MODULES.get(wanted.name, wanted.name)) is None:
-        return False
+    return importlib.util.find_spec(_MODULES.get(wanted.name, wanted.name)) is not None
+
+
+def _is_old(wanted: Requirement) -> bool:
     version = _version(wanted.name)  # None: a package of another name has the module, such as opencv-python
-    return version is None or _numbers(version) >= _numbers(wanted.oldest)
+    return version is not None and _numbers(version) < _numbers(wanted.oldest)
 
 
 def _version(name: str) -> str | None:
@@ -112,8 +130,3 @@ def _version(name: str) -> str | None:
 def _numbers(version: str) -> list[int]:
     """2.11.0+cu130 to [2, 11, 0]."""
     return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]]
-
-
-def _as_found(wanted: Requirement) -> str:
-    version = _version(wanted.name)
-    return f"{wanted}" + (f" ({version} is there)" if version else "")
