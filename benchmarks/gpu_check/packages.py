@@ -73,8 +73,8 @@ def doubtful(wanted: list[Requirement]) -> list[str]:
     """
     spared = [f"{each.name} is missing; the check runs without" for each in wanted
               if each.name in _SPARED and not _is_there(each)]
-    return spared + [f"{each.name} {_version(each.name)} is older than {each.oldest}, the least that npcr is tested with; "
-                     "what needs it may fail" for each in wanted if _is_there(each) and _is_old(each)]
+    return spared + [f"{each.name} {_version(each.name)} is older than {each.oldest}, the least that npcr is tested "
+                     "with; what needs it may fail" for each in wanted if _is_there(each) and _is_old(each)]
 
 
 def provide(wanted: list[Requirement], wheels: Path | None, folder: Path) -> None:
