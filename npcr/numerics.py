@@ -99,7 +99,9 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     Returns:
         None outside of autocast.
     """
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    # What torch.compile of torch 2.11 and older cannot trace is not asked: where it compiles, there is autocast.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
+    if available and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return None
 
