@@ -113,16 +113,29 @@ def _composite_band(ellipses: Tensor, values: Tensor, width: int, top: int, bott
     pixel = (fragments.y - top) * width + fragments.x
     at = ellipses[fragments.ellipse]
     share = _share(at, fragments.x, fragments.y).clamp(max=MAX_SHARE)
-    # The light that passes all fragments before, by a sum of logarithms over all pixels less that before the pixel's.
-    passing = torch.cumsum(torch.log1p(-share.double()), 0)
-    passing = torch.cat([passing.new_zeros(1), passing])
     first = torch.searchsorted(pixel, pixel)  # of the fragments, the pixel's first
-    before = torch.exp(passing[:-1] - passing[first]).to(share.dtype)
+    before = torch.exp(_sum_before(torch.log1p(-share.double()), first)).to(share.dtype)
     weight = torch.where(before >= PASSING_STOP, share * before, 0)
     image = values.new_zeros((bottom - top) * width, values.shape[1] + 1)
     weighted = torch.cat([weight[:, None] * values[fragments.ellipse], weight[:, None]], dim=1)
     moment = values.new_zeros(len(image)).index_add(0, pixel, weight.detach() * at[:, 6].detach())
     return image.index_add(0, pixel, weighted), moment[:, None]
+
+
+def _sum_before(numbers: Tensor, first: Tensor) -> Tensor:
+    """(F,) the sum of all numbers from first[i] to before i."""
+    zero = numbers.new_zeros(1)
+    if not torch.are_deterministic_algorithms_enabled():
+        sums = torch.cat([zero, torch.cumsum(numbers, 0)])
+        return sums[:-1] - sums[first]
+    # On a GPU, torch's running sum of floating point numbers is not the same each time. This one is, in more passes.
+    place = torch.arange(len(numbers), device=numbers.device) - first
+    sums = torch.where(place > 0, torch.cat([zero, numbers[:-1]]), 0)
+    reach = 1
+    while reach <= int(place.max() if len(place) else 0):
+        sums = sums + torch.where(place >= reach, torch.cat([zero.expand(reach), sums[:-reach]]), 0)
+        reach *= 2
+    return sums
 
 
 def _share(ellipses: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -180,3 +180,17 @@ def test_the_order_of_the_rows_does_not_matter(seed: int, backend: str) -> None:
     mixed = Scene(*(x[order] for x in scene[:4]), *scene[4:6], scene.values[order], scene.size)
     for found, wanted in zip(render(mixed, backend), render(scene, backend), strict=True):
         assert torch.equal(found, wanted)
+
+
+def test_deterministic_algorithms_give_the_same_picture() -> None:
+    scene = expected(0).scene.to(torch.float64)
+    wanted = render(scene, "torch")
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = render(scene, "torch")
+        gradient = gradients(scene, found[0], torch.ones_like(found[0]))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-10, atol=1e-10)
+    for name, grad in gradients(scene, wanted[0], torch.ones_like(wanted[0])).items():
+        torch.testing.assert_close(gradient[name], grad, rtol=1e-8, atol=1e-10)

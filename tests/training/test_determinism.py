@@ -43,7 +43,9 @@ class Operators(TorchDispatchMode):
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func.overloadpacket.__name__)
+        name = func.overloadpacket.__name__
+        if not (name == "cumsum" and not args[0].dtype.is_floating_point):  # of whole numbers it is deterministic
+            self.names.add(name)
         return func(*args, **(kwargs or {}))
 
 
