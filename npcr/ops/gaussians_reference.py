@@ -19,7 +19,7 @@ PASSING_STOP = 1e-4  # less light than this from behind ends a pixel
 MIN_COVERED = 1e-3  # from which on a pixel has a depth
 MAX_RADIUS = 12  # standard deviations up to which any ellipse is drawn
 BORDER = 0.15  # of the image, beyond which a projection's slope is no longer followed
-FRAGMENTS_AT_ONCE = 2**22  # a band of rows has fewer, or is one row; they cost some 200 bytes each, with gradients 500
+FRAGMENTS_AT_ONCE = 2**22  # a band of rows has fewer, or is one row: so much memory one takes at a time
 
 
 def project(means: Tensor, strands: Tensor, widths: Tensor, opacities: Tensor, cam_to_world: Tensor, intrinsics: Tensor,

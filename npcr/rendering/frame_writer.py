@@ -24,7 +24,7 @@ from npcr.rendering.frames import FramePixels, RawPixels
 
 logger = logging.getLogger("npcr")
 
-# Threads that compress images and wait for the disk. More are not needed: one writes 30 frames of 600x600 a second.
+# Threads that compress images and wait for the disk; on a machine of many cores more would have nothing to do.
 ENCODERS = min(4, 1 + (os.cpu_count() or 1))
 # Frames that may be in work or wait for the disk; more would let memory grow with a slow one.
 WRITE_AHEAD = 6

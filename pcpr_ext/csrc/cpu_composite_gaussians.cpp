@@ -47,8 +47,10 @@ constexpr int64_t kSums = 4096;  // ellipses of a task that adds up gradients
 constexpr int kAhead = 6;        // pairs whose numbers are asked for ahead
 constexpr int kLook = 32;        // ellipses after which a tile looks whether its pixels still show any
 
-NPCR_BODY void load(const float* from, Lanes8& to) { memcpy(&to, from, sizeof to); }
-NPCR_BODY void store(const Lanes8& from, float* to) { memcpy(to, &from, sizeof from); }
+template <class Number, class Vector>
+NPCR_BODY void load(const Number* from, Vector& to) { memcpy(&to, from, sizeof to); }
+template <class Number, class Vector>
+NPCR_BODY void store(const Vector& from, Number* to) { memcpy(to, &from, sizeof from); }
 NPCR_BODY float sum(const Lanes8& lanes) {
     float four[4], parts[kLanes];
     store(lanes, parts);
@@ -70,15 +72,15 @@ struct Tile {
           last(task.starts[number + 1]) {}
 };
 
-// A thread's memory for a tile: planes of kPlane floats. Ends are whole numbers below 2^24, or clipped to that.
+// A thread's memory for a tile: planes of kPlane numbers.
 struct Memory {
+    uint32_t* ends;
     float* passing;
     float* other;   // of the gradients, what comes from behind
-    float* ends;
     float* planes;  // of each channel
-    static constexpr int kOthers = 3;
-    explicit Memory(float* floats)
-        : passing(floats), other(floats + kPlane), ends(floats + 2 * kPlane), planes(floats + kOthers * kPlane) {}
+    static constexpr int kOthers = 2;
+    Memory(uint32_t* words, float* floats)
+        : ends(words), passing(floats), other(floats + kPlane), planes(floats + kOthers * kPlane) {}
 };
 
 // Calls perform(place in a plane, dx, dy, shares) for each eight pixels that an ellipse may cover.
@@ -131,11 +133,10 @@ NPCR_BODY void load_values(const Task& task, int64_t pair, float last, float* va
 }
 
 template <int kPad>
-NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& tile, float* floats) {
+NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& tile, const Memory& memory) {
     const int64_t channels = task.channels;
-    const Memory memory(floats);
     std::fill_n(memory.passing, kPlane, 1.0f);
-    std::fill_n(memory.ends, kPlane, 0.0f);
+    std::fill_n(memory.ends, kPlane, 0u);
     std::fill_n(memory.planes, kPad * kPlane, 0.0f);
     for (int64_t i = tile.first; i < tile.last; ++i) {
         if ((i - tile.first) % kLook == kLook - 1 && !shows_more(tile, memory.passing)) break;
@@ -143,15 +144,16 @@ NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& ti
         float value[kPad] = {};
         std::copy_n(task.values + channels * task.members[i], channels, value);
         value[channels] = ellipse[6];
-        const float end = static_cast<float>(i + 1 - tile.first);
+        const uint32_t end = static_cast<uint32_t>(i + 1 - tile.first);
         for_covered(tile, ellipse, [&](int at, const Lanes8&, const Lanes8&, Lanes8& share) {
-            Lanes8 passing, ends;
+            Lanes8 passing;
+            Words8 ends;
             load(memory.passing + at, passing);
             load(memory.ends + at, ends);
             share = passing >= kPassingStop ? share : Lanes8{};
             const Lanes8 weight = passing * share;
             store(passing * (1 - share), memory.passing + at);
-            store(share > 0 ? Lanes8{} + end : ends, memory.ends + at);
+            store(share > 0 ? Words8{} + end : ends, memory.ends + at);
             for (int c = 0; c < kPad; ++c) {
                 Lanes8 sum;
                 load(memory.planes + c * kPlane + at, sum);
@@ -177,7 +179,9 @@ NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& ti
 // Returns the largest of the pixels' ends.
 NPCR_BODY int32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory, int pad) {
     std::fill_n(memory.passing, kPlane, 1.0f);
-    std::fill_n(memory.other, (Memory::kOthers - 1 + pad) * kPlane, 0.0f);
+    std::fill_n(memory.ends, kPlane, 0u);
+    std::fill_n(memory.other, kPlane, 0.0f);
+    std::fill_n(memory.planes, pad * kPlane, 0.0f);
     int32_t end = 0;
     for (int row = 0; row < tile.rows; ++row) {
         for (int column = 0; column < tile.columns; ++column) {
@@ -185,7 +189,7 @@ NPCR_BODY int32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& 
             const int at = place_of(row, column);
             const float* pixel = task.grad_image + from * (task.channels + 1);
             memory.passing[at] = task.passing[from];
-            memory.ends[at] = static_cast<float>(task.ends[from]);
+            memory.ends[at] = static_cast<uint32_t>(task.ends[from]);
             end = std::max(end, task.ends[from]);
             for (int64_t c = 0; c <= task.channels; ++c) memory.planes[c * kPlane + at] = pixel[c];
         }
@@ -194,10 +198,9 @@ NPCR_BODY int32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& 
 }
 
 template <int kPad>
-NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, float* floats,
+NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory,
                                    float* parts) {
     const int64_t channels = task.channels, part_floats = kEllipseGrads + channels;
-    const Memory memory(floats);
     const int32_t end = load_tile(task, tile, memory, kPad);
     for (int64_t i = tile.last - 1; i >= tile.first; --i) {
         float* part = parts + task.slots[i] * part_floats;
@@ -209,10 +212,11 @@ NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const
         float value[kPad] = {};
         std::copy_n(task.values + channels * task.members[i], channels, value);
         value[channels] = 1;  // of the coverage
-        const float place = static_cast<float>(i - tile.first);
+        const uint32_t place = static_cast<uint32_t>(i - tile.first);
         Lanes8 of_value[kPad] = {}, of_ellipse[kEllipseGrads] = {};
         for_covered(tile, ellipse, [&](int at, const Lanes8& dx, const Lanes8& dy, Lanes8& share) {
-            Lanes8 passing, other, ends, of_weight = {};
+            Lanes8 passing, other, of_weight = {};
+            Words8 ends;
             load(memory.passing + at, passing);
             load(memory.other + at, other);
             load(memory.ends + at, ends);
@@ -256,16 +260,16 @@ int padded(int64_t channels) {
         default: return body<128>(__VA_ARGS__); \
     }
 
-NPCR_TARGET_CLONES void run_tile(const NpcrCompositeGaussians& task, const Tile& tile, float* floats) {
-    NPCR_BY_PAD(composite_tile, task, tile, floats)
+NPCR_TARGET_CLONES void run_tile(const NpcrCompositeGaussians& task, const Tile& tile, const Memory& memory) {
+    NPCR_BY_PAD(composite_tile, task, tile, memory)
 }
 
-NPCR_TARGET_CLONES void run_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, float* floats,
+NPCR_TARGET_CLONES void run_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory,
                                       float* parts) {
-    NPCR_BY_PAD(composite_tile_grad, task, tile, floats, parts)
+    NPCR_BY_PAD(composite_tile_grad, task, tile, memory, parts)
 }
 
-// Calls perform(tile, floats) for each tile, with memory of the thread's own.
+// Calls perform(tile, memory) for each tile, with memory of the thread's own.
 template <class Task, class Perform>
 void for_tiles(const Task& task, Perform perform) {
     const int64_t tiles = tiles_across(task.width) * tiles_across(task.height);
@@ -273,21 +277,22 @@ void for_tiles(const Task& task, Perform perform) {
     const int threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, tiles, 256})));
     const int64_t floats = static_cast<int64_t>(Memory::kOthers + padded(task.channels)) * kPlane;
     std::unique_ptr<float[]> memory(new float[static_cast<size_t>(threads * floats)]);
+    std::unique_ptr<uint32_t[]> ends(new uint32_t[static_cast<size_t>(threads * kPlane)]);
     ThreadPool::run(threads, tasks, [&](int part, int thread) {
         const Share share(tiles, part, tasks);
         for (int64_t number = share.first; number < share.last; ++number) {
-            perform(Tile(task, number), memory.get() + thread * floats);
+            perform(Tile(task, number), Memory(ends.get() + thread * kPlane, memory.get() + thread * floats));
         }
     });
 }
 
 void composite(const NpcrCompositeGaussians& task) {
-    for_tiles(task, [&](const Tile& tile, float* floats) { run_tile(task, tile, floats); });
+    for_tiles(task, [&](const Tile& tile, const Memory& memory) { run_tile(task, tile, memory); });
 }
 
 void composite_grad(const NpcrCompositeGaussiansGrad& task) {
     float* parts = static_cast<float*>(task.scratch);  // (pairs, 6 + channels)
-    for_tiles(task, [&](const Tile& tile, float* floats) { run_tile_grad(task, tile, floats, parts); });
+    for_tiles(task, [&](const Tile& tile, const Memory& memory) { run_tile_grad(task, tile, memory, parts); });
     const int64_t floats = kEllipseGrads + task.channels, blocks = (task.count + kSums - 1) / kSums;
     if (blocks == 0) return;
     ThreadPool::run(static_cast<int>(std::min<int64_t>({task.threads, blocks, 256})), static_cast<int>(blocks),

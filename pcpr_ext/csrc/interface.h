@@ -229,8 +229,7 @@ struct NpcrProjectGaussiansGrad {
 
 // Which ellipses lie in which tile of 16 x 16 pixels, near ones first. A pair is a tile and an ellipse that reaches it.
 // npcr_count_pairs fills `order` and `offsets`, whose last entry tells the caller how many pairs npcr_list_pairs fills.
-// Scratch memory on a GPU: 12 bytes an ellipse to count and 16 bytes a pair to list, and what CUB takes for a sort in place
-// (below 1 MiB for millions).
+// Scratch memory on a GPU: 12 bytes an ellipse to count and 16 bytes a pair to list, and what CUB takes for a sort in place.
 struct NpcrTilePairs {
     const float* ellipses;  // (count, 8)
     int64_t count, width, height, pairs;
