@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from npcr.cameras import Cameras, project
 from npcr.data.cloud_geometry import near_far_size, point_spacing
+from npcr.io.points import PointCloud
 from npcr.ops import rasterize
+
+logger = logging.getLogger("npcr")
 
 _TOLERANCE = 4  # spacings of the cloud: how far a point may lie behind the nearest one and still be visible
 _BLUR = 1.5  # pixels: over which the direction of a photograph's texture is averaged
@@ -26,6 +30,27 @@ class PointVisibility(NamedTuple):
     x: Tensor  # (N,) int64 pixel, 0 where the point is outside
     y: Tensor
     visible: Tensor  # (N,) bool
+
+
+def with_colors(cloud: PointCloud, cameras: Cameras, photographs: Sequence[Tensor], name: str) -> PointCloud:
+    """Return a cloud with colors: its own, or where it has none the mean of the photographs that see each point.
+
+    Args:
+        cloud: with or without.
+        cameras: one for each photograph.
+        photographs: (4, H, W) premultiplied RGBA in [0, 1], at the cameras' size.
+        name: of the cloud, for the message that photographs gave the colors.
+
+    Returns:
+        The cloud.
+
+    Raises:
+        SceneError: no camera sees a point.
+    """
+    if cloud.colors is not None:
+        return cloud
+    logger.info("%s: the cloud has no colors; %d photographs gave them", name, len(photographs))
+    return PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, photographs))
 
 
 def mean_colors(points: NDArray[np.float32], cameras: Cameras, photographs: Iterable[Tensor]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -13,7 +12,7 @@ from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
 from npcr.data.cloud_geometry import point_spacing
-from npcr.data.point_initialization import mean_colors, strand_directions
+from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
 from npcr.ops import Fragments, rasterize
 from npcr.renderers.base import (
@@ -28,8 +27,6 @@ from npcr.renderers.base import (
 from npcr.renderers.residual_unet import ResidualUNet
 from npcr.renderers.spherical_harmonics import MAX_DEGREE, color_from, constant_coefficient
 from npcr.renderers.splats import Splats, composite_splats, dots_along, soft_splat
-
-logger = logging.getLogger("npcr")
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
 
@@ -108,10 +105,7 @@ class BlendedRenderer(Renderer):
             cameras, rgba = photographs(frame)
             if self.dots > 1:
                 self.orient_strands(frame, torch.from_numpy(strand_directions(cloud.positions, cameras, rgba)))
-            if cloud.colors is None:
-                logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(rgba))
-                cloud = PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, rgba))
-            completed.append(cloud)
+            completed.append(with_colors(cloud, cameras, rgba, f"frame {frame + 1}"))
         for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
             parameter.copy_(constant_coefficient(color))
         return completed

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
 from npcr.data.cloud_geometry import point_spacing
-from npcr.data.point_initialization import mean_colors, strand_directions
+from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
 from npcr.ops import composite_gaussians, project_gaussians
 from npcr.renderers.base import (
@@ -103,10 +103,7 @@ class StrandsRenderer(Renderer):
             cameras, rgba = photographs(frame)
             directions = torch.from_numpy(strand_directions(cloud.positions, cameras, rgba))
             self.strands[frame].copy_(_START_LENGTH * directions)  # their length, 0 to 1, is how sure they are
-            if cloud.colors is None:
-                logger.info("frame %d: the cloud has no colors; %d photographs gave them", frame + 1, len(rgba))
-                cloud = PointCloud(cloud.positions, mean_colors(cloud.positions, cameras, rgba))
-            completed.append(cloud)
+            completed.append(with_colors(cloud, cameras, rgba, f"frame {frame + 1}"))
         for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
             parameter.copy_(constant_coefficient(color))
         return completed
