@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -42,6 +43,11 @@ class StudyScene:
     @property
     def config_file(self) -> Path:
         return self.folder / FILE_NAME
+
+    @property
+    def steps_per_epoch(self) -> int:
+        training = split_holdout(len(self.cameras), self.cfg.DATASETS.HOLDOUT_EVERY)[0]
+        return math.ceil(len(training) * self.cfg.DATASETS.FRAME_NUM / self.cfg.SOLVER.IMS_PER_BATCH)
 
 
 def open_scene(folder: Path) -> StudyScene:

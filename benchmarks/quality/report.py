@@ -39,6 +39,7 @@ EXAMPLES = """examples:
   python benchmarks/quality/report.py output/study/full/study.json --page docs/quality.md --sheet docs/images/q.jpg
   python benchmarks/quality/report.py output/study/small/study.json --long output/study/full/study.json \\
       --page docs/quality.md
+  python benchmarks/quality/report.py --strands benchmarks/results/quality_strands_*.json --page docs/quality.md
 """
 # heading, factor, digits
 COLUMNS = {"psnr": ("PSNR, dB ↑", 1, 2), "ssim": ("SSIM ↑", 1, 3), "flip": ("FLIP ↓", 1, 4),
@@ -89,12 +90,16 @@ def about(results: Mapping[str, Any], chosen: str = "") -> str:
     return (f"- `{study['command']}{chosen}`\n"
             f"- scene `{scene['name']}`: {scene['views']} views of which {scene['held_out']} are held out, "
             f"{scene['points']:,} points; images of {width}×{height}\n"
-            f"- {study['minutes']:g} minutes of training a run on {_distinct(machines, 'processor')} "
+            f"- {_length(study)} a run on {_distinct(machines, 'processor')} "
             f"({_distinct(machines, 'device')}), {_distinct(machines, 'threads')} of "
             f"{_distinct(machines, 'cores')} threads{load}\n"
             f"- torch {_distinct(machines, 'torch')}; commit {_distinct(machines, 'commit')}; "
             f"{len(machines)} runs, {min(machine['time'] for machine in machines)[:10]} to "
             f"{max(machine['time'] for machine in machines)[:10]}\n")
+
+
+def _length(study: Mapping[str, Any]) -> str:
+    return f"{study['steps']:,} steps" if study.get("steps") else f"{study['minutes']:g} minutes of training"
 
 
 def command(size: str, scene: Path | None = None, **options: object) -> str:
@@ -190,26 +195,33 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, metavar="FILE", help="the study's study.json")
+    parser.add_argument("results", type=Path, nargs="?", metavar="FILE", help="the study's study.json; without, only "
+                        "the sections of --long and --strands are written")
     parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md; "
                         "without, the tables are printed")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
                         "beside the first of --long or the results, and link it on the page")
     parser.add_argument("--long", type=Path, nargs="+", default=[], metavar="FILE", help="study.json of few and longer "
                         "runs: one table on the page for each")
+    parser.add_argument("--strands", type=Path, nargs="+", default=[], metavar="FILE", help="study.json of both forms, "
+                        "of any scenes: one table for each, as the answer to the question 'strands'")
     parser.add_argument("--show", nargs="+", default=list(SHEET_VARIANTS), metavar="NAME",
                         help=f"variants on the sheet (default: {' '.join(SHEET_VARIANTS)})")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if not (args.results or args.long or args.strands):
+        parser.error("no results are given")
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables or fill the page."""
     args = parse(arguments)
-    filled = sections(read_results(args.results))
-    if args.long:
-        filled["long"] = "\n".join(headline(read_results(file)) for file in args.long)
+    filled = sections(read_results(args.results)) if args.results else {}
+    for name, files in (("long", args.long), ("strands", args.strands)):
+        if files:
+            filled[name] = "\n".join(headline(read_results(file)) for file in files)
     if args.sheet:
-        folder = (args.long or [args.results])[0].parent
+        folder = next(file for file in (*args.long, args.results, *args.strands) if file).parent
         if write_sheet(folder, args.show, args.sheet) is None:
             raise NpcrError(f"{folder / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
         link = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()

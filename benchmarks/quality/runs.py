@@ -31,15 +31,16 @@ from benchmarks.quality.clouds import StudyScene, changed_cloud, image_size, spl
 from benchmarks.quality.scores import mean_of, score_held_out
 from benchmarks.quality.variants import RECOMMENDED_KEYS, CloudChange, Variant
 from npcr.checkpoints import find_epoch, load_training_state, model_path, optimizer_path
-from npcr.config import explicit_keys, load_config
+from npcr.config import KEYS, explicit_keys, load_config
 from npcr.errors import CheckpointError, ConfigError, NpcrError
 from npcr.io.files import atomic_write
 from npcr.io.points import PointCloud
 from npcr.renderers.losses import VggFeatures
 from npcr.training.optimizers import layers_at
 
-_ENDLESS = 100_000  # epochs: time ends the training
+ENDLESS = 100_000  # epochs: time ends the training
 _POLL_S = 1.0
+_STEP_S, _EVALUATION_S = 1.0, 20.0  # guesses for one core, before a run has shown it
 _MACHINE = ("processor", "cores", "threads", "load_before", "device", "torch", "commit", "time")
 
 
@@ -50,15 +51,21 @@ class Study:
     scene: StudyScene
     output: Path
     longest_side: int  # of the images, pixels
-    minutes: float  # of training
+    minutes: float  # of training; 0: `epochs` end it
     device: torch.device
     vgg_file: Path | None = None
     vgg: VggFeatures | None = None  # the network of that file
     keep_models: bool = False
+    epochs: int = ENDLESS
 
     @property
     def image_size(self) -> list[int]:
         return image_size(self.scene.cfg, self.longest_side)
+
+    @property
+    def expected_s(self) -> float:
+        """A first guess at the seconds of a run."""
+        return (self.minutes * 60 or self.epochs * self.scene.steps_per_epoch * _STEP_S) + _EVALUATION_S
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,13 @@ class Job:
         study, scene = self.study, self.study.scene
         keys = RECOMMENDED_KEYS | dict(self.variant.overrides) | {
             "INPUT.SIZE_TRAIN": study.image_size, "INPUT.SIZE_TEST": study.image_size,
-            "SOLVER.MAX_MINUTES": study.minutes, "SOLVER.SEED": self.seed, "SOLVER.MAX_EPOCHS": _ENDLESS,
-            "SOLVER.CHECKPOINT_PERIOD": _ENDLESS, "TEST.PERIOD": 0, "MODEL.DEVICE": str(study.device)}
+            "SOLVER.MAX_MINUTES": study.minutes, "SOLVER.SEED": self.seed, "SOLVER.MAX_EPOCHS": study.epochs,
+            "SOLVER.CHECKPOINT_PERIOD": ENDLESS, "TEST.PERIOD": 0, "MODEL.DEVICE": str(study.device)}
         if self.variant.cloud != CloudChange() or study.image_size != list(scene.cfg.INPUT.SIZE_TRAIN):
             keys["INPUT.NEAR_FAR_SIZE"] = splat_sizes(self.clouds, scene.cameras, study.image_size)
         if any(cloud.colors is None for cloud in scene.clouds):
             keys["INPUT.USE_RGB"] = False
-        return keys
+        return keys | {name: key.default for name, key in KEYS.items() if keys["MODEL.FORM"] in key.unread_by}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ablation study of image quality: trains many variants for the same time each and compares held-out views.
+"""Ablation study of image quality: trains many variants equally long and compares their held-out views.
 
 Every run trains the recommended settings (npcr/config/recommended.py) with a few keys changed. Runs that are finished
-in the output folder are kept: Ctrl-C stops, the same command continues. Use an otherwise idle machine, since runs have
-equal time, not equal steps.
+in the output folder are kept: Ctrl-C stops, the same command continues. Runs have equal time, for which the machine
+must be otherwise idle, or equal steps (--steps).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ EXAMPLES = """examples:
   python benchmarks/quality/study.py --size small
   python benchmarks/quality/study.py --size full --vgg vgg19.safetensors
   python benchmarks/quality/study.py --size full --only layers noise-1 --seeds 3
+  python benchmarks/quality/study.py --size full --only strands --steps 960 --output output/study/steps
   python benchmarks/quality/report.py output/study/full/study.json --page docs/quality.md
 
 writes, in --output:
@@ -79,7 +80,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="; ".join(f"{name}: {side} pixels, {minutes:g} minutes a run"
                                        for name, (side, minutes) in SIZES.items()) + " (default: %(default)s)")
     parser.add_argument("--side", type=int, metavar="N", help="longest side of the images, instead of --size's")
-    parser.add_argument("--minutes", type=float, metavar="N", help="training time of a run, instead of --size's")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="N", help="training time of a run, instead of --size's")
+    length.add_argument("--steps", type=int, metavar="N", help="whole epochs of so many optimizer steps in place of a "
+                        "time")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="runs of each variant (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="variants and questions, see --list")
     parser.add_argument("--list", action="store_true", help="list questions and variants, and run nothing")
@@ -95,13 +99,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     side, minutes = SIZES[args.size]
     args.side = side if args.side is None else args.side
-    args.minutes = minutes if args.minutes is None else args.minutes
+    if args.steps is None and args.minutes is None:
+        args.minutes = minutes
     args.output = args.output or Path("output/study") / args.size
     least = int(KEYS["INPUT.SIZE_TRAIN"].range[0])
-    for name, value, limit in (("side", args.side, least), ("seeds", args.seeds, 1)):
-        if value < limit:
+    for name, value, limit in (("side", args.side, least), ("seeds", args.seeds, 1), ("steps", args.steps, 1)):
+        if value is not None and value < limit:
             parser.error(f"--{name} is {value}; it must be at least {limit}")
-    if args.minutes <= 0:
+    if args.minutes is not None and args.minutes <= 0:
         parser.error(f"--minutes is {args.minutes:g}; it must be above 0")
     return args
 
@@ -137,15 +142,21 @@ def make_study(args: argparse.Namespace) -> Study:
     if args.scene == DEFAULT_SCENE and not (args.scene / FILE_NAME).exists():
         run_script("tools/make_hair.py", str(args.scene))
     vgg = VggFeatures(str(args.vgg)) if args.vgg else None
-    return Study(open_scene(args.scene), args.output, args.side, args.minutes, cli.resolve_device(args.device),
-                 args.vgg, vgg, args.keep_models)
+    scene, device = open_scene(args.scene), cli.resolve_device(args.device)
+    if args.steps is None:
+        return Study(scene, args.output, args.side, args.minutes, device, args.vgg, vgg, args.keep_models)
+    epochs, rest = divmod(args.steps, scene.steps_per_epoch)
+    if rest:
+        raise ConfigError(f"--steps is {args.steps}; it must be a multiple of {scene.steps_per_epoch}, the steps of an "
+                          f"epoch of {args.scene}")
+    return Study(scene, args.output, args.side, 0.0, device, args.vgg, vgg, args.keep_models, epochs)
 
 
 def run_all(jobs: Sequence[Job], done: int, failures: list[NpcrError]) -> None:
     """Run the jobs one after another; errors are appended to `failures`, and the next job begins."""
     if not jobs:
         return
-    remaining = RemainingTime(jobs[0].study.minutes * 60 + 20)
+    remaining = RemainingTime(jobs[0].study.expected_s)
     with progress_bar(total=len(jobs) + done, initial=done, unit="run", smoothing=0,
                       bar_format="{desc}{n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}") as bar:
         for number, job in enumerate(jobs):
@@ -182,7 +193,7 @@ def write_results(study: Study, args: argparse.Namespace) -> None:
              "views": len(study.scene.cameras), "held_out": len(found[0]["each"]),
              "points": sum(map(len, study.scene.clouds))}
     described = environment(study.device) | {"study": {
-        "scene": scene, "size": args.size, "picture": study.image_size, "minutes": study.minutes,
+        "scene": scene, "size": args.size, "picture": study.image_size, "minutes": args.minutes, "steps": args.steps,
         "command": _command(args),
         "recommended": base}}
     write_json(study.output / "study.json", rows, described)
@@ -198,7 +209,8 @@ def _command(args: argparse.Namespace) -> str:
     side, minutes = SIZES[args.size]
     return report.command(args.size, scene=args.scene if args.scene != DEFAULT_SCENE else None,
                           side=args.side if args.side != side else None,
-                          minutes=f"{args.minutes:g}" if args.minutes != minutes else None, vgg=args.vgg)
+                          minutes=f"{args.minutes:g}" if args.minutes not in (None, minutes) else None,
+                          steps=args.steps, vgg=args.vgg)
 
 
 def _brief(result: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
@@ -218,8 +230,11 @@ def print_list(variants: Sequence[Variant], args: argparse.Namespace) -> None:
         for label, variant in rows:
             print(f"  {variant.name:20}{label}")
     runs = len(variants) * args.seeds
-    print(f"{len(variants)} variants, {args.seeds} seeds, {args.minutes:g} min of training each: about "
-          f"{runs * (args.minutes + 1 / 3) / 60:.1f} hours")
+    each = f"{len(variants)} variants, {args.seeds} seeds, "
+    if args.steps is None:
+        print(f"{each}{args.minutes:g} min of training each: about {runs * (args.minutes + 1 / 3) / 60:.1f} hours")
+    else:
+        print(f"{each}{args.steps} steps each")
 
 
 def _runnable(variants: Sequence[Variant], study: Study) -> list[Variant]:

@@ -54,6 +54,8 @@ PUBLISHED = {key: KEYS[key].default for key in RECOMMENDED_KEYS} | {"MODEL.LEGAC
 # The published form with the rest of the recommended settings: learning rates, loss, colors of the points.
 LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": True, "PROJECTION.PEELING": "point",
            "INPUT.LAYER_NUM": 1}
+LIGHT = {"MODEL.FEATURE_DIM": 4, "MODEL.WIDTH": 8}
+STRANDS = {"MODEL.FORM": "strands"}
 
 
 def questions() -> tuple[Question, ...]:
@@ -71,6 +73,13 @@ def questions() -> tuple[Question, ...]:
             ("layered, tuned, 4 layers", four),
             ("layered, tuned, 6 layers", _layered("6", INPUT__LAYER_NUM=6)),
             ("blended (recommended)", BASE))),
+        Question("strands", "Strands or blended", (
+            ("blended (recommended)", BASE),
+            ("blended, light network", Variant("light", LIGHT)),
+            ("strands, light network", Variant("strands-light", STRANDS | LIGHT)),
+            ("strands", Variant("strands", STRANDS)),
+            ("strands without network", Variant("strands-alone", STRANDS | {"MODEL.NETWORK": False})),
+            *_shifted(1), *_shifted(10))),
         Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16, 32))),
         Question("peeling", "Peeling by points or by pixels", (
             *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),
@@ -152,6 +161,14 @@ def _each(name: str, key: str, values: Sequence[Any], before: str = "") -> tuple
         values = sorted([*values, recommended])
     return tuple((f"{before}{value} (recommended)", BASE) if value == recommended
                  else (f"{before}{value}", Variant(f"{name}-{value}", {key: value})) for value in values)
+
+
+def _shifted(pixels: int) -> tuple[tuple[str, Variant], ...]:
+    """Both forms, trained with images shifted by up to so many pixels."""
+    shift = {"DATASETS.SHIFT": pixels}
+    return ((f"blended, shift {pixels}", Variant(f"shift-{pixels}", shift)),
+            (f"strands, light network, shift {pixels}", Variant(f"strands-light-shift-{pixels}",
+                                                                STRANDS | LIGHT | shift)))
 
 
 def _layered(name: str, **overrides: Any) -> Variant:

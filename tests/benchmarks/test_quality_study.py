@@ -18,8 +18,17 @@ from benchmarks.quality import report, runs, study
 from benchmarks.quality.clouds import changed_cloud, open_scene, write_scene_copy
 from benchmarks.quality.runs import Job, Study, finished, remove, run
 from benchmarks.quality.scores import flip, mean_of
-from benchmarks.quality.variants import BASE, CloudChange, Question, Variant, all_variants, questions, select
-from npcr.config import changed, explicit_keys, load_config
+from benchmarks.quality.variants import (
+    BASE,
+    RECOMMENDED_KEYS,
+    CloudChange,
+    Question,
+    Variant,
+    all_variants,
+    questions,
+    select,
+)
+from npcr.config import changed, explicit_keys, load_config, unread_keys
 from npcr.data.cloud_geometry import point_spacing
 from npcr.data.scene import load_clouds
 from npcr.errors import ConfigError, MissingExtraError, NpcrError, SceneError
@@ -59,6 +68,15 @@ def test_every_variant_is_a_valid_configuration(tmp_path: Path) -> None:
         assert (cfg.SOLVER.SEED, cfg.SOLVER.MAX_MINUTES, cfg.TEST.PERIOD) == (1, 0.002, 0)
 
 
+def test_keys_that_a_form_does_not_read_are_left_alone(tmp_path: Path) -> None:
+    made = make_study(tmp_path, longest_side=36)  # another size than the scene's, which changes NEAR_FAR_SIZE
+    cfg = Job(made, all_variants()["strands-light"], 0).config()
+    assert not unread_keys(cfg)
+    assert (cfg.MODEL.FORM, cfg.MODEL.FEATURE_DIM, cfg.MODEL.WIDTH, cfg.DATASETS.SHIFT) == ("strands", 4, 8, 0)
+    dots = Job(made, BASE, 0).config().MODEL.DOTS
+    assert dots == RECOMMENDED_KEYS["MODEL.DOTS"]
+
+
 def test_published_settings_are_those_of_the_published_file(tmp_path: Path) -> None:
     published = load_config(ROOT / "configs" / "Hair.yml")
     cfg = Job(make_study(tmp_path), all_variants()["published"], 0).config()
@@ -78,7 +96,7 @@ def test_questions_hold_the_recommended_value_once() -> None:
         assert sum(variant == BASE for _, variant in question.rows) == (0 if question.name == "norm" else 1)
     assert [variant.name for variant in select(["noise-1", "layers"])][-1] == "noise-1"
     assert select(["layers"]) == [v for v in all_variants().values() if v.name.startswith("layers-") or v == BASE]
-    with pytest.raises(ConfigError, match=r"--only layer: no such variant or question; questions: form, layers"):
+    with pytest.raises(ConfigError, match=r"--only layer: no such variant or question; questions: form, strands"):
         select(["layer"])
 
 
@@ -196,6 +214,22 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path: Path, monkey
     assert finished(job) is None
 
 
+def test_equal_steps_are_whole_epochs(tmp_path: Path) -> None:
+    pytest.importorskip("flip_evaluator", reason="flip-evaluator is not installed")
+    scene = make_study(tmp_path).scene  # 4 of its 6 views are trained on
+    options = ["--scene", str(scene.folder), "--side", "48", "--output", str(tmp_path / "out"), "--steps"]
+    made = study.make_study(study.parse([*options, "8"]))
+    result = run(Job(made, Variant("strands", {"MODEL.FORM": "strands", "MODEL.WIDTH": 4}), 0))
+    assert (result["steps"], result["epochs"], result["layers"]) == (8, 2, 1)
+    assert (result["settings"]["SOLVER.MAX_MINUTES"], result["settings"]["SOLVER.MAX_EPOCHS"]) == (0, 2)
+    assert "does not read" not in (tmp_path / "out" / "runs" / "strands-seed0" / "train.log").read_text()
+    with pytest.raises(ConfigError, match="--steps is 9; it must be a multiple of 4"):
+        study.make_study(study.parse([*options, "9"]))
+    with pytest.raises(SystemExit):
+        study.parse([*options, "8", "--minutes", "1"])
+    assert study.parse([*options, "8"]).minutes is None
+
+
 def test_failed_training_says_why_and_the_next_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_study(tmp_path)
     monkeypatch.setattr(runs, "ROOT", tmp_path)
@@ -230,6 +264,10 @@ def row(variant: str, seed: int, psnr: float, **others: Any) -> dict[str, Any]:
             "all_layers": 16, "machine": MACHINE} | others
 
 
+def study_section(page: str, name: str) -> str:
+    return page.partition(f"<!-- study:{name} -->")[2].partition(f"<!-- /study:{name} -->")[0]
+
+
 RESULTS: dict[str, Any] = {
     "environment": {"study": {
         "command": "python benchmarks/quality/study.py --size full", "picture": [200, 200], "minutes": 15.0,
@@ -258,6 +296,8 @@ def test_tables_of_fixed_results() -> None:
     assert filled["noise"].startswith("*Not run yet:*")  # the recommended settings alone answer nothing
     assert "15 minutes of training a run on Some CPU (cpu), 2 of 2 threads; load average" in filled["about"]
     assert "before the runs up to 1.6\n" in filled["about"]
+    steps = RESULTS | {"environment": {"study": RESULTS["environment"]["study"] | {"minutes": None, "steps": 960}}}
+    assert "- 960 steps a run on Some CPU (cpu)" in report.about(steps)
     assert "commit abc1234, def5678; 4 runs, 2026-01-02 to 2026-01-02" in filled["about"]
 
 
@@ -275,6 +315,11 @@ def test_page_is_filled_again_and_again(tmp_path: Path) -> None:
     assert page.read_text().count("| Layers of the blended form: 1 (`layers-1`) | 28.00 |") == 2
     assert page.read_text().count("| 28.00 |") == 3  # the question's own table as before
     assert "--size full --seeds 2 --only recommended layers-1 schedule`" in page.read_text()
+    page.write_text(text)
+    report.main(["--strands", str(results), "--page", str(page)])
+    assert page.read_text().count("| Layers of the blended form: 1 (`layers-1`) | 28.00 |") == 1
+    assert page.read_text().replace(study_section(page.read_text(), "strands"), "") == text.replace(
+        study_section(text, "strands"), "")
     page.write_text(text.replace("<!-- /study:layers -->", ""))
     with pytest.raises(ConfigError, match="has 0 sections between <!-- study:layers -->"):
         report.main([str(results), "--page", str(page)])
