@@ -35,6 +35,9 @@ EXAMPLES = """examples:
   python tools/make_hair.py datasets/curly --preset curly --path-degrees 24 --truth-samples 128
   python benchmarks/steadiness.py datasets/curly
   python benchmarks/steadiness.py datasets/curly datasets/ponytail --minutes 5 --page docs/temporal.md
+  python benchmarks/steadiness.py datasets/curly --methods "single frames" --minutes 0 --output output/curly_strands \
+      --train SOLVER.MAX_EPOCHS 19 MODEL.FORM strands MODEL.DOTS 1
+      the flicker of another form after 19 epochs, without refining
 
 writes, in --output:
   steadiness.json   the rows of every scene
@@ -71,7 +74,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", nargs="+", type=Path, metavar="SCENE", help="folders with a ground-truth path")
-    parser.add_argument("--minutes", type=float, default=5, metavar="N", help="training time (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, default=5, metavar="N",
+                        help="training time (default: %(default)g); 0: no limit but --train SOLVER.MAX_EPOCHS")
+    parser.add_argument("--train", nargs="+", default=[], metavar="KEY VALUE",
+                        help="configuration keys for training, such as MODEL.FORM strands MODEL.DOTS 1")
+    parser.add_argument("--methods", nargs="+", choices=[method.title for method in METHODS], metavar="METHOD",
+                        default=[method.title for method in METHODS],
+                        help="the rows of the table; a model that none of them needs is not refined (of "
+                             f"{', '.join(method.title for method in METHODS)}; default: all)")
     parser.add_argument("--refine", nargs="+", default=[], metavar="KEY VALUE",
                         help="configuration keys for the steady refining, such as REFINE.STEADINESS 80")
     parser.add_argument("--vgg", type=Path, metavar="FILE",
@@ -79,11 +89,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/steadiness"), metavar="FOLDER",
                         help="default: %(default)s")
     parser.add_argument("--page", type=Path, metavar="FILE",
-                        help="write the table to a page with the marker <!-- steadiness -->")
+                        help="write the table to a page with the marker <!-- SECTION -->")
+    parser.add_argument("--section", default="steadiness", metavar="SECTION", help="of --page (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     args = parser.parse_args(arguments)
-    if args.minutes <= 0:
-        parser.error(f"--minutes is {args.minutes:g}; it must be above 0")
+    if args.minutes < 0 or (args.minutes == 0 and "SOLVER.MAX_EPOCHS" not in args.train):
+        parser.error(f"--minutes is {args.minutes:g}; it must be above 0, or 0 beside --train SOLVER.MAX_EPOCHS N")
     if args.vgg and not args.vgg.is_file():
         parser.error(f"--vgg: {args.vgg} is not a file")
     return args
@@ -100,29 +111,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(args.output / "steadiness.json", rows, described)
     print_table(rows, ("scene", "way", *(key for _, key, _ in COLUMNS)))
     if args.page:
-        fill_page(args.page, {"steadiness": tables(rows, described)})
+        fill_page(args.page, {args.section: tables(rows, described)})
     print(f"{len(rows)} rows: {args.output}/steadiness.json" + (f", {args.page}" if args.page else ""))
 
 
 def evaluate_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train, refine and evaluate one scene; return a row for the ground truth and for each of `METHODS`."""
+    """Train, refine and evaluate one scene; return a row for the ground truth and for each of the methods."""
     folder = args.output / scene.resolve().name
+    methods = [method for method in METHODS if method.title in args.methods]
+    models = [name for name in MODELS if name == "trained" or name in {method.model for method in methods}]
     model = train(scene, folder / "trained", args)
-    perceptual = ["1", "PERCEPTUAL.CHECKPOINT", str(args.vgg)] if args.vgg else ["0"]
-    refine(model, scene, folder / "published", [
-        "--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics", str(scene / "path" / "Intrinsic.inf"),
-        "REFINE.SCHEME", "published", "REFINE.PATH", "given", "REFINE.LR", "0.0001", "LOSS.MSE", "1",
-        "LOSS.PERCEPTUAL", *perceptual])
-    refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
-    for name in MODELS:
-        evaluate(model if name == "trained" else folder / name / refined_path(model).name, folder / name,
-                 [method.blend for method in METHODS if method.model == name], read_row(folder / "trained"))
-    slices = [add_title(title, read_image(folder / name / "video" / "slices.png")) for name, title in MODELS.items()]
+    if "published" in models:
+        perceptual = ["1", "PERCEPTUAL.CHECKPOINT", str(args.vgg)] if args.vgg else ["0"]
+        refine(model, scene, folder / "published", [
+            "--cam-pose", str(scene / "path" / "CamPose.inf"), "--intrinsics", str(scene / "path" / "Intrinsic.inf"),
+            "REFINE.SCHEME", "published", "REFINE.PATH", "given", "REFINE.LR", "0.0001", "LOSS.MSE", "1",
+            "LOSS.PERCEPTUAL", *perceptual])
+    if "steady" in models:
+        refine(model, scene, folder / "steady", ["REFINE.SCHEME", "steady", "REFINE.PATH", "random", *args.refine])
+    for name in models:
+        blends = ["off", *(method.blend for method in methods if method.model == name and method.blend != "off")]
+        evaluate(model if name == "trained" else folder / name / refined_path(model).name, folder / name, blends,
+                 read_row(folder / "trained"))
+    slices = [add_title(MODELS[name], read_image(folder / name / "video" / "slices.png")) for name in models]
     write_image(folder / "slices.png", np.concatenate(slices))
     rows = [{"scene": scene.resolve().name, "way": method.title} | read_metrics(folder / method.model, method.blend)
-            for method in METHODS]
+            for method in methods]
     singles = read_frame_metric(folder / "trained", "off", "psnr")
-    for row, method in zip(rows, METHODS, strict=True):
+    for row, method in zip(rows, methods, strict=True):
         values = read_frame_metric(folder / method.model, method.blend, "psnr")
         row["worst_psnr_change"] = min(b - a for a, b in zip(singles, values, strict=True))
     truth = read_report(folder / "trained")["path"]["mean"]["truth"]
@@ -132,12 +148,17 @@ def evaluate_scene(scene: Path, args: argparse.Namespace) -> list[dict[str, Any]
 def train(scene: Path, folder: Path, args: argparse.Namespace) -> Path:
     """Train a scene, unless that is finished; return the model's file."""
     done = folder / "trained.json"
-    if not done.exists():
+    options = {"minutes": args.minutes, "train": args.train}
+    if done.exists():
+        finished = {"train": []} | json.loads(done.read_text(encoding="utf-8"))
+        if finished != options:
+            raise ConfigError(f"{folder}: was trained with {finished}, not {options}; give another --output")
+    else:
         resume = ["RESUME", "True"] if newest_epoch(folder, resume=True) else []
         python("tools/train.py", "--config-file", scene / "scene.yml", "DATASETS.TRAIN", scene, "OUTPUT_DIR", folder,
                "SOLVER.MAX_MINUTES", f"{args.minutes:g}", "SOLVER.MAX_EPOCHS", "100000", "SOLVER.CHECKPOINT_PERIOD",
-               "100000", "TEST.PERIOD", "0", "MODEL.DEVICE", args.device, *resume)
-        done.write_text(json.dumps({"minutes": args.minutes}) + "\n")
+               "100000", "TEST.PERIOD", "0", "MODEL.DEVICE", args.device, *args.train, *resume)
+        done.write_text(json.dumps(options) + "\n")
     return model_path(folder, newest_epoch(folder))
 
 
@@ -160,9 +181,14 @@ def evaluate(model: Path, folder: Path, blends: Sequence[str], row: int | None) 
     config = ["--config-file", folder.parent / "trained" / "config.yml", "--checkpoint", model]
     if not (folder / "held_out" / "evaluation.json").exists():
         python("tools/evaluate.py", *config, "--output", folder / "held_out")
-    if not (folder / "video" / "video.json").exists():
+    if not set(blends) <= evaluated_blends(folder):
         at_row = [] if row is None else ["--row", str(row)]
         python("tools/evaluate.py", *config, "--output", folder / "video", "--video", "--blend", *blends, *at_row)
+
+
+def evaluated_blends(folder: Path) -> set[str]:
+    """Return the blendings that a model's video was evaluated with; none before that."""
+    return set(read_report(folder)["path"]["mean"]) if (folder / "video" / "video.json").exists() else set()
 
 
 def add_title(title: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -205,11 +231,12 @@ def read_row(folder: Path) -> int | None:
 
 
 def tables(rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> str:
-    """Format a markdown table for each scene."""
+    """Format a markdown table for each scene, without the columns that no row has."""
+    columns = [column for column in COLUMNS if any(row.get(column[1]) is not None for row in rows)]
     text = f"`{described['command']}`, {described['processor']} ({described['device']}), commit {described['commit']}\n"
     for scene in dict.fromkeys(row["scene"] for row in rows):
-        lines = [["", *(heading for heading, _, _ in COLUMNS)], ["---", *["---:"] * len(COLUMNS)]]
-        lines += [[row["way"], *(cell(row.get(key), digits) for _, key, digits in COLUMNS)]
+        lines = [["", *(heading for heading, _, _ in columns)], ["---", *["---:"] * len(columns)]]
+        lines += [[row["way"], *(cell(row.get(key), digits) for _, key, digits in columns)]
                   for row in rows if row["scene"] == scene]
         text += f"\n**`{scene}`**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text
@@ -223,7 +250,9 @@ def cell(value: float | None, digits: int) -> str:
 def command(args: argparse.Namespace) -> str:
     """Return the command line, without options that do not change the results."""
     extra = ["--vgg", args.vgg.name] if args.vgg else []
+    extra += ["--train", *args.train] if args.train else []
     extra += ["--refine", *args.refine] if args.refine else []
+    extra += ["--methods", *args.methods] if len(args.methods) < len(METHODS) else []
     scenes = [f"datasets/{scene.resolve().name}" for scene in args.scenes]
     return shlex.join(["python", "benchmarks/steadiness.py", *scenes, "--minutes", f"{args.minutes:g}", *extra])
 

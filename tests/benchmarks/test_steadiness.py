@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             (Path(value["OUTPUT_DIR"]) / "nr_model_7_refined.pth").write_bytes(b"refined")
         else:
             folder = Path(value["--output"])
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             if "--video" in given:
                 blends = [one for one in given if one in PSNR]
                 (folder / "video.json").write_text(json.dumps(video(blends, int(value.get("--row", 5)))))
@@ -79,8 +79,8 @@ def test_a_table_of_all_ways_and_nothing_done_twice(tmp_path: Path, calls: list[
     assert "old" not in text
     assert text.startswith("before")
     assert text.endswith("after\n")
-    assert "| true frames | – | – | – | 0.0400 | – | – | – | 0.0050 | – | – | – |" in text
-    assert "| legacy blending | 30.67 | -0.50 | – | 0.0100 |" in text
+    assert "| true frames | – | – | 0.0400 | 0.0050 | – | – | – |" in text  # without what was not measured
+    assert "| legacy blending | 30.67 | -0.50 | 0.0100 |" in text
     assert "datasets/curls --minutes 2 --refine REFINE.STEADINESS 80`" in text
     assert (output / "curls" / "slices.png").exists()
     done = len(calls)
@@ -99,6 +99,32 @@ def test_published_refining_with_vgg(tmp_path: Path, calls: list[list[str]]) -> 
                                                                    str(weights)]
     report = json.loads((tmp_path / "output" / "steadiness.json").read_text())
     assert report["environment"]["command"].endswith("--minutes 5 --vgg vgg.safetensors")
+
+
+def test_single_frames_of_another_form_without_refining(tmp_path: Path, calls: list[list[str]],
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    scene, page = tmp_path / "curls", tmp_path / "page.md"
+    (scene / "path").mkdir(parents=True)
+    (scene / "path" / "CamPose.inf").touch()
+    page.write_text("<!-- strands -->\n<!-- /strands -->\n")
+    command = [str(scene), "--output", str(tmp_path / "output"), "--minutes", "0", "--page", str(page), "--section",
+               "strands", "--train", "MODEL.FORM", "strands", "SOLVER.MAX_EPOCHS", "19"]
+    steadiness.main([*command, "--methods", "single frames"])
+    assert [call[0] for call in calls] == ["tools/train.py", *["tools/evaluate.py"] * 2]
+    assert " ".join(calls[0]).endswith("MODEL.DEVICE cpu MODEL.FORM strands SOLVER.MAX_EPOCHS 19")
+    assert "SOLVER.MAX_MINUTES 0 " in " ".join(calls[0])
+    assert calls[2][calls[2].index("--blend"):] == ["--blend", "off"]
+    text = page.read_text()
+    assert "--train MODEL.FORM strands SOLVER.MAX_EPOCHS 19 --methods 'single frames'`" in text
+    assert "| single frames | 31.00 | 0.00 |" in text
+    assert "blending" not in text
+    steadiness.main([*command, "--methods", "single frames", "default blending"])
+    assert [call[-2:] for call in calls[3:]] == [["--row", "5"]]  # the video once more; the rest is finished
+    with pytest.raises(ConfigError, match="was trained with"):
+        steadiness.main([*command[:-1], "20"])
+    with pytest.raises(SystemExit):
+        steadiness.main([str(scene), "--minutes", "0"])
+    assert "beside --train SOLVER.MAX_EPOCHS" in capsys.readouterr().err
 
 
 def test_a_scene_without_a_path_is_refused_before_anything_runs(tmp_path: Path, calls: list[list[str]]) -> None:
