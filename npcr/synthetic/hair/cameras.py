@@ -14,7 +14,7 @@ from npcr.synthetic.hair.model import HairModel
 from npcr.synthetic.hair.options import HairOptions
 from npcr.synthetic.hair.rendering import Intrinsics
 
-_DISTANCE = 3.4  # of the cameras from the model's center, in its radii
+_DISTANCE = 3.4  # of the cameras from the model's center, in its radii; times `HairOptions.distance`
 _FILL = 0.47  # the model's radius in the image, as a fraction of the image's side
 _ELEVATION = (-10.0, 45.0)  # degrees, of the photographs
 _PATH_START = (-30.0, 12.0)  # degrees: azimuth from the face, elevation
@@ -22,7 +22,7 @@ _ELEVATION_WAVE = 8.0  # degrees by which the path rises and sinks
 
 
 def scene_intrinsics(model: HairModel, options: HairOptions) -> Intrinsics:
-    """Return the intrinsics of square images that the model fills.
+    """Return the intrinsics of square images that the model fills from the default distance.
 
     Args:
         model: the hair model.
@@ -41,12 +41,12 @@ def view_cameras(model: HairModel, options: HairOptions) -> Cameras:
 
     Args:
         model: the hair model.
-        options: give their number and the image size.
+        options: give their number, distance and the image size.
 
     Returns:
         `options.views` cameras.
     """
-    poses = sphere_band(options.views, _DISTANCE * model.radius, elevation=_ELEVATION, center=model.center)
+    poses = sphere_band(options.views, _radius(model, options), elevation=_ELEVATION, center=model.center)
     return _to_cameras(poses, scene_intrinsics(model, options))
 
 
@@ -55,7 +55,7 @@ def path_cameras(model: HairModel, options: HairOptions) -> Cameras:
 
     Args:
         model: the hair model.
-        options: give their number, the angle of the path and the image size.
+        options: give their number and distance, the angle of the path and the image size.
 
     Returns:
         `options.path_frames` cameras.
@@ -63,11 +63,16 @@ def path_cameras(model: HairModel, options: HairOptions) -> Cameras:
     azimuth, elevation = np.radians(_PATH_START)
     direction = np.array([math.cos(elevation) * math.sin(azimuth), -math.cos(elevation) * math.cos(azimuth),
                           math.sin(elevation)])
-    start = look_at(model.center + _DISTANCE * model.radius * direction, model.center)
+    start = look_at(model.center + _radius(model, options) * direction, model.center)
     poses = orbit(start, options.path_frames, center=model.center, degrees=options.path_degrees,
                   elevation_wave=(_ELEVATION_WAVE, 1),
                   endpoint=options.path_degrees % 360 != 0)  # full turns repeat
     return _to_cameras(poses, scene_intrinsics(model, options))
+
+
+def _radius(model: HairModel, options: HairOptions) -> float:
+    """The cameras' distance from the model's center, world units."""
+    return options.distance * _DISTANCE * model.radius
 
 
 def _to_cameras(poses: np.ndarray, intrinsics: Intrinsics) -> Cameras:

@@ -30,6 +30,7 @@ class HairOptions:
     views: int = 60
     holdout_every: int = 5
     size: int = 200
+    distance: float = 1.0  # of the cameras from the model, as a multiple of that at which it fills the images
     samples: int = 64  # light paths for each pixel
     truth_samples: int | None = None  # of held-out views and the video path; None: `samples`
     path_frames: int = 24
@@ -42,8 +43,9 @@ class HairOptions:
 
     def __post_init__(self) -> None:
         limits = {"region_above": (0, 0.999), "views": (1, 100_000), "holdout_every": (0, 100_000), "size": (8, 8192),
-                  "samples": (1, 1_000_000), "path_frames": (0, 100_000), "path_degrees": (-3600, 3600),
-                  "points": (10, 100_000_000), "skin_share": (0, 1), "seed": (0, 2**31 - 1)}
+                  "distance": (0.31, 100), "samples": (1, 1_000_000), "path_frames": (0, 100_000),
+                  "path_degrees": (-3600, 3600), "points": (10, 100_000_000), "skin_share": (0, 1),
+                  "seed": (0, 2**31 - 1)}
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be from {least:g} "

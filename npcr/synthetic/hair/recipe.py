@@ -85,6 +85,8 @@ def _differences(found: Any, recipe: dict[str, Any]) -> list[str]:
     changed = []
     for section, values in recipe.items():
         before = found.get(section)
+        if section == "options" and isinstance(before, dict):
+            before = asdict(HairOptions()) | before  # an older recipe lacks what has been added since
         if isinstance(values, dict) and isinstance(before, dict):
             changed += [f"{key} {before.get(key)!r}, not {value!r}" for key, value in values.items()
                         if before.get(key) != value and not (section == "groom" and key in OVERRIDABLE)]

@@ -18,10 +18,12 @@ from npcr.io.camera_files import read_cameras
 from npcr.io.images import read_image, read_matte
 from npcr.reconstruction.mattes import coverage
 from npcr.synthetic.hair import scene as module
-from npcr.synthetic.hair.cameras import view_cameras
-from npcr.synthetic.hair.model import build_model
+from npcr.synthetic.hair.cameras import path_cameras, view_cameras
+from npcr.synthetic.hair.model import HairModel, build_model
 from npcr.synthetic.hair.options import HairOptions
+from npcr.synthetic.hair.recipe import has_recipe, make_recipe, write_recipe
 from npcr.synthetic.hair.scene import _make_job, make_hair_scene
+from npcr.synthetic.hair.strands import Strands
 
 needs_mitsuba = pytest.mark.skipif(importlib.util.find_spec("mitsuba") is None,
                                    reason="mitsuba is not installed: pip install 'npcr[hair]'")
@@ -102,6 +104,26 @@ def test_more_light_paths_go_to_what_models_are_judged_by(kind, index, samples):
     assert _make_job(kind, index, cameras, OPTIONS).samples == 4
 
 
+@pytest.mark.parametrize("cameras_of", [view_cameras, path_cameras])
+def test_nearer_cameras_look_the_same_way_through_the_same_lens(cameras_of):
+    strand = Strands(np.zeros((2, 3)), np.zeros(2), np.array([2]), np.zeros((1, 2)))
+    model = HairModel(None, strand, center=np.array([0.1, 0.2, 0.3]), radius=1.5)
+    far, nearer = cameras_of(model, OPTIONS), cameras_of(model, replace(OPTIONS, distance=0.5))
+    center = torch.from_numpy(model.center).float()
+    torch.testing.assert_close(nearer.intrinsics, far.intrinsics)
+    torch.testing.assert_close(nearer.cam_to_world[:, :3, :3], far.cam_to_world[:, :3, :3])
+    torch.testing.assert_close(2 * (nearer.cam_to_world[:, :3, 3] - center), far.cam_to_world[:, :3, 3] - center)
+
+
+def test_a_recipe_from_before_an_option_was_there_goes_on(tmp_path):
+    recipe = make_recipe(OPTIONS)
+    old = recipe | {"options": {name: value for name, value in recipe["options"].items() if name != "distance"}}
+    write_recipe(tmp_path, old)
+    assert has_recipe(tmp_path, recipe)
+    with pytest.raises(SceneError, match=r"was begun with distance 1.0, not 0.5"):
+        has_recipe(tmp_path, make_recipe(replace(OPTIONS, distance=0.5)))
+
+
 def test_truth_samples_of_zero_are_refused():
     with pytest.raises(ConfigError, match=r"--truth-samples is 0; it must be from 1"):
         HairOptions(truth_samples=0)
@@ -173,7 +195,8 @@ def test_without_mitsuba_the_error_names_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"views": 0}, "--views is 0"), ({"size": 4}, "--size is 4"), ({"holdout_every": 1}, "--holdout-every is 1"),
-    ({"skin_share": 1.5}, "--skin-share is 1.5"), ({"preset": "mohawk"}, "allowed: bob"),
+    ({"skin_share": 1.5}, "--skin-share is 1.5"),
+    ({"distance": 0.0}, "--distance is 0; it must be from 0.31"), ({"preset": "mohawk"}, "allowed: bob"),
     ({"hair": "x.hair"}, "--length shapes procedural strands"), ({"frizz": 2.0}, "--frizz is 2"),
 ])
 def test_options_are_checked(change, message):
