@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,32 @@ EXAMPLES = """examples:
   python benchmarks/zoom.py
   python benchmarks/zoom.py --forms strands splats --variants half near
   python benchmarks/zoom.py --page docs/strands-form.md --image docs/images/zoom.jpg
-  python benchmarks/zoom.py --size 64 --epochs 2 --output output/try --scene "--preset fur --views 30 --samples 8"
+  python benchmarks/zoom.py --size 64 --epochs 2 --output output/try --samples 8 --scene "--preset fur --views 30"
 
 writes, in --output:
   zoom.json       a row for each form and variant
   zoom.jpg        a part of a held-out view: truth, trained elsewhere, trained there
   scenes/, FORM/  scenes, models, scores and pictures
 """
-SCENE = "--preset bob --seed 3 --melanin 0.4 --views 40 --points 40000 --samples 32 --truth-samples 128 --path-frames 0"
+SCENE = "--preset bob --seed 3 --melanin 0.4 --views 40 --points 40000 --path-frames 0"
 BASE = "base"  # the scene at --size, from the usual distance
-# Title; size and distance relative to those of the scene that the first model was trained on.
-VARIANTS = {"half": ("half the resolution", 0.5, 1.0), "near": ("half the distance", 1.0, 0.5),
-            "double": ("double the resolution", 2.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A scene, relative to that on which the first model is trained."""
+
+    title: str
+    size: float = 1.0
+    distance: float = 1.0
+    samples: float = 1.0  # light paths for each pixel of a photograph: where a strand covers more pixels, fewer do
+    truth_samples: float = 4.0  # of a held-out one
+
+
+FIRST = Variant("as trained")
+VARIANTS = {"half": Variant("half the resolution", size=0.5),
+            "near": Variant("half the distance", distance=0.5, samples=0.5, truth_samples=2),
+            "double": Variant("double the resolution", size=2, samples=0.25, truth_samples=2)}
 LIGHT = ("MODEL.FORM", "strands", "MODEL.DOTS", "1", "MODEL.FEATURE_DIM", "4", "MODEL.WIDTH", "8")
 FORMS = {"strands": LIGHT, "splats": (*LIGHT, "MODEL.NETWORK", "False"), "blended": ("MODEL.FORM", "blended")}
 KEPT = "NEAR_FAR_SIZE as trained"  # the other way to use a model of the blended form
@@ -74,8 +90,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="default: all")
     parser.add_argument("--size", type=int, default=128, metavar="N", help="pixels (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=15, metavar="N", help="of each training (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=32, metavar="N",
+                        help="light paths for each pixel of the first scene's photographs (default: %(default)s)")
     parser.add_argument("--scene", default=SCENE, metavar="OPTIONS",
-                        help='options of tools/make_hair.py but size and distance (default: "%(default)s")')
+                        help='other options of tools/make_hair.py (default: "%(default)s")')
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="that ray trace (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/zoom"), metavar="FOLDER",
                         help="default: %(default)s")
@@ -84,7 +102,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="write the table to a page with the marker <!-- zoom -->")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     args = parser.parse_args(arguments)
-    for name, least in (("size", 48), ("epochs", 1), ("workers", 1)):
+    for name, least in (("size", 48), ("epochs", 1), ("samples", 1), ("workers", 1)):
         if getattr(args, name) < least:
             parser.error(f"--{name} is {getattr(args, name)}; it must be at least {least}")
     return args
@@ -111,10 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def make_scene(name: str, args: argparse.Namespace) -> None:
     """Ray trace a scene, unless that is finished; its cloud must be that of the first scene."""
-    folder, (_, size, distance) = scene_folder(name, args), VARIANTS.get(name, ("", 1.0, 1.0))
+    folder, variant = scene_folder(name, args), VARIANTS.get(name, FIRST)
     if not (folder / "scene.yml").exists():
-        python("tools/make_hair.py", folder, *shlex.split(args.scene), "--size", str(round(size * args.size)),
-               "--distance", f"{distance:g}", "--workers", str(args.workers))
+        python("tools/make_hair.py", folder, *shlex.split(args.scene), "--size", str(round(variant.size * args.size)),
+               "--distance", f"{variant.distance:g}", "--samples", str(math.ceil(variant.samples * args.samples)),
+               "--truth-samples", str(math.ceil(variant.truth_samples * args.samples)), "--workers", str(args.workers))
     first, cloud = (load_clouds(place, 1)[0].positions for place in (scene_folder(BASE, args), folder))
     if not np.array_equal(first, cloud):
         raise NpcrError(f"{folder}: has another cloud than {scene_folder(BASE, args)}; remove both")
@@ -194,7 +213,7 @@ def picture(args: argparse.Namespace) -> Pixels:
         view = files[len(files) // 2].name
         images = [read_image(folders[0] / view),
                   *(read_image(folder / view.replace("truth", "rendered")) for folder in folders)]
-        texts = [f"{VARIANTS[variant][0]}: truth", *(
+        texts = [f"{VARIANTS[variant].title}: truth", *(
             f"{form}, trained {'there' if trained == variant else 'before'}" for form, trained in pairs)]
         rows.append(picture_row(images, texts))
     return np.concatenate(rows)
@@ -231,7 +250,7 @@ def table(rows: Sequence[dict[str, Any]], described: dict[str, Any]) -> str:
         form = row["form"] + (f", {row['use']}" if row["use"] else "")
         numbers = [f"{row['psnr']:.2f}", f"{row['psnr_there']:.2f}", f"{row['change']:+.2f}", f"{row['ssim']:.3f}",
                    f"{row['ssim_there']:.3f}", f"{row['alpha_mae']:.4f}", f"{row['alpha_mae_there']:.4f}"]
-        lines.append([form, VARIANTS[row["variant"]][0], *numbers])
+        lines.append([form, VARIANTS[row["variant"]].title, *numbers])
     return text + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -239,7 +258,7 @@ def command(args: argparse.Namespace) -> str:
     """Return the command line, without options that do not change the results."""
     default, given = vars(parse([])), vars(args)
     extra: list[str] = []
-    for name in ("forms", "variants", "size", "epochs", "scene"):
+    for name in ("forms", "variants", "size", "epochs", "samples", "scene"):
         if given[name] != default[name]:
             extra += [f"--{name}", *(given[name] if isinstance(given[name], list) else [str(given[name])])]
     return shlex.join(["python", "benchmarks/zoom.py", *extra])

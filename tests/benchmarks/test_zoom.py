@@ -51,8 +51,10 @@ def test_every_form_is_compared_and_nothing_done_twice(tmp_path: Path, calls: li
     command = ["--output", str(tmp_path / "zoom"), "--page", str(page)]
     zoom.main(command)
     made = [call for call in calls if call[0] == "tools/make_hair.py"]
-    options = [[call[call.index(name) + 1] for name in ("--size", "--distance")] for call in made]
-    assert options == [["128", "1"], ["64", "1"], ["128", "0.5"], ["256", "1"]]
+    names = ("--size", "--distance", "--samples", "--truth-samples")
+    options = [[call[call.index(name) + 1] for name in names] for call in made]
+    assert options == [["128", "1", "32", "128"], ["64", "1", "32", "128"], ["128", "0.5", "16", "64"],
+                       ["256", "1", "8", "64"]]
     assert [call[0] for call in calls].count("tools/train.py") == 2 * 4
     kept = [call for call in calls if call[-2] == "INPUT.NEAR_FAR_SIZE"]
     assert [call[1:3] + call[-1:] for call in kept] == [["base", shown, "[1.0, 2.0, 128.0]"]
