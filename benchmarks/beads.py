@@ -2,9 +2,9 @@
 """Stray hairs, beside the ray-traced truth: whether a form draws a line or a row of beads.
 
 Trains each form for equal steps on a scene of tools/make_hair.py, and ray traces the held-out views with the most stray
-hair anew, three times larger, by the scene's own recipe. Models are rendered at both sizes, as they are. A pixel is
+hair anew, three times larger, by the scene's own recipe. Models are rendered at both sizes, as they are. Hair is
 stray where the photograph's matte is between 0.05 and 0.6, and below 0.2 in the mean of the 9 x 9 pixels around, which
-leaves out fringes. There, three numbers are measured:
+leaves out fringes. There and two pixels to each side, three numbers are measured:
 
   along     how much of the matte's change lies along the hair. The structure tensor of the matte, its gradient's outer
             product smoothed over a few pixels, has two eigenvalues: change across the hair, and along it. The share of
@@ -68,7 +68,7 @@ writes, in --output:
 FORMS = {"strands": ["MODEL.FORM", "strands", "MODEL.DOTS", "1", "MODEL.FEATURE_DIM", "4", "MODEL.WIDTH", "8"],
          "blended": ["MODEL.FORM", "blended", "INPUT.LAYER_NUM", "64"]}
 COLUMNS = ("size", "picture", "along", "matte", "coverage", "views", "pixels")
-STRAY = (0.05, 0.6)  # of the matte
+STRAY, BESIDE = (0.05, 0.6), 2  # of the matte; pixels to each side
 AROUND, EMPTY = 9, 0.2  # the square around a stray pixel, a side of so many pixels, in which the mean matte is below
 SMOOTHED = 2.0  # standard deviation of the structure tensor's window, pixels of the photograph
 CROP, ENLARGED = 32, 9  # pixels of the photograph in the picture, and how much larger it shows them
@@ -129,10 +129,11 @@ def eigenvalues(matte: NDArray[np.float32], sigma: float) -> tuple[NDArray[np.fl
 
 
 def stray_pixels(matte: NDArray[np.float32]) -> Mask:
-    """Return where a photograph's matte (H, W) is thin, and what surrounds it mostly empty."""
+    """Return where a photograph's matte (H, W) is thin and what surrounds it mostly empty, and the pixels beside."""
     around = cv2.blur(matte, (AROUND, AROUND), borderType=cv2.BORDER_CONSTANT)
-    result: Mask = (matte >= STRAY[0]) & (matte <= STRAY[1]) & (around < EMPTY)
-    return result
+    thin = (matte >= STRAY[0]) & (matte <= STRAY[1]) & (around < EMPTY)
+    side = 2 * BESIDE + 1
+    return np.asarray(cv2.dilate(thin.astype(np.uint8), np.ones((side, side))), np.bool_)
 
 
 def busiest(view: View) -> tuple[int, int]:

@@ -29,7 +29,7 @@ def measured(image: beads.Image) -> dict:
 
 def test_a_line_has_no_change_along_it_and_beads_have() -> None:
     assert measured(hair(None)) == pytest.approx(
-        {"size": SIZE, "picture": "hair", "along": 0, "matte": 0, "coverage": 1, "views": 1, "pixels": 504}, abs=0.01)
+        {"size": SIZE, "picture": "hair", "along": 0, "matte": 0, "coverage": 1, "views": 1, "pixels": 1170}, abs=0.01)
     assert measured(0.5 * hair(None))["along"] < 0.01  # faint, but a line
     shares = [measured(hair(spacing))["along"] for spacing in (2, 3, 4, 6)]
     assert shares == sorted(shares)
@@ -44,7 +44,7 @@ def test_hair_is_stray_where_it_is_thin_and_stands_free() -> None:
     matte[20] = 0.3
     matte[30] = 1  # not thin
     rows = beads.stray_pixels(matte)[:, SIZE // 2]
-    assert np.flatnonzero(rows).tolist() == [20, 50]
+    assert np.flatnonzero(rows).tolist() == [*range(18, 23), *range(48, 53)]
 
 
 def test_the_square_with_the_most_stray_hair_and_little_else_lies_within_the_image() -> None:
