@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import beads
+from npcr.cameras import Cameras
+from npcr.data.samples import Sample
+from npcr.errors import ConfigError
 
 SIZE = 96
 
@@ -63,3 +71,40 @@ def test_the_picture_shows_each_size_equally_large() -> None:
     height, width, _ = beads.draw(images, (8, 40), SIZE).shape
     assert width == 2 * beads.CROP * beads.ENLARGED + 4
     assert height > 4 * beads.CROP * beads.ENLARGED
+
+
+def test_the_table_compares_the_forms_at_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, output = tmp_path / "curls", tmp_path / "output"
+    scene.mkdir()
+    with pytest.raises(ConfigError, match=r"has no recipe.json"):
+        beads.main([str(scene), "--output", str(output)])
+    (scene / "recipe.json").touch()
+    camera = Cameras(torch.eye(4)[None], torch.eye(3)[None], (SIZE, SIZE))
+    views = [beads.View(Sample(f"0/img_{n:04d}.png", 0, n, camera, torch.zeros(5, SIZE, SIZE)), hair(None),
+                        beads.stray_pixels(hair(None)[..., 3])) for n in (5, 3)]
+    trained: dict[str, list[str]] = {}
+
+    def train(scene: Path, folder: Path, args: argparse.Namespace) -> Path:
+        trained[folder.name] = args.train
+        return folder / "nr_model_4.pth"
+
+    def larger(image: beads.Image, size: int) -> beads.Image:
+        return image.repeat(size // SIZE, 0).repeat(size // SIZE, 1)
+
+    monkeypatch.setattr(beads, "train", train)
+    monkeypatch.setattr(beads, "load_config", lambda file: None)
+    monkeypatch.setattr(beads, "load_renderer", lambda cfg, file, device, explicit: (file.parent.name, None, 4))
+    monkeypatch.setattr(beads, "read_views", lambda scene, model, device: views)
+    monkeypatch.setattr(beads, "ray_trace", lambda *args: larger(hair(None), 3 * SIZE))
+    monkeypatch.setattr(beads, "render",
+                        lambda model, cameras: larger(hair(None if model == "strands" else 6), cameras.size[0]))
+    beads.main([str(scene), "--epochs", "4", "--output", str(output), "--image", str(tmp_path / "beads.jpg")])
+    assert trained["strands"][:4] == ["SOLVER.MAX_EPOCHS", "4", "MODEL.FORM", "strands"]
+    found = json.loads((output / "beads.json").read_text())
+    rows = {(row["size"], row["picture"]): row for row in found["rows"]}
+    assert list(rows) == [(size, name) for size in (SIZE, 3 * SIZE) for name in ("truth", "strands", "blended")]
+    assert [row["views"] for row in rows.values()] == [2, 2, 2, 1, 1, 1]
+    assert rows[SIZE, "strands"]["matte"] == 0 < rows[SIZE, "blended"]["matte"]
+    command = "python benchmarks/beads.py datasets/curls --epochs 4 --views 1 --samples 64"
+    assert found["environment"]["command"] == command
+    assert (tmp_path / "beads.jpg").stat().st_size > 1000
