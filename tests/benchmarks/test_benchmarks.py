@@ -114,6 +114,18 @@ def test_scaling_of_the_blended_form(tmp_path: Path) -> None:
     assert all(0 < row["projection_ms"] < row["frame_ms"] for row in rows)
 
 
+def test_scaling_of_the_strands_form_beside_the_blended_one(tmp_path: Path) -> None:
+    few = ("--points", "2000", "--sides", "48", "--coverages", "20", "80")
+    rows = run(scaling, tmp_path, "--form", "strands", *few)["rows"]
+    assert [row["vary"] for row in rows] == ["points", "side", "coverage", "coverage"]
+    assert all(row["frame_ms"] > 0 for row in rows)
+    assert ["blended_ms" in row for row in rows] == [True, True, False, False]
+    assert [row["coverage"] for row in rows[2:]] == pytest.approx([20, 80], rel=0.01)
+    assert cv2.imread(str(tmp_path / "result.png")).shape == (320, 1260, 3)
+    with pytest.raises(SystemExit):
+        run(scaling, tmp_path, "--form", "strands", "--vary", "layers")
+
+
 def test_options_of_both_forms(tmp_path: Path) -> None:
     rows = run(options, tmp_path, "--variants", "plain", "bfloat16", "--steps", "--points", "500", "--layers", "2",
                "--size", "32", "28", "--norm", "batch")["rows"]
