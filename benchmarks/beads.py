@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stray hairs, beside the ray-traced truth: whether a form draws a line or a row of beads.
 
-Trains each form for equal steps on a scene of tools/make_hair.py, and ray traces the held-out views with the most stray
+Trains each form for equal steps on a scene of tools/make_hair.py, and ray traces held-out views with free-standing
 hair anew, three times larger, by the scene's own recipe. Models are rendered at both sizes, as they are. Hair is
 stray where the photograph's matte is between 0.05 and 0.6, and below 0.2 in the mean of the 9 x 9 pixels around, which
 leaves out fringes. There and two pixels to each side, three numbers are measured:
@@ -60,8 +60,8 @@ EXAMPLES = """examples:
 
 writes, in --output:
   beads.json        the numbers
-  beads.png         the place with the most stray hair: truth and forms, color over black and matte, at both sizes
-  truth_0.png …     the ray-traced views
+  beads.png         a place with stray hair: truth and forms, color over black and matte, at both sizes
+  truth_img_….png   the ray-traced views
   FORM/…            the models
 """
 # Keys of each form beside the scene's own: the demo's, and a light network for strands.
@@ -136,9 +136,10 @@ def stray_pixels(matte: NDArray[np.float32]) -> Mask:
     return np.asarray(cv2.dilate(thin.astype(np.uint8), np.ones((side, side))), np.bool_)
 
 
-def busiest(view: View) -> tuple[int, int]:
-    """Return the top left corner (y, x) of a square of `CROP` pixels around much stray hair, with little else."""
-    worth = view.stray - view.photograph[..., 3] / CROP  # a full square costs as much as a hair across it is worth
+def busiest(view: View) -> tuple[float, tuple[int, int]]:
+    """Return worth and top left corner (y, x) of the square of `CROP` pixels with most stray hair and little else."""
+    cost = 2 * (2 * BESIDE + 1) / CROP  # a full square costs as much as two hairs across it are worth
+    worth = view.stray - cost * view.photograph[..., 3]
     limits = np.array(worth.shape) - CROP
     sums = cv2.boxFilter(worth.astype(np.float32), -1, (CROP, CROP), anchor=(0, 0), normalize=False,
                          borderType=cv2.BORDER_CONSTANT)[:limits[0] + 1, :limits[1] + 1]
@@ -146,7 +147,7 @@ def busiest(view: View) -> tuple[int, int]:
     hair = np.argwhere(view.stray[y:y + CROP, x:x + CROP])
     middle = hair.mean(0) if len(hair) else np.full(2, CROP / 2)
     top, left = np.clip(np.rint(middle - CROP / 2).astype(int) + (y, x), 0, limits)
-    return int(top), int(left)
+    return float(sums.max()), (int(top), int(left))
 
 
 def ray_trace(scene: Path, camera: int, pose: NDArray[np.float64], scale: int, samples: int, file: Path) -> Image:
@@ -173,7 +174,7 @@ def render(renderer: Renderer, cameras: Cameras) -> Image:
 
 
 def read_views(scene: Path, model: Path, device: torch.device) -> list[View]:
-    """Read the held-out views, those with the most stray hair first."""
+    """Read the held-out views, those whose stray hair stands freest first."""
     cfg = load_config(model.parent / "config.yml", ["DATASETS.TRAIN", str(scene)])
     held_out = held_out_views(cfg, open_scene(cfg, cfg.DATASETS.TRAIN), device)
     if held_out is None:
@@ -183,7 +184,7 @@ def read_views(scene: Path, model: Path, device: torch.device) -> list[View]:
         sample = held_out[0].sample(frame, camera)
         image = torch.cat([sample.color, sample.target[3:4]]).permute(1, 2, 0).contiguous().cpu().numpy()
         views.append(View(sample, image, stray_pixels(image[..., 3])))
-    return sorted(views, key=lambda view: -int(view.stray.sum()))
+    return sorted(views, key=lambda view: -busiest(view)[0])
 
 
 def draw(images: dict[tuple[int, str], Image], corner: tuple[int, int], size: int) -> NDArray[np.uint8]:
@@ -210,7 +211,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("scene", type=Path, metavar="SCENE", help="of tools/make_hair.py")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of training (default: %(default)s)")
     parser.add_argument("--views", type=int, default=1, metavar="N",
-                        help="to ray trace larger, those with the most stray hair (default: %(default)s)")
+                        help="to ray trace larger (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=64, metavar="N",
                         help="light paths for each of their pixels (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/beads"), metavar="FOLDER",
@@ -239,11 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tallies: dict[tuple[int, str], Tally] = {}
     pictures: list[dict[tuple[int, str], Image]] = []
     for scale, chosen in ((1, views), (LARGER, views[:args.views])):
-        for number, view in enumerate(chosen):
+        for view in chosen:
             cameras = view.sample.cameras
             truth = view.photograph if scale == 1 else ray_trace(
                 args.scene, view.sample.camera, cameras.cam_to_world[0].double().cpu().numpy(), scale, args.samples,
-                args.output / f"truth_{number}.png")
+                args.output / f"truth_{Path(view.sample.name).stem}.png")
             larger = cameras.resized((size * scale, truth.shape[0]))
             images = {"truth": truth} | {form: render(model, larger) for form, model in models.items()}
             stray = view.stray.repeat(scale, 0).repeat(scale, 1)
@@ -254,11 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     described = environment(device) | {"command": command(args), "views": [view.sample.name for view in views]}
     write_json(args.output / "beads.json", rows, described)
     print_table(rows, COLUMNS)
-    drawn = draw(pictures[0] | pictures[len(views)], busiest(views[0]), size)
+    corner = busiest(views[0])[1]
+    drawn = draw(pictures[0] | pictures[len(views)], corner, size)
     write_image(args.output / "beads.png", drawn)
     if args.image:
         write_image(args.image, drawn, quality=90)
-    print(f"{args.output}/beads.json, beads.png: {views[0].sample.name} at {busiest(views[0])[::-1]}")
+    print(f"{args.output}/beads.json, beads.png: {views[0].sample.name} at {corner[::-1]}")
 
 
 def command(args: argparse.Namespace) -> str:

@@ -60,7 +60,8 @@ def test_the_square_with_the_most_stray_hair_and_little_else_lies_within_the_ima
     stray[-5:, 70:80] = True
     photograph[:, :60, 3] = 1  # another hair stands before this
     stray[10, :50] = True
-    y, x = beads.busiest(beads.View(None, photograph, stray))
+    worth, (y, x) = beads.busiest(beads.View(None, photograph, stray))
+    assert worth == 50
     assert y == SIZE - beads.CROP
     assert x == 58  # the hair in the middle
     assert stray[y:y + beads.CROP, x:x + beads.CROP].sum() == 50
