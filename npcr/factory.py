@@ -238,12 +238,13 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
         CheckpointError: the user set a key on which the checkpoint's parameters depend to another value.
     """
     values = {}
+    form = checkpoint.config.get("MODEL", {}).get("FORM")
     structure = checkpoint_keys("structure")
     for key in (*structure, *checkpoint_keys("rendering")):
         section, name = key.split(".")
         trained = checkpoint.config.get(section, {}).get(name)
         wanted = cfg[section][name]
-        if trained is None or trained == wanted:
+        if trained is None or trained == wanted or form in KEYS[key].unread_by:
             continue
         if key not in explicit:
             values[key.replace(".", "__")] = trained

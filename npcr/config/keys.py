@@ -136,7 +136,7 @@ _TABLE = (
     Key("SOLVER.IMS_PER_BATCH", 1, "Photographs per optimizer step.", range=(1, 1024)),
     Key("SOLVER.LAYER_SCHEDULE", [],
         "Epochs at which a layer is added, beginning with one layer. Empty: INPUT.LAYER_NUM layers from the start.",
-        range=(1, inf), element=int),
+        range=(1, inf), element=int, unread_by=("strands",)),
     Key("SOLVER.PRECISION", "float32",
         "What training computes in; refining is in float32. The short ones are for GPUs (docs/performance.md).",
         choices=("float32", "tf32", "bfloat16", "float16")),

@@ -25,12 +25,20 @@ from yacs.config import CfgNode
 
 from npcr import checkpoints
 from npcr.cameras import concatenate
-from npcr.config import dump_config, to_dict
+from npcr.config import checkpoint_keys, dump_config, to_dict
 from npcr.data.samples import Sample
 from npcr.data.scene import load_clouds, split_holdout
 from npcr.errors import CheckpointError, TrainingError
 from npcr.evaluation.views import evaluate_views, mean_scores
-from npcr.factory import View, build_dataset, build_loss, build_renderer, held_out_views, open_scene
+from npcr.factory import (
+    View,
+    build_dataset,
+    build_loss,
+    build_renderer,
+    held_out_views,
+    merge_checkpoint_config,
+    open_scene,
+)
 from npcr.io.files import remove_leftovers
 from npcr.io.points import PointCloud
 from npcr.numerics import autocast, deterministic, tf32, warn_without_tensor_cores
@@ -189,9 +197,9 @@ class Trainer:
             TrainingError: the loss is not finite.
         """
         remove_leftovers(self.output)
-        dump_config(self.cfg, self.output / "config.yml")
         if self.cfg.RESUME:
             self._resume()
+        dump_config(self.cfg, self.output / "config.yml")  # after: what refuses to go on leaves the run as it was
         limit = self.cfg.SOLVER.MAX_MINUTES * 60
         if self.iteration >= self.cfg.SOLVER.MAX_EPOCHS * self.steps_per_epoch or 0 < limit <= self.seconds:
             logger.info("training is complete: %d of %d epochs done", self.iteration // self.steps_per_epoch,
@@ -299,7 +307,9 @@ class Trainer:
         epoch = checkpoints.find_epoch(self.output, self.cfg.LOAD_EPOCH, resume=True)
         path = checkpoints.optimizer_path(self.output, epoch)
         model_path = checkpoints.model_path(self.output, epoch)
-        checkpoints.load_parameters(self.renderer, checkpoints.load_model(model_path), model_path)
+        model = checkpoints.load_model(model_path)
+        merge_checkpoint_config(self.cfg, model, model_path, checkpoint_keys("structure"))  # refuses another structure
+        checkpoints.load_parameters(self.renderer, model, model_path)
         state = checkpoints.load_training_state(path)
         for name, now in (("optimizer_name", self.cfg.SOLVER.OPTIMIZER_NAME), ("seed", self.cfg.SOLVER.SEED),
                           ("steps_per_epoch", self.steps_per_epoch),

@@ -114,6 +114,18 @@ def test_the_forms_of_splats_learn_and_resume_bit_for_bit(form: list[str], scene
         assert not torch.equal(before[name], after[name]), name
 
 
+def test_a_run_does_not_go_on_with_another_structure_and_stays_as_it_was(scene: Path, tmp_path: Path) -> None:
+    options = [*STRANDS, "SOLVER.MAX_EPOCHS", "1", "MODEL.NETWORK", "False"]
+    Trainer(config(scene, tmp_path, *options), CPU).run()
+    written = (tmp_path / "config.yml").read_text()
+    again = ["RESUME", "True", "SOLVER.MAX_EPOCHS", "2"]
+    with pytest.raises(CheckpointError, match=r"was trained with MODEL\.NETWORK False, the configuration says True"):
+        Trainer(config(scene, tmp_path, *options, *again, "MODEL.NETWORK", "True"), CPU).run()
+    assert (tmp_path / "config.yml").read_text() == written
+    Trainer(config(scene, tmp_path, *options, *again, "MODEL.DOTS", "5"), CPU).run()  # which this form does not read
+    assert model_path(tmp_path, 2).is_file()
+
+
 def test_the_blended_form_starts_from_the_photographs(scene: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(scene, bare)
@@ -201,7 +213,7 @@ def test_resuming_something_else_is_refused(scene: Path, tmp_path: Path) -> None
     Trainer(config(scene, tmp_path, "SOLVER.MAX_EPOCHS", "1"), CPU).run()
     for options, message in ((("SOLVER.OPTIMIZER_NAME", "SGD"), r"optimizer_name differs.*Adam then, SGD now"),
                              (("DATASETS.HOLDOUT_EVERY", "2"), "differs"),
-                             (("MODEL.FEATURE_DIM", "8"), r"default_feature is \(4,\).*need \(8,\)"),
+                             (("MODEL.FEATURE_DIM", "8"), "trained with MODEL.FEATURE_DIM 4, the configuration says 8"),
                              (("LOAD_EPOCH", "7"), "nr_model_7.pth")):
         with pytest.raises(CheckpointError, match=message):
             Trainer(config(scene, tmp_path, "RESUME", "True", *options), CPU).run()
