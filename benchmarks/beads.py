@@ -2,9 +2,10 @@
 """Stray hairs, beside the ray-traced truth: whether a form draws a line or a row of beads.
 
 Trains each form for equal steps on a scene of tools/make_hair.py, and ray traces held-out views with free-standing
-hair anew, three times larger, by the scene's own recipe. Models are rendered at both sizes, as they are. Hair is
-stray where the photograph's matte is between 0.05 and 0.6, and below 0.2 in the mean of the 9 x 9 pixels around, which
-leaves out fringes. There and two pixels to each side, three numbers are measured:
+hair anew, three times larger, by the scene's own recipe. Models are rendered at both sizes without further training;
+the blended form's splats get the sizes that INPUT.NEAR_FAR_SIZE has for the larger images. Hair is stray where the
+photograph's matte is between 0.05 and 0.6, and below 0.2 in the mean of the 9 x 9 pixels around, which leaves out
+fringes. There and two pixels to each side, three numbers are measured:
 
   along     how much of the matte's change lies along the hair. The structure tensor of the matte, its gradient's outer
             product smoothed over a few pixels, has two eigenvalues: change across the hair, and along it. The share of
@@ -39,8 +40,10 @@ from benchmarks.common import environment, print_table, write_json  # noqa: E402
 from benchmarks.steadiness import train  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
-from npcr.config import load_config  # noqa: E402
+from npcr.config import changed, load_config  # noqa: E402
+from npcr.data.cloud_geometry import near_far_size  # noqa: E402
 from npcr.data.samples import Sample  # noqa: E402
+from npcr.data.scene import load_clouds  # noqa: E402
 from npcr.errors import ConfigError  # noqa: E402
 from npcr.factory import held_out_views, load_renderer, open_scene  # noqa: E402
 from npcr.io.images import read_image, write_image  # noqa: E402
@@ -165,6 +168,16 @@ def ray_trace(scene: Path, camera: int, pose: NDArray[np.float64], scale: int, s
     return np.concatenate([straight[..., :3] * straight[..., 3:], straight[..., 3:]], axis=2)
 
 
+def load(file: Path, scene: Path, scale: int, device: torch.device) -> Renderer:
+    """Load a model for images `scale` times as large."""
+    cfg = load_config(file.parent / "config.yml", ["DATASETS.TRAIN", str(scene)])
+    opened = open_scene(cfg, cfg.DATASETS.TRAIN)
+    width, height = cfg.INPUT.SIZE_TEST
+    points = load_clouds(scene, cfg.DATASETS.FRAME_NUM)[0].positions
+    sizes = near_far_size(points, opened.cameras.resized((scale * width, scale * height)))
+    return load_renderer(changed(cfg, INPUT__NEAR_FAR_SIZE=sizes), file, device, explicit=["INPUT.NEAR_FAR_SIZE"])[0]
+
+
 @torch.no_grad()
 def render(renderer: Renderer, cameras: Cameras) -> Image:
     """Render one camera."""
@@ -233,13 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = {form: train(args.scene, args.output / form, argparse.Namespace(
         minutes=0.0, device=args.device, train=["SOLVER.MAX_EPOCHS", str(args.epochs), *keys]))
         for form, keys in FORMS.items()}
-    models = {form: load_renderer(load_config(file.parent / "config.yml"), file, device, explicit=())[0]
-              for form, file in files.items()}
     views = read_views(args.scene, files["strands"], device)
     size = views[0].photograph.shape[1]
     tallies: dict[tuple[int, str], Tally] = {}
     pictures: list[dict[tuple[int, str], Image]] = []
     for scale, chosen in ((1, views), (LARGER, views[:args.views])):
+        models = {form: load(file, args.scene, scale, device) for form, file in files.items()}
         for view in chosen:
             cameras = view.sample.cameras
             truth = view.photograph if scale == 1 else ray_trace(

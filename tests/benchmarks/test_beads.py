@@ -93,8 +93,7 @@ def test_the_table_compares_the_forms_at_both_sizes(tmp_path: Path, monkeypatch:
         return image.repeat(size // SIZE, 0).repeat(size // SIZE, 1)
 
     monkeypatch.setattr(beads, "train", train)
-    monkeypatch.setattr(beads, "load_config", lambda file: None)
-    monkeypatch.setattr(beads, "load_renderer", lambda cfg, file, device, explicit: (file.parent.name, None, 4))
+    monkeypatch.setattr(beads, "load", lambda file, *args: file.parent.name)
     monkeypatch.setattr(beads, "read_views", lambda scene, model, device: views)
     monkeypatch.setattr(beads, "ray_trace", lambda *args: larger(hair(None), 3 * SIZE))
     monkeypatch.setattr(beads, "render",
