@@ -23,6 +23,8 @@ from pcpr_ext.structures import (
     ConvolveGrad,
     Gate,
     Gather,
+    Harmonics,
+    HarmonicsGrad,
     Normalize,
     Pack,
     ProjectGaussians,
@@ -42,6 +44,8 @@ __all__ = [
     "ConvolveGrad",
     "Gate",
     "Gather",
+    "Harmonics",
+    "HarmonicsGrad",
     "KernelError",
     "Library",
     "Normalize",
@@ -57,7 +61,7 @@ __all__ = [
     "why_missing",
 ]
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 

@@ -300,6 +300,7 @@ class TilePairs(ctypes.Structure):
         ("starts", c_void_p),
         ("members", c_void_p),
         ("slots", c_void_p),
+        ("tiles", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
         ("stream", c_void_p),
@@ -324,6 +325,7 @@ class CompositeGaussians(ctypes.Structure):
         ("mean_depth", c_void_p),
         ("passing", c_void_p),
         ("ends", c_void_p),
+        ("blocks", c_void_p),
         ("stream", c_void_p),
     )
 
@@ -341,6 +343,7 @@ class CompositeGaussiansGrad(ctypes.Structure):
         ("slots", c_void_p),
         ("passing", c_void_p),
         ("ends", c_void_p),
+        ("blocks", c_void_p),
         ("grad_image", c_void_p),
         ("count", c_int64),
         ("channels", c_int64),
@@ -352,6 +355,38 @@ class CompositeGaussiansGrad(ctypes.Structure):
         ("grad_values", c_void_p),
         ("scratch", c_void_p),
         ("scratch_bytes", c_int64),
+        ("stream", c_void_p),
+    )
+
+
+class Harmonics(ctypes.Structure):
+    """`struct NpcrHarmonics`."""
+
+    _fields_ = (
+        ("points", c_void_p),
+        ("origin", c_void_p),
+        ("constant", c_void_p),
+        ("others", c_void_p),
+        ("count", c_int64),
+        ("degree", c_int32),
+        ("threads", c_int32),
+        ("colors", c_void_p),
+        ("stream", c_void_p),
+    )
+
+
+class HarmonicsGrad(ctypes.Structure):
+    """`struct NpcrHarmonicsGrad`."""
+
+    _fields_ = (
+        ("points", c_void_p),
+        ("origin", c_void_p),
+        ("grad_colors", c_void_p),
+        ("count", c_int64),
+        ("degree", c_int32),
+        ("threads", c_int32),
+        ("grad_constant", c_void_p),
+        ("grad_others", c_void_p),
         ("stream", c_void_p),
     )
 
@@ -376,6 +411,8 @@ FUNCTIONS = (  # of both libraries
     ("npcr_composite_gaussians", CompositeGaussians, c_int32),
     ("npcr_composite_gaussians_grad_scratch", CompositeGaussiansGrad, c_int64),
     ("npcr_composite_gaussians_grad", CompositeGaussiansGrad, c_int32),
+    ("npcr_harmonics", Harmonics, c_int32),
+    ("npcr_harmonics_grad", HarmonicsGrad, c_int32),
 )
 CPU_FUNCTIONS = (  # of the CPU library alone: the network
     ("npcr_pack_floats", Pack, c_int64),

@@ -22,6 +22,7 @@ from npcr.ops.compositing import composite_dots
 from npcr.ops.gaussians import composite_gaussians, project_gaussians
 from npcr.ops.native import available as compiled_available
 from npcr.ops.native import release_scratch
+from npcr.ops.spherical_harmonics import view_colors
 
 __all__ = [
     "Fragments",
@@ -33,6 +34,7 @@ __all__ = [
     "project_gaussians",
     "rasterize",
     "release_scratch",
+    "view_colors",
 ]
 
 

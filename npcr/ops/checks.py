@@ -179,6 +179,28 @@ def composite_gaussians_arguments(ellipses: Tensor, values: Tensor, size: Sequen
     _choice(where, "backend", backend, BACKENDS)
 
 
+def view_colors_arguments(points: Tensor, origin: Tensor, constant: Tensor, others: Tensor, backend: str) -> None:
+    """Check the arguments of `npcr.ops.view_colors`.
+
+    Args:
+        points, origin, constant, others, backend: as there.
+
+    Raises:
+        OperatorError: an argument has the wrong shape, dtype or device.
+    """
+    where, count = "view_colors", points.shape[0]
+    _shape(where, "points", points, ("N", 3))
+    for name, tensor, wanted in (("origin", origin, (3,)), ("constant", constant, (count, 1, 3)),
+                                 ("others", others, (count, "K", 3))):
+        _shape(where, name, tensor, wanted)
+        _same_dtype(where, name, tensor, "points", points)
+        _device(where, name, tensor, "points", points)
+    if others.shape[1] not in (0, 3, 8, 15):
+        raise OperatorError(f"{where}: others must have 0, 3, 8 or 15 coefficients (degree 0 to 3), got "
+                            f"{_describe(others)}")
+    _choice(where, "backend", backend, BACKENDS)
+
+
 def float32_range(near: float, far: float, max_size: float) -> None:
     """Refuse a depth range or radius that collapses or overflows once rounded to float32.
 

@@ -28,6 +28,7 @@ RASTERIZE = Operator("rasterize", traced=False)
 GATHER = Operator("gather_features", traced=False)
 COMPOSITE = Operator("composite_dots", traced=True)
 PROJECT_GAUSSIANS = Operator("project_gaussians", traced=False)
+VIEW_COLORS = Operator("view_colors", traced=True)
 COMPOSITE_GAUSSIANS = Operator("composite_gaussians", traced=False)
 GATED_UNET = Operator("GatedUNet", traced=True, only_on="cpu")
 

@@ -32,6 +32,7 @@ class Visibility(NamedTuple):
     pairs: TilePairs
     passing: Tensor  # (H, W)
     ends: Tensor  # (H, W) int32
+    blocks: Tensor | None  # (pairs,) int32, on a CPU
 
 
 def project(means: Tensor, strands: Tensor, widths: Tensor, opacities: Tensor, cam_to_world: Tensor, intrinsics: Tensor,
@@ -91,8 +92,9 @@ def composite(ellipses: Tensor, values: Tensor, size: tuple[int, int]) -> tuple[
     """
     device, (width, height) = ellipses.device, size
     image, mean_depth = empty((height, width, values.shape[1] + 1), device), empty((height, width), device)
-    visibility = Visibility(tile_pairs(ellipses, size), empty((height, width), device),
-                            empty((height, width), device, torch.int32))
+    pairs = tile_pairs(ellipses, size)
+    blocks = empty(pairs.members.shape, device, torch.int32) if device.type == "cpu" else None
+    visibility = Visibility(pairs, empty((height, width), device), empty((height, width), device, torch.int32), blocks)
     run(pcpr_ext.CompositeGaussians(**_compositing(ellipses, values, visibility), image=image.data_ptr(),
                                     mean_depth=mean_depth.data_ptr()), device)
     return image, mean_depth, visibility
@@ -136,8 +138,10 @@ def tile_pairs(ellipses: Tensor, size: tuple[int, int]) -> TilePairs:
     tiles = -(-size[0] // TILE) * -(-size[1] // TILE)
     order = empty((count,), device, torch.int32)
     offsets, starts = empty((count + 1,), device, torch.int64), empty((tiles + 1,), device, torch.int64)
+    kept = empty((count,), device, torch.int32) if device.type == "cpu" else None
     task = pcpr_ext.TilePairs(ellipses=ellipses.data_ptr(), count=count, width=size[0], height=size[1],
-                              order=order.data_ptr(), offsets=offsets.data_ptr(), starts=starts.data_ptr())
+                              order=order.data_ptr(), offsets=offsets.data_ptr(), starts=starts.data_ptr(),
+                              tiles=None if kept is None else kept.data_ptr())
     run(task, device, "npcr_count_pairs")
     total = int(offsets[-1])
     if total > MAX_PAIRS:
@@ -158,9 +162,11 @@ def _projection(means: Tensor, strands: Tensor, widths: Tensor, opacities: Tenso
             "filter_variance": filter_variance, "min_share": min_share}
 
 
-def _compositing(ellipses: Tensor, values: Tensor, visibility: Visibility) -> dict[str, int]:
+def _compositing(ellipses: Tensor, values: Tensor, visibility: Visibility) -> dict[str, int | None]:
     pairs, (height, width) = visibility.pairs, visibility.ends.shape
     return {"ellipses": ellipses.data_ptr(), "values": values.data_ptr(), "starts": pairs.starts.data_ptr(),
             "members": pairs.members.data_ptr(), "passing": visibility.passing.data_ptr(),
-            "ends": visibility.ends.data_ptr(), "count": len(ellipses), "channels": values.shape[1], "width": width,
+            "ends": visibility.ends.data_ptr(),
+            "blocks": None if visibility.blocks is None else visibility.blocks.data_ptr(),
+            "count": len(ellipses), "channels": values.shape[1], "width": width,
             "height": height, "pairs": len(pairs.members)}

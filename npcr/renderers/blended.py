@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
 from npcr.data.cloud_geometry import point_spacing
 from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
-from npcr.ops import Fragments, rasterize
+from npcr.ops import Fragments, rasterize, view_colors
+from npcr.ops.spherical_harmonics import MAX_DEGREE, constant_coefficient
 from npcr.renderers.base import (
     ParamGroup,
     Photographs,
@@ -25,7 +25,6 @@ from npcr.renderers.base import (
     unit_colors,
 )
 from npcr.renderers.residual_unet import ResidualUNet
-from npcr.renderers.spherical_harmonics import MAX_DEGREE, color_from, constant_coefficient
 from npcr.renderers.splats import Splats, composite_splats, dots_along, soft_splat
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
@@ -167,9 +166,9 @@ class BlendedRenderer(Renderer):
 
     def _compose(self, camera: Cameras, fragments: Fragments, frame: int) -> tuple[Tensor, Tensor, Tensor]:
         points, strands = self.middles_and_strands(frame)
-        directions = F.normalize(points.detach() - camera.cam_to_world[0, :3, 3], dim=-1)
-        coefficients = torch.cat([self.colors[frame], self.shades[frame]], 1) if self.degree else self.colors[frame]
-        color = color_from(coefficients, directions)
+        shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
+        color = view_colors(points.detach(), camera.cam_to_world[0, :3, 3], self.colors[frame], shades,
+                            backend=self.backend)
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
         splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)

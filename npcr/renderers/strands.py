@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
 from npcr.data.cloud_geometry import point_spacing
 from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
-from npcr.ops import composite_gaussians, project_gaussians
+from npcr.ops import composite_gaussians, project_gaussians, view_colors
+from npcr.ops.spherical_harmonics import MAX_DEGREE, constant_coefficient
 from npcr.renderers.base import (
     ParamGroup,
     Photographs,
@@ -28,7 +28,6 @@ from npcr.renderers.base import (
     unit_colors,
 )
 from npcr.renderers.residual_unet import ResidualUNet
-from npcr.renderers.spherical_harmonics import MAX_DEGREE, color_from, constant_coefficient
 
 logger = logging.getLogger("npcr")
 
@@ -170,9 +169,8 @@ class StrandsRenderer(Renderer):
         pose = camera.cam_to_world[0]
         ellipses = project_gaussians(means, strands, widths, opacities, pose, camera.intrinsics[0], camera.size,
                                      backend=self.backend)
-        directions = F.normalize(means.detach() - pose[:3, 3], dim=-1)
-        coefficients = torch.cat([self.colors[frame], self.shades[frame]], 1) if self.degree else self.colors[frame]
-        values = color_from(coefficients, directions)
+        shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
+        values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades, backend=self.backend)
         if self.has_network:
             values = torch.cat([values, self.features[frame]], dim=1)
         return composite_gaussians(ellipses, values, camera.size, backend=self.backend)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ellipses composited front to back on a CPU, and the way back. A task is a tile, whose pixels stay in a core's cache
-// while its ellipses pass over them, near ones first; on the way back in reverse. Sums do not depend on the threads:
-// within a tile the order is fixed, and each ellipse's parts of several tiles are added up by one thread, in order.
+// Ellipses composited front to back on a CPU, and the way back. A task is a tile, over which its ellipses pass in batches,
+// near ones first; on the way back in reverse. Sums do not depend on the threads: within a tile the order is fixed, and
+// each ellipse's parts of several tiles are added up by one thread, in order.
 
 #include <stdint.h>
 #include <string.h>
@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <vector>
 
-#include "gaussian.h"
-#include "interface.h"
-#include "target_clones.h"
+#include "cpu_tile.h"
+#include "processor.h"
 #include "thread_pool.h"
 
 // Sums are fused here: -ffp-contract=off is for the projection.
@@ -22,252 +22,284 @@
 #pragma GCC optimize("fp-contract=fast")
 #endif
 
-#define NPCR_BODY static inline __attribute__((always_inline))
-
 namespace npcr {
-
-typedef float Lanes8 __attribute__((vector_size(32)));
-typedef uint32_t Words8 __attribute__((vector_size(32)));
-template <>
-struct IntegersOf<Lanes8> {
-    using Type = Words8;
-};
-
 namespace {
 
-// Eight pixels at a time: strands are thin and run in all directions, so these are four of two rows. A tile's pixels lie
-// in memory by pairs of rows, and in a pair by columns, so that any such eight follow each other.
-constexpr int kLanes = 8;
-constexpr int kColumns = 4, kRows = 2;
-constexpr int kStride = kRows * (kTile + kColumns);  // floats from pair to pair; the last vector may reach beyond
-constexpr int kPlane = kTile / kRows * kStride;
-constexpr int place_of(int row, int column) { return row / kRows * kStride + column * kRows + row % kRows; }
-
 constexpr int64_t kSums = 4096;  // ellipses of a task that adds up gradients
-constexpr int kAhead = 6;        // pairs whose numbers are asked for ahead
-constexpr int kLook = 32;        // ellipses after which a tile looks whether its pixels still show any
 
+template <class Vector>
+NPCR_BODY bool any(const Vector& lanes) {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < kLanes; ++lane) bits |= static_cast<uint32_t>(lanes[lane]);
+    return bits != 0;
+}
 template <class Number, class Vector>
 NPCR_BODY void load(const Number* from, Vector& to) { memcpy(&to, from, sizeof to); }
 template <class Number, class Vector>
 NPCR_BODY void store(const Vector& from, Number* to) { memcpy(to, &from, sizeof from); }
-NPCR_BODY float sum(const Lanes8& lanes) {
-    float four[4], parts[kLanes];
-    store(lanes, parts);
-    for (int i = 0; i < 4; ++i) four[i] = parts[i] + parts[i + 4];
-    return (four[0] + four[2]) + (four[1] + four[3]);
-}
 
-struct Tile {
-    int64_t x, y;        // of its first pixel
-    int columns, rows;   // of pixels
-    int64_t first, last;  // of its pairs
-    template <class Task>
-    Tile(const Task& task, int64_t number)
-        : x(number % tiles_across(task.width) * kTile),
-          y(number / tiles_across(task.width) * kTile),
-          columns(static_cast<int>(std::min<int64_t>(kTile, task.width - x))),
-          rows(static_cast<int>(std::min<int64_t>(kTile, task.height - y))),
-          first(task.starts[number]),
-          last(task.starts[number + 1]) {}
-};
+// Channels and one more, which is depth or coverage, in whole vectors.
+int padded(int64_t channels) { return static_cast<int>(channels + kLanes) / kLanes * kLanes; }
 
-// A thread's memory for a tile: planes of kPlane numbers.
+// A thread's memory for a tile.
 struct Memory {
-    uint32_t* ends;
-    float* passing;
-    float* other;   // of the gradients, what comes from behind
-    float* planes;  // of each channel
-    static constexpr int kOthers = 2;
-    Memory(uint32_t* words, float* floats)
-        : ends(words), passing(floats), other(floats + kPlane), planes(floats + kOthers * kPlane) {}
+    const int padded;
+    Batch batch;
+    uint32_t ends[kBlocks * kLanes];
+    float passing[kBlocks * kLanes];
+    float other[kBlocks * kLanes];    // of the gradients, what comes from behind
+    float weights[kBatch * kLanes];  // of the ellipses of a block's list
+    // Of the gradients as well: what they cover, that over what they do not, gradients of weights or shares.
+    float shares[kBatch * kLanes], odds[kBatch * kLanes], grads[kBatch * kLanes];
+    float *image;   // (kBlocks, padded, 8): of each channel, the block's pixels
+    float *pixels;  // (kBlocks, padded / 8, 8 pixels, 8 channels): of the gradients, the same transposed
+    float *values;  // (kBatch, padded)
+    float *parts;   // (kBatch, 8 + padded): of the gradients, moments and values
+    explicit Memory(int64_t channels)
+        : padded(npcr::padded(channels)),
+          floats_(new Lanes8[static_cast<size_t>(padded * (2 * kBlocks + 2 * kBatch / kLanes) + kBatch)]) {
+        image = reinterpret_cast<float*>(floats_.get());
+        pixels = image + kBlocks * padded * kLanes;
+        values = pixels + kBlocks * padded * kLanes;
+        parts = values + kBatch * padded;
+    }
+
+private:
+    std::unique_ptr<Lanes8[]> floats_;  // aligned for vectors
 };
 
-// Calls perform(place in a plane, dx, dy, shares) for each eight pixels that an ellipse may cover.
-template <class Perform>
-NPCR_BODY void for_covered(const Tile& tile, const float* ellipse, Perform perform) {
-    const float x = ellipse[0] - static_cast<float>(tile.x), y = ellipse[1] - static_cast<float>(tile.y);
-    const float inverse = 1 / ellipse[2], slope = -ellipse[3] * inverse;  // of the middles of rows
-    const float half_height = ellipse[7] / ellipse[4] + kRoom, half_width = ellipse[7] * inverse + kRoom;
-    const float left = (slope < 0 ? slope : 0) - half_width, right = (slope > 0 ? slope : 0) + half_width;
-    const Pixels rows = pixels_between(y - half_height, y + half_height, static_cast<float>(tile.rows));
-    for (int row = rows.from & ~1; row <= rows.to; row += kRows) {
-        const float down = static_cast<float>(row) - y, middle = x + slope * down;
-        const Lanes8 dy = Lanes8{0, 1, 0, 1, 0, 1, 0, 1} + down;
-        const Pixels columns = pixels_between(middle + left, middle + right, static_cast<float>(tile.columns));
-        for (int column = columns.from; column <= columns.to; column += kColumns) {
-            const Lanes8 dx = Lanes8{0, 0, 1, 1, 2, 2, 3, 3} + (static_cast<float>(column) - x);
-            Lanes8 share;
-            ellipse_share<Lanes8>(ellipse, dx, dy, share);
-            perform(place_of(row, column), dx, dy, share);
+NPCR_BODY void share_of(const TileEllipse& ellipse, const Lanes8& x, const Lanes8& y, Lanes8& share) {
+    const Lanes8 a = x * ellipse.xx + (y * ellipse.xy + ellipse.x), b = y * ellipse.yy + ellipse.y;
+    share_of_power<Lanes8>(-(a * a + b * b), ellipse.least, ellipse.opacity, share);
+}
+
+// The weights of a batch's ellipses in a block's pixels, to `weights`. Returns whether more could be seen behind them.
+NPCR_BODY bool weigh(Memory& memory, const Tile& tile, int block) {
+    const Batch& batch = memory.batch;
+    const uint32_t before = static_cast<uint32_t>(batch.first + 1 - tile.first);
+    Lanes8 x, y, passing;
+    Words8 ends;
+    block_pixels(block, x, y);
+    load(memory.passing + block * kLanes, passing);
+    load(memory.ends + block * kLanes, ends);
+    for (int i = 0; i < batch.lengths[block]; ++i) {
+        const uint32_t pair = batch.lists[block][i];
+        Lanes8 share;
+        share_of(batch.ellipses[pair], x, y, share);
+        share = passing >= kPassingStop ? share : Lanes8{};
+        store(passing * share, memory.weights + i * kLanes);
+        passing *= 1 - share;
+        ends = share > 0 ? Words8{} + (before + pair) : ends;
+    }
+    store(passing, memory.passing + block * kLanes);
+    store(ends, memory.ends + block * kLanes);
+    return any(passing >= kPassingStop);
+}
+
+// Adds the weighted values of a batch's ellipses to a block's pixels.
+NPCR_BODY void add_values(Memory& memory, int block) {
+    const Batch& batch = memory.batch;
+    for (int chunk = 0; chunk < memory.padded; chunk += kLanes) {
+        float* image = memory.image + (block * memory.padded + chunk) * kLanes;
+        Lanes8 sums[kLanes];
+        for (int c = 0; c < kLanes; ++c) load(image + c * kLanes, sums[c]);
+        for (int i = 0; i < batch.lengths[block]; ++i) {
+            const float* value = memory.values + batch.lists[block][i] * memory.padded + chunk;
+            Lanes8 weight;
+            load(memory.weights + i * kLanes, weight);
+            for (int c = 0; c < kLanes; ++c) sums[c] += weight * value[c];
         }
+        for (int c = 0; c < kLanes; ++c) store(sums[c], image + c * kLanes);
     }
 }
 
-NPCR_BODY bool shows_more(const Tile& tile, const float* passing) {
-    float most = 0;
-    for (int row = 0; row < tile.rows; ++row) {
-        for (int column = 0; column < tile.columns; ++column) most = std::max(most, passing[place_of(row, column)]);
-    }
-    return most >= kPassingStop;
-}
-
-// Rows of the values come from anywhere in memory: asks for those of the pairs to come.
-template <class Task>
-NPCR_BODY void prefetch(const Task& task, int64_t pair) {
-    __builtin_prefetch(task.ellipses + kEllipse * task.members[pair]);
-    const float* values = task.values + task.channels * task.members[pair];
-    __builtin_prefetch(values);
-    __builtin_prefetch(values + task.channels - 1);  // a row may lie in two lines of the cache
-}
-
-template <int kPad, class Task>
-NPCR_BODY void load_values(const Task& task, int64_t pair, float last, float* value) {
-    const float* from = task.values + task.channels * task.members[pair];
-    if (task.channels == kPad - 1) {
-        for (int c = 0; c < kPad - 1; ++c) value[c] = from[c];
-        value[kPad - 1] = last;
-        return;
-    }
-    for (int c = 0; c < kPad; ++c) value[c] = c < task.channels ? from[c] : c == task.channels ? last : 0;
-}
-
-template <int kPad>
-NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& tile, const Memory& memory) {
+NPCR_BODY void composite_tile(const NpcrCompositeGaussians& task, const Tile& tile, Memory& memory) {
     const int64_t channels = task.channels;
-    std::fill_n(memory.passing, kPlane, 1.0f);
-    std::fill_n(memory.ends, kPlane, 0u);
-    std::fill_n(memory.planes, kPad * kPlane, 0.0f);
-    for (int64_t i = tile.first; i < tile.last; ++i) {
-        if ((i - tile.first) % kLook == kLook - 1 && !shows_more(tile, memory.passing)) break;
-        const float* ellipse = task.ellipses + kEllipse * task.members[i];
-        float value[kPad] = {};
-        std::copy_n(task.values + channels * task.members[i], channels, value);
-        value[channels] = ellipse[6];
-        const uint32_t end = static_cast<uint32_t>(i + 1 - tile.first);
-        for_covered(tile, ellipse, [&](int at, const Lanes8&, const Lanes8&, Lanes8& share) {
-            Lanes8 passing;
-            Words8 ends;
-            load(memory.passing + at, passing);
-            load(memory.ends + at, ends);
-            share = passing >= kPassingStop ? share : Lanes8{};
-            const Lanes8 weight = passing * share;
-            store(passing * (1 - share), memory.passing + at);
-            store(share > 0 ? Words8{} + end : ends, memory.ends + at);
-            for (int c = 0; c < kPad; ++c) {
-                Lanes8 sum;
-                load(memory.planes + c * kPlane + at, sum);
-                store(sum + weight * value[c], memory.planes + c * kPlane + at);
-            }
-        });
-    }
-    for (int row = 0; row < tile.rows; ++row) {
-        for (int column = 0; column < tile.columns; ++column) {
-            const int64_t to = (tile.y + row) * task.width + tile.x + column;
-            const int at = place_of(row, column);
-            const float passing = memory.passing[at], covered = 1 - passing;
-            float* pixel = task.image + to * (channels + 1);
-            for (int64_t c = 0; c < channels; ++c) pixel[c] = memory.planes[c * kPlane + at];
-            pixel[channels] = covered;
-            task.mean_depth[to] = covered > kMinCovered ? memory.planes[channels * kPlane + at] / covered : 0;
-            task.passing[to] = passing;
-            task.ends[to] = static_cast<int32_t>(memory.ends[at]);
+    std::fill_n(memory.ends, kBlocks * kLanes, 0u);
+    std::fill_n(memory.passing, kBlocks * kLanes, 0.0f);
+    std::fill_n(memory.image, kBlocks * memory.padded * kLanes, 0.0f);
+    uint32_t open = 0;
+    for_pixels(tile, task.width, [&](int64_t, int block, int lane) NPCR_LAMBDA {
+        memory.passing[block * kLanes + lane] = 1;
+        open |= 1u << block;
+    });
+    for (int64_t first = tile.first; first < tile.last && open != 0; first += kBatch) {
+        load_batch(task, tile, first, static_cast<int>(std::min<int64_t>(kBatch, tile.last - first)), memory.padded,
+                   [](const float* ellipse) NPCR_LAMBDA { return ellipse[6]; }, memory.batch, memory.values);
+        for (int i = 0; i < memory.batch.count; ++i) task.blocks[first + i] = blocks_of(memory.batch.rows[i], tile);
+        list_blocks(memory.batch, task.blocks + first, open);
+        for (uint32_t rest = open; rest != 0; rest &= rest - 1) {
+            const int block = __builtin_ctz(rest);
+            if (memory.batch.lengths[block] == 0) continue;
+            if (!weigh(memory, tile, block)) open ^= 1u << block;
+            add_values(memory, block);
         }
     }
+    for_pixels(tile, task.width, [&](int64_t to, int block, int lane) NPCR_LAMBDA {
+        const int at = block * kLanes + lane;
+        const float* values = memory.image + block * memory.padded * kLanes + lane;
+        const float passing = memory.passing[at], covered = 1 - passing;
+        float* pixel = task.image + to * (channels + 1);
+        for (int64_t c = 0; c < channels; ++c) pixel[c] = values[c * kLanes];
+        pixel[channels] = covered;
+        task.mean_depth[to] = covered > kMinCovered ? values[channels * kLanes] / covered : 0;
+        task.passing[to] = passing;
+        task.ends[to] = static_cast<int32_t>(memory.ends[at]);
+    });
 }
 
 // Returns the largest of the pixels' ends.
-NPCR_BODY int32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory, int pad) {
-    std::fill_n(memory.passing, kPlane, 1.0f);
-    std::fill_n(memory.ends, kPlane, 0u);
-    std::fill_n(memory.other, kPlane, 0.0f);
-    std::fill_n(memory.planes, pad * kPlane, 0.0f);
-    int32_t end = 0;
-    for (int row = 0; row < tile.rows; ++row) {
-        for (int column = 0; column < tile.columns; ++column) {
-            const int64_t from = (tile.y + row) * task.width + tile.x + column;
-            const int at = place_of(row, column);
-            const float* pixel = task.grad_image + from * (task.channels + 1);
-            memory.passing[at] = task.passing[from];
-            memory.ends[at] = static_cast<uint32_t>(task.ends[from]);
-            end = std::max(end, task.ends[from]);
-            for (int64_t c = 0; c <= task.channels; ++c) memory.planes[c * kPlane + at] = pixel[c];
+NPCR_BODY uint32_t load_tile(const NpcrCompositeGaussiansGrad& task, const Tile& tile, Memory& memory) {
+    std::fill_n(memory.ends, kBlocks * kLanes, 0u);
+    std::fill_n(memory.passing, kBlocks * kLanes, 1.0f);
+    std::fill_n(memory.other, kBlocks * kLanes, 0.0f);
+    std::fill_n(memory.image, kBlocks * memory.padded * kLanes, 0.0f);
+    std::fill_n(memory.pixels, kBlocks * memory.padded * kLanes, 0.0f);
+    uint32_t last = 0;
+    for_pixels(tile, task.width, [&](int64_t from, int block, int lane) NPCR_LAMBDA {
+        const int at = block * kLanes + lane;
+        const float* pixel = task.grad_image + from * (task.channels + 1);
+        memory.passing[at] = task.passing[from];
+        memory.ends[at] = static_cast<uint32_t>(task.ends[from]);
+        last = std::max(last, memory.ends[at]);
+        for (int c = 0; c <= task.channels; ++c) {
+            memory.image[(block * memory.padded + c) * kLanes + lane] = pixel[c];
+            memory.pixels[(block * memory.padded + c / kLanes * kLanes + lane) * kLanes + c % kLanes] = pixel[c];
         }
-    }
-    return end;
+    });
+    return last;
 }
 
-template <int kPad>
-NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory,
-                                   float* parts) {
-    const int64_t channels = task.channels, part_floats = kEllipseGrads + channels;
-    const int32_t end = load_tile(task, tile, memory, kPad);
-    for (int64_t i = tile.last - 1; i >= tile.first; --i) {
-        float* part = parts + task.slots[i] * part_floats;
-        if (i - tile.first >= end) {
-            std::fill_n(part, part_floats, 0.0f);
-            continue;
-        }
-        const float* ellipse = task.ellipses + kEllipse * task.members[i];
-        float value[kPad] = {};
-        std::copy_n(task.values + channels * task.members[i], channels, value);
-        value[channels] = 1;  // of the coverage
-        const uint32_t place = static_cast<uint32_t>(i - tile.first);
-        Lanes8 of_value[kPad] = {}, of_ellipse[kEllipseGrads] = {};
-        for_covered(tile, ellipse, [&](int at, const Lanes8& dx, const Lanes8& dy, Lanes8& share) {
-            Lanes8 passing, other, of_weight = {};
-            Words8 ends;
-            load(memory.passing + at, passing);
-            load(memory.other + at, other);
-            load(memory.ends + at, ends);
-            share = ends > place ? share : Lanes8{};
-            const Lanes8 rest = 1 / (1 - share);
-            passing *= rest;
-            const Lanes8 weight = passing * share;
-            for (int c = 0; c < kPad; ++c) {
-                Lanes8 grad;
-                load(memory.planes + c * kPlane + at, grad);
-                of_weight += grad * value[c];
-                of_value[c] += grad * weight;
+// What each ellipse of a block's list covers of the pixels, and its weights: the way back from what passes all. Returns the list's length without those that no pixel shows.
+NPCR_BODY int unweigh(Memory& memory, const Tile& tile, int block) {
+    const Batch& batch = memory.batch;
+    const uint32_t before = static_cast<uint32_t>(batch.first - tile.first);
+    const uint32_t* pixel_ends = memory.ends + block * kLanes;
+    const uint32_t last = *std::max_element(pixel_ends, pixel_ends + kLanes);
+    int length = batch.lengths[block];
+    while (length > 0 && before + batch.lists[block][length - 1] >= last) --length;
+    if (length == 0) return 0;
+    Lanes8 x, y, passing;
+    Words8 ends;
+    block_pixels(block, x, y);
+    load(memory.passing + block * kLanes, passing);
+    load(pixel_ends, ends);
+    for (int i = length - 1; i >= 0; --i) {
+        const uint32_t pair = batch.lists[block][i];
+        Lanes8 share;
+        share_of(batch.ellipses[pair], x, y, share);
+        share = ends > before + pair ? share : Lanes8{};
+        const Lanes8 rest = 1 / (1 - share);
+        passing *= rest;
+        store(share, memory.shares + i * kLanes);
+        store(share * rest, memory.odds + i * kLanes);
+        store(share * passing, memory.weights + i * kLanes);
+    }
+    store(passing, memory.passing + block * kLanes);
+    return length;
+}
+
+// Adds rows[pixel] times the pixel's number to `sums`, a vector each: a matrix times a vector. The numbers are to lie in
+// memory: to spread each over a vector from a register is slow on some processors.
+NPCR_BODY void add_products(const float* numbers, const float* rows, float* sums) {
+    Lanes8 sum, odd = {};
+    load(sums, sum);
+    for (int pixel = 0; pixel < kLanes; pixel += 2) {
+        Lanes8 row, odd_row;
+        load(rows + pixel * kLanes, row);
+        load(rows + (pixel + 1) * kLanes, odd_row);
+        sum += row * numbers[pixel];
+        odd += odd_row * numbers[pixel + 1];
+    }
+    store(sum + odd, sums);
+}
+
+// Gradients of the values, to `parts`, and of the weights, to `grads`.
+NPCR_BODY void add_values_grad(Memory& memory, int block, int length) {
+    const Batch& batch = memory.batch;
+    for (int chunk = 0; chunk < memory.padded; chunk += kLanes) {
+        const float* image = memory.image + (block * memory.padded + chunk) * kLanes;
+        const float* pixels = memory.pixels + (block * memory.padded + chunk) * kLanes;
+        Lanes8 grads[kLanes];
+        for (int c = 0; c < kLanes; ++c) load(image + c * kLanes, grads[c]);
+        for (int i = 0; i < length; ++i) {
+            const int pair = batch.lists[block][i];
+            const float* value = memory.values + pair * memory.padded + chunk;
+            Lanes8 of_weight = {}, odd = {};
+            if (chunk > 0) load(memory.grads + i * kLanes, of_weight);
+            for (int c = 0; c < kLanes; c += 2) {
+                of_weight += grads[c] * value[c];
+                odd += grads[c + 1] * value[c + 1];
             }
-            ellipse_share_grad<Lanes8>(ellipse, dx, dy, share, passing * of_weight - other * rest, of_ellipse);
-            store(passing, memory.passing + at);
-            store(other + weight * of_weight, memory.other + at);
-        });
-        for (int k = 0; k < kEllipseGrads; ++k) part[k] = sum(of_ellipse[k]);
-        part[kEllipseGrads - 1] /= ellipse[5];
-        for (int64_t c = 0; c < channels; ++c) part[kEllipseGrads + c] = sum(of_value[c]);
+            store(of_weight + odd, memory.grads + i * kLanes);
+            add_products(memory.weights + i * kLanes, pixels,
+                         memory.parts + pair * (memory.padded + kLanes) + kLanes + chunk);
+        }
     }
 }
 
-// Planes of a tile: the channels and one more, of which there are loops of fixed length.
-int padded(int64_t channels) {
-    for (int pad : {4, 8, 12, 16, 24, 32, 64}) {
-        if (channels < pad) return pad;
+// From the gradients of the weights those of the shares, times these, and their moments, to `parts`.
+NPCR_BODY void add_moments(Memory& memory, int block, int length) {
+    const Batch& batch = memory.batch;
+    Lanes8 x, y, other;
+    block_pixels(block, x, y);
+    load(memory.other + block * kLanes, other);
+    for (int i = length - 1; i >= 0; --i) {
+        Lanes8 share, odds, weight, of_weight, product;
+        load(memory.shares + i * kLanes, share);
+        load(memory.odds + i * kLanes, odds);
+        load(memory.weights + i * kLanes, weight);
+        load(memory.grads + i * kLanes, of_weight);
+        of_weight *= weight;
+        product = of_weight - other * odds;
+        share_grad_below_most<Lanes8>(share, product);
+        other += of_weight;
+        store(product, memory.grads + i * kLanes);
     }
-    return 128;
-}
-
-#define NPCR_BY_PAD(body, ...)             \
-    switch (padded(task.channels)) {       \
-        case 4: return body<4>(__VA_ARGS__);   \
-        case 8: return body<8>(__VA_ARGS__);   \
-        case 12: return body<12>(__VA_ARGS__); \
-        case 16: return body<16>(__VA_ARGS__); \
-        case 24: return body<24>(__VA_ARGS__); \
-        case 32: return body<32>(__VA_ARGS__); \
-        case 64: return body<64>(__VA_ARGS__); \
-        default: return body<128>(__VA_ARGS__); \
+    store(other, memory.other + block * kLanes);
+    float rows[kLanes][kLanes];  // as ellipse_grad_from_moments has them
+    for (int i = 0; i < kLanes; ++i) {
+        const float row[kLanes] = {1, x[i], y[i], x[i] * x[i], x[i] * y[i], y[i] * y[i], 0, 0};
+        std::copy_n(row, kLanes, rows[i]);
     }
-
-NPCR_TARGET_CLONES void run_tile(const NpcrCompositeGaussians& task, const Tile& tile, const Memory& memory) {
-    NPCR_BY_PAD(composite_tile, task, tile, memory)
+    for (int i = 0; i < length; ++i) {
+        add_products(memory.grads + i * kLanes, rows[0], memory.parts + batch.lists[block][i] * (memory.padded + kLanes));
+    }
 }
 
-NPCR_TARGET_CLONES void run_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, const Memory& memory,
-                                      float* parts) {
-    NPCR_BY_PAD(composite_tile_grad, task, tile, memory, parts)
+NPCR_BODY void composite_tile_grad(const NpcrCompositeGaussiansGrad& task, const Tile& tile, Memory& memory,
+                                   float* parts) {
+    const int64_t channels = task.channels, floats = kEllipseGrads + channels;
+    const int row = memory.padded + kLanes;
+    const double middle_x = static_cast<double>(tile.x) + kMiddle, middle_y = static_cast<double>(tile.y) + kMiddle;
+    const int64_t shown = tile.first + load_tile(task, tile, memory);
+    for (int64_t i = shown; i < tile.last; ++i) std::fill_n(parts + task.slots[i] * floats, floats, 0.0f);
+    for (int64_t last = shown; last > tile.first; last -= kBatch) {
+        const int count = static_cast<int>(std::min<int64_t>(kBatch, last - tile.first));
+        load_batch(task, tile, last - count, count, memory.padded, [](const float*) NPCR_LAMBDA { return 1.0f; }, memory.batch,
+                   memory.values);
+        list_blocks(memory.batch, task.blocks + memory.batch.first, ~0u);
+        std::fill_n(memory.parts, count * row, 0.0f);
+        for (int block = 0; block < kBlocks; ++block) {
+            const int length = unweigh(memory, tile, block);
+            add_values_grad(memory, block, length);
+            add_moments(memory, block, length);
+        }
+        for (int i = 0; i < count; ++i) {
+            const float *ellipse = memory.batch.rows[i], *from = memory.parts + i * row;
+            float* part = parts + task.slots[memory.batch.first + i] * floats;
+            ellipse_grad_from_moments(ellipse, middle_x - ellipse[0], middle_y - ellipse[1], from, part);
+            part[kEllipseGrads - 1] /= ellipse[5];
+            copy_few(from + kLanes, channels, part + kEllipseGrads);
+        }
+    }
 }
+
+NPCR_WITH_AVX2(composite_tile, (const NpcrCompositeGaussians& task, const Tile& tile, Memory& memory),
+               (task, tile, memory))
+NPCR_WITH_AVX2(composite_tile_grad,
+               (const NpcrCompositeGaussiansGrad& task, const Tile& tile, Memory& memory, float* parts),
+               (task, tile, memory, parts))
 
 // Calls perform(tile, memory) for each tile, with memory of the thread's own.
 template <class Task, class Perform>
@@ -275,38 +307,39 @@ void for_tiles(const Task& task, Perform perform) {
     const int64_t tiles = tiles_across(task.width) * tiles_across(task.height);
     const int tasks = static_cast<int>(std::min<int64_t>(tiles, ThreadPool::kMaxTasks));
     const int threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, tiles, 256})));
-    const int64_t floats = static_cast<int64_t>(Memory::kOthers + padded(task.channels)) * kPlane;
-    std::unique_ptr<float[]> memory(new float[static_cast<size_t>(threads * floats)]);
-    std::unique_ptr<uint32_t[]> ends(new uint32_t[static_cast<size_t>(threads * kPlane)]);
+    std::vector<std::unique_ptr<Memory>> memory;
+    for (int thread = 0; thread < threads; ++thread) memory.emplace_back(new Memory(task.channels));
     ThreadPool::run(threads, tasks, [&](int part, int thread) {
         const Share share(tiles, part, tasks);
         for (int64_t number = share.first; number < share.last; ++number) {
-            perform(Tile(task, number), Memory(ends.get() + thread * kPlane, memory.get() + thread * floats));
+            perform(Tile(task, number), *memory[static_cast<size_t>(thread)]);
         }
     });
 }
 
 void composite(const NpcrCompositeGaussians& task) {
-    for_tiles(task, [&](const Tile& tile, const Memory& memory) { run_tile(task, tile, memory); });
+    for_tiles(task, [&](const Tile& tile, Memory& memory) { composite_tile_here(task, tile, memory); });
 }
 
 void composite_grad(const NpcrCompositeGaussiansGrad& task) {
     float* parts = static_cast<float*>(task.scratch);  // (pairs, 6 + channels)
-    for_tiles(task, [&](const Tile& tile, const Memory& memory) { run_tile_grad(task, tile, memory, parts); });
+    for_tiles(task, [&](const Tile& tile, Memory& memory) { composite_tile_grad_here(task, tile, memory, parts); });
     const int64_t floats = kEllipseGrads + task.channels, blocks = (task.count + kSums - 1) / kSums;
     if (blocks == 0) return;
     ThreadPool::run(static_cast<int>(std::min<int64_t>({task.threads, blocks, 256})), static_cast<int>(blocks),
                     [&](int block, int) {
+        float sum[kEllipseGrads + kMaxChannels];
         for (int64_t i = block * kSums; i < std::min(task.count, (block + 1) * kSums); ++i) {
-            float* of_ellipse = task.grad_ellipses + kEllipse * task.order[i];
-            float* of_value = task.grad_values + task.channels * task.order[i];
-            std::fill_n(of_ellipse, kEllipse, 0.0f);
-            std::fill_n(of_value, task.channels, 0.0f);
+            const int64_t ahead = task.order[std::min(i + kAhead, task.count - 1)], ellipse = task.order[i];
+            __builtin_prefetch(task.grad_ellipses + kEllipse * ahead, 1);
+            __builtin_prefetch(task.grad_values + task.channels * ahead, 1);
+            std::fill_n(sum, floats, 0.0f);
             for (int64_t pair = task.offsets[i]; pair < task.offsets[i + 1]; ++pair) {
-                const float* part = parts + pair * floats;
-                for (int k = 0; k < kEllipseGrads; ++k) of_ellipse[k] += part[k];
-                for (int64_t c = 0; c < task.channels; ++c) of_value[c] += part[kEllipseGrads + c];
+                for (int64_t k = 0; k < floats; ++k) sum[k] += parts[pair * floats + k];
             }
+            std::copy_n(sum, kEllipseGrads, task.grad_ellipses + kEllipse * ellipse);
+            std::fill_n(task.grad_ellipses + kEllipse * ellipse + kEllipseGrads, kEllipse - kEllipseGrads, 0.0f);
+            copy_few(sum + kEllipseGrads, task.channels, task.grad_values + task.channels * ellipse);
         }
     });
 }

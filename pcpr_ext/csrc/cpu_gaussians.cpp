@@ -16,7 +16,7 @@ namespace npcr {
 namespace {
 
 constexpr int64_t kBlock = 2048;  // Gaussians of a task
-constexpr int kDigitBits = 11;    // of a radix sort's pass
+constexpr int kDigitBits = 12;    // of a radix sort's pass
 constexpr int kDigits = 1 << kDigitBits;
 
 int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
@@ -87,17 +87,21 @@ void sort_by_depth(const NpcrTilePairs& task, uint32_t* scratch) {
     const int64_t count = task.count;
     uint32_t *keys = scratch, *other_keys = scratch + count;
     int32_t *order = task.order, *other_order = reinterpret_cast<int32_t*>(scratch + 2 * count);
+    uint32_t least = 0xffffffffu, most = 0;  // of the depths, whose bits are in the order of their values
     for (int64_t i = 0; i < count; ++i) {
         const float* ellipse = task.ellipses + kEllipse * i;
         keys[i] = ellipse[7] > 0 ? bits_of(ellipse[6]) : 0xffffffffu;
         order[i] = static_cast<int32_t>(i);
+        if (ellipse[7] > 0) least = std::min(least, keys[i]), most = std::max(most, keys[i]);
     }
-    for (int shift = 0; shift < 32; shift += kDigitBits) {
-        int64_t places[kDigits] = {};
+    const uint32_t range = most >= least ? most - least + 1 : 0;
+    for (int64_t i = 0; i < count; ++i) keys[i] = std::min(keys[i] - least, range);
+    for (int shift = 0; shift < 32 && range >> shift != 0; shift += kDigitBits) {
+        int32_t places[kDigits] = {};
         for (int64_t i = 0; i < count; ++i) ++places[keys[i] >> shift & (kDigits - 1)];
-        for (int64_t digit = 0, place = 0; digit < kDigits; ++digit) place += std::exchange(places[digit], place);
+        for (int32_t digit = 0, place = 0; digit < kDigits; ++digit) place += std::exchange(places[digit], place);
         for (int64_t i = 0; i < count; ++i) {
-            const int64_t place = places[keys[i] >> shift & (kDigits - 1)]++;
+            const int32_t place = places[keys[i] >> shift & (kDigits - 1)]++;
             other_keys[place] = keys[i];
             other_order[place] = order[i];
         }
@@ -107,25 +111,57 @@ void sort_by_depth(const NpcrTilePairs& task, uint32_t* scratch) {
     if (order != task.order) std::copy_n(order, count, task.order);
 }
 
-// The i-th ellipse by depth. They lie anywhere in memory: asks for one of those to come.
-const float* ellipse_at(const NpcrTilePairs& task, int64_t i) {
+// The tiles of a small ellipse, at most 2 x 2, in one number: column, row, and whether there is one more of either.
+constexpr uint32_t kMoreColumns = 1u << 22, kMoreRows = 1u << 23, kSmall = 1u << 24;
+static_assert((kMaxSide + kTile) / kTile <= 1 << 11, "11 bits for a tile's column, and for its row");
+
+// Returns how many tiles an ellipse reaches; sets `small` to the number of its tiles, or to 0 where it has none.
+uint32_t count_tiles(const float* ellipse, int64_t width, int64_t height, uint32_t* small) {
+    uint32_t count = 0, first = 0, rows = 0, columns = 0;
+    bool same = true;  // in all rows
+    for_tile_rows(ellipse, width, height, [&](int row, int from, int to) {
+        const uint32_t column = static_cast<uint32_t>(from), across = static_cast<uint32_t>(to - from + 1);
+        if (rows == 0) first = column | static_cast<uint32_t>(row) << 11, columns = across;
+        same = same && column == (first & 0x7ff) && across == columns;
+        ++rows;
+        count += across;
+    });
+    *small = same && count > 0 && rows <= 2 && columns <= 2
+                 ? kSmall | first | (columns > 1 ? kMoreColumns : 0) | (rows > 1 ? kMoreRows : 0)
+                 : 0;
+    return count;
+}
+
+// Calls visit(tile) for each tile of the i-th ellipse by depth. Such ellipses lie anywhere in memory: asks for what
+// count_tiles kept of those to come.
+template <class Visit>
+void for_tiles_of(const NpcrTilePairs& task, int64_t i, int64_t across, Visit visit) {
     constexpr int64_t ahead = 16;
-    if (i + ahead < task.count) __builtin_prefetch(task.ellipses + kEllipse * task.order[i + ahead]);
-    return task.ellipses + kEllipse * task.order[i];
+    if (i + ahead < task.count) __builtin_prefetch(task.tiles + task.order[i + ahead]);
+    const uint32_t small = task.tiles[task.order[i]];
+    if (small == 0) {
+        for_tile_rows(task.ellipses + kEllipse * task.order[i], task.width, task.height, [&](int row, int from, int to) {
+            for (int64_t tile = row * across + from; tile <= row * across + to; ++tile) visit(tile);
+        });
+        return;
+    }
+    const int64_t first = (small >> 11 & 0x7ff) * across + (small & 0x7ff);
+    for (int64_t row = first; row <= first + (small & kMoreRows ? across : 0); row += across) {
+        visit(row);
+        if (small & kMoreColumns) visit(row + 1);
+    }
 }
 
 void count_pairs(const NpcrTilePairs& task) {
-    sort_by_depth(task, static_cast<uint32_t*>(task.scratch));
+    uint32_t* counts = static_cast<uint32_t*>(task.scratch);  // of each ellipse's tiles
+    sort_by_depth(task, counts);
     for_blocks(task.count, task.threads, [&](int64_t, int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
-            int64_t tiles = 0;
-            for_tile_rows(ellipse_at(task, i), task.width, task.height,
-                          [&](int, int from, int to) { tiles += to - from + 1; });
-            task.offsets[i + 1] = tiles;
+            counts[i] = count_tiles(task.ellipses + kEllipse * i, task.width, task.height, task.tiles + i);
         }
     });
     task.offsets[0] = 0;
-    for (int64_t i = 0; i < task.count; ++i) task.offsets[i + 1] += task.offsets[i];
+    for (int64_t i = 0; i < task.count; ++i) task.offsets[i + 1] = task.offsets[i] + counts[task.order[i]];
 }
 
 int list_parts(const NpcrTilePairs& task) {
@@ -143,11 +179,9 @@ void list_pairs(const NpcrTilePairs& task) {
         int64_t *place = places + part * tiles, pair = task.offsets[share.first];
         std::fill_n(place, tiles, 0);
         for (int64_t i = share.first; i < share.last; ++i) {
-            for_tile_rows(ellipse_at(task, i), task.width, task.height, [&](int row, int from, int to) {
-                for (int64_t tile = row * across + from; tile <= row * across + to; ++tile) {
-                    ++place[tile];
-                    tile_of[pair++] = static_cast<int32_t>(tile);
-                }
+            for_tiles_of(task, i, across, [&](int64_t tile) {
+                ++place[tile];
+                tile_of[pair++] = static_cast<int32_t>(tile);
             });
         }
     });

@@ -24,7 +24,7 @@ constexpr int kCameraGrads = 21;         // cam_to_world's upper three rows, the
 constexpr float kMaxShare = 0.999f;      // of a pixel that one ellipse covers; these as in npcr.ops.gaussians_reference
 constexpr float kPassingStop = 1e-4f;    // less light than this from behind ends a pixel
 constexpr float kMinCovered = 1e-3f;     // from which on a pixel has a depth
-constexpr float kMaxRadius = 12;         // of an ellipse: beyond, nobody sees it, and exp_negative gives anything
+constexpr float kMaxRadius = 12;         // of an ellipse: beyond, nobody sees it, and power_of_two gives anything
 constexpr float kBorder = 0.15f;         // of the image, beyond which a projection's slope is no longer followed
 
 struct Vec3 {
@@ -73,6 +73,7 @@ struct Projection {
     float area, across;            // |du x dv|², |tu dv - tv du|²
     float sharp, trace;            // determinant and trace of the covariance, unfiltered
     float cov_uv, cov_vv, det;     // the covariance, filtered
+    float root_vv, root_det;       // 1 / sqrt of these
     float fading;                  // of the opacity, as much as the filter widens
     bool visible;
 };
@@ -89,14 +90,15 @@ NPCR_HD Projection project_gaussian(const GaussianCamera& camera, Vec3 mean, Vec
     p.at = to_camera(camera, p.offset);
     p.strand = to_camera(camera, strand);
     p.w = dot(camera.row_w, p.at);
-    p.u = dot(camera.row_u, p.at) / p.w;
-    p.v = dot(camera.row_v, p.at) / p.w;
+    const float inverse = 1 / p.w;
+    p.u = inverse * dot(camera.row_u, p.at);
+    p.v = inverse * dot(camera.row_v, p.at);
     p.slope_u = clamp_slope(p.u, camera.width);
     p.slope_v = clamp_slope(p.v, camera.height);
     p.follows_u = p.slope_u == p.u;
     p.follows_v = p.slope_v == p.v;
-    p.du = (1 / p.w) * (camera.row_u - p.slope_u * camera.row_w);
-    p.dv = (1 / p.w) * (camera.row_v - p.slope_v * camera.row_w);
+    p.du = inverse * (camera.row_u - p.slope_u * camera.row_w);
+    p.dv = inverse * (camera.row_v - p.slope_v * camera.row_w);
     p.tu = dot(p.du, p.strand);
     p.tv = dot(p.dv, p.strand);
     p.variance = width * width;
@@ -111,7 +113,9 @@ NPCR_HD Projection project_gaussian(const GaussianCamera& camera, Vec3 mean, Vec
     p.cov_uv = p.variance * p.uv + p.tu * p.tv;
     p.cov_vv = (p.variance * p.vv + p.tv * p.tv) + filter;
     p.det = (p.sharp + filter * p.trace) + filter * filter;
-    p.fading = sqrtf(p.sharp / p.det);
+    p.root_vv = 1 / sqrtf(p.cov_vv);
+    p.root_det = 1 / sqrtf(p.det);
+    p.fading = sqrtf(p.sharp) * p.root_det;
     // Linear projection means nothing for what reaches the camera's plane.
     p.visible = p.at.z > width + fabsf(p.strand.z) && width >= 0 && opacity > 0 && is_finite(p.u) && is_finite(p.v) &&
                 is_finite(p.det) && p.det > 0 && is_finite(p.cov_uv) && is_finite(opacity) && p.fading > 0;
@@ -125,9 +129,9 @@ NPCR_HD void write_ellipse(const Projection& p, float opacity, float min_share, 
     if (!p.visible || !(share > min_share)) return;
     ellipse[0] = p.u;
     ellipse[1] = p.v;
-    ellipse[2] = sqrtf(p.cov_vv / p.det);
-    ellipse[3] = -p.cov_uv / sqrtf(p.cov_vv * p.det);
-    ellipse[4] = 1 / sqrtf(p.cov_vv);
+    ellipse[2] = p.cov_vv * p.root_vv * p.root_det;
+    ellipse[3] = -p.cov_uv * p.root_vv * p.root_det;
+    ellipse[4] = p.root_vv;
     ellipse[5] = share;
     ellipse[6] = p.at.z;
     const float radius = sqrtf(2 * logf(share / min_share));
@@ -145,7 +149,7 @@ template <class Sum>
 NPCR_HD GaussianGrad project_gaussian_grad(const GaussianCamera& camera, const Projection& p, float width, float opacity,
                                            float filter, const float* grad, Sum* of_camera) {
     // The ellipse's numbers, from covariance and determinant.
-    const float rc = 1 / sqrtf(p.cov_vv), rd = 1 / sqrtf(p.det);
+    const float rc = p.root_vv, rd = p.root_det;
     const float of_cov_uv = -grad[3] * rc * rd;
     float of_cov_vv = 0.5f * rc * (grad[2] * rd + rc * rc * (p.cov_uv * rd * grad[3] - grad[4]));
     float of_det = 0.5f * rd * rd * rd * (p.cov_uv * rc * grad[3] - grad[2] / rc);
@@ -261,52 +265,82 @@ struct IntegersOf {
     using Type = uint32_t;
 };
 
-// exp(-q), where q is from 0 to 80 to about 1e-7 of its value; else anything.
+// 2^power, where power is from -115 to 1, to about 1e-7 of its value; else anything.
 template <class F>
-NPCR_HD void exp_negative(const F& q, F& result) {
+NPCR_HD void power_of_two(const F& power, F& result) {
     using I = typename IntegersOf<F>::Type;
-    const F power = q * -1.44269504f;
     const F shifted = power + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
     const F rest = power - (shifted - 12582912.0f);
     I whole;
     memcpy(&whole, &shifted, sizeof whole);
-    F value = rest * 1.5403530e-4f + 1.3333558e-3f;
-    value = value * rest + 9.6181291e-3f;
-    value = value * rest + 5.5504109e-2f;
-    value = value * rest + 2.4022651e-1f;
-    value = value * rest + 6.9314718e-1f;
-    value = value * rest + 1.0f;
+    const F square = rest * rest;  // in pairs, which depend less on each other than one after the other
+    const F high = square * 1.32647e-3f + (rest * 9.67151e-3f + 5.550734e-2f);
+    const F value = (high * square + (rest * 2.4022242e-1f + 6.9314698e-1f)) * rest + 1.0f;
     whole = (whole + (127u - 0x4b400000u)) << 23;
     F factor;
     memcpy(&factor, &whole, sizeof factor);
     result = value * factor;
 }
 
-// What an ellipse covers of the pixel at (dx, dy) from its center; 0 outside of its radius.
+constexpr float kPowerOfDistance2 = -0.72134752f;  // exp(-d² / 2) is 2 to this times d²
+
+// What an ellipse covers of a pixel whose power, kPowerOfDistance2 |U d|², is at least `least`: that of its radius.
 template <class F>
-NPCR_HD void ellipse_share(const float* ellipse, const F& dx, const F& dy, F& share) {
-    const F a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
-    const F distance2 = a * a + b * b;
+NPCR_HD void share_of_power(const F& power, float least, float opacity, F& share) {
+    using I = typename IntegersOf<F>::Type;
     F fall;
-    exp_negative<F>(distance2 * 0.5f, fall);
-    const F full = fall * ellipse[5], most = F{} + kMaxShare;
-    share = full < most ? full : most;
-    share = distance2 <= ellipse[7] * ellipse[7] ? share : F{};
+    power_of_two<F>(power, fall);
+    const F full = fall * opacity, most = F{} + kMaxShare;
+    I bits, most_bits;  // which are in the order of the numbers, where these are positive
+    memcpy(&bits, &full, sizeof bits);
+    memcpy(&most_bits, &most, sizeof most_bits);
+    bits = bits < most_bits ? bits : most_bits;
+    memcpy(&share, &bits, sizeof share);
+    share = power >= least ? share : F{};
+}
+
+// What an ellipse covers of the pixel at (dx, dy) from its center; 0 outside of its radius.
+NPCR_HD void ellipse_share(const float* ellipse, float dx, float dy, float& share) {
+    const float a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
+    share_of_power<float>(kPowerOfDistance2 * (a * a + b * b), kPowerOfDistance2 * (ellipse[7] * ellipse[7]), ellipse[5],
+                          share);
+}
+
+// Leaves of a gradient what is not cut off where the share is capped.
+template <class F>
+NPCR_HD void share_grad_below_most(const F& share, F& grad) {
+    grad = share < kMaxShare ? grad : F{};
 }
 
 // From the gradient of the share `share` to those of the ellipse's first six numbers, added to `into`; the opacity's has
 // still to be divided by the opacity. Where the share is 0, nothing is added.
-template <class F>
-NPCR_HD void ellipse_share_grad(const float* ellipse, const F& dx, const F& dy, const F& share, const F& grad, F* into) {
-    const F a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
-    const F of_share = share < kMaxShare ? grad * share : F{};  // else it is capped
-    const F of_a = of_share * a, of_b = of_share * b;           // less than nothing: the share falls with the distance
+NPCR_HD void ellipse_share_grad(const float* ellipse, float dx, float dy, float share, float grad, float* into) {
+    float product = grad * share;
+    share_grad_below_most(share, product);
+    const float a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
+    const float of_a = product * a, of_b = product * b;  // less than nothing: the share falls with the distance
     into[0] += of_a * ellipse[2];
     into[1] += of_a * ellipse[3] + of_b * ellipse[4];
     into[2] -= of_a * dx;
     into[3] -= of_a * dy;
     into[4] -= of_b * dy;
-    into[5] += of_share;
+    into[5] += product;
+}
+
+// The same for many pixels at once, of the sums of gradient times share, and of that times x, y, x², x y and y²: a pixel's
+// place relative to any point that lies at (from_x, from_y) from the center.
+NPCR_HD void ellipse_grad_from_moments(const float* ellipse, double from_x, double from_y, const float* moments,
+                                       float* into) {
+    const double m = moments[0], dx = moments[1] + from_x * m, dy = moments[2] + from_y * m;
+    const double xx = moments[3] + from_x * (moments[1] + dx), yy = moments[5] + from_y * (moments[2] + dy);
+    const double xy = moments[4] + from_x * moments[2] + from_y * dx;
+    const double a = dx * ellipse[2] + dy * ellipse[3], b = dy * ellipse[4];
+    into[0] = static_cast<float>(a * ellipse[2]);
+    into[1] = static_cast<float>(a * ellipse[3] + b * ellipse[4]);
+    into[2] = static_cast<float>(-(xx * ellipse[2] + xy * ellipse[3]));
+    into[3] = static_cast<float>(-(xy * ellipse[2] + yy * ellipse[3]));
+    into[4] = static_cast<float>(-(yy * ellipse[4]));
+    into[5] = moments[0];
 }
 
 }  // namespace npcr

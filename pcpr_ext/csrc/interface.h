@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 8
+#define NPCR_ABI_VERSION 9
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -42,8 +42,7 @@ struct NpcrGather {
     const float* default_feature;  // (channels)
     const void* index;             // (fragments), below point_count; a negative one takes default_feature
     int64_t point_count, channels, fragments;
-    int32_t index_bytes;
-    int32_t threads;
+    int32_t index_bytes, threads;
     float* output;  // (fragments, channels)
     void* stream;
 };
@@ -53,8 +52,7 @@ struct NpcrScatter {
     const void* index;         // (fragments); CUDA: sorted in ascending order
     const int64_t* order;      // (fragments) CUDA: row of grad_output that belongs to index[i]; CPU: unused
     int64_t point_count, channels, fragments;
-    int32_t index_bytes;
-    int32_t threads;
+    int32_t index_bytes, threads;
     float* grad_features;  // (point_count, channels), zero on entry
     float* grad_default;   // (channels)
     void* scratch;
@@ -239,6 +237,7 @@ struct NpcrTilePairs {
     int64_t* starts;   // (tiles + 1) where the pairs of each tile begin; tiles row by row
     int32_t* members;  // (pairs) the ellipse of each pair, by tile, then by depth
     int32_t* slots;    // (pairs) the pair's number in the order of `offsets`
+    uint32_t* tiles;   // (count) what npcr_count_pairs leaves of each ellipse for npcr_list_pairs; null on a GPU
     void* scratch;
     int64_t scratch_bytes;
     void* stream;
@@ -256,6 +255,7 @@ struct NpcrCompositeGaussians {
     float* mean_depth;  // (height, width)
     float* passing;     // (height, width) what is not covered
     int32_t* ends;      // (height, width) past the last of its tile's pairs that the pixel shows
+    uint32_t* blocks;   // (pairs) the parts of its tile that a pair may cover; null on a GPU
     void* stream;
 };
 
@@ -270,6 +270,7 @@ struct NpcrCompositeGaussiansGrad {
     const int32_t* slots;
     const float* passing;
     const int32_t* ends;
+    const uint32_t* blocks;
     const float* grad_image;  // (height, width, channels + 1)
     int64_t count, channels, width, height, pairs;
     int32_t threads;
@@ -277,6 +278,29 @@ struct NpcrCompositeGaussiansGrad {
     float* grad_values;    // (count, channels)
     void* scratch;
     int64_t scratch_bytes;
+    void* stream;
+};
+
+// Colors by view direction: spherical harmonics of degree 0 to 3 in the directions from `origin` to the points.
+struct NpcrHarmonics {
+    const float* points;    // (count, 3) world
+    const float* origin;    // (3) world
+    const float* constant;  // (count, 3) coefficients
+    const float* others;    // (count, (degree + 1)² - 1, 3) coefficients
+    int64_t count;
+    int32_t degree, threads;
+    float* colors;  // (count, 3)
+    void* stream;
+};
+
+struct NpcrHarmonicsGrad {
+    const float* points;
+    const float* origin;
+    const float* grad_colors;  // (count, 3)
+    int64_t count;
+    int32_t degree, threads;
+    float* grad_constant;  // (count, 3)
+    float* grad_others;    // (count, (degree + 1)² - 1, 3)
     void* stream;
 };
 
@@ -319,6 +343,8 @@ NPCR_API int32_t npcr_list_pairs(const NpcrTilePairs* task);
 NPCR_API int32_t npcr_composite_gaussians(const NpcrCompositeGaussians* task);
 NPCR_API int64_t npcr_composite_gaussians_grad_scratch(const NpcrCompositeGaussiansGrad* task);
 NPCR_API int32_t npcr_composite_gaussians_grad(const NpcrCompositeGaussiansGrad* task);
+NPCR_API int32_t npcr_harmonics(const NpcrHarmonics* task);
+NPCR_API int32_t npcr_harmonics_grad(const NpcrHarmonicsGrad* task);
 
 namespace npcr {
 
@@ -362,6 +388,11 @@ inline bool valid_pairs(const Task& task) {
 template <class Task>  // NpcrCompositeGaussians, NpcrCompositeGaussiansGrad
 inline bool valid_values(const Task& task) {
     return valid_pairs(task) && task.channels >= 0 && task.channels <= kMaxChannels;
+}
+
+template <class Task>  // NpcrHarmonics, NpcrHarmonicsGrad
+inline bool valid_harmonics(const Task& task) {
+    return task.count >= 0 && task.count <= kMaxPoints && task.degree >= 0 && task.degree <= 3;
 }
 
 }  // namespace npcr

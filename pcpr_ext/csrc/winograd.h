@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "processor.h"
+
 #define NPCR_INLINE inline __attribute__((always_inline))
 
 namespace npcr {
@@ -168,9 +170,6 @@ NPCR_INLINE void multiply(const float* left, int64_t row_stride, int64_t step, c
 // Calls NAME<lanes, rows and panels of the innermost product>(arguments) for this processor: a function template that is
 // forced inline into one function for each instruction set. Sums are fused here: -ffp-contract=off is for the
 // projection.
-#ifndef NPCR_MOST_LANES
-#define NPCR_MOST_LANES 16  // fewer in tests, to run what older processors run
-#endif
 #if defined(__x86_64__)
 #define NPCR_FOR_PROCESSOR(NAME, PARAMETERS, ARGUMENTS)                                                     \
     __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))) void NAME##_avx512 PARAMETERS {           \
@@ -183,15 +182,6 @@ NPCR_INLINE void multiply(const float* left, int64_t row_stride, int64_t step, c
         if (npcr_use_avx2()) return NAME##_avx2 ARGUMENTS;                                                  \
         NAME##_any ARGUMENTS;                                                                               \
     }
-inline bool npcr_use_avx512() {
-    static const bool has = NPCR_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-    return has;
-}
-inline bool npcr_use_avx2() {
-    static const bool has = NPCR_MOST_LANES >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    return has;
-}
 #else
 #define NPCR_FOR_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
     void NAME##_here PARAMETERS { NAME<4, 6, 1> ARGUMENTS; }

@@ -18,6 +18,7 @@ from npcr.ops import (
     gather_features,
     project_gaussians,
     rasterize,
+    view_colors,
 )
 
 GOOD: dict[str, Any] = {
@@ -182,6 +183,26 @@ def test_project_gaussians_names_what_is_wrong(change: dict[str, Any], message: 
 def test_composite_gaussians_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(OperatorError, match="composite_gaussians: " + message):
         composite_gaussians(**(GOOD_ELLIPSES | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": torch.zeros(4, 2)}, r"points must have shape \(N, 3\), got shape \(4, 2\)"),
+        ({"origin": torch.zeros(1, 3)}, r"origin must have shape \(3,\), got shape \(1, 3\)"),
+        ({"constant": torch.zeros(4, 3)}, r"constant must have shape \(4, 1, 3\), got shape \(4, 3\)"),
+        ({"others": torch.zeros(3, 8, 3)}, r"others must have shape \(4, K, 3\), got shape \(3, 8, 3\)"),
+        ({"others": torch.zeros(4, 9, 3)}, r"others must have 0, 3, 8 or 15 coefficients \(degree 0 to 3\), got shape"),
+        ({"others": torch.zeros(4, 8, 3).half()}, r"others must be torch.float32 like points, got torch.float16"),
+        ({"origin": torch.zeros(3, device="meta")}, r"origin \(on meta\) must be on the device of points \(cpu\)"),
+        ({"backend": "gpu"}, r"backend must be one of auto, torch, compiled, got 'gpu'"),
+    ],
+)
+def test_view_colors_names_what_is_wrong(change: dict[str, Any], message: str) -> None:
+    good = {"points": torch.zeros(4, 3), "origin": torch.zeros(3), "constant": torch.zeros(4, 1, 3),
+            "others": torch.zeros(4, 8, 3), "backend": "auto"}
+    with pytest.raises(OperatorError, match="view_colors: " + message):
+        view_colors(**(good | change))
 
 
 def test_without_a_library_one_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@
 
 #include "camera.h"
 #include "gaussian.h"
+#include "harmonics.h"
 #include "interface.h"
 
 namespace {
@@ -274,6 +275,7 @@ int main(int, char** arguments) {
         features_round<int64_t>();
         network_round();
         gaussians_round(pick(0, 2) == 0);
+        harmonics_round();
     }
     printf("%d rounds passed\n", round_ - 1);
     return 0;

@@ -110,6 +110,8 @@ struct TileLists {
         task.width = scene.width;
         task.height = scene.height;
         task.threads = threads;
+        std::vector<uint32_t> tiles(scene.count);
+        task.tiles = tiles.data();
         task.order = order.data();
         task.offsets = offsets.data();
         task.starts = starts.data();
@@ -177,18 +179,51 @@ Composited composited(const GaussianScene& scene, const std::vector<float>& elli
     Composited result{std::vector<float>(pixels * (scene.channels + 1), -7.0f), std::vector<float>(pixels, -7.0f),
                       std::vector<float>(pixels, -7.0f), std::vector<float>(8 * scene.count, -7.0f),
                       std::vector<float>(scene.channels * scene.count, -7.0f), std::vector<int32_t>(pixels, -7)};
+    std::vector<uint32_t> blocks(lists.members.size());
     NpcrCompositeGaussians task{ellipses.data(), scene.values.data(), lists.starts.data(), lists.members.data(),
                                 scene.count, scene.channels, scene.width, scene.height, lists.offsets.back(), threads,
                                 result.image.data(), result.mean_depth.data(), result.passing.data(),
-                                result.ends.data(), nullptr};
+                                result.ends.data(), blocks.data(), nullptr};
     REQUIRE(npcr_composite_gaussians(&task) == NPCR_OK);
     NpcrCompositeGaussiansGrad back{
         ellipses.data(), scene.values.data(), lists.order.data(), lists.offsets.data(), lists.starts.data(),
-        lists.members.data(), lists.slots.data(), result.passing.data(), result.ends.data(), grad.data(), scene.count,
-        scene.channels, scene.width, scene.height, lists.offsets.back(), threads, result.grad_ellipses.data(),
+        lists.members.data(), lists.slots.data(), result.passing.data(), result.ends.data(), blocks.data(), grad.data(),
+        scene.count, scene.channels, scene.width, scene.height, lists.offsets.back(), threads, result.grad_ellipses.data(),
         result.grad_values.data(), nullptr, 0, nullptr};
     run_with_scratch(npcr_composite_gaussians_grad_scratch, npcr_composite_gaussians_grad, back);
     return result;
+}
+
+// Of linear functions of the coefficients: their gradients are what takes the same numbers back.
+void harmonics_round() {
+    const int64_t counts[] = {0, 1, 7, 5000}, count = counts[pick(0, 3)];
+    const int32_t degree = pick(0, 3), threads = pick(2, 4);
+    const int64_t others = npcr::harmonics_of(degree) - 1;
+    const std::vector<float> points = randoms(3 * count, pick(0, 1)), origin = randoms(3, pick(0, 1));
+    const std::vector<float> constant = randoms(3 * count, false), other = randoms(3 * others * count, false);
+    std::vector<float> colors(3 * count, -7.0f), several = colors, grad_constant = colors;
+    std::vector<float> grad_other(3 * others * count, -7.0f);
+    NpcrHarmonics task{points.data(), origin.data(), constant.data(), other.data(), count, degree, 1, colors.data(),
+                       nullptr};
+    REQUIRE(npcr_harmonics(&task) == NPCR_OK);
+    task.threads = threads;
+    task.colors = several.data();
+    REQUIRE(npcr_harmonics(&task) == NPCR_OK && same(colors, several));
+    const NpcrHarmonicsGrad grad{points.data(), origin.data(), colors.data(), count, degree, threads,
+                                 grad_constant.data(), grad_other.data(), nullptr};
+    REQUIRE(npcr_harmonics_grad(&grad) == NPCR_OK);
+    for (int64_t i = 0; i < count; ++i) {
+        double back = 0, there = 0, size = 0;
+        for (int64_t c = 3 * i; c < 3 * i + 3; ++c) {
+            there += static_cast<double>(colors[c]) * colors[c];
+            back += static_cast<double>(grad_constant[c]) * constant[c];
+        }
+        for (int64_t k = 3 * others * i; k < 3 * others * (i + 1); ++k) {
+            back += static_cast<double>(grad_other[k]) * other[k];
+            size += fabs(grad_other[k] * other[k]);
+        }
+        REQUIRE(!std::isfinite(there) || close(back, there, size));
+    }
 }
 
 void gaussians_round(bool wild) {
@@ -266,6 +301,12 @@ void refuses_channels(int32_t (*kernel)(const Task*)) {
 }
 
 void gaussians_refused() {
+    NpcrHarmonics harmonics{};
+    REQUIRE(refuses<NpcrHarmonics>(npcr_harmonics, harmonics, [](NpcrHarmonics& t) { t.degree = 4; }));
+    REQUIRE(refuses<NpcrHarmonics>(npcr_harmonics, harmonics, [](NpcrHarmonics& t) { t.count = -1; }));
+    NpcrHarmonicsGrad harmonics_grad{};
+    harmonics_grad.degree = -1;
+    REQUIRE(npcr_harmonics_grad(&harmonics_grad) == NPCR_BAD_ARGUMENT);
     refuses_sizes(npcr_project_gaussians);
     refuses_sizes(npcr_project_gaussians_grad);
     refuses_sizes(npcr_count_pairs);

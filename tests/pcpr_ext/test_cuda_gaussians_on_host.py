@@ -58,9 +58,9 @@ def compare(scene: Scene, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyP
         assert torch.equal(getattr(found.pairs, name), getattr(expected.pairs, name)), name
     assert torch.equal(found.ends, expected.ends)
     for ours, wanted in zip(found.picture, expected.picture, strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)  # a depth is divided by a small difference
+        torch.testing.assert_close(ours, wanted, rtol=2e-5, atol=1e-6)  # a depth is divided by a small difference
     for ours, wanted in zip(found.grads, expected.grads, strict=True):
-        assert relative(ours, wanted) < 1e-5
+        assert relative(ours, wanted) < 3e-5  # other sums: of moments there
     for ours, wanted in zip((*found.picture, *found.grads), (*again.picture, *again.grads), strict=True):
         assert torch.equal(ours, wanted)  # the same sums in the same order
     return found

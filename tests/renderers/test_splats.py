@@ -12,8 +12,8 @@ from torch import Tensor
 from npcr.cameras import Cameras, project
 from npcr.ops import Fragments, compiled_available, native, rasterize
 from npcr.ops.compositing import MAX_COVERAGE, front_to_back
+from npcr.ops.spherical_harmonics import spherical_harmonics
 from npcr.renderers import BlendedRenderer
-from npcr.renderers.spherical_harmonics import spherical_harmonics
 from npcr.renderers.splats import (
     Splats,
     composite_splats,
