@@ -77,7 +77,7 @@ COLUMNS = ("form", "variant", "use", "psnr", "psnr_there", "change", "ssim", "ss
            "alpha_mae_there")
 HEADINGS = ("form", "variant", "PSNR, dB", "of a model trained there", "difference", "SSIM", "trained there",
             "alpha MAE", "trained there")
-CELL, SHARE = 200, 0.4  # of a picture: pixels, and the part of the view that it shows
+CELL, SHARE = 256, 0.5  # of a picture: pixels, and the part of the view that it shows
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -66,7 +66,7 @@ def test_every_form_is_compared_and_nothing_done_twice(tmp_path: Path, calls: li
     text = page.read_text()
     assert "| strands | half the resolution | 29.50 | 30.00 | -0.50 | 0.900 | 0.900 | 0.0100 | 0.0100 |" in text
     assert "strands 30.00 dB, blended 30.00 dB" in text
-    assert read_image(tmp_path / "zoom" / "zoom.jpg").shape == (3 * (22 + 204), 5 * 204, 3)
+    assert read_image(tmp_path / "zoom" / "zoom.jpg").shape == (3 * (22 + 260), 5 * 260, 3)
     done = len(calls)
     zoom.main(command)
     assert len(calls) == done
