@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "gaussian.h"
 #include "interface.h"
@@ -82,29 +83,58 @@ uint32_t bits_of(float value) {
     return bits;
 }
 
+// One pass of a radix sort, stable: each part of the keys counts its digits, then puts its rows behind those before it.
+void sort_digit(int parts, int64_t count, int shift, const uint32_t* keys, const int32_t* order, uint32_t* to_keys,
+                int32_t* to_order) {
+    std::vector<int32_t> places(static_cast<size_t>(parts) * kDigits);  // (parts, digits)
+    ThreadPool::run(parts, parts, [&](int part, int) {
+        const Share share(count, part, parts);
+        int32_t* place = places.data() + part * kDigits;
+        for (int64_t i = share.first; i < share.last; ++i) ++place[keys[i] >> shift & (kDigits - 1)];
+    });
+    int32_t place = 0;
+    for (int digit = 0; digit < kDigits; ++digit) {
+        for (int part = 0; part < parts; ++part) {
+            place += std::exchange(places[static_cast<size_t>(part * kDigits + digit)], place);
+        }
+    }
+    ThreadPool::run(parts, parts, [&](int part, int) {
+        const Share share(count, part, parts);
+        int32_t* next = places.data() + part * kDigits;
+        for (int64_t i = share.first; i < share.last; ++i) {
+            const int32_t to = next[keys[i] >> shift & (kDigits - 1)]++;
+            to_keys[to] = keys[i];
+            to_order[to] = order[i];
+        }
+    });
+}
+
 // Indices by depth, of equal ones the lower first; what is not drawn comes last. `scratch`: two keys and an index each.
 void sort_by_depth(const NpcrTilePairs& task, uint32_t* scratch) {
     const int64_t count = task.count;
+    const int parts = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({task.threads, count / 8192, 64})));
     uint32_t *keys = scratch, *other_keys = scratch + count;
     int32_t *order = task.order, *other_order = reinterpret_cast<int32_t*>(scratch + 2 * count);
-    uint32_t least = 0xffffffffu, most = 0;  // of the depths, whose bits are in the order of their values
-    for (int64_t i = 0; i < count; ++i) {
-        const float* ellipse = task.ellipses + kEllipse * i;
-        keys[i] = ellipse[7] > 0 ? bits_of(ellipse[6]) : 0xffffffffu;
-        order[i] = static_cast<int32_t>(i);
-        if (ellipse[7] > 0) least = std::min(least, keys[i]), most = std::max(most, keys[i]);
-    }
-    const uint32_t range = most >= least ? most - least + 1 : 0;
-    for (int64_t i = 0; i < count; ++i) keys[i] = std::min(keys[i] - least, range);
-    for (int shift = 0; shift < 32 && range >> shift != 0; shift += kDigitBits) {
-        int32_t places[kDigits] = {};
-        for (int64_t i = 0; i < count; ++i) ++places[keys[i] >> shift & (kDigits - 1)];
-        for (int32_t digit = 0, place = 0; digit < kDigits; ++digit) place += std::exchange(places[digit], place);
-        for (int64_t i = 0; i < count; ++i) {
-            const int32_t place = places[keys[i] >> shift & (kDigits - 1)]++;
-            other_keys[place] = keys[i];
-            other_order[place] = order[i];
+    uint32_t least[64], most[64];  // of the depths, whose bits are in the order of their values
+    ThreadPool::run(parts, parts, [&](int part, int) {
+        const Share share(count, part, parts);
+        uint32_t low = 0xffffffffu, high = 0;
+        for (int64_t i = share.first; i < share.last; ++i) {
+            const float* ellipse = task.ellipses + kEllipse * i;
+            const bool drawn = ellipse[7] > 0;
+            const uint32_t depth = bits_of(ellipse[6]);
+            keys[i] = drawn ? depth : 0xffffffffu;
+            order[i] = static_cast<int32_t>(i);
+            low = std::min(low, drawn ? depth : low);
+            high = std::max(high, drawn ? depth : high);
         }
+        least[part] = low, most[part] = high;
+    });
+    const uint32_t first = *std::min_element(least, least + parts), last = *std::max_element(most, most + parts);
+    const uint32_t range = last >= first ? last - first + 1 : 0;  // fewer digits than those of the keys themselves
+    for (int64_t i = 0; i < count; ++i) keys[i] = std::min(keys[i] - first, range);
+    for (int shift = 0; shift < 32 && range >> shift != 0; shift += kDigitBits) {
+        sort_digit(parts, count, shift, keys, order, other_keys, other_order);
         std::swap(keys, other_keys);
         std::swap(order, other_order);
     }
