@@ -42,6 +42,7 @@ from npcr.visualization.captions import BACKGROUND, GAP, Pixels, caption  # noqa
 EXAMPLES = """examples:
   python benchmarks/zoom.py
   python benchmarks/zoom.py --forms strands splats --variants half near
+  python benchmarks/zoom.py --forms strands --train DATASETS.SHIFT 10
   python benchmarks/zoom.py --page docs/strands-form.md --image docs/images/zoom.jpg
   python benchmarks/zoom.py --size 64 --epochs 2 --output output/try --samples 8 --scene "--preset fur --views 30"
 
@@ -72,6 +73,7 @@ VARIANTS = {"half": Variant("half the resolution", size=0.5),
 LIGHT = ("MODEL.FORM", "strands", "MODEL.DOTS", "1", "MODEL.FEATURE_DIM", "4", "MODEL.WIDTH", "8")
 FORMS = {"strands": LIGHT, "splats": (*LIGHT, "MODEL.NETWORK", "False"), "blended": ("MODEL.FORM", "blended")}
 KEPT = "NEAR_FAR_SIZE as trained"  # the other way to use a model of the blended form
+RECORDED = ("size", "epochs", "samples", "scene")  # options on which finished steps depend
 METRICS = ("psnr", "ssim", "alpha_mae")
 COLUMNS = ("form", "variant", "use", "psnr", "psnr_there", "change", "ssim", "ssim_there", "alpha_mae",
            "alpha_mae_there")
@@ -94,6 +96,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="light paths for each pixel of the first scene's photographs (default: %(default)s)")
     parser.add_argument("--scene", default=SCENE, metavar="OPTIONS",
                         help='other options of tools/make_hair.py (default: "%(default)s")')
+    parser.add_argument("--train", nargs="+", default=[], metavar="KEY VALUE",
+                        help="configuration keys for every training, such as DATASETS.SHIFT 10")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="that ray trace (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/zoom"), metavar="FOLDER",
                         help="default: %(default)s")
@@ -111,6 +115,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the missing steps, then write table and picture."""
     args = parse(arguments)
+    check_options(args)
     for name in (BASE, *args.variants):
         make_scene(name, args)
     for form in args.forms:
@@ -127,6 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(rows)} rows: {args.output}/zoom.json, {image}" + (f", {args.page}" if args.page else ""))
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Record what finished steps depend on; `NpcrError` where the output folder was begun otherwise."""
+    file, options = args.output / "options.json", {name: getattr(args, name) for name in RECORDED}
+    if not file.exists():
+        args.output.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(options) + "\n")
+    begun = json.loads(file.read_text(encoding="utf-8"))
+    changed = [f"--{name} {begun[name]!r}, not {value!r}" for name, value in options.items() if begun[name] != value]
+    if changed:
+        raise NpcrError(f"{args.output}: was begun with {'; '.join(changed)}; name another --output")
+
+
 def make_scene(name: str, args: argparse.Namespace) -> None:
     """Ray trace a scene, unless that is finished; its cloud must be that of the first scene."""
     folder, variant = scene_folder(name, args), VARIANTS.get(name, FIRST)
@@ -141,11 +158,11 @@ def make_scene(name: str, args: argparse.Namespace) -> None:
 
 def train(form: str, scene: str, args: argparse.Namespace) -> Path:
     """Train a form on a scene, unless that is finished; return the model's file."""
-    folder = args.output / form / scene
+    folder = model_folder(form, scene, args)
     done = folder / "trained.json"
     if not done.exists():
         resume = ["RESUME", "True"] if newest_epoch(folder, resume=True) else []
-        python("tools/train.py", "--config-file", scene_folder(scene, args) / "scene.yml", *FORMS[form],
+        python("tools/train.py", "--config-file", scene_folder(scene, args) / "scene.yml", *FORMS[form], *args.train,
                "OUTPUT_DIR", folder, "SOLVER.MAX_EPOCHS", str(args.epochs), "SOLVER.CHECKPOINT_PERIOD", "100000",
                "TEST.PERIOD", "0", "MODEL.DEVICE", args.device, *resume)
         done.write_text(json.dumps({"epochs": args.epochs}) + "\n")
@@ -172,7 +189,7 @@ def score(form: str, trained: str, shown: str, args: argparse.Namespace, use: st
     done = folder / "scores.json"
     if not done.exists():
         config = scene_folder(shown, args) / "scene.yml"
-        keys = [*FORMS[form], "MODEL.DEVICE", args.device]
+        keys = [*FORMS[form], *args.train, "MODEL.DEVICE", args.device]
         if use == KEPT:
             keys += ["INPUT.NEAR_FAR_SIZE", str(list(load_config(scene_folder(trained, args) / "scene.yml")
                                                      .INPUT.NEAR_FAR_SIZE))]
@@ -258,7 +275,7 @@ def command(args: argparse.Namespace) -> str:
     """Return the command line, without options that do not change the results."""
     default, given = vars(parse([])), vars(args)
     extra: list[str] = []
-    for name in ("forms", "variants", "size", "epochs", "samples", "scene"):
+    for name in ("forms", "variants", *RECORDED, "train"):
         if given[name] != default[name]:
             extra += [f"--{name}", *(given[name] if isinstance(given[name], list) else [str(given[name])])]
     return shlex.join(["python", "benchmarks/zoom.py", *extra])
@@ -269,9 +286,14 @@ def scene_folder(name: str, args: argparse.Namespace) -> Path:
     return Path(args.output) / "scenes" / name
 
 
+def model_folder(form: str, scene: str, args: argparse.Namespace) -> Path:
+    """Return the folder of a model trained on a scene."""
+    return Path(args.output) / "_".join((form, *args.train)) / scene
+
+
 def picture_folder(form: str, trained: str, shown: str, args: argparse.Namespace, use: str = "") -> Path:
     """Return the folder of a model's scores and pictures of the held-out views of a scene."""
-    return Path(args.output) / form / trained / (f"on {shown}" + (f", {use}" if use else ""))
+    return model_folder(form, trained, args) / (f"on {shown}" + (f", {use}" if use else ""))
 
 
 if __name__ == "__main__":

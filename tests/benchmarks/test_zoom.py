@@ -79,6 +79,16 @@ def test_another_cloud_is_refused(tmp_path: Path, calls: list[list[str]]) -> Non
         zoom.main(["--output", str(tmp_path), "--variants", "half"])
 
 
+def test_other_trainings_go_beside_and_other_scenes_elsewhere(tmp_path: Path, calls: list[list[str]]) -> None:
+    command = ["--output", str(tmp_path), "--variants", "half", "--forms", "splats"]
+    zoom.main(command)
+    zoom.main([*command, "--train", "DATASETS.SHIFT", "10"])
+    trained = [call for call in calls if call[0] == "tools/train.py"]
+    assert [" ".join(call).count("DATASETS.SHIFT 10") for call in trained] == [0, 0, 1, 1]
+    with pytest.raises(NpcrError, match=r"was begun with --size 128, not 64; name another --output"):
+        zoom.main([*command, "--size", "64"])
+
+
 def test_the_picture_shows_where_the_difference_is_largest() -> None:
     error = np.zeros((30, 40), np.float32)
     error[20:24, 30:34] = 1
