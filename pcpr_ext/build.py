@@ -23,7 +23,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 # No -march: a wheel runs on any processor of its kind; the sources choose instructions when loaded.
-# The last three change no result: they allow comparisons and divisions to be vectorized.
+# The last three change no result: they allow comparisons and divisions to be vectorized. How vectors are passed (psabi)
+# differs from processor to processor; functions that take any are inlined.
 CPU_FLAGS = [
     "-std=c++17",
     "-O3",
@@ -33,6 +34,7 @@ CPU_FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-Wno-psabi",
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",

@@ -12,7 +12,7 @@ import pcpr_ext
 from npcr.ops.checks import OperatorError
 from npcr.ops.native import empty, run
 
-TILE = 16  # pixels of a tile's side, as kTile in gaussian.h
+TILE = 16  # pixels of a tile's side, as kTile in ellipse.h
 MAX_PAIRS = 2**31 - 1
 
 

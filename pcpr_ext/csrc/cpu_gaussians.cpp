@@ -11,6 +11,8 @@
 
 #include "gaussian.h"
 #include "interface.h"
+#include "lanes.h"
+#include "processor.h"
 #include "thread_pool.h"
 
 namespace npcr {
@@ -36,20 +38,85 @@ void for_blocks(int64_t count, int threads, Perform perform) {
     });
 }
 
+// Eight Gaussians that follow each other in memory, of which the last may be there several times.
+struct Group {
+    int64_t first;
+    int count;
+    Group(int64_t from, int64_t last) : first(from), count(static_cast<int>(std::min<int64_t>(kLanes, last - from))) {}
+    NPCR_HD Lanes8 load(const float* numbers, int stride, int k) const {
+        Lanes8 result;
+        for (int lane = 0; lane < kLanes; ++lane) {
+            result[lane] = numbers[stride * (first + (lane < count ? lane : count - 1)) + k];
+        }
+        return result;
+    }
+    NPCR_HD Vec3<Lanes8> load3(const float* numbers) const {
+        return {load(numbers, 3, 0), load(numbers, 3, 1), load(numbers, 3, 2)};
+    }
+    NPCR_HD void store(const Lanes8& values, int stride, int k, float* numbers) const {
+        for (int lane = 0; lane < count; ++lane) numbers[stride * (first + lane) + k] = values[lane];
+    }
+    NPCR_HD void store3(const Vec3<Lanes8>& values, float* numbers) const {
+        store(values.x, 3, 0, numbers), store(values.y, 3, 1, numbers), store(values.z, 3, 2, numbers);
+    }
+};
+
 template <class Task>
-Projection project_one(const Task& task, const GaussianCamera& camera, int64_t i) {
-    return project_gaussian(camera, load3(task.means + 3 * i), load3(task.strands + 3 * i), task.widths[i],
-                            task.opacities[i], task.filter_variance);
+NPCR_BODY Projection<Lanes8> project_group(const Task& task, const GaussianCamera& camera, const Group& group) {
+    return project_gaussian<Lanes8>(camera, group.load3(task.means), group.load3(task.strands),
+                                    group.load(task.widths, 1, 0), group.load(task.opacities, 1, 0),
+                                    task.filter_variance);
 }
+
+NPCR_BODY void project_block(const NpcrProjectGaussians& task, const GaussianCamera& camera, int64_t first,
+                             int64_t last) {
+    for (int64_t i = first; i < last; i += kLanes) {
+        const Group group(i, last);
+        Lanes8 ellipse[kEllipse];
+        write_ellipse<Lanes8>(project_group(task, camera, group), group.load(task.opacities, 1, 0), task.min_share,
+                              ellipse);
+        for (int k = 0; k < kEllipse; ++k) group.store(ellipse[k], kEllipse, k, task.ellipses);
+    }
+}
+
+// `sum`: of the camera's gradients, or null.
+NPCR_BODY void project_block_grad(const NpcrProjectGaussiansGrad& task, const GaussianCamera& camera, int64_t first,
+                                  int64_t last, double* sum) {
+    for (int64_t i = first; i < last; i += kLanes) {
+        const Group group(i, last);
+        Lanes8 grads[kEllipse - 1], of_camera[kCameraGrads];
+        for (int k = 0; k < kEllipse - 1; ++k) grads[k] = group.load(task.grad_ellipses, kEllipse, k);
+        for (int k = 0; sum && k < kCameraGrads; ++k) of_camera[k] = Lanes8{};
+        GaussianGrad<Lanes8> grad = project_gaussian_grad<Lanes8>(
+            camera, project_group(task, camera, group), group.load(task.widths, 1, 0), group.load(task.opacities, 1, 0),
+            task.filter_variance, grads, sum ? of_camera : nullptr);
+        const auto drawn = group.load(task.ellipses, kEllipse, kEllipse - 1) > 0;
+        for (Lanes8* number : {&grad.mean.x, &grad.mean.y, &grad.mean.z, &grad.strand.x, &grad.strand.y, &grad.strand.z,
+                               &grad.width, &grad.opacity}) {
+            *number = drawn ? *number : Lanes8{};
+        }
+        group.store3(grad.mean, task.grad_means);
+        group.store3(grad.strand, task.grad_strands);
+        group.store(grad.width, 1, 0, task.grad_widths);
+        group.store(grad.opacity, 1, 0, task.grad_opacities);
+        for (int lane = 0; sum && lane < group.count; ++lane) {
+            for (int k = 0; drawn[lane] && k < kCameraGrads; ++k) sum[k] += of_camera[k][lane];
+        }
+    }
+}
+
+NPCR_WITH_AVX2(project_block,
+               (const NpcrProjectGaussians& task, const GaussianCamera& camera, int64_t first, int64_t last),
+               (task, camera, first, last))
+NPCR_WITH_AVX2(project_block_grad,
+               (const NpcrProjectGaussiansGrad& task, const GaussianCamera& camera, int64_t first, int64_t last,
+                double* sum),
+               (task, camera, first, last, sum))
 
 void project_all(const NpcrProjectGaussians& task) {
     const GaussianCamera camera = load_camera(task.cam_to_world, task.intrinsics, task.width, task.height);
-    for_blocks(task.count, task.threads, [&](int64_t, int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; ++i) {
-            write_ellipse(project_one(task, camera, i), task.opacities[i], task.min_share,
-                          task.ellipses + kEllipse * i);
-        }
-    });
+    for_blocks(task.count, task.threads,
+               [&](int64_t, int64_t first, int64_t last) { project_block_here(task, camera, first, last); });
 }
 
 void project_all_grad(const NpcrProjectGaussiansGrad& task) {
@@ -58,17 +125,7 @@ void project_all_grad(const NpcrProjectGaussiansGrad& task) {
     for_blocks(task.count, task.threads, [&](int64_t block, int64_t first, int64_t last) {
         double* sum = task.grad_camera ? sums + block * kCameraGrads : nullptr;
         if (sum) std::fill_n(sum, kCameraGrads, 0.0);
-        for (int64_t i = first; i < last; ++i) {
-            GaussianGrad grad = {{0, 0, 0}, {0, 0, 0}, 0, 0};
-            if (task.ellipses[kEllipse * i + 7] > 0) {
-                grad = project_gaussian_grad(camera, project_one(task, camera, i), task.widths[i], task.opacities[i],
-                                             task.filter_variance, task.grad_ellipses + kEllipse * i, sum);
-            }
-            store3(task.grad_means + 3 * i, grad.mean);
-            store3(task.grad_strands + 3 * i, grad.strand);
-            task.grad_widths[i] = grad.width;
-            task.grad_opacities[i] = grad.opacity;
-        }
+        project_block_grad_here(task, camera, first, last, sum);
     });
     for (int i = 0; task.grad_camera && i < kCameraGrads; ++i) {
         double total = 0;

@@ -9,26 +9,13 @@
 
 #include <algorithm>
 
-#include "gaussian.h"
 #include "interface.h"
-
-// What NPCR_TARGET_CLONES compiles for each processor has to be part of the function itself.
-#define NPCR_BODY static inline __attribute__((always_inline))
-#define NPCR_LAMBDA __attribute__((always_inline))
+#include "lanes.h"
 
 namespace npcr {
-
-typedef float Lanes8 __attribute__((vector_size(32)));
-typedef uint32_t Words8 __attribute__((vector_size(32)));
-template <>
-struct IntegersOf<Lanes8> {
-    using Type = Words8;
-};
-
 namespace {
 
 // Strands are thin and run in all directions, so a block is four pixels of two rows. Lanes are columns of two.
-constexpr int kLanes = 8;
 constexpr int kColumns = 4, kRows = 2;
 constexpr int kBlocksAcross = kTile / kColumns, kBlocks = kTile / kRows * kBlocksAcross;
 constexpr float kMiddle = 0.5f * (kTile - 1);  // of a tile, from its first pixel
@@ -108,7 +95,7 @@ NPCR_BODY void load_batch(const Task& task, const Tile& tile, int64_t first, int
         const int64_t ahead = task.members[std::min(first + i + kAhead, tile.last - 1)];
         __builtin_prefetch(task.ellipses + kEllipse * ahead);
         __builtin_prefetch(task.values + channels * ahead);
-        __builtin_prefetch(task.values + channels * ahead + channels - 1);  // a row may lie in two lines of the cache
+        if (channels > 0) __builtin_prefetch(task.values + channels * ahead + channels - 1);  // a row may lie in two lines
         const int64_t member = task.members[first + i];
         const float* ellipse = task.ellipses + kEllipse * member;
         const float left = ellipse[0] - x, top = ellipse[1] - y;

@@ -8,7 +8,7 @@
 
 #include "cuda_launch.h"
 #include "cuda_warp.h"
-#include "gaussian.h"
+#include "ellipse.h"
 #include "interface.h"
 
 namespace npcr {

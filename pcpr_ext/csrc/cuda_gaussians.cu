@@ -19,7 +19,7 @@ constexpr int64_t kBlock = 2048;  // Gaussians whose part of the camera's gradie
 int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
 template <class Task>
-__device__ __forceinline__ Projection project_one(const Task& task, const GaussianCamera& camera, int64_t i) {
+__device__ __forceinline__ Projection<float> project_one(const Task& task, const GaussianCamera& camera, int64_t i) {
     return project_gaussian(camera, load3(task.means + 3 * i), load3(task.strands + 3 * i), task.widths[i],
                             task.opacities[i], task.filter_variance);
 }
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) project_all_grad(NpcrProjectGaussian
     double of_camera[kCameraGrads] = {};
     const int64_t block = blockIdx.x, end = (block + 1) * kBlock, last = end < task.count ? end : task.count;
     for (int64_t i = block * kBlock + thread; i < last; i += kThreads) {
-        GaussianGrad grad = {{0, 0, 0}, {0, 0, 0}, 0, 0};
+        GaussianGrad<float> grad = {{0, 0, 0}, {0, 0, 0}, 0, 0};
         if (task.ellipses[kEllipse * i + 7] > 0) {
             grad = project_gaussian_grad(camera, project_one(task, camera, i), task.widths[i], task.opacities[i],
                                          task.filter_variance, task.grad_ellipses + kEllipse * i,
