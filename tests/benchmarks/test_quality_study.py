@@ -70,8 +70,10 @@ def test_every_variant_is_a_valid_configuration(tmp_path: Path) -> None:
 
 def test_keys_that_a_form_does_not_read_are_left_alone(tmp_path: Path) -> None:
     made = make_study(tmp_path, longest_side=36)  # another size than the scene's, which changes NEAR_FAR_SIZE
-    cfg = Job(made, all_variants()["strands-light"], 0).config()
+    job = Job(made, all_variants()["strands-light"], 0)
+    cfg = job.config()
     assert not unread_keys(cfg)
+    assert "MODEL.DOTS" not in job.settings
     assert (cfg.MODEL.FORM, cfg.MODEL.FEATURE_DIM, cfg.MODEL.WIDTH, cfg.DATASETS.SHIFT) == ("strands", 4, 8, 0)
     dots = Job(made, BASE, 0).config().MODEL.DOTS
     assert dots == RECOMMENDED_KEYS["MODEL.DOTS"]

