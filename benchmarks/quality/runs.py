@@ -106,8 +106,9 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that determine the result; a run with others is another run."""
-        cloud = self.variant.cloud
-        return {"scene": self.study.scene.digest, "density": cloud.density, "noise": cloud.noise, **self.keys}
+        cloud, form = self.variant.cloud, self.keys["MODEL.FORM"]
+        read = {name: value for name, value in self.keys.items() if form not in KEYS[name].unread_by}
+        return {"scene": self.study.scene.digest, "density": cloud.density, "noise": cloud.noise, **read}
 
     @property
     def options(self) -> list[str]:
