@@ -31,6 +31,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+import npcr.entry_point  # noqa: E402, F401  before torch is loaded
+
+# isort: split
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
