@@ -7,6 +7,10 @@ import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
 
+def _fields(kind: type, *names: str) -> tuple[tuple[str, type], ...]:
+    return tuple((name, kind) for name in names)
+
+
 class Rasterize(ctypes.Structure):
     """`struct NpcrRasterize`."""
 
@@ -239,15 +243,8 @@ class ProjectGaussians(ctypes.Structure):
     """`struct NpcrProjectGaussians`."""
 
     _fields_ = (
-        ("means", c_void_p),
-        ("strands", c_void_p),
-        ("widths", c_void_p),
-        ("opacities", c_void_p),
-        ("cam_to_world", c_void_p),
-        ("intrinsics", c_void_p),
-        ("count", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
+        *_fields(c_void_p, "means", "strands", "widths", "opacities", "cam_to_world", "intrinsics"),
+        *_fields(c_int64, "count", "width", "height"),
         ("filter_variance", c_float),
         ("min_share", c_float),
         ("threads", c_int32),
@@ -260,26 +257,13 @@ class ProjectGaussiansGrad(ctypes.Structure):
     """`struct NpcrProjectGaussiansGrad`."""
 
     _fields_ = (
-        ("means", c_void_p),
-        ("strands", c_void_p),
-        ("widths", c_void_p),
-        ("opacities", c_void_p),
-        ("cam_to_world", c_void_p),
-        ("intrinsics", c_void_p),
-        ("ellipses", c_void_p),
-        ("grad_ellipses", c_void_p),
-        ("count", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
+        *_fields(c_void_p, "means", "strands", "widths", "opacities", "cam_to_world", "intrinsics", "ellipses",
+                 "grad_ellipses"),
+        *_fields(c_int64, "count", "width", "height"),
         ("filter_variance", c_float),
         ("min_share", c_float),
         ("threads", c_int32),
-        ("grad_means", c_void_p),
-        ("grad_strands", c_void_p),
-        ("grad_widths", c_void_p),
-        ("grad_opacities", c_void_p),
-        ("grad_camera", c_void_p),
-        ("scratch", c_void_p),
+        *_fields(c_void_p, "grad_means", "grad_strands", "grad_widths", "grad_opacities", "grad_camera", "scratch"),
         ("scratch_bytes", c_int64),
         ("stream", c_void_p),
     )
@@ -290,18 +274,9 @@ class TilePairs(ctypes.Structure):
 
     _fields_ = (
         ("ellipses", c_void_p),
-        ("count", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
-        ("pairs", c_int64),
+        *_fields(c_int64, "count", "width", "height", "pairs"),
         ("threads", c_int32),
-        ("order", c_void_p),
-        ("offsets", c_void_p),
-        ("starts", c_void_p),
-        ("members", c_void_p),
-        ("slots", c_void_p),
-        ("tiles", c_void_p),
-        ("scratch", c_void_p),
+        *_fields(c_void_p, "order", "offsets", "starts", "members", "slots", "tiles", "scratch"),
         ("scratch_bytes", c_int64),
         ("stream", c_void_p),
     )
@@ -311,22 +286,10 @@ class CompositeGaussians(ctypes.Structure):
     """`struct NpcrCompositeGaussians`."""
 
     _fields_ = (
-        ("ellipses", c_void_p),
-        ("values", c_void_p),
-        ("starts", c_void_p),
-        ("members", c_void_p),
-        ("count", c_int64),
-        ("channels", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
-        ("pairs", c_int64),
+        *_fields(c_void_p, "ellipses", "values", "starts", "members"),
+        *_fields(c_int64, "count", "channels", "width", "height", "pairs"),
         ("threads", c_int32),
-        ("image", c_void_p),
-        ("mean_depth", c_void_p),
-        ("passing", c_void_p),
-        ("ends", c_void_p),
-        ("blocks", c_void_p),
-        ("stream", c_void_p),
+        *_fields(c_void_p, "image", "mean_depth", "passing", "ends", "blocks", "stream"),
     )
 
 
@@ -334,26 +297,11 @@ class CompositeGaussiansGrad(ctypes.Structure):
     """`struct NpcrCompositeGaussiansGrad`."""
 
     _fields_ = (
-        ("ellipses", c_void_p),
-        ("values", c_void_p),
-        ("order", c_void_p),
-        ("offsets", c_void_p),
-        ("starts", c_void_p),
-        ("members", c_void_p),
-        ("slots", c_void_p),
-        ("passing", c_void_p),
-        ("ends", c_void_p),
-        ("blocks", c_void_p),
-        ("grad_image", c_void_p),
-        ("count", c_int64),
-        ("channels", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
-        ("pairs", c_int64),
+        *_fields(c_void_p, "ellipses", "values", "order", "offsets", "starts", "members", "slots", "passing", "ends",
+                 "blocks", "grad_image"),
+        *_fields(c_int64, "count", "channels", "width", "height", "pairs"),
         ("threads", c_int32),
-        ("grad_ellipses", c_void_p),
-        ("grad_values", c_void_p),
-        ("scratch", c_void_p),
+        *_fields(c_void_p, "grad_ellipses", "grad_values", "scratch"),
         ("scratch_bytes", c_int64),
         ("stream", c_void_p),
     )
@@ -363,10 +311,7 @@ class Harmonics(ctypes.Structure):
     """`struct NpcrHarmonics`."""
 
     _fields_ = (
-        ("points", c_void_p),
-        ("origin", c_void_p),
-        ("constant", c_void_p),
-        ("others", c_void_p),
+        *_fields(c_void_p, "points", "origin", "constant", "others"),
         ("count", c_int64),
         ("degree", c_int32),
         ("threads", c_int32),
@@ -379,15 +324,11 @@ class HarmonicsGrad(ctypes.Structure):
     """`struct NpcrHarmonicsGrad`."""
 
     _fields_ = (
-        ("points", c_void_p),
-        ("origin", c_void_p),
-        ("grad_colors", c_void_p),
+        *_fields(c_void_p, "points", "origin", "grad_colors"),
         ("count", c_int64),
         ("degree", c_int32),
         ("threads", c_int32),
-        ("grad_constant", c_void_p),
-        ("grad_others", c_void_p),
-        ("stream", c_void_p),
+        *_fields(c_void_p, "grad_constant", "grad_others", "stream"),
     )
 
 

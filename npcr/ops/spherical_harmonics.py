@@ -59,7 +59,14 @@ def view_colors(points: Tensor, origin: Tensor, constant: Tensor, others: Tensor
 
 
 def view_colors_reference(points: Tensor, origin: Tensor, constant: Tensor, others: Tensor) -> Tensor:
-    """`view_colors` in torch."""
+    """Evaluate `view_colors` in torch.
+
+    Args:
+        points, origin, constant, others: as there.
+
+    Returns:
+        (N, 3).
+    """
     degree = int((1 + others.shape[1]) ** 0.5) - 1
     basis = spherical_harmonics(F.normalize(points - origin, dim=-1), degree)[:, 1:, None]
     # Not an einsum: it would be a matrix product for each point.
