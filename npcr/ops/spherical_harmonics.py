@@ -34,8 +34,8 @@ def constant_coefficient(color: Tensor) -> Tensor:
 def view_colors(points: Tensor, origin: Tensor, constant: Tensor, others: Tensor, *, backend: str = "auto") -> Tensor:
     """Evaluate the colors of points in the directions from which they are seen.
 
-    Differentiable in all tensors. The kernel has the coefficients' gradients; where points or origin need one, "auto"
-    takes the reference.
+    Differentiable in all tensors. The kernel has the coefficients' gradients; where points or origin need one, as where
+    poses are learned, "auto" takes the reference.
 
     Args:
         points: (N, 3) world coordinates.
@@ -51,8 +51,11 @@ def view_colors(points: Tensor, origin: Tensor, constant: Tensor, others: Tensor
         OperatorError: an argument has the wrong shape, dtype or device, or backend "compiled" cannot serve.
     """
     checks.view_colors_arguments(points, origin, constant, others, backend)
-    if (backend == "auto" and (points.requires_grad or origin.requires_grad)) or not use_compiled(
-            VIEW_COLORS, backend, points, origin, constant, others):
+    placed = torch.is_grad_enabled() and (points.requires_grad or origin.requires_grad)
+    if placed and backend == "compiled":
+        raise checks.OperatorError("view_colors: backend 'compiled' has no gradient for points and origin; "
+                                   "detach them, or take backend 'auto'")
+    if placed or not use_compiled(VIEW_COLORS, backend, points, origin, constant, others):
         return view_colors_reference(points, origin, constant, others)
     result: Tensor = _ViewColors.apply(points, origin, constant, others)
     return result
@@ -115,9 +118,6 @@ class _ViewColors(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         points, origin, constant, others = ctx.saved_tensors
-        if any(ctx.needs_input_grad[:2]):
-            raise checks.OperatorError("view_colors: backend 'compiled' has no gradient for points and origin; "
-                                       "detach them, or take backend 'auto'")
         grad, grads = grad.contiguous(), [empty(tensor.shape, grad.device) for tensor in (constant, others)]
         run(pcpr_ext.HarmonicsGrad(**_seen(points, origin, others), grad_colors=grad.data_ptr(),
                                    grad_constant=grads[0].data_ptr(), grad_others=grads[1].data_ptr()), grad.device)

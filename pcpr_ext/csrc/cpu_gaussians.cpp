@@ -202,7 +202,7 @@ void sort_by_depth(const NpcrTilePairs& task, uint32_t* scratch) {
 constexpr uint32_t kMoreColumns = 1u << 22, kMoreRows = 1u << 23, kSmall = 1u << 24;
 static_assert((kMaxSide + kTile) / kTile <= 1 << 11, "11 bits for a tile's column, and for its row");
 
-// Returns how many tiles an ellipse reaches; sets `small` to the number of its tiles, or to 0 where it has none.
+// Returns how many tiles an ellipse reaches; sets `small` to what says which, or to 0 where they are none or too many.
 uint32_t count_tiles(const float* ellipse, int64_t width, int64_t height, uint32_t* small) {
     uint32_t count = 0, first = 0, rows = 0, columns = 0;
     bool same = true;  // in all rows

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "harmonics.h"
 #include "interface.h"
@@ -62,27 +63,26 @@ void evaluate_grad(const NpcrHarmonicsGrad& task) {
     });
 }
 
-}  // namespace
-}  // namespace npcr
-
-int32_t npcr_harmonics(const NpcrHarmonics* task) {
-    if (!npcr::valid_harmonics(*task)) return NPCR_BAD_ARGUMENT;
-    switch (task->degree) {
-        case 0: npcr::evaluate<0>(*task); break;
-        case 1: npcr::evaluate<1>(*task); break;
-        case 2: npcr::evaluate<2>(*task); break;
-        default: npcr::evaluate<3>(*task);
+// Calls perform(degree), the degree being known to the compiler.
+template <class Task, class Perform>
+int32_t by_degree(const Task& task, Perform perform) {
+    if (!valid_harmonics(task)) return NPCR_BAD_ARGUMENT;
+    switch (task.degree) {
+        case 0: perform(std::integral_constant<int, 0>()); break;
+        case 1: perform(std::integral_constant<int, 1>()); break;
+        case 2: perform(std::integral_constant<int, 2>()); break;
+        default: perform(std::integral_constant<int, 3>());
     }
     return NPCR_OK;
 }
 
+}  // namespace
+}  // namespace npcr
+
+int32_t npcr_harmonics(const NpcrHarmonics* task) {
+    return npcr::by_degree(*task, [&](auto degree) { npcr::evaluate<degree()>(*task); });
+}
+
 int32_t npcr_harmonics_grad(const NpcrHarmonicsGrad* task) {
-    if (!npcr::valid_harmonics(*task)) return NPCR_BAD_ARGUMENT;
-    switch (task->degree) {
-        case 0: npcr::evaluate_grad<0>(*task); break;
-        case 1: npcr::evaluate_grad<1>(*task); break;
-        case 2: npcr::evaluate_grad<2>(*task); break;
-        default: npcr::evaluate_grad<3>(*task);
-    }
-    return NPCR_OK;
+    return npcr::by_degree(*task, [&](auto degree) { npcr::evaluate_grad<degree()>(*task); });
 }

@@ -12,32 +12,33 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads) evaluate(NpcrHarmonics task) {
+// Calls perform(number, basis, how many, where the number's first coefficient but the constant one lies).
+template <class Task, class Perform>
+__device__ __forceinline__ void for_numbers(const Task& task, Perform perform) {
     const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
     const int others = harmonics_of(task.degree) - 1;
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < 3 * task.count; i += step) {
         const int64_t point = i / 3;
         float basis[kHarmonics];
         harmonics_toward(task.points + 3 * point, task.origin, task.degree, basis);
-        const float* other = task.others + 3 * others * point + i % 3;
-        float color = kConstantHarmonic * task.constant[i];
-        for (int k = 0; k < others; ++k) color += basis[k] * other[3 * k];
-        task.colors[i] = color;
+        perform(i, basis, others, 3 * others * point + i % 3);
     }
 }
 
+__global__ void __launch_bounds__(kThreads) evaluate(NpcrHarmonics task) {
+    for_numbers(task, [&](int64_t i, const float* basis, int others, int64_t first) {
+        float color = kConstantHarmonic * task.constant[i];
+        for (int k = 0; k < others; ++k) color += basis[k] * task.others[first + 3 * k];
+        task.colors[i] = color;
+    });
+}
+
 __global__ void __launch_bounds__(kThreads) evaluate_grad(NpcrHarmonicsGrad task) {
-    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-    const int others = harmonics_of(task.degree) - 1;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < 3 * task.count; i += step) {
-        const int64_t point = i / 3;
-        float basis[kHarmonics];
-        harmonics_toward(task.points + 3 * point, task.origin, task.degree, basis);
+    for_numbers(task, [&](int64_t i, const float* basis, int others, int64_t first) {
         const float grad = task.grad_colors[i];
-        float* other = task.grad_others + 3 * others * point + i % 3;
         task.grad_constant[i] = kConstantHarmonic * grad;
-        for (int k = 0; k < others; ++k) other[3 * k] = basis[k] * grad;
-    }
+        for (int k = 0; k < others; ++k) task.grad_others[first + 3 * k] = basis[k] * grad;
+    });
 }
 
 }  // namespace

@@ -7,10 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import pcpr_ext
 from npcr.ops import OperatorError, compiled_available, view_colors
 from npcr.ops.spherical_harmonics import constant_coefficient, spherical_harmonics
-from tests.pcpr_ext.conftest import library  # noqa: F401  a fixture
 
 needs_kernel = pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
 
@@ -38,17 +36,6 @@ def test_the_kernel_equals_the_reference(count: int, degree: int) -> None:
     inputs = case(count, degree)
     for ours, wanted in zip(results(inputs, "compiled"), results(inputs, "torch"), strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=2e-6)
-
-
-@needs_kernel
-@pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_cuda_on_the_host_equals_the_kernel(degree: int, library: pcpr_ext.Library,  # noqa: F811
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = case(333, degree)
-    expected = results(inputs, "compiled")
-    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
-    for ours, wanted in zip(results(inputs, "compiled"), expected, strict=True):
-        assert torch.equal(ours, wanted)
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("compiled", marks=needs_kernel)])
@@ -82,6 +69,7 @@ def test_the_camera_gets_a_gradient_and_the_kernel_says_that_it_has_none() -> No
 
     wanted = torch.stack([(moved(s) - moved(-s)) / 2e-3 for s in step])
     torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=1e-3)
-    constant.requires_grad_()
     with pytest.raises(OperatorError, match="no gradient for points and origin"):
-        view_colors(points, origin, constant, others, backend="compiled").sum().backward()
+        view_colors(points, origin, constant, others, backend="compiled")
+    with torch.no_grad():
+        torch.testing.assert_close(view_colors(points, origin, constant, others, backend="compiled"), colors.detach())

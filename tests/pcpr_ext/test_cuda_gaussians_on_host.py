@@ -13,6 +13,7 @@ import pcpr_ext
 from npcr.ops import compiled_available, native_gaussians
 from npcr.ops.gaussians import FILTER_VARIANCE, MIN_SHARE
 from npcr.ops.native_gaussians import TilePairs
+from tests.ops import test_view_colors as view_colors
 from tests.ops.gaussians_oracle import SCENES, Scene, line_up, random_scene, relative
 
 pytestmark = pytest.mark.skipif(not compiled_available(), reason="no compiled CPU kernel")
@@ -121,3 +122,12 @@ def test_too_little_scratch_memory_is_refused(library: pcpr_ext.Library) -> None
         task.scratch_bytes = library.scratch_bytes(task, name) - 1
         with pytest.raises(pcpr_ext.KernelError, match=f"{name}: the scratch memory is too small"):
             library.run(task, name)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_colors_by_view_direction(degree: int, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = view_colors.case(333, degree)
+    expected = view_colors.results(inputs, "compiled")
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    for ours, wanted in zip(view_colors.results(inputs, "compiled"), expected, strict=True):
+        assert torch.equal(ours, wanted)
