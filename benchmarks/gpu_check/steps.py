@@ -41,6 +41,7 @@ _BENCHMARKS: dict[str, _Arguments] = {
     "blended_800": ("--points 1e6 --size 800 800 --layers 64 --repeats 7", "", 40, 15),
     "scaling": ("--repeats 3", "--vary layers --layers 1 2 --repeats 1", 60, 20),
     "scaling_blended": ("--form blended --layers 1 8 32 --repeats 3", "", 60, 20),
+    "scaling_strands": ("--form strands --repeats 3", "", 60, 20),
 }
 _MEMCHECK_ERROR = "86"  # an exit status that neither pytest nor a signal gives
 
