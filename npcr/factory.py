@@ -84,7 +84,7 @@ def build_loss(cfg: CfgNode) -> RenderLoss:
     """
     return RenderLoss(perceptual=cfg.LOSS.PERCEPTUAL, mse=cfg.LOSS.MSE, gradient=cfg.LOSS.GRADIENT,
                       ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg),
-                      everywhere=not cfg.MODEL.LEGACY)
+                      everywhere=not cfg.MODEL.LEGACY, opacity=cfg.LOSS.OPACITY, size=cfg.LOSS.SIZE)
 
 
 def build_vgg(cfg: CfgNode) -> VggFeatures | None:

@@ -222,13 +222,14 @@ def _brief(result: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 def print_list(variants: Sequence[Variant], args: argparse.Namespace) -> None:
     """Print the questions with their variants, and the estimated time of all runs."""
     names = {variant.name for variant in variants}
+    width = max(map(len, names))
     for question in questions():
         rows = [(label, variant) for label, variant in question.rows if variant.name in names]
         if all(variant == BASE for _, variant in rows):
             continue
         print(f"{question.name}: {question.title}")
         for label, variant in rows:
-            print(f"  {variant.name:20}{label}")
+            print(f"  {variant.name:{width}}  {label}")
     runs = len(variants) * args.seeds
     each = f"{len(variants)} variants, {args.seeds} seeds, "
     if args.steps is None:

@@ -56,6 +56,8 @@ LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": Tr
            "INPUT.LAYER_NUM": 1}
 LIGHT = {"MODEL.FEATURE_DIM": 4, "MODEL.WIDTH": 8}
 STRANDS = {"MODEL.FORM": "strands"}
+# As Kheradmand et al. 2024 have it; without a weight of the opacity hardly a splat becomes useless.
+RELOCATE = {"SOLVER.RELOCATE_EVERY": 100, "LOSS.OPACITY": 0.01}
 
 
 def questions() -> tuple[Question, ...]:
@@ -76,10 +78,36 @@ def questions() -> tuple[Question, ...]:
         Question("strands", "Strands or blended", (
             ("blended (recommended)", BASE),
             ("blended, light network", Variant("light", LIGHT)),
-            ("strands, light network", Variant("strands-light", STRANDS | LIGHT)),
+            ("strands, light network", _strands_light()),
             ("strands", Variant("strands", STRANDS)),
             ("strands without network", Variant("strands-alone", STRANDS | {"MODEL.NETWORK": False})),
             *_shifted(1), *_shifted(10))),
+        Question("population", "How many splats, and where", (
+            ("blended (recommended)", BASE),
+            ("strands, light network: a splat a point", _strands_light()),
+            ("half of MCMC: opacity weighted, none moved", _strands_light("opacity", {"LOSS.OPACITY": 0.01})),
+            ("moved to the opaque", _strands_light("relocate", RELOCATE)),
+            ("moved to where gradients are large", _strands_light("relocate-gradient", RELOCATE | {
+                "SOLVER.RELOCATE_TO": "gradient"})),
+            *((f"moved, {count:,} splats", _strands_light(f"relocate-{count}", RELOCATE | {"MODEL.MAX_SPLATS": count}))
+              for count in (45_000, 180_000)),
+            ("moved, sizes weighted too", _strands_light("relocate-size", RELOCATE | {"LOSS.SIZE": 0.01})),
+            ("strands without network, moved", Variant("strands-alone-relocate", STRANDS | RELOCATE | {
+                "MODEL.NETWORK": False})),
+            ("splats alone: no network, no strands to start from, moved", Variant("splats-alone", STRANDS | RELOCATE | {
+                "MODEL.NETWORK": False, "MODEL.STRANDS": False})))),
+        Question("heart", "Against learning by heart", (
+            ("blended (recommended)", BASE),
+            ("strands, light network", _strands_light()),
+            *((f"{share:.0%} of the splats left out at the end", _strands_light(f"drop-{share * 100:g}", {
+                "SOLVER.DROP_SPLATS": share})) for share in (0.1, 0.2, 0.4)),
+            ("20% left out, in cells of 4 spacings", _strands_light("drop-cells-20", {
+                "SOLVER.DROP_SPLATS": 0.2, "SOLVER.DROP_CELL": 4})),
+            ("high harmonics left out every other step", _strands_light("drop-harmonics", {
+                "SOLVER.DROP_HARMONICS": 0.5})),
+            ("opacity and size weighted", _strands_light("regularized", {"LOSS.OPACITY": 0.01, "LOSS.SIZE": 0.01})),
+            ("all of these, and moved", _strands_light("all", RELOCATE | {
+                "SOLVER.DROP_SPLATS": 0.2, "SOLVER.DROP_HARMONICS": 0.5, "LOSS.SIZE": 0.01})))),
         Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16, 32))),
         Question("peeling", "Peeling by points or by pixels", (
             *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),
@@ -167,8 +195,12 @@ def _shifted(pixels: int) -> tuple[tuple[str, Variant], ...]:
     """Both forms, trained with images shifted by up to so many pixels."""
     shift = {"DATASETS.SHIFT": pixels}
     return ((f"blended, shift {pixels}", Variant(f"shift-{pixels}", shift)),
-            (f"strands, light network, shift {pixels}", Variant(f"strands-light-shift-{pixels}",
-                                                                STRANDS | LIGHT | shift)))
+            (f"strands, light network, shift {pixels}", _strands_light(f"shift-{pixels}", shift)))
+
+
+def _strands_light(name: str = "", overrides: Mapping[str, Any] | None = None) -> Variant:
+    """The strands form with the light network and some keys changed."""
+    return Variant(f"strands-light-{name}" if name else "strands-light", STRANDS | LIGHT | dict(overrides or {}))
 
 
 def _layered(name: str, **overrides: Any) -> Variant:

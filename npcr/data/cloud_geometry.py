@@ -112,6 +112,23 @@ def point_spacing(points: np.ndarray) -> float:
     return float(spacing * np.sqrt(len(cloud) / len(points)))
 
 
+def assumed_spacing(points: np.ndarray) -> float:
+    """Estimate the spacing of any cloud; says where it is a guess.
+
+    Args:
+        points: (N, 3).
+
+    Returns:
+        `point_spacing`; of a cloud too small to tell, its extent over the root of its points, or 1. Above 0.
+    """
+    spacing = point_spacing(points)
+    if not spacing:
+        spacing = float(np.ptp(points, axis=0).max() / np.sqrt(len(points))) or 1.0
+        logger.warning("a cloud of %d points does not tell its spacing; strands and widths start from %g world units",
+                       len(points), spacing)
+    return spacing
+
+
 def object_centers(points: np.ndarray, cameras: Cameras, thing: str = "cloud") -> list[int]:
     """Compute DATASETS.CENTER: the pixel at which each camera sees the cloud's middle.
 

@@ -7,14 +7,14 @@ A further form subclasses `Renderer` in a file of its own and is registered here
 from __future__ import annotations
 
 from npcr.errors import ConfigError
-from npcr.renderers.base import Photographs, Renderer, RenderOutput
+from npcr.renderers.base import Photographs, Renderer, RenderOutput, SplatRenderer
 from npcr.renderers.blended import BlendedRenderer
 from npcr.renderers.compositing import composite, over_background
 from npcr.renderers.layered import LayeredRenderer
 from npcr.renderers.strands import StrandsRenderer
 
 __all__ = ["FORMS", "BlendedRenderer", "LayeredRenderer", "Photographs", "RenderOutput", "Renderer",
-           "StrandsRenderer", "composite", "find_form", "over_background"]
+           "SplatRenderer", "StrandsRenderer", "composite", "find_form", "over_background"]
 
 FORMS: dict[str, type[Renderer]] = {
     "layered": LayeredRenderer,

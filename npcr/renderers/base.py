@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -20,6 +21,7 @@ from npcr.cameras import Cameras
 from npcr.errors import CheckpointError
 from npcr.io.points import PointCloud
 from npcr.renderers.acceleration import NetworkRunner
+from npcr.renderers.population import Dropping, Relocation
 from npcr.renderers.receptive_field import PixelRegion
 
 # For an optimizer: `params`, `factor` of the learning rate, `weight_decay`, perhaps `fused`.
@@ -146,6 +148,61 @@ class Renderer(nn.Module, ABC):
     def fingerprint(cls, state: Mapping[str, Tensor]) -> list[float]:
         """A few numbers of a state dict by which another trained model is told apart."""
         return [float(state[name].double().mean()) for name in sorted(state) if state[name].is_floating_point()]
+
+
+class SplatRenderer(Renderer):
+    """A renderer of points that training may leave out for a step, move to where they are needed, and remove."""
+
+    dropping: Dropping | None = None  # what a step leaves out while `training`; None: nothing
+
+    @abstractmethod
+    def relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation) -> int:
+        """Move points of no use to where they are needed, and give the optimizer a state for them.
+
+        Args:
+            optimizer: of these parameters.
+            relocation: which points, and where to.
+
+        Returns:
+            How many moved, of all frames.
+        """
+
+    @abstractmethod
+    def regularizers(self, frame: int) -> dict[str, Tensor]:
+        """Compute what the loss may keep small.
+
+        Args:
+            frame: from 0.
+
+        Returns:
+            Scalars with gradients: "opacity", the points' mean opacity; "size", the mean of their standard deviations
+            across and along, in spacings of the cloud.
+        """
+
+    @abstractmethod
+    def coverage(self, cameras: Cameras, frame: int) -> Tensor:
+        """Measure how much each point contributes to images.
+
+        Args:
+            cameras: B, on the renderer's device.
+            frame: from 0.
+
+        Returns:
+            (N,) the pixels that it covers itself, what lies before it not counted, summed over the images.
+        """
+
+    @abstractmethod
+    def keep(self, optimizer: torch.optim.Optimizer, frame: int, rows: Tensor) -> NDArray[np.float32]:
+        """Remove the other points of a frame; pictures stay as they are but for those.
+
+        Args:
+            optimizer: of these parameters.
+            frame: from 0.
+            rows: (R,) of the points to keep, on the renderer's device.
+
+        Returns:
+            (R, 3) world coordinates of the frame's cloud from now on: the points where training has moved them.
+        """
 
 
 def network_groups(network: nn.Module, rates: CfgNode) -> list[ParamGroup]:

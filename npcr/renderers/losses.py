@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses (docs/method.md, "Losses"): perceptual, squared error, L1, gradient magnitude, SSIM."""
+"""Training losses (docs/method.md, "Losses"): perceptual, squared error, L1, gradient magnitude, SSIM, regularizers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -149,21 +149,26 @@ class RenderLoss(nn.Module):
         vgg: for the perceptual term; None only where its weight is 0.
         l1: weight of the mean absolute error.
         everywhere: compare colors in the whole region of interest; else only where layer 0 or the matte is there too.
+        opacity: weight of the splats' mean opacity.
+        size: weight of the splats' mean size.
 
     Raises:
         ValueError: vgg is missing.
     """
 
     def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
-                 vgg: VggFeatures | None, l1: float = 0.0, everywhere: bool = False) -> None:
+                 vgg: VggFeatures | None, l1: float = 0.0, everywhere: bool = False,
+                 opacity: float = 0.0, size: float = 0.0) -> None:
         super().__init__()
         if perceptual and vgg is None:
             raise ValueError("RenderLoss: a perceptual weight needs vgg")
         self.weights = {"perceptual": perceptual, "mse": mse, "l1": l1, "gradient": gradient, "ssim": ssim}
+        self.regularizers = {name: weight for name, weight in (("opacity", opacity), ("size", size)) if weight}
         self.vgg = vgg
         self.everywhere = everywhere
 
-    def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor,
+                regularizers: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Compute the loss.
 
         Args:
@@ -171,6 +176,7 @@ class RenderLoss(nn.Module):
             alpha: (B, 1, H, W), rendered.
             depth: (B, H, W) of layer 0, 0 where empty.
             target: (B, 5, H, W): color, alpha, region of interest.
+            regularizers: scalars by the names in `self.regularizers`, of `SplatRenderer.regularizers`; None: left out.
 
         Returns:
             Scalars: `total`, and by their names the terms, without their weights.
@@ -190,7 +196,11 @@ class RenderLoss(nn.Module):
                                    + self.vgg.distance(gray, target_gray)) / 2
         if self.weights["ssim"]:
             terms["ssim"] = 1 - ssim(both, target_both).mean()
-        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        weights = self.weights
+        if regularizers is not None:
+            terms |= {name: regularizers[name] for name in self.regularizers}
+            weights = weights | self.regularizers
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return {"total": total, **terms}
 
     def _if_weighted(self, name: str, term: Callable[[], Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from npcr.cameras import Cameras, view_directions
-from npcr.data.cloud_geometry import point_spacing
+from npcr.data.cloud_geometry import assumed_spacing
 from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
 from npcr.ops import composite_gaussians, project_gaussians, view_colors
@@ -21,11 +21,22 @@ from npcr.ops.spherical_harmonics import MAX_DEGREE, constant_coefficient
 from npcr.renderers.base import (
     ParamGroup,
     Photographs,
-    Renderer,
     RenderOutput,
+    SplatRenderer,
     check_point_rows,
     network_groups,
     unit_colors,
+)
+from npcr.renderers.population import (
+    Relocation,
+    copy_rows,
+    cut_strands,
+    draw_cut,
+    harmonic_degree,
+    keep_rows,
+    kept_share,
+    mean_gradients,
+    random_shifts,
 )
 from npcr.renderers.residual_unet import ResidualUNet
 
@@ -36,7 +47,7 @@ _START_LENGTH = 1.5
 _START_WIDTH = 0.3
 
 
-class StrandsRenderer(Renderer):
+class StrandsRenderer(SplatRenderer):
     """The strands form: a soft segment per point, continuous, all that cover a pixel composited front to back.
 
     A point has a color by view direction, a feature vector, opacity, width, and a place and strand that training moves;
@@ -51,6 +62,7 @@ class StrandsRenderer(Renderer):
         feature_dim: learned numbers per point beside its color, for the network.
         degree: of the spherical harmonics that make a point's color depend on the view direction, 0 to 3.
         width: channels of the network at full resolution; 0: no network, and no features.
+        strands: whether splats start along the strands that the photographs show; else nearly round, in any direction.
         backend: "auto", "compiled" or "torch": which kernels run.
 
     Raises:
@@ -58,7 +70,8 @@ class StrandsRenderer(Renderer):
     """
 
     def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
-                 feature_dim: int = 8, degree: int = 2, width: int = 16, backend: str = "auto") -> None:
+                 feature_dim: int = 8, degree: int = 2, width: int = 16, strands: bool = True,
+                 backend: str = "auto") -> None:
         super().__init__(clouds, layers=1)
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("StrandsRenderer: colors must have a row for every point of every cloud")
@@ -68,6 +81,7 @@ class StrandsRenderer(Renderer):
             raise ValueError(f"StrandsRenderer: degree is {degree}; it must be from 0 to {MAX_DEGREE}")
         self.spacing = list(spacing)
         self.degree = degree
+        self.from_photographs = strands
         self.backend = backend
         if colors is None:
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
@@ -79,6 +93,9 @@ class StrandsRenderer(Renderer):
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
         self.strands = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
+        if not strands:  # exactly round ones would stay so: in the middle of its range a strand has no gradient
+            for strand in self.strands:
+                nn.init.normal_(strand, std=_START_WIDTH / 3**0.5)
         self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.network = ResidualUNet(feature_dim + 7, 4, width) if width else nn.Identity()
@@ -89,9 +106,9 @@ class StrandsRenderer(Renderer):
         """As `Renderer.from_config`; the points' colors start from the clouds' where all have colors."""
         colors = unit_colors(clouds) if all(cloud.colors is not None for cloud in clouds) else None
         return cls([torch.from_numpy(cloud.positions) for cloud in clouds],
-                   [_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
+                   [assumed_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
                    degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH if cfg.MODEL.NETWORK else 0,
-                   backend=cfg.PROJECTION.BACKEND)
+                   strands=cfg.MODEL.STRANDS, backend=cfg.PROJECTION.BACKEND)
 
     @torch.no_grad()
     def initialize_from(self, clouds: Sequence[PointCloud],
@@ -100,8 +117,9 @@ class StrandsRenderer(Renderer):
         completed = []
         for frame, cloud in enumerate(clouds):
             cameras, rgba = photographs(frame)
-            directions = torch.from_numpy(strand_directions(cloud.positions, cameras, rgba))
-            self.strands[frame].copy_(_START_LENGTH * directions)  # their length, 0 to 1, is how sure they are
+            if self.from_photographs:
+                directions = torch.from_numpy(strand_directions(cloud.positions, cameras, rgba))
+                self.strands[frame].copy_(_START_LENGTH * directions)  # their length, 0 to 1, is how sure they are
             completed.append(with_colors(cloud, cameras, rgba, f"frame {frame + 1}"))
         for color, parameter in zip(unit_colors(completed), self.colors, strict=True):
             parameter.copy_(constant_coefficient(color))
@@ -163,24 +181,92 @@ class StrandsRenderer(Renderer):
                 _START_WIDTH * spacing * torch.exp(self.log_width[frame][:, 0]),
                 torch.sigmoid(self.opacity[frame][:, 0]))
 
+    def regularizers(self, frame: int) -> dict[str, Tensor]:
+        """As `SplatRenderer.regularizers`."""
+        _, strands, widths, opacities = self.gaussians(frame)
+        along = torch.sqrt(widths.square() + strands.square().sum(1))
+        return {"opacity": opacities.mean(), "size": (widths + along).mean() / (2 * self.spacing[frame])}
+
+    @torch.no_grad()
+    def relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation) -> int:
+        """As `SplatRenderer.relocate`; reads the opacities on the host."""
+        return sum(self._relocate(optimizer, relocation, frame) for frame in range(self.frames))
+
+    def _relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation, frame: int) -> int:
+        means, strands, widths, opacities = self.gaussians(frame)
+        whole = means.isfinite().all(1) & strands.isfinite().all(1) & widths.isfinite()
+        alive = whole & (opacities > relocation.below)  # False for NaN
+        weights = opacities if relocation.towards == "opacity" else mean_gradients(self.offsets[frame], optimizer)
+        seeds = (*relocation.seeds, frame)
+        cut = draw_cut(weights.double().nan_to_num(0, 0, 0).cpu().numpy(), ~alive.cpu().numpy(), seeds)
+        if not len(cut.rows):
+            if not alive.any():
+                logger.warning("frame %d: no splat has an opacity above SOLVER.RELOCATE_BELOW %g; none is moved",
+                               frame + 1, relocation.below)
+            return 0
+        rows, source, place, pieces = (torch.from_numpy(part).to(means.device) for part in cut)
+        logits = self.opacity[frame][:, 0]
+        new = cut_strands(strands[source], widths[source], logits[source], place, pieces)
+        shifts = new.shift + new.width[:, None] * random_shifts(len(rows), (*seeds, 1)).to(means)
+        middles = means[source] + shifts
+        copy_rows(self._of_points(frame), optimizer, rows, source, pieces)
+        spacing = self.spacing[frame]
+        self.offsets[frame][rows] = (middles - self.points(frame)[rows]) / spacing
+        self.strands[frame][rows] = new.strand / spacing
+        self.log_width[frame][rows] = torch.log(new.width / (_START_WIDTH * spacing))[:, None]
+        self.opacity[frame][rows] = new.logit[:, None]
+        return int((~alive).sum())
+
+    @torch.enable_grad()
+    def coverage(self, cameras: Cameras, frame: int) -> Tensor:
+        """As `SplatRenderer.coverage`: the gradient of all images' sum with respect to the values is what is asked."""
+        means, strands, widths, opacities = (tensor.detach() for tensor in self.gaussians(frame))
+        sums = torch.zeros_like(widths)
+        for camera in (cameras[i] for i in range(len(cameras))):
+            ellipses = project_gaussians(means, strands, widths, opacities, camera.cam_to_world[0],
+                                         camera.intrinsics[0], camera.size, backend=self.backend)
+            values = torch.ones_like(sums)[:, None].requires_grad_()
+            image, _ = composite_gaussians(ellipses, values, camera.size, backend=self.backend)
+            sums += torch.autograd.grad(image[..., 0].sum(), values)[0][:, 0]
+        return sums
+
+    @torch.no_grad()
+    def keep(self, optimizer: torch.optim.Optimizer, frame: int, rows: Tensor) -> NDArray[np.float32]:
+        """As `SplatRenderer.keep`; lengths are then measured in the spacing of the new cloud, as in a checkpoint."""
+        cloud = self.gaussians(frame)[0][rows]
+        positions = cloud.cpu().numpy()
+        spacing = assumed_spacing(positions)
+        ratio = self.spacing[frame] / spacing
+        for parameters in self._lists():
+            parameters[frame] = keep_rows(parameters[frame], optimizer, rows)
+        self.register_buffer(f"points_{frame}", cloud.contiguous(), persistent=False)
+        self.offsets[frame].zero_()
+        self.strands[frame].mul_(ratio)
+        self.log_width[frame].add_(float(np.log(ratio)))
+        self.spacing[frame] = spacing
+        return positions
+
+    def _lists(self) -> list[nn.ParameterList]:
+        """All that has a row for each point, a parameter for each frame."""
+        return [module for module in self.children() if isinstance(module, nn.ParameterList)]
+
+    def _of_points(self, frame: int) -> list[nn.Parameter]:
+        return [parameters[frame] for parameters in self._lists()]
+
     def _composite(self, camera: Cameras, frame: int) -> tuple[Tensor, Tensor]:
         """(H, W, C + 1) color, features and coverage, and (H, W) depth of one camera."""
         means, strands, widths, opacities = self.gaussians(frame)
+        dropping, degree = self.dropping if self.training else None, self.degree
+        if dropping is not None:
+            if dropping.splats:
+                opacities = opacities * kept_share(means.detach(), self.spacing[frame], dropping)
+            degree = harmonic_degree(degree, dropping)
         pose = camera.cam_to_world[0]
         ellipses = project_gaussians(means, strands, widths, opacities, pose, camera.intrinsics[0], camera.size,
                                      backend=self.backend)
         shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
-        values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades, backend=self.backend)
+        values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades[:, :(degree + 1)**2 - 1],
+                             backend=self.backend)
         if self.has_network:
             values = torch.cat([values, self.features[frame]], dim=1)
         return composite_gaussians(ellipses, values, camera.size, backend=self.backend)
-
-
-def _spacing(positions: NDArray[np.float32]) -> float:
-    """The cloud's spacing; of one too small to tell, its extent over the root of its points."""
-    spacing = point_spacing(positions)
-    if not spacing:
-        spacing = float(np.ptp(positions, axis=0).max() / np.sqrt(len(positions))) or 1.0
-        logger.warning("a cloud of %d points does not tell its spacing; strands and widths start from %g world units",
-                       len(positions), spacing)
-    return spacing

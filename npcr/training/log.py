@@ -33,6 +33,7 @@ class TrainingLog:
         self.epochs = cfg.SOLVER.MAX_EPOCHS
         self.writer = SummaryWriter(str(Path(cfg.OUTPUT_DIR) / "log"), purge_step=steps_done or None)
         self.limit = cfg.SOLVER.MAX_MINUTES * 60
+        self.moved: dict[str, int] = {}  # splats that were moved in this run, for the bar
         if self.limit:
             self.bar = progress_bar(total=self.limit, initial=seconds,
                                     bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
@@ -51,12 +52,17 @@ class TrainingLog:
         """
         self.bar.set_description(f"epoch {epoch}, step {iteration}" if self.limit else f"epoch {epoch}/{self.epochs}",
                                  refresh=False)
-        self.bar.set_postfix(loss=f"{losses['total']:.4f}", lr=f"{lr:.2g}", refresh=False)
+        self.bar.set_postfix({"loss": f"{losses['total']:.4f}", "lr": f"{lr:.2g}", **self.moved}, refresh=False)
         self.bar.update(min(seconds, self.limit) - self.bar.n if self.limit else 1)
         if iteration % self.period == 0:
             for name, value in losses.items():
                 self.writer.add_scalar(f"loss/{name}", value, iteration)
             self.writer.add_scalar("learning_rate", lr, iteration)
+
+    def log_relocation(self, iteration: int, moved: int) -> None:
+        """Log how many splats became parts of others after an optimizer step."""
+        self.moved["moved"] = self.moved.get("moved", 0) + moved
+        self.writer.add_scalar("splats/moved", moved, iteration)
 
     def log_images(self, iteration: int, output: RenderOutput, sample: Sample) -> None:
         """Log the rendered and the target image of a sample, both mattes, depth and region of interest."""
@@ -74,8 +80,10 @@ class TrainingLog:
         write_result(f"epoch {epoch}: held-out {text}")
 
     def close(self) -> None:
-        """Close the bar and the log's file."""
+        """Close the bar and the log's file; say how many splats were moved."""
         self.bar.close()
+        if self.moved:
+            write_result(f"{self.moved['moved']} times a splat of no use became part of another")
         self.writer.close()
 
 

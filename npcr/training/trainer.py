@@ -24,8 +24,9 @@ from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
 from npcr import checkpoints
-from npcr.cameras import concatenate
+from npcr.cameras import Cameras, concatenate
 from npcr.config import checkpoint_keys, dump_config, to_dict
+from npcr.data.cloud_size import with_size
 from npcr.data.samples import Sample
 from npcr.data.scene import load_clouds, split_holdout
 from npcr.errors import CheckpointError, TrainingError
@@ -35,6 +36,7 @@ from npcr.factory import (
     build_dataset,
     build_loss,
     build_renderer,
+    checkpoint_clouds,
     held_out_views,
     merge_checkpoint_config,
     open_scene,
@@ -43,11 +45,12 @@ from npcr.io.files import remove_leftovers
 from npcr.io.points import PointCloud
 from npcr.numerics import autocast, deterministic, tf32, warn_without_tensor_cores
 from npcr.out_of_memory import explain_out_of_memory
-from npcr.renderers import Photographs, RenderOutput
+from npcr.renderers import Photographs, RenderOutput, SplatRenderer
 from npcr.renderers.half_activations import half_activations
 from npcr.training.log import TrainingLog
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, take_read
+from npcr.training.population import dropping_at, prune, relocation_at
 
 logger = logging.getLogger("npcr")
 
@@ -90,7 +93,9 @@ class Trainer:
         self.device = device
         self.output = Path(cfg.OUTPUT_DIR)
         scene = open_scene(cfg, cfg.DATASETS.TRAIN)
-        clouds: list[PointCloud] = load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM)
+        clouds: list[PointCloud] = [
+            with_size(cloud, cfg.MODEL.MAX_SPLATS, (cfg.SOLVER.SEED, frame), f"frame {frame + 1}")
+            for frame, cloud in enumerate(load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM))]
         cameras = split_holdout(len(scene.cameras), cfg.DATASETS.HOLDOUT_EVERY)[0]
         self.views: list[View] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
         self.dataset = build_dataset(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
@@ -163,10 +168,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = PendingLosses(partial(self._not_finite, self.iteration, [sample.name for sample in batch]),
                                partial(_step_losses, self.iteration + 1, self.optimizer.param_groups[0]["lr"]))
-        for sample in batch:
+        splats = self.renderer if isinstance(self.renderer, SplatRenderer) else None
+        for position, sample in enumerate(batch):
+            if splats is not None:
+                splats.dropping = dropping_at(self.cfg, self.iteration, position, self._progress())
             with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
-                terms = self.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
+                regularizers = splats.regularizers(sample.frame) if splats and self.loss.regularizers else None
+                terms = self.loss(output.trained_color, output.alpha, output.depth, sample.target[None], regularizers)
             losses.add(terms)
             self.scaler.scale(terms["total"] / len(batch)).backward()
         self.scaler.step(self.optimizer)
@@ -175,6 +184,26 @@ class Trainer:
         self._unread.append(losses)
         if len(self._unread) > STEPS_AHEAD:  # so that the steps' time is the device's
             self._unread[-1 - STEPS_AHEAD].read()
+
+    def _progress(self) -> float:
+        """The share of the training that is over, 0 to 1, by whichever ends it first: its time or its epochs."""
+        limit = self.cfg.SOLVER.MAX_MINUTES * 60
+        steps = self.iteration / (self.cfg.SOLVER.MAX_EPOCHS * self.steps_per_epoch)
+        return min(1.0, max(steps, self.seconds / limit if limit else 0.0))
+
+    def _relocate(self, log: TrainingLog) -> None:
+        relocation = relocation_at(self.cfg, self.iteration, self._progress())
+        if relocation is not None and isinstance(self.renderer, SplatRenderer):
+            log.log_relocation(self.iteration, self.renderer.relocate(self.optimizer, relocation))
+
+    def _prune(self, log: TrainingLog) -> None:
+        """Remove what contributes nothing, at the end of the training."""
+        def cameras(frame: int) -> Iterator[Cameras]:
+            return (self.dataset.sample(*view).cameras for view in self.views if view[0] == frame)
+
+        if self.cfg.SOLVER.PRUNE_BELOW and isinstance(self.renderer, SplatRenderer):
+            self._log_losses(log, ahead=0)  # which raises where one is not finite
+            self.clouds = prune(self.renderer, self.optimizer, self.clouds, cameras, self.cfg.SOLVER.PRUNE_BELOW)
 
     def _not_finite(self, iteration: int, photographs: list[str], losses: dict[str, float]) -> TrainingError:
         epoch, step = divmod(iteration, self.steps_per_epoch)
@@ -230,14 +259,14 @@ class Trainer:
         @engine.on(Events.ITERATION_STARTED)
         def prepare() -> None:
             self._step_start = time.monotonic()
-            progress = self.seconds / limit if limit else 0.0
             set_learning_rate(self.optimizer,
-                              learning_rate(self.cfg, self.iteration / self.steps_per_epoch, progress))
+                              learning_rate(self.cfg, self.iteration / self.steps_per_epoch, self._progress()))
             self.renderer.layers = layers_at(self.cfg, engine.state.epoch)
 
         @engine.on(Events.ITERATION_COMPLETED)
         def report() -> None:
             self.iteration += 1
+            self._relocate(log)
             self.seconds += time.monotonic() - self._step_start
             self._log_losses(log)
             if self.stop_requested:
@@ -245,6 +274,7 @@ class Trainer:
                 self.save(engine.state.epoch)
                 engine.terminate()
             elif limit and self.seconds >= limit:
+                self._prune(log)
                 self._finish_epoch(log, engine.state.epoch, save=True, evaluate=self.cfg.TEST.PERIOD > 0)
                 engine.terminate()
                 logger.info("SOLVER.MAX_MINUTES %g are over: %d steps in %d of at most %d epochs",
@@ -256,6 +286,8 @@ class Trainer:
             last = epoch == self.cfg.SOLVER.MAX_EPOCHS
             save, evaluate = (period > 0 and (last or epoch % period == 0)
                               for period in (self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.PERIOD))
+            if last:
+                self._prune(log)
             self._finish_epoch(log, epoch, save=save, evaluate=evaluate)
 
         return engine
@@ -309,6 +341,7 @@ class Trainer:
         model_path = checkpoints.model_path(self.output, epoch)
         model = checkpoints.load_model(model_path)
         merge_checkpoint_config(self.cfg, model, model_path, checkpoint_keys("structure"))  # refuses another structure
+        self._take_points(model, model_path)
         checkpoints.load_parameters(self.renderer, model, model_path)
         state = checkpoints.load_training_state(path)
         for name, now in (("optimizer_name", self.cfg.SOLVER.OPTIMIZER_NAME), ("seed", self.cfg.SOLVER.SEED),
@@ -328,6 +361,15 @@ class Trainer:
         self.seconds = state.get("seconds", 0.0)
         logger.info("resumed from %s: %d of %d epochs done", model_path,
                     self.iteration // self.steps_per_epoch, self.cfg.SOLVER.MAX_EPOCHS)
+
+
+    def _take_points(self, model: checkpoints.ModelCheckpoint, path: Path) -> None:
+        """Begin anew with a checkpoint's clouds where splats of its frames were removed at the end of its training."""
+        clouds = checkpoint_clouds(self.cfg, model, path)
+        if any(len(now) < len(cloud) for now, cloud in zip(clouds, self.clouds, strict=False)):
+            self.clouds = clouds
+            self.renderer = build_renderer(self.cfg, clouds).to(self.device)
+            self.optimizer = build_optimizer(self.cfg, self.renderer)
 
 
 def _step_losses(iteration: int, lr: float, samples: list[dict[str, float]]) -> StepLosses:

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The population of the strands form's splats: those of no use move to where they are needed, or are left out.
+
+Moving follows 3D Gaussian Splatting as Markov Chain Monte Carlo (Kheradmand et al. 2024): the number of splats stays,
+dead ones become parts of live ones, and what is seen hardly changes. But a strand is cut into pieces that lie in a row,
+where there all copies lie in one place. Every random decision follows from given numbers alone, and is made on the
+host: a resumed run, and each of several processes, decides the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_APART = 0.1  # standard deviations across: how far pieces that would lie in one place are moved from each other
+_SQUARES = "exp_avg_sq"  # Adam's name for the mean squares of the gradients
+_CELLS = 2**16  # random numbers of a grid without end, cells far from each other share one
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """What moves, and where to."""
+
+    below: float  # a splat of at most this opacity is dead
+    towards: str  # "opacity": live splats are cut with this probability; "gradient": by how much their place matters
+    seeds: tuple[int, ...]  # from which all random decisions follow
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """What one training step leaves out at random."""
+
+    splats: float  # share of the splats, 0 to below 1
+    cell: float  # side of the cells that are left out together, in spacings of the cloud; 0: each splat by itself
+    harmonics: float  # probability that the step does without the highest degrees of the colors by direction
+    seeds: tuple[int, ...]  # from which all random decisions follow
+
+
+class Cut(NamedTuple):
+    """Splats that become pieces of live ones, and these, which keep one piece each: R rows in all."""
+
+    rows: NDArray[np.int64]  # (R,) the splats that become pieces, each once
+    source: NDArray[np.int64]  # (R,) of which
+    place: NDArray[np.float32]  # (R,) in the row of pieces, from 0
+    pieces: NDArray[np.float32]  # (R,) of that row
+
+
+class Pieces(NamedTuple):
+    """Numbers of R pieces."""
+
+    shift: Tensor  # (R, 3) from the middle of the whole
+    strand: Tensor  # (R, 3)
+    width: Tensor  # (R,)
+    logit: Tensor  # (R,) of the opacity
+
+
+def draw_cut(weights: NDArray[np.float64], dead: NDArray[np.bool_], seeds: Sequence[int]) -> Cut:
+    """Choose for each dead splat a live one to become a piece of.
+
+    By systematic sampling: a live splat gets as many pieces as it should on average, up to rounding.
+
+    Args:
+        weights: (N,) at least 0, to which the probability of a live splat is proportional.
+        dead: (N,).
+        seeds: from which the choice follows.
+
+    Returns:
+        The cut, empty where no splat is dead, or no live one has a weight.
+    """
+    moved = np.flatnonzero(dead)
+    total = np.cumsum(np.where(dead, 0, weights))
+    if not len(moved) or not total[-1] > 0:
+        empty = np.zeros(0, np.int64)
+        return Cut(empty, empty, empty.astype(np.float32), empty.astype(np.float32))
+    at = (np.arange(len(moved)) + np.random.default_rng(seeds).random()) / len(moved) * total[-1]
+    # Below the last step of the sum, so that rounding chooses no splat of weight 0 beyond it.
+    chosen = np.minimum(np.searchsorted(total, at, side="right"), np.searchsorted(total, total[-1]))  # ascending
+    whole, first, count = np.unique(chosen, return_index=True, return_counts=True)
+    group = np.searchsorted(whole, chosen)
+    place = np.arange(len(moved)) - first[group] + 1
+    return Cut(np.concatenate([moved, whole]), np.concatenate([chosen, whole]),
+               np.concatenate([place, np.zeros_like(whole)]).astype(np.float32),
+               (np.concatenate([count[group], count]) + 1).astype(np.float32))
+
+
+def cut_strands(strands: Tensor, widths: Tensor, logits: Tensor, place: Tensor, pieces: Tensor) -> Pieces:
+    """Compute the pieces into which splats are cut.
+
+    The n pieces of a half strand s have half strands s' = s sqrt(3 / (n² + 2)) and lie 2 s' from each other, so that
+    the covariance of all is that of the whole, and their sum has no gaps. Their opacity is 1 - (1 - o)^(1/q), with
+    q = n sqrt((w² + s'²) / (w² + s²)): as of `n` copies in one place where the splat is round (Kheradmand et al. 2024,
+    eq. 9), and less the longer it is. At last width and strand shrink together, so that opacity times area, what thin
+    splats cover, is that of the whole.
+
+    Args:
+        strands: (R, 3) half strands of the wholes, world units or any other.
+        widths: (R,) in the same unit.
+        logits: (R,) of their opacities.
+        place: (R,) of the piece in its row, from 0.
+        pieces: (R,) of that row, n.
+
+    Returns:
+        The pieces, in the unit of strands and widths.
+    """
+    shorter = torch.sqrt(3 / (pieces.square() + 2))
+    length, width = strands.square().sum(1), widths.square()
+    several = pieces * torch.sqrt((width + shorter.square() * length) / (width + length))
+    passing = F.logsigmoid(-logits) / several  # log(1 - opacity) of a piece
+    opacity = -torch.expm1(passing)
+    shrink = torch.sqrt(torch.sigmoid(logits) / (opacity * several))
+    strand = shorter[:, None] * strands
+    return Pieces((2 * place - pieces + 1)[:, None] * strand, shrink[:, None] * strand, shrink * widths,
+                  torch.log(opacity) - passing)
+
+
+def random_shifts(count: int, seeds: Sequence[int]) -> Tensor:
+    """Draw the moves by which pieces of round splats, which would lie in one place, come apart.
+
+    Args:
+        count: of pieces.
+        seeds: from which the moves follow.
+
+    Returns:
+        (count, 3) in standard deviations across, on the CPU.
+    """
+    return torch.from_numpy(_APART * np.random.default_rng(seeds).standard_normal((count, 3), np.float32))
+
+
+def copy_rows(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, rows: Tensor, source: Tensor,
+              pieces: Tensor) -> None:
+    """Give rows of parameters the values of other rows, and the optimizer a state for them.
+
+    Momentum starts from 0. Adam's mean squares are not reset, which would make the next steps several times too long:
+    they are those of the whole, divided by the number of pieces.
+
+    Args:
+        parameters: (N, …), changed.
+        optimizer: changed where it has states of these parameters.
+        rows: (R,) to change, each once.
+        source: (R,) where from; values before the change.
+        pieces: (R,) into how many each source is cut.
+    """
+    for parameter in parameters:
+        parameter.detach().index_copy_(0, rows, parameter.detach().index_select(0, source))
+        for name, value in _row_states(parameter, optimizer).items():
+            shares = pieces.view(-1, *[1] * (value.ndim - 1)).to(value.dtype)
+            value.index_copy_(0, rows, value.index_select(0, source) / shares if name == _SQUARES
+                              else value.new_zeros(len(rows), *value.shape[1:]))
+
+
+def mean_gradients(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return how large the gradients of a parameter's rows have been.
+
+    Args:
+        parameter: (N, C).
+        optimizer: Adam or a relative of it.
+
+    Returns:
+        (N,) the norm of the root mean squares; 0 where the optimizer has made no step.
+    """
+    squares = optimizer.state.get(parameter, {}).get(_SQUARES)
+    return parameter.new_zeros(len(parameter)) if squares is None else squares.sum(1).sqrt()
+
+
+def keep_rows(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, rows: Tensor) -> nn.Parameter:
+    """Make a parameter of some rows of another, and let the optimizer go on with it.
+
+    Args:
+        parameter: (N, …), no longer of use.
+        optimizer: in whose groups and states the new parameter replaces it.
+        rows: (R,) to keep.
+
+    Returns:
+        (R, …).
+    """
+    kept = nn.Parameter(parameter.detach().index_select(0, rows))
+    states = _row_states(parameter, optimizer)
+    state = optimizer.state.pop(parameter, None)
+    if state is not None:
+        optimizer.state[kept] = state | {name: value.index_select(0, rows) for name, value in states.items()}
+    for group in optimizer.param_groups:
+        group["params"] = [kept if other is parameter else other for other in group["params"]]
+    return kept
+
+
+def kept_share(positions: Tensor, spacing: float, dropping: Dropping) -> Tensor:
+    """Draw which splats a training step draws.
+
+    Args:
+        positions: (N, 3) world coordinates; with cells, splats of one of them share their lot.
+        spacing: of the cloud, world units.
+        dropping: what to leave out.
+
+    Returns:
+        (N,) factors of the opacities: 0 of what is left out, and 1 / (1 - share) of all else, so that the coverage
+        stays the same on average (DropGaussian, Park et al. 2025).
+    """
+    device = positions.device
+    generator = torch.Generator(device).manual_seed(_seed(dropping.seeds))
+    if dropping.cell:
+        corner = torch.rand(3, generator=generator, device=device)
+        x, y, z = torch.floor(positions / (dropping.cell * spacing) + corner).long().unbind(1)
+        lots = torch.rand(_CELLS, generator=generator, device=device)[(73856093 * x + 19349663 * y + 83492791 * z)
+                                                                      % _CELLS]
+    else:
+        lots = torch.rand(len(positions), generator=generator, device=device)
+    return (lots >= dropping.splats) / (1 - dropping.splats)
+
+
+def harmonic_degree(degree: int, dropping: Dropping) -> int:
+    """Draw the degree of the colors by direction with which a training step does (after Fang et al. 2026).
+
+    Args:
+        degree: of the model.
+        dropping: what to leave out.
+
+    Returns:
+        `degree`, or with the given probability one of the lower ones.
+    """
+    rng = np.random.default_rng([*dropping.seeds, 1])
+    return int(rng.integers(degree)) if degree and rng.random() < dropping.harmonics else degree
+
+
+def _seed(seeds: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _row_states(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> Mapping[str, Tensor]:
+    """What an optimizer keeps for each row of a parameter, by name."""
+    return {name: value for name, value in optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor) and value.shape == parameter.shape}
