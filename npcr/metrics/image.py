@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,9 +72,9 @@ def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     with torch.autocast(image.device.type, enabled=False):
         x, y = image.float(), target.float()
         window = _gaussian(min(SSIM_WINDOW, *x.shape[2:]), x.device)
-        # One convolution for the five moments that SSIM is made of.
-        moments = _filter(torch.stack([x, y, x * x, y * y, x * y]).flatten(0, 2)[:, None], window)
-        mean_x, mean_y, xx, yy, xy = moments.unflatten(0, (5, *x.shape[:2])).squeeze(3).unbind(0)
+        # The five moments that SSIM is made of; those of a target alone need no gradient.
+        mean_x, xx, xy = _Filter.apply(torch.stack([x, x * x, x * y]), window, 0)
+        mean_y, yy = _Filter.apply(torch.stack([y, y * y]), window, 0)
         variance_x, variance_y = xx - mean_x**2, yy - mean_y**2
         covariance = xy - mean_x * mean_y
         c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
@@ -142,6 +143,24 @@ def _gaussian(largest: int, device: torch.device) -> Tensor:
     return weights / weights.sum()
 
 
-def _filter(images: Tensor, window: Tensor) -> Tensor:
-    """Convolve (N, 1, H, W) with a separable window, without padding."""
-    return F.conv2d(F.conv2d(images, window[None, None, None, :]), window[None, None, :, None])
+class _Filter(torch.autograd.Function):
+    """Convolve images (..., H, W), padded with zeros, with a separable window.
+
+    The window is symmetric, so the gradient is a convolution with it, too. torch's own gradient of a convolution of one
+    channel takes ten times as long as the convolution, on a GPU a hundred times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, window: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(window)
+        ctx.padding = padding
+        planes = images.flatten(0, -3)[None]
+        count = planes.shape[1]  # each a channel of its own, for which there are kernels made to measure
+        rows = F.conv2d(planes, window.expand(count, 1, 1, -1), padding=(0, padding), groups=count)
+        filtered = F.conv2d(rows, window[:, None].expand(count, 1, -1, 1), padding=(padding, 0), groups=count)
+        return filtered.view(*images.shape[:-2], *filtered.shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (window,) = ctx.saved_tensors
+        return _Filter.apply(grad, window, len(window) - 1 - ctx.padding), None, None

@@ -33,7 +33,8 @@ def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -
     for group in renderer.param_groups(cfg.SOLVER):
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         if trained:
-            fused = {"fused": group.get("fused", False)} if adam else {}
+            # Not `False`, which would have torch step through the others one by one on a GPU, too.
+            fused = {"fused": True} if adam and group.get("fused") else {}
             groups.append({"params": trained, "lr": lr * group["factor"], "factor": group["factor"],
                            "weight_decay": group["weight_decay"], **fused})
     return _make(cfg.SOLVER, groups)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
 
@@ -97,6 +98,29 @@ def test_ssim_has_a_gradient_that_leads_to_the_target() -> None:
     ssim(flat, torch.zeros(1, 1, 16, 16)).sum().backward()
     assert flat.grad is not None
     assert torch.isfinite(flat.grad).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 24, 17), (1, 1, 11, 11), (1, 2, 5, 30)])
+def test_ssim_has_torchs_gradients(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """First and second derivatives, in both images, are those that torch finds for plain convolutions."""
+    class Plain:
+        @staticmethod
+        def apply(images: torch.Tensor, window: torch.Tensor, padding: int) -> torch.Tensor:
+            assert padding == 0
+            rows = F.conv2d(images.flatten(0, -3)[:, None], window[None, None, None])
+            return F.conv2d(rows, window[None, None, :, None]).view(*images.shape[:-2], shape[2] - len(window) + 1, -1)
+
+    pictures = [torch.rand(shape, requires_grad=True) for _ in range(2)]
+
+    def derivatives() -> list[torch.Tensor]:
+        first = torch.autograd.grad(ssim(*pictures).sum(), pictures, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), pictures)]
+
+    ours = derivatives()
+    monkeypatch.setattr("npcr.metrics.image._Filter", Plain)
+    for found, expected in zip(ours, derivatives(), strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_ssim_keeps_float32_under_autocast() -> None:

@@ -48,6 +48,14 @@ def test_the_blended_forms_points_have_rates_of_their_own() -> None:
     assert found["network.out.bias"] == (0.02, 0.2)
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_what_is_not_fused_is_stepped_as_torch_sees_fit(name: str) -> None:
+    """`fused=False` would have torch step through a network's tensors one by one on a GPU."""
+    optimizer = build_optimizer(config("SOLVER.OPTIMIZER_NAME", name), BlendedRenderer([torch.zeros(4, 3)]))
+    assert {group["fused"] for group in optimizer.param_groups} == {True, None}
+    assert all(group["foreach"] is None for group in optimizer.param_groups)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW),
                                             ("SGD", torch.optim.SGD)])
 def test_optimizer_names(name: str, kind: type) -> None:
