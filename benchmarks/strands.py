@@ -6,7 +6,8 @@
 
 "splats" is all before the network: projection, colors, compositing. A training step has the recommended loss and
 optimizer. Column "of_blended" is the ratio to the blended form's time; with `--reference`, "of_reference" that to the
-time of the torch reference, and "error" the largest difference of the two pictures. The points are strands on a sphere.
+time of the torch reference, and "error" the largest difference of the two pictures. On a GPU a frame is also timed with
+RENDER.CUDA_GRAPHS, and "peak_mb" is the most memory in use. The points are strands on a sphere.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from npcr.config import from_dict  # noqa: E402
 from npcr.config.recommended import RECOMMENDED  # noqa: E402
 from npcr.factory import build_loss  # noqa: E402
 from npcr.renderers import Renderer, StrandsRenderer  # noqa: E402
+from npcr.renderers.cuda_graphs import GraphReplay  # noqa: E402
 from npcr.training.optimizers import build_optimizer  # noqa: E402
 
-COLUMNS = ("form", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_blended", "of_reference", "error")
+COLUMNS = ("form", "stage", "median_ms", "low_ms", "high_ms", "runs", "of_blended", "of_reference", "error",
+           "peak_mb")
 Stages = dict[str, Callable[[], Any]]
 
 
@@ -71,11 +74,22 @@ def stages(renderer: Renderer, camera: Cameras, splats: Callable[[], tuple[torch
         loss(output.trained_color, output.alpha, output.depth, target)["total"].backward()
         optimizer.step()
 
+    graph = GraphReplay() if device.type == "cuda" else None
+
+    def replay() -> None:
+        renderer.runner.graph = graph
+        try:
+            renderer(camera)
+        finally:
+            renderer.runner.graph = None
+
+    replayed = {"frame, network as a CUDA graph": blended.no_grad(replay)} if graph else {}
     return {
         "splats": blended.no_grad(splats),
         "splats, with gradients": splats_grad,
         "network": blended.no_grad(lambda: renderer.network(image)),
         "frame": blended.no_grad(lambda: renderer(camera)),
+        **replayed,
         "training step": step,
     }
 
@@ -99,7 +113,8 @@ def rows_for(options: argparse.Namespace, device: torch.device) -> list[dict[str
     for stage in forms["strands"]:
         timings = measure_in_turns({form: runs[stage] for form, runs in forms.items()}, rounds=options.repeats,
                                    device=device)
-        rows += [_row(form, stage, timings, error) for form in timings]
+        rows += [_row(form, stage, timings, error) | {"peak_mb": _peak_mb(forms[form][stage], device)}
+                 for form in timings]
     return rows
 
 
@@ -109,6 +124,15 @@ def _row(form: str, stage: str, timings: dict[str, Timing], error: float | None)
             "runs": timing.runs, "of_blended": timing.median / timings["blended"].median if ours else None,
             "of_reference": timing.median / timings["reference"].median if ours and "reference" in timings else None,
             "error": error if ours and stage == "frame" else None}
+
+
+def _peak_mb(run: Callable[[], Any], device: torch.device) -> float | None:
+    """The most memory in use on a GPU while a function runs; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def _in_torch(renderer: StrandsRenderer, run: Callable[[], Any]) -> Callable[[], Any]:

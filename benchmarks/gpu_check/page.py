@@ -86,7 +86,7 @@ TABLES = {
     "strands": Table("The strands form", (
         ("form", _of("form")), ("stage", _of("stage")), ("ms", _median("median_ms")),
         ("of the blended form's time", _of("of_blended")), ("of the torch reference's time", _of("of_reference")),
-        ("largest difference", _of("error")))),
+        ("largest difference", _of("error")), ("peak memory, MiB", _of("peak_mb")))),
     "options": Table("Options", (
         ("form", _of("form")), ("variant", _of("variant")), ("frame, ms", _median("frame_ms")),
         ("first frame, s", _of("first_s")), ("with gradients, ms", _of("step_ms")),
