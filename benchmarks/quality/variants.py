@@ -56,8 +56,9 @@ LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": Tr
            "INPUT.LAYER_NUM": 1}
 LIGHT = {"MODEL.FEATURE_DIM": 4, "MODEL.WIDTH": 8}
 STRANDS = {"MODEL.FORM": "strands"}
-# As Kheradmand et al. 2024 have it; without a weight of the opacity hardly a splat becomes useless.
-RELOCATE = {"SOLVER.RELOCATE_EVERY": 100, "LOSS.OPACITY": 0.01}
+RELOCATE = {"SOLVER.RELOCATE_EVERY": 100}
+# As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
+MCMC = RELOCATE | {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 
 
 def questions() -> tuple[Question, ...]:
@@ -85,13 +86,14 @@ def questions() -> tuple[Question, ...]:
         Question("population", "How many splats, and where", (
             ("blended (recommended)", BASE),
             ("strands, light network: a splat a point", _strands_light()),
-            ("half of MCMC: opacity weighted, none moved", _strands_light("opacity", {"LOSS.OPACITY": 0.01})),
-            ("moved to the opaque", _strands_light("relocate", RELOCATE)),
-            ("moved to where gradients are large", _strands_light("relocate-gradient", RELOCATE | {
-                "SOLVER.RELOCATE_TO": "gradient"})),
+            ("moved by gradient", _strands_light("relocate", RELOCATE)),
+            ("moved by gradient, below a fifth of the mean", _strands_light("relocate-more", RELOCATE | {
+                "SOLVER.RELOCATE_BELOW": 0.2})),
+            ("moved by opacity, opacity weighted, as of MCMC", _strands_light("mcmc", MCMC)),
+            ("opacity weighted, none moved", _strands_light("opacity", {"LOSS.OPACITY": 0.01})),
             *((f"moved, {count:,} splats", _strands_light(f"relocate-{count}", RELOCATE | {"MODEL.MAX_SPLATS": count}))
               for count in (45_000, 180_000)),
-            ("moved, sizes weighted too", _strands_light("relocate-size", RELOCATE | {"LOSS.SIZE": 0.01})),
+            ("moved, sizes weighted", _strands_light("relocate-size", RELOCATE | {"LOSS.SIZE": 0.01})),
             ("strands without network, moved", Variant("strands-alone-relocate", STRANDS | RELOCATE | {
                 "MODEL.NETWORK": False})),
             ("splats alone: no network, no strands to start from, moved", Variant("splats-alone", STRANDS | RELOCATE | {
@@ -107,7 +109,7 @@ def questions() -> tuple[Question, ...]:
                 "SOLVER.DROP_HARMONICS": 0.5})),
             ("opacity and size weighted", _strands_light("regularized", {"LOSS.OPACITY": 0.01, "LOSS.SIZE": 0.01})),
             ("all of these, and moved", _strands_light("all", RELOCATE | {
-                "SOLVER.DROP_SPLATS": 0.2, "SOLVER.DROP_HARMONICS": 0.5, "LOSS.SIZE": 0.01})))),
+                "SOLVER.DROP_SPLATS": 0.2, "SOLVER.DROP_HARMONICS": 0.5, "LOSS.OPACITY": 0.01, "LOSS.SIZE": 0.01})))),
         Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16, 32))),
         Question("peeling", "Peeling by points or by pixels", (
             *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),

@@ -147,11 +147,12 @@ _TABLE = (
     Key("SOLVER.RELOCATE_EVERY", 0,
         "Steps after which splats of no use become parts of others, in the strands form (Kheradmand et al. 2024: 100); "
         "0: never.", range=(0, inf), only_form="strands"),
-    Key("SOLVER.RELOCATE_BELOW", 0.005, "A splat of at most this opacity is of no use.", range=(0, 1),
-        only_form="strands"),
-    Key("SOLVER.RELOCATE_TO", "opacity",
-        "The splats that are cut into parts. opacity: chosen by their opacity. gradient: by how much the loss depends "
-        "on their place, which needs Adam.", choices=("opacity", "gradient"), only_form="strands"),
+    Key("SOLVER.RELOCATE_BY", "gradient",
+        "What makes a splat useful. opacity: its opacity. gradient: how much the loss depended on its color, which "
+        "says how much of it is seen, and needs Adam. The more useful it is, the likelier it is cut into parts.",
+        choices=("opacity", "gradient"), only_form="strands"),
+    Key("SOLVER.RELOCATE_BELOW", 0.05, "A splat is of no use that is less useful than this share of the mean.",
+        range=(0, 1), only_form="strands"),
     Key("SOLVER.RELOCATE_UNTIL", 0.8, "Share of the training after which no splat is moved any more.", range=(0, 1),
         only_form="strands"),
     Key("SOLVER.PRUNE_BELOW", 0.0,

@@ -3,7 +3,8 @@
 
 Moving follows 3D Gaussian Splatting as Markov Chain Monte Carlo (Kheradmand et al. 2024): the number of splats stays,
 dead ones become parts of live ones, and what is seen hardly changes. But a strand is cut into pieces that lie in a row,
-where there all copies lie in one place. Every random decision follows from given numbers alone, and is made on the
+where there copies lie in one place and noise drives them apart. And what a splat is good for is told not by its opacity
+alone, but by whether it is seen. Every random decision follows from given numbers alone, and moves are decided on the
 host: a resumed run, and each of several processes, decides the same.
 """
 
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 _APART = 0.1  # standard deviations across: how far pieces that would lie in one place are moved from each other
 _SQUARES = "exp_avg_sq"  # Adam's name for the mean squares of the gradients
@@ -28,8 +28,8 @@ _CELLS = 2**16  # random numbers of a grid without end, cells far from each othe
 class Relocation:
     """What moves, and where to."""
 
-    below: float  # a splat of at most this opacity is dead
-    towards: str  # "opacity": live splats are cut with this probability; "gradient": by how much their place matters
+    by: str  # how useful a splat is. "opacity": its opacity; "gradient": how much the loss depended on its color
+    below: float  # a splat is dead whose use is less than this share of the mean; live ones are cut by their use
     seeds: tuple[int, ...]  # from which all random decisions follow
 
 
@@ -57,30 +57,30 @@ class Pieces(NamedTuple):
 
     shift: Tensor  # (R, 3) from the middle of the whole
     strand: Tensor  # (R, 3)
-    width: Tensor  # (R,)
     logit: Tensor  # (R,) of the opacity
 
 
-def draw_cut(weights: NDArray[np.float64], dead: NDArray[np.bool_], seeds: Sequence[int]) -> Cut:
+def draw_cut(use: NDArray[np.float64], below: float, seeds: Sequence[int]) -> Cut:
     """Choose for each dead splat a live one to become a piece of.
 
     By systematic sampling: a live splat gets as many pieces as it should on average, up to rounding.
 
     Args:
-        weights: (N,) at least 0, to which the probability of a live splat is proportional.
-        dead: (N,).
+        use: (N,) at least 0, to which the probability of a live splat is proportional.
+        below: a splat is dead whose use is less than this share of the mean, 0 to 1.
         seeds: from which the choice follows.
 
     Returns:
-        The cut, empty where no splat is dead, or no live one has a weight.
+        The cut, empty where no splat is dead.
     """
+    dead = use < below * (use.mean() if len(use) else 0)
     moved = np.flatnonzero(dead)
-    total = np.cumsum(np.where(dead, 0, weights))
-    if not len(moved) or not total[-1] > 0:
+    total = np.cumsum(np.where(dead, 0, use))
+    if not len(moved):
         empty = np.zeros(0, np.int64)
         return Cut(empty, empty, empty.astype(np.float32), empty.astype(np.float32))
     at = (np.arange(len(moved)) + np.random.default_rng(seeds).random()) / len(moved) * total[-1]
-    # Below the last step of the sum, so that rounding chooses no splat of weight 0 beyond it.
+    # Up to the sum's last step, so that rounding chooses no splat beyond it.
     chosen = np.minimum(np.searchsorted(total, at, side="right"), np.searchsorted(total, total[-1]))  # ascending
     whole, first, count = np.unique(chosen, return_index=True, return_counts=True)
     group = np.searchsorted(whole, chosen)
@@ -93,15 +93,13 @@ def draw_cut(weights: NDArray[np.float64], dead: NDArray[np.bool_], seeds: Seque
 def cut_strands(strands: Tensor, widths: Tensor, logits: Tensor, place: Tensor, pieces: Tensor) -> Pieces:
     """Compute the pieces into which splats are cut.
 
-    The n pieces of a half strand s have half strands s' = s sqrt(3 / (n² + 2)) and lie 2 s' from each other, so that
-    the covariance of all is that of the whole, and their sum has no gaps. Their opacity is 1 - (1 - o)^(1/q), with
-    q = n sqrt((w² + s'²) / (w² + s²)): as of `n` copies in one place where the splat is round (Kheradmand et al. 2024,
-    eq. 9), and less the longer it is. At last width and strand shrink together, so that opacity times area, what thin
-    splats cover, is that of the whole.
+    The n pieces of a half strand s have half strands s' = 4 s / sqrt(13 + 3 n²) and lie 1.5 s' from each other: the
+    covariance of all is that of the whole, and between them there are no gaps. Each has the opacity o / q, with q =
+    n sqrt((w² + s'²) / (w² + s²)), so that opacity times area, what thin splats cover, adds up to that of the whole.
 
     Args:
         strands: (R, 3) half strands of the wholes, world units or any other.
-        widths: (R,) in the same unit.
+        widths: (R,) in the same unit; those of the pieces, too.
         logits: (R,) of their opacities.
         place: (R,) of the piece in its row, from 0.
         pieces: (R,) of that row, n.
@@ -109,15 +107,12 @@ def cut_strands(strands: Tensor, widths: Tensor, logits: Tensor, place: Tensor, 
     Returns:
         The pieces, in the unit of strands and widths.
     """
-    shorter = torch.sqrt(3 / (pieces.square() + 2))
+    shorter = 4 / torch.sqrt(13 + 3 * pieces.square())
     length, width = strands.square().sum(1), widths.square()
     several = pieces * torch.sqrt((width + shorter.square() * length) / (width + length))
-    passing = F.logsigmoid(-logits) / several  # log(1 - opacity) of a piece
-    opacity = -torch.expm1(passing)
-    shrink = torch.sqrt(torch.sigmoid(logits) / (opacity * several))
     strand = shorter[:, None] * strands
-    return Pieces((2 * place - pieces + 1)[:, None] * strand, shrink[:, None] * strand, shrink * widths,
-                  torch.log(opacity) - passing)
+    return Pieces((1.5 * (place - (pieces - 1) / 2))[:, None] * strand, strand,
+                  torch.logit(torch.sigmoid(logits) / several))
 
 
 def random_shifts(count: int, seeds: Sequence[int]) -> Tensor:
@@ -159,14 +154,14 @@ def mean_gradients(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) ->
     """Return how large the gradients of a parameter's rows have been.
 
     Args:
-        parameter: (N, C).
+        parameter: (N, …).
         optimizer: Adam or a relative of it.
 
     Returns:
         (N,) the norm of the root mean squares; 0 where the optimizer has made no step.
     """
     squares = optimizer.state.get(parameter, {}).get(_SQUARES)
-    return parameter.new_zeros(len(parameter)) if squares is None else squares.sum(1).sqrt()
+    return parameter.new_zeros(len(parameter)) if squares is None else squares.flatten(1).sum(1).sqrt()
 
 
 def keep_rows(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, rows: Tensor) -> nn.Parameter:

@@ -189,33 +189,29 @@ class StrandsRenderer(SplatRenderer):
 
     @torch.no_grad()
     def relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation) -> int:
-        """As `SplatRenderer.relocate`; reads the opacities on the host."""
+        """As `SplatRenderer.relocate`; waits for the device, since the host decides."""
         return sum(self._relocate(optimizer, relocation, frame) for frame in range(self.frames))
 
     def _relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation, frame: int) -> int:
         means, strands, widths, opacities = self.gaussians(frame)
-        whole = means.isfinite().all(1) & strands.isfinite().all(1) & widths.isfinite()
-        alive = whole & (opacities > relocation.below)  # False for NaN
-        weights = opacities if relocation.towards == "opacity" else mean_gradients(self.offsets[frame], optimizer)
+        use = opacities if relocation.by == "opacity" else mean_gradients(self.colors[frame], optimizer)
+        whole = means.isfinite().all(1) & strands.isfinite().all(1) & widths.isfinite() & opacities.isfinite()
+        use = torch.where(whole, use.nan_to_num(0, 0, 0), 0)
         seeds = (*relocation.seeds, frame)
-        cut = draw_cut(weights.double().nan_to_num(0, 0, 0).cpu().numpy(), ~alive.cpu().numpy(), seeds)
+        cut = draw_cut(use.double().cpu().numpy(), relocation.below, seeds)
         if not len(cut.rows):
-            if not alive.any():
-                logger.warning("frame %d: no splat has an opacity above SOLVER.RELOCATE_BELOW %g; none is moved",
-                               frame + 1, relocation.below)
             return 0
         rows, source, place, pieces = (torch.from_numpy(part).to(means.device) for part in cut)
         logits = self.opacity[frame][:, 0]
         new = cut_strands(strands[source], widths[source], logits[source], place, pieces)
-        shifts = new.shift + new.width[:, None] * random_shifts(len(rows), (*seeds, 1)).to(means)
+        shifts = new.shift + widths[source, None] * random_shifts(len(rows), (*seeds, 1)).to(means)
         middles = means[source] + shifts
         copy_rows(self._of_points(frame), optimizer, rows, source, pieces)
         spacing = self.spacing[frame]
         self.offsets[frame][rows] = (middles - self.points(frame)[rows]) / spacing
         self.strands[frame][rows] = new.strand / spacing
-        self.log_width[frame][rows] = torch.log(new.width / (_START_WIDTH * spacing))[:, None]
         self.opacity[frame][rows] = new.logit[:, None]
-        return int((~alive).sum())
+        return int((cut.place > 0).sum())
 
     @torch.enable_grad()
     def coverage(self, cameras: Cameras, frame: int) -> Tensor:

@@ -33,7 +33,7 @@ def relocation_at(cfg: CfgNode, step: int, progress: float) -> Relocation | None
     solver = cfg.SOLVER
     if not solver.RELOCATE_EVERY or step % solver.RELOCATE_EVERY or progress > solver.RELOCATE_UNTIL:
         return None
-    return Relocation(solver.RELOCATE_BELOW, solver.RELOCATE_TO, (solver.SEED, step))
+    return Relocation(solver.RELOCATE_BY, solver.RELOCATE_BELOW, (solver.SEED, step))
 
 
 def dropping_at(cfg: CfgNode, step: int, position: int, progress: float) -> Dropping | None:
