@@ -103,6 +103,10 @@ def questions() -> tuple[Question, ...]:
             ("strands, light network", _strands_light()),
             *((f"{share:.0%} of the splats left out at the end", _strands_light(f"drop-{share * 100:g}", {
                 "SOLVER.DROP_SPLATS": share})) for share in (0.1, 0.2, 0.4)),
+            ("20% left out, images shifted by up to 1 pixel", _strands_light("drop-20-shift-1", {
+                "SOLVER.DROP_SPLATS": 0.2, "DATASETS.SHIFT": 1})),
+            ("the same, and moved", _strands_light("drop-20-shift-1-relocate", RELOCATE | {
+                "SOLVER.DROP_SPLATS": 0.2, "DATASETS.SHIFT": 1})),
             ("20% left out, in cells of 4 spacings", _strands_light("drop-cells-20", {
                 "SOLVER.DROP_SPLATS": 0.2, "SOLVER.DROP_CELL": 4})),
             ("high harmonics left out every other step", _strands_light("drop-harmonics", {
