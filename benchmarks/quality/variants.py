@@ -87,8 +87,8 @@ def questions() -> tuple[Question, ...]:
             ("blended (recommended)", BASE),
             ("strands, light network: a splat a point", _strands_light()),
             ("moved by gradient", _strands_light("relocate", RELOCATE)),
-            ("moved by gradient, below a fifth of the mean", _strands_light("relocate-more", RELOCATE | {
-                "SOLVER.RELOCATE_BELOW": 0.2})),
+            *((f"moved by gradient, below {below:g} of the mean", _strands_light(
+                f"relocate-below-{below:g}", RELOCATE | {"SOLVER.RELOCATE_BELOW": below})) for below in (0.05, 0.5)),
             ("moved by opacity, opacity weighted, as of MCMC", _strands_light("mcmc", MCMC)),
             ("opacity weighted, none moved", _strands_light("opacity", {"LOSS.OPACITY": 0.01})),
             *((f"moved, {count:,} splats", _strands_light(f"relocate-{count}", RELOCATE | {"MODEL.MAX_SPLATS": count}))

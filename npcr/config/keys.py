@@ -151,7 +151,7 @@ _TABLE = (
         "What makes a splat useful. opacity: its opacity. gradient: how much the loss depended on its color, which "
         "says how much of it is seen, and needs Adam. The more useful it is, the likelier it is cut into parts.",
         choices=("opacity", "gradient"), only_form="strands"),
-    Key("SOLVER.RELOCATE_BELOW", 0.05, "A splat is of no use that is less useful than this share of the mean.",
+    Key("SOLVER.RELOCATE_BELOW", 0.2, "A splat is of no use that is less useful than this share of the mean.",
         range=(0, 1), only_form="strands"),
     Key("SOLVER.RELOCATE_UNTIL", 0.8, "Share of the training after which no splat is moved any more.", range=(0, 1),
         only_form="strands"),

@@ -110,7 +110,7 @@ def test_what_happens_when() -> None:
     assert relocation_at(cfg, 100, 0.9) is None
     found = relocation_at(cfg, 100, 0.5)
     assert found is not None
-    assert (found.by, found.below, found.seeds) == ("gradient", 0.05, (3, 100))
+    assert (found.by, found.below, found.seeds) == ("gradient", 0.2, (3, 100))
     dropping = dropping_at(cfg, 100, 1, 0.5)
     assert dropping is not None
     assert (dropping.splats, dropping.seeds) == (0.1, (3, 100, 1))
