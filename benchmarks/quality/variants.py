@@ -57,6 +57,9 @@ LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": Tr
 LIGHT = {"MODEL.FEATURE_DIM": 4, "MODEL.WIDTH": 8}
 STRANDS = {"MODEL.FORM": "strands"}
 RELOCATE = {"SOLVER.RELOCATE_EVERY": 100}
+EPS = {"SOLVER.POINT_EPS": 1e-15}
+SLOW = {"SOLVER.OPACITY_LR_FACTOR": 30, "SOLVER.POSITION_LR_FACTOR": 10, "SOLVER.WIDTH_LR_FACTOR": 10}
+SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER.WIDTH_LR_FACTOR": 3}
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = RELOCATE | {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 
@@ -114,6 +117,14 @@ def questions() -> tuple[Question, ...]:
             ("opacity and size weighted", _strands_light("regularized", {"LOSS.OPACITY": 0.01, "LOSS.SIZE": 0.01})),
             ("all of these, and moved", _strands_light("all", RELOCATE | {
                 "SOLVER.DROP_SPLATS": 0.2, "SOLVER.DROP_HARMONICS": 0.5, "LOSS.OPACITY": 0.01, "LOSS.SIZE": 0.01})))),
+        Question("eps", "Adam's epsilon of the points, and their rates", (
+            ("blended, 1e-8 (recommended)", BASE),
+            ("blended, 1e-15", Variant("eps", EPS)),
+            ("blended, 1e-15, a third of the rates", Variant("eps-slow", EPS | SLOW)),
+            ("strands, light network, 1e-8", _strands_light()),
+            ("strands, light network, 1e-15", _strands_light("eps", EPS)),
+            ("strands, light network, 1e-15, a third of the rates", _strands_light("eps-slow", EPS | SLOW)),
+            ("strands, light network, 1e-15, a tenth of the rates", _strands_light("eps-slower", EPS | SLOWER)))),
         Question("layers", "Layers of the blended form", _each("layers", "INPUT.LAYER_NUM", (1, 2, 4, 6, 16, 32))),
         Question("peeling", "Peeling by points or by pixels", (
             *_each("peeling", "PROJECTION.PEELING", ("point", "pixel"), "blended, "),

@@ -125,6 +125,9 @@ _TABLE = (
         "Factor of the learning rate of the points' positions and strands.", range=(0, 1e6)),
     Key("SOLVER.WIDTH_LR_FACTOR", 10.0, "Factor of the learning rate of the splats' width.",
         range=(0, 1e6)),
+    Key("SOLVER.POINT_EPS", 1e-8,
+        "Adam's epsilon for what the blended and strands forms' points learn: numbers whose gradients are smaller "
+        "hardly change. 3D Gaussian Splatting (Kerbl et al. 2023) has 1e-15.", range=(1e-30, 1)),
     Key("SOLVER.MOMENTUM", 0.9, "Momentum of SGD.", range=(0, 1)),
     Key("SOLVER.WEIGHT_DECAY", 2e-5, "Weight decay.", range=(0, 1)),
     Key("SOLVER.WEIGHT_DECAY_BIAS", 0.0, "Weight decay of biases.", range=(0, 1)),

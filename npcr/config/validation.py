@@ -61,5 +61,9 @@ def _check_together(cfg: CfgNode, source: str) -> None:
     if cfg.SOLVER.RELOCATE_EVERY and cfg.SOLVER.RELOCATE_BY == "gradient" and cfg.SOLVER.OPTIMIZER_NAME == "SGD":
         raise ConfigError(f"{source}: SOLVER.RELOCATE_BY gradient reads the mean squares of the gradients, which "
                           "SOLVER.OPTIMIZER_NAME SGD does not keep; use Adam or AdamW, or RELOCATE_BY opacity")
+    given = cfg.SOLVER.POINT_EPS
+    if given != KEYS["SOLVER.POINT_EPS"].default and cfg.SOLVER.OPTIMIZER_NAME not in ("Adam", "AdamW"):
+        raise ConfigError(f"{source}: SOLVER.POINT_EPS is Adam's, and SOLVER.OPTIMIZER_NAME is "
+                          f"{cfg.SOLVER.OPTIMIZER_NAME}; leave it out, or use Adam or AdamW")
     if not any((cfg.LOSS.PERCEPTUAL, cfg.LOSS.MSE, cfg.LOSS.L1, cfg.LOSS.GRADIENT, cfg.LOSS.SSIM)):
         raise ConfigError(f"{source}: every weight under LOSS is 0; nothing would be learned")

@@ -24,7 +24,7 @@ from npcr.renderers.acceleration import NetworkRunner
 from npcr.renderers.population import Dropping, Relocation
 from npcr.renderers.receptive_field import PixelRegion
 
-# For an optimizer: `params`, `factor` of the learning rate, `weight_decay`, perhaps `fused`.
+# For an optimizer: `params`, `factor` of the learning rate, `weight_decay`, perhaps `eps` and `fused`.
 ParamGroup = dict[str, Any]
 
 
@@ -99,9 +99,9 @@ class Renderer(nn.Module, ABC):
             rates: the configuration's SOLVER section.
 
         Returns:
-            Groups with `params`, `factor`, `weight_decay`; `fused` True where torch's fused step is safe: it reads a
-            parameter and its gradient in the order in which they lie in memory, which must be the same, and a
-            channels_last network does not promise that.
+            Groups with `params`, `factor`, `weight_decay`, perhaps Adam's `eps`; `fused` True where torch's fused step
+            is safe: it reads a parameter and its gradient in the order in which they lie in memory, which must be the
+            same, and a channels_last network does not promise that.
         """
 
     def points(self, frame: int) -> Tensor:

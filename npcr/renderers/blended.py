@@ -120,7 +120,8 @@ class BlendedRenderer(Renderer):
         Points have no weight decay: Adam would move a point that no photograph sees as fast as any other.
         """
         def points(parameters: Sequence[nn.Parameter], factor: float, decay: float = 0.0) -> ParamGroup:
-            return {"params": parameters, "factor": factor, "weight_decay": decay, "fused": True}
+            return {"params": parameters, "factor": factor, "weight_decay": decay, "eps": rates.POINT_EPS,
+                    "fused": True}
 
         strands = list(self.strands) if self.dots > 1 else []
         return [*network_groups(self.network, rates),

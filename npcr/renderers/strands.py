@@ -131,7 +131,8 @@ class StrandsRenderer(SplatRenderer):
         Points have no weight decay: Adam would move a point that no photograph sees as fast as any other.
         """
         def points(parameters: Sequence[nn.Parameter], factor: float, decay: float = 0.0) -> ParamGroup:
-            return {"params": parameters, "factor": factor, "weight_decay": decay, "fused": True}
+            return {"params": parameters, "factor": factor, "weight_decay": decay, "eps": rates.POINT_EPS,
+                    "fused": True}
 
         features = list(self.features) if self.has_network else []
         return [*network_groups(self.network, rates),

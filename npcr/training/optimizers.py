@@ -28,15 +28,15 @@ def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -
         MissingExtraError: the optimizer needs a package that is not installed.
     """
     lr = cfg.SOLVER.BASE_LR if lr is None else lr
-    adam = cfg.SOLVER.OPTIMIZER_NAME in ("Adam", "AdamW")  # the others know no `fused`
+    adam = cfg.SOLVER.OPTIMIZER_NAME in ("Adam", "AdamW")  # the others know neither `fused` nor, all of them, `eps`
     groups = []
     for group in renderer.param_groups(cfg.SOLVER):
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         if trained:
-            # Not `False`, which would have torch step through the others one by one on a GPU, too.
-            fused = {"fused": True} if adam and group.get("fused") else {}
+            # Not `fused=False`, which would have torch step through the others one by one on a GPU, too.
+            adams = {name: group[name] for name in ("eps", "fused") if adam and name in group}
             groups.append({"params": trained, "lr": lr * group["factor"], "factor": group["factor"],
-                           "weight_decay": group["weight_decay"], **fused})
+                           "weight_decay": group["weight_decay"], **adams})
     return _make(cfg.SOLVER, groups)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from npcr.config import load_config
-from npcr.errors import MissingExtraError
-from npcr.renderers import BlendedRenderer, LayeredRenderer
+from npcr.errors import ConfigError, MissingExtraError
+from npcr.renderers import BlendedRenderer, LayeredRenderer, StrandsRenderer
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
 
 
@@ -46,6 +46,21 @@ def test_the_blended_forms_points_have_rates_of_their_own() -> None:
         "log_width.0": (0.1, 0), "offsets.0": (0.07, 0), "strands.0": (0.07, 0)}
     assert found["network.out.weight"] == (0.01, 0.1)
     assert found["network.out.bias"] == (0.02, 0.2)
+
+
+@pytest.mark.parametrize("renderer", [BlendedRenderer([torch.zeros(4, 3)]),
+                                      StrandsRenderer([torch.zeros(4, 3)], [1.0])])
+def test_points_have_an_epsilon_of_their_own(renderer: BlendedRenderer | StrandsRenderer) -> None:
+    names = {parameter: name for name, parameter in renderer.named_parameters()}
+    optimizer = build_optimizer(config("SOLVER.POINT_EPS", "1e-12"), renderer)
+    found = {names[p]: group["eps"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: eps for name, eps in found.items() if name.startswith("network")}
+    assert all(eps == (1e-8 if name.startswith("network") else 1e-12) for name, eps in found.items())
+
+
+def test_an_epsilon_without_adam_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"POINT_EPS is Adam's, and SOLVER\.OPTIMIZER_NAME is SGD"):
+        config("SOLVER.POINT_EPS", "1e-12", "SOLVER.OPTIMIZER_NAME", "SGD")
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
