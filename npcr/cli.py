@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scripts share: command-line options, the configuration and the device they name, and one-line errors."""
+"""What commands share: command-line options, the configuration and the device they name, and one-line errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from npcr.command_names import as_typed
 from npcr.config import explicit_keys, load_config, source_of, unread_keys
 from npcr.errors import ConfigError, NpcrError
+from npcr.installation import shipped_file
 from npcr.numerics import tf32
 from npcr.out_of_memory import describe, is_out_of_memory
 from npcr.progress import LogHandler
@@ -28,65 +30,92 @@ MODELS = Path("models")
 CONFIG = Path("configs/config.yml")
 
 
-def make_parser(description: str, examples: str, config_default: Path = CONFIG) -> argparse.ArgumentParser:
+def new_parser(name: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """Make the parser of a command.
+
+    Args:
+        name: of the command.
+        description: what it does: its module's docstring.
+        examples: the end of the --help text, with commands as `as_typed` takes them.
+
+    Returns:
+        The parser, without any argument.
+    """
+    return argparse.ArgumentParser(
+        prog=as_typed(f"npcr {name}"),
+        description=as_typed(description or ""),
+        epilog="examples:\n" + as_typed(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def make_parser(name: str, description: str | None, examples: str,
+                config_default: Path = CONFIG) -> argparse.ArgumentParser:
     """Make a parser with `--config-file` and `KEY VALUE` pairs at the end of the command line.
 
     Args:
-        description: of the script.
+        name: of the command.
+        description: what it does.
         examples: the end of the --help text.
         config_default: the file without `--config-file`.
 
     Returns:
         The parser; `config_from_args` takes what it parses.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser(name, description, examples)
     parser.add_argument("--config-file", type=Path, default=config_default, metavar="FILE",
                         help="YAML configuration (default: %(default)s)")
     add_quiet_option(parser)
+    add_config_options(parser)
+    return parser
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add `KEY VALUE` pairs at the end of the command line.
+
+    Args:
+        parser: gets `options`.
+    """
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="override configuration keys, such as SOLVER.MAX_EPOCHS 100")
-    return parser
 
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add `--quiet`, which takes effect where it is parsed: neither progress nor notes are shown from there on.
 
     Args:
-        parser: of any script; gets `quiet`.
+        parser: of any command; gets `quiet`.
     """
     parser.add_argument("--quiet", action=_Quiet, default=False,
                         help="show neither progress nor notes; warnings, errors and results stay")
 
 
-def make_path_parser(description: str, examples: str) -> argparse.ArgumentParser:
-    """Make a parser for scripts that render along a camera path.
+def make_path_parser(name: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """Make a parser for commands that render along a camera path.
 
     Args:
-        description: of the script.
+        name: of the command.
+        description: what it does.
         examples: the end of the --help text.
 
     Returns:
         `make_parser`'s, with `cam_pose`, `intrinsics`, `checkpoint` (None where it is not given) and `frame`.
     """
-    parser = make_parser(description, examples, config_default=MODELS / "config.yml")
+    parser = make_parser(name, description, examples, config_default=MODELS / "config.yml")
     parser.add_argument("--cam-pose", type=Path, default=MODELS / "CamPose.inf", metavar="FILE",
                         help="the path's poses (default: %(default)s)")
     parser.add_argument("--intrinsics", type=Path, default=MODELS / "Intrinsic.inf", metavar="FILE",
                         help="intrinsics in pixels of INPUT.SIZE_RAW, one block or one for each pose "
                              "(default: %(default)s)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE",
-                        help=f"the model (default: {MODELS}/nr_model_{{LOAD_EPOCH}}.pth)")
+                        help=f"the model, or a folder with it (default: {MODELS}/nr_model_{{LOAD_EPOCH}}.pth)")
     parser.add_argument("--frame", type=int, default=1, metavar="N",
                         help="the frame of the scene (pose of the object) to show (default: 1)")
     return parser
 
 
 def add_frame_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of scripts that read frames: which of them, their rate, and what lies behind them.
+    """Add the options of commands that read frames: which of them, their rate, and what lies behind them.
 
     Args:
         parser: gets `start`, `end`, `step` (for `FrameSource.part`), `fps` and `background`.
@@ -136,7 +165,7 @@ def report_unread_keys(cfg: CfgNode) -> None:
 
 
 def _known_configs() -> str:
-    known = sorted((Path(__file__).resolve().parents[1] / CONFIG.parent).glob("*.yml"))
+    known = sorted(shipped_file(str(CONFIG.parent)).glob("*.yml"))
     names = ", ".join(os.path.relpath(file) for file in known)
     return "--config-file names one" + (f", such as {names}, or a scene's scene.yml" if names else "")
 
@@ -182,12 +211,12 @@ def _torch_is_compiled_for(device: torch.device) -> bool:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script; a user's error ends in one line and exit status 2, Ctrl-C in status 130.
+    """Run a command; a user's error ends in one line and exit status 2, Ctrl-C in status 130.
 
     float32 is float32 in it, on a GPU too; what a key names as its precision is set where it is used.
 
     Args:
-        main: the script's function.
+        main: the command's function.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(sys.stderr)])
     try:

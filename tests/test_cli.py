@@ -12,7 +12,7 @@ from npcr.errors import ConfigError
 
 def test_without_arguments_the_users_own_configuration_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = cli.make_parser("d", "e").parse_args([])
+    args = cli.make_parser("train", "d", "e").parse_args([])
     with pytest.raises(ConfigError, match=r"configs/config\.yml: no such .*Hair\.yml.*Wolf\.yml.*demo\.yml"):
         cli.config_from_args(args)
     (tmp_path / "configs").mkdir()
@@ -25,7 +25,7 @@ def test_without_arguments_the_users_own_configuration_is_read(tmp_path, monkeyp
 def test_a_path_tool_reads_what_lies_beside_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"models/config\.yml: no such"):
-        cli.config_from_args(cli.make_path_parser("d", "e").parse_args([]))
+        cli.config_from_args(cli.make_path_parser("render", "d", "e").parse_args([]))
 
 
 V100 = (7, 0)

@@ -104,7 +104,7 @@ def importer(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_an_importer(importer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    from tools import import_scene
+    from npcr.commands import import_scene
 
     source = tmp_path / "capture"
     source.mkdir()
@@ -116,9 +116,7 @@ def test_an_importer(importer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (source / "poses.json").write_text(json.dumps(entries))
     assert find_importer(importer).summary
 
-    command = ["import_scene.py", importer, str(source), str(tmp_path / "scene"), "--first", "5"]
-    monkeypatch.setattr(sys, "argv", command)
-    import_scene.main()
+    import_scene.main([importer, str(source), str(tmp_path / "scene"), "--first", "5"])
     (tmp_path / "scene" / "pointclouds").mkdir()
     np.savetxt(tmp_path / "scene" / "pointclouds" / "frame1.xyz", np.zeros((3, 3)))
     scene = load_scene(tmp_path / "scene", size_raw=size, frame_num=1, mask=True, center=[])

@@ -115,7 +115,7 @@ def test_every_tool_can_be_quiet(script: Path, monkeypatch: pytest.MonkeyPatch,
     kind = ["transforms"] if script.name == "import_scene.py" else []
     monkeypatch.setattr(sys, "argv", [script.name, *kind, "--help"])
     with pytest.raises(SystemExit):
-        runpy.run_path(str(script))["main"]()
+        runpy.run_path(str(script), run_name="__main__")
     assert "--quiet" in capsys.readouterr().out
 
 

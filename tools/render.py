@@ -1,80 +1,13 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Render a camera path: pictures, mattes and a video."""
+"""`npcr render` from a clone, installed or not; its code is npcr/commands/render.py."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import npcr.entry_point  # noqa: F401  before torch is loaded
-
-# isort: split
-from npcr import cli
-from npcr.checkpoints import find_epoch, model_path
-from npcr.config import dump_config
-from npcr.factory import build_blender, prepare_rendering
-from npcr.progress import progress_bar
-from npcr.rendering.frame_writer import FrameWriter
-from npcr.rendering.frames import render_path
-from npcr.rendering.path_inputs import PathInputs, load_path_inputs
-
-EXAMPLES = """\
-  python tools/render.py
-      with models/config.yml, models/CamPose.inf, models/Intrinsic.inf and models/nr_model_{LOAD_EPOCH}.pth
-  python tools/render.py LOAD_EPOCH -1 MODEL.DEVICE cpu
-      the newest model in models/, on the CPU
-  python tools/render.py --config-file output/config.yml --checkpoint output/nr_model_99.pth --output orbit
-  python tools/render.py RENDER.RAW True TEMPORAL.BLEND off
-      every frame by itself, and its numbers as float32
-  python tools/render.py RENDER.VIDEO h264,prores,gif
-      three videos: to watch, with alpha to edit, to show on a page
-  python tools/render.py RENDER.PRECISION float16 RENDER.CUDA_GRAPHS True
-      faster on a GPU; what that costs: docs/performance.md
-
-results, in --output:
-  img_0001.jpg ...       over BACKGROUND_GRAY
-  rgba/img_0001.png ...  straight alpha
-  raw/img_0001.npz ...   with RENDER.RAW True: rgb, alpha, depth, neither blended nor clamped
-  video.mp4              at RENDER.FPS; in the formats that RENDER.VIDEO names (docs/video.md):
-                         video.mp4 (h264), video_h265.mp4, video.webm (vp9), video.mov (prores), .gif, .webp
-  config.yml             the configuration as used
-
-TEMPORAL.BLEND is legacy for a legacy model (a published checkpoint) unless it is set. It steadies the
-pictures over the background alone; rgba/ then holds the frames as rendered.
-"""
-
-
-def main() -> None:
-    parser = cli.make_path_parser(__doc__ or "", EXAMPLES)
-    parser.add_argument("--output", type=Path, metavar="FOLDER",
-                        help="where results go (default: OUTPUT_DIR/res_{epoch}; of a refined model "
-                             "OUTPUT_DIR/res_{epoch}_refined)")
-    args = parser.parse_args()
-    cfg, explicit = cli.config_from_args(args)
-    inputs = load_path_inputs(
-        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose,
-        intrinsics=args.intrinsics, frame=args.frame,
-        checkpoint=args.checkpoint or model_path(cli.MODELS, find_epoch(cli.MODELS, cfg.LOAD_EPOCH)))
-    prepare_rendering(inputs.renderer, inputs.cfg)
-    output = args.output or default_output(inputs)
-    dump_config(inputs.cfg, output / "config.yml")
-    frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
-                         blender=build_blender(inputs.cfg), frame=inputs.frame, raw=inputs.cfg.RENDER.RAW)
-    writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
-                         inputs.cfg.RENDER.VIDEO)
-    try:
-        with writer:
-            for frame in progress_bar(frames, total=len(inputs.cameras), title="render", unit="frame"):
-                writer.write(frame)
-    finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
-        places = [f"{output}/img_*.jpg", f"{output}/rgba/", *map(str, writer.videos.paths)]
-        print(f"{writer.count} of {len(inputs.cameras)} frames: {', '.join(places)}")
-
-
-def default_output(inputs: PathInputs) -> Path:
-    refined = "_refined" if inputs.checkpoint.stem.endswith("_refined") else ""
-    return Path(inputs.cfg.OUTPUT_DIR) / f"res_{inputs.epoch}{refined}"
-
+from npcr.command_line import run_script
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_script("render")

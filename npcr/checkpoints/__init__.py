@@ -11,6 +11,7 @@ from pathlib import Path
 from npcr.checkpoints.files import (
     ModelCheckpoint,
     check_readable,
+    choose_model,
     find_epoch,
     load_training_state,
     model_path,
@@ -22,8 +23,9 @@ from npcr.checkpoints.files import (
 from npcr.checkpoints.published import is_published, read_published
 from npcr.checkpoints.renderer_state import load_parameters, make_checkpoint
 
-__all__ = ["ModelCheckpoint", "find_epoch", "is_published", "load_model", "load_parameters", "load_training_state",
-           "make_checkpoint", "model_path", "optimizer_path", "read_published", "save_model", "save_training_state"]
+__all__ = ["ModelCheckpoint", "choose_model", "find_epoch", "is_published", "load_model", "load_parameters",
+           "load_training_state", "make_checkpoint", "model_path", "optimizer_path", "read_published", "save_model",
+           "save_training_state"]
 
 
 def load_model(path: str | Path, norm: str = "instance") -> ModelCheckpoint:

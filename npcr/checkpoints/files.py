@@ -138,6 +138,25 @@ def find_epoch(output_dir: str | Path, load_epoch: int = -1, *, resume: bool = F
     raise CheckpointError(f"{output_dir}: no {missing}; {'complete ' if resume else ''}epochs there: {there}")
 
 
+def choose_model(chosen: Path | None, folder: str | Path, load_epoch: int) -> Path:
+    """Choose the model that a command line means.
+
+    Args:
+        chosen: a model file, or a folder of models; None: `folder`.
+        folder: where models are looked for otherwise.
+        load_epoch: the epoch wanted of a folder; -1: the newest.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: the folder lacks that epoch; the message lists the epochs that are there.
+    """
+    if chosen is not None and not chosen.is_dir():
+        return chosen
+    return model_path(chosen or folder, find_epoch(chosen or folder, load_epoch))
+
+
 def save_model(path: str | Path, checkpoint: ModelCheckpoint) -> None:
     """Write a model file; on a failure the old one stays.
 

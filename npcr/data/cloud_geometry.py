@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras, project
+from npcr.command_names import as_typed
 from npcr.errors import SceneError
 
 MAX_ROUNDING = 0.05  # pixels by which float32 may misplace points: cannot be seen
@@ -43,7 +44,7 @@ def near_far_size(points: np.ndarray, cameras: Cameras) -> list[float]:
     depths = np.concatenate(list(_visible_depths(points, cameras)))
     if not len(depths):
         raise SceneError(f"none of the {len(cameras)} cameras sees a point of the cloud: {UNSEEN}. Of a scene that is "
-                         "written, python tools/check_scene.py SCENE tells which")
+                         f"written, {as_typed('npcr check')} SCENE tells which")
     median, near = float(np.median(depths)), 0.98 * float(np.percentile(depths, 0.5))
     focal = float(cameras.intrinsics[:, 0, 0].median())
     gap = focal * point_spacing(points) / median

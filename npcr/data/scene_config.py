@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from npcr.cameras import Cameras
+from npcr.command_names import as_typed
 from npcr.config import KEYS, from_dict
 from npcr.config.recommended import recommended_settings
 from npcr.data.cloud_geometry import near_far_size, object_centers
@@ -22,8 +23,8 @@ logger = logging.getLogger("npcr")
 
 FILE_NAME = "scene.yml"
 _HEADER = """\
-# Made by {maker}. To train: python tools/train.py --config-file THIS_FILE
-# NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; tools/carve_hull.py does it anew.
+# Made by {maker}. To train: npcr train --config-file THIS_FILE
+# NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; npcr carve does it anew.
 """
 
 
@@ -95,14 +96,14 @@ def write_scene_config(folder: Path, settings: dict[str, Any], maker: str) -> No
     Args:
         folder: of the scene.
         settings: values by section and key.
-        maker: name of the tool, for the comment on top.
+        maker: the command that made it, such as `npcr hair`, for the comment on top.
 
     Raises:
         ConfigError: a key or a value is not allowed.
     """
     file = folder / FILE_NAME
     from_dict(settings, str(file))
-    _write(file, _HEADER.format(maker=maker), settings)
+    _write(file, as_typed(_HEADER.format(maker=maker)), settings)
 
 
 def update_scene_config(file: Path, settings: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importers: from the layouts of other tools to a scene that is ready to train.
 
-An importer reads a source into a `Capture`; `import_capture` writes a capture as a scene; tools/import_scene.py has a
+An importer reads a source into a `Capture`; `import_capture` writes a capture as a scene; `npcr import` has a
 sub-command for each importer registered here. A new importer subclasses `Importer` in a file of its own and gets one
 line below; from outside this package `register_importer` does the same.
 """

@@ -10,7 +10,7 @@ _IMPORTERS: dict[str, Importer] = {}
 
 
 def register_importer(importer: Importer) -> None:
-    """Make an importer known to `find_importer` and to tools/import_scene.py.
+    """Make an importer known to `find_importer` and to `npcr import`.
 
     Args:
         importer: an instance; its `name` must be new.

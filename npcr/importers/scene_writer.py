@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from npcr.cameras import Cameras
+from npcr.command_names import as_typed
 from npcr.data.cloud_geometry import MAX_ROUNDING, UNSEEN, is_seen, near_far_size, rounding_in_pixels
 from npcr.data.scene_config import point_settings, scene_settings, write_scene_config
 from npcr.data.scene_folder import check_destination
@@ -110,7 +111,7 @@ def import_capture(capture: Capture, destination: str | Path, *, downscale: floa
         except SceneError as error:
             raise SceneError(f"{capture.file}: {error}") from None
         settings["DATASETS"].update(_dataset_settings(splits, matting, settings["DATASETS"]))
-        write_scene_config(folder, settings, "tools/import_scene.py")
+        write_scene_config(folder, settings, "npcr import")
     return cameras
 
 
@@ -149,7 +150,7 @@ def _check_seen(cameras: Cameras, clouds: list[PointCloud], capture: Capture) ->
             name = f"the cloud {source}" if isinstance(source, Path) else "its cloud"
             raise SceneError(f"{capture.file}: none of the {len(cameras)} cameras sees a point of {name}: {UNSEEN}. To "
                              "know which, import without a cloud, copy the cloud to SCENE/pointclouds/frame1 (with its "
-                             "suffix) and run python tools/check_scene.py SCENE")
+                             f"suffix) and run {as_typed('npcr check')} SCENE")
 
 
 def _stamps(conversion: ImageConversion) -> list[tuple[int, int]]:

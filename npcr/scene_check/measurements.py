@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
+from npcr.command_names import as_typed
 from npcr.data.cloud_geometry import MAX_ROUNDING, point_spacing, random_subset, rounding_in_pixels
 from npcr.reconstruction.mattes import coverage
 from npcr.scene_check.consistency import SOLID, TRACE
@@ -156,8 +157,8 @@ def measure_depth(report: Report, data: SceneData, near_far_size: Sequence[float
     gap = float(cameras.intrinsics[:, 0, 0].median()) * report.measures["point_spacing"] / median
     report.measures |= {"near": near, "far": far, "depths": round_values([low, median, high]),
                         "splat_pixels": round_values(splat), "gap_pixels": round_values(gap)}
-    advice = (f"Set INPUT.NEAR_FAR_SIZE: [{0.98 * low:.4g}, {2 * median:.4g}, ...]; tools/carve_hull.py does for its "
-              "cloud.")
+    advice = (f"Set INPUT.NEAR_FAR_SIZE: [{0.98 * low:.4g}, {2 * median:.4g}, ...]; {as_typed('npcr carve')} does for "
+              "its cloud.")
     if not near < median < far:
         report.problems.append(Finding("near-far", f"near {near:g} and far {far:g} do not enclose the points' depths, "
                                        f"{low:.4g} to {high:.4g}: all splats have one size", advice))

@@ -98,7 +98,7 @@ def make_fuzzy_scene(destination: str | Path, options: FuzzyOptions, *, overwrit
         settings = scene_settings(Path(destination).resolve().name, cameras, mask=True)
         for section, values in point_settings(cloud.positions, cameras, settings["INPUT"]["SIZE_TEST"]).items():
             settings[section].update(values)
-        write_scene_config(folder, settings, "tools/make_fuzzy_scene.py")
+        write_scene_config(folder, settings, "npcr fuzzy")
 
 
 def fuzzy_cameras(cam_to_world: np.ndarray, size: int) -> Cameras:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from npcr.commands import import_scene
 from npcr.config import load_config
 from npcr.data.scene import load_scene
 from npcr.errors import NpcrError, SceneError
@@ -30,8 +29,6 @@ from npcr.importers import (
 )
 from npcr.io.points import PointCloud
 from tests.captures import SIZE, points, poses, write_photographs
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "import_scene.py"
 
 
 class RigImporter(Importer):
@@ -73,13 +70,12 @@ def source(tmp_path: Path) -> Path:
     return file
 
 
-def run_tool(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["import_scene.py", *map(str, arguments)])
-    runpy.run_path(str(TOOL))["main"]()
+def run_tool(*arguments: object) -> None:
+    import_scene.main([*map(str, arguments)])
 
 
-def test_a_registered_importer_is_on_the_command_line(rig, source, tmp_path, monkeypatch):
-    run_tool(monkeypatch, "rig", source, tmp_path / "scene", "--axes", "opengl", "--focal-scale", 2, "--every-second")
+def test_a_registered_importer_is_on_the_command_line(rig, source, tmp_path):
+    run_tool("rig", source, tmp_path / "scene", "--axes", "opengl", "--focal-scale", 2, "--every-second")
     cfg = load_config(tmp_path / "scene" / "scene.yml")
     scene = load_scene(tmp_path / "scene", size_raw=cfg.INPUT.SIZE_RAW, frame_num=1, mask=False, center=[])
     assert len(scene.frames[0].images) == 2
@@ -88,9 +84,9 @@ def test_a_registered_importer_is_on_the_command_line(rig, source, tmp_path, mon
     assert scene.cameras.size == SIZE
 
 
-def test_its_help_names_its_options(rig, monkeypatch, capsys):
+def test_its_help_names_its_options(rig, capsys):
     with pytest.raises(SystemExit) as ended:
-        run_tool(monkeypatch, "rig", "--help")
+        run_tool("rig", "--help")
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     for text in (rig.description, "--focal-scale F", "--axes {opencv,opengl}", "--every-second", "--downscale F"):

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 
 from npcr.camera_paths import sphere_band
 from npcr.cameras import Cameras
+from npcr.commands import carve_hull as command
 from npcr.config import load_config
 from npcr.data.cloud_geometry import near_far_size, point_spacing
 from npcr.data.scene_config import scene_settings, write_scene_config
@@ -32,7 +31,6 @@ from npcr.reconstruction.visual_hull import (
 )
 
 SHARED = os.environ.get("NPCR_SHARED")
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "carve_hull.py"
 CENTER, RADIUS = np.array([0.2, -0.1, 0.3]), 0.5
 
 
@@ -243,10 +241,9 @@ def test_spacing_and_splat_size_follow_the_density():
 
 
 @pytest.fixture
-def carve_hull(monkeypatch):
+def carve_hull():
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["carve_hull.py", *map(str, arguments)])
-        runpy.run_path(str(TOOL))["main"]()
+        command.main([*map(str, arguments)])
     return run
 
 

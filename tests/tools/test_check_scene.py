@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import runpy
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from npcr.commands import check_scene as command
 from npcr.config import load_config
 from npcr.data.scene_config import update_scene_config
 from npcr.errors import ConfigError, SceneError
@@ -15,14 +14,11 @@ from npcr.io.camera_files import read_cam_poses, write_cam_poses
 from npcr.io.images import read_image
 from npcr.synthetic.creature_scene import FuzzyOptions, make_fuzzy_scene
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_scene.py"
-
 
 @pytest.fixture
-def check_scene(monkeypatch):
+def check_scene():
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["check_scene.py", *map(str, arguments)])
-        runpy.run_path(str(TOOL))["main"]()
+        command.main([*map(str, arguments)])
     return run
 
 

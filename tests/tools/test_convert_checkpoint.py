@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from npcr.checkpoints import is_published, load_model
+from npcr.commands import convert_checkpoint as tool
 from npcr.errors import CheckpointError
-from tools import convert_checkpoint as tool
 
-SCRIPT = Path(tool.__file__)
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoint.py"
 
 
 def test_converts_and_says_what_it_found(

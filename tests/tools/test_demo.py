@@ -4,26 +4,22 @@
 from __future__ import annotations
 
 import logging
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
+from npcr.command_names import called_by_script
+from npcr.commands import demo
 
 
 def training_time(monkeypatch: pytest.MonkeyPatch, gpu: bool, *arguments: str) -> list[str]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
-    script = runpy.run_path(str(DEMO))
-    options: list[str] = script["training_time"](script["parse"]())
-    return options
+    return demo._training_time(demo.parse(arguments))
 
 
 def test_a_minute_on_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO), called_by_script():
         assert training_time(monkeypatch, True, "--frames", "3", "MODEL.DOTS", "3") == ["SOLVER.MAX_MINUTES", "1"]
     assert "trains for 1 minute, not 8; longer: python tools/demo.py SOLVER.MAX_MINUTES 8" in caplog.text
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from npcr.checkpoints import make_checkpoint, model_path, save_model
+from npcr.commands import evaluate as tool
 from npcr.config import changed, load_config, to_dict
 from npcr.data.scene import load_clouds
 from npcr.errors import NpcrError
 from npcr.factory import build_renderer
 from npcr.io.images import read_image, write_image
 from tests.scenes import write_tiny_scene
-from tools import evaluate as tool
 
-SCRIPT = Path(tool.__file__)
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "evaluate.py"
 CONFIG = """\
 MODEL: {DEVICE: cpu, FEATURE_DIM: 4}
 INPUT: {SIZE_RAW: [48, 36], SIZE_TRAIN: [32, 24], SIZE_TEST: [32, 24], NEAR_FAR_SIZE: [2.0, 8.0, 1.5]}

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,8 @@ import torch
 
 from npcr.camera_paths import look_at
 from npcr.cameras import Cameras, project
+from npcr.commands import orbit as command
+from npcr.commands.demo import orbit_arguments
 from npcr.errors import NpcrError
 from npcr.io.camera_files import read_cam_poses, read_cameras, write_cam_poses
 from npcr.io.images import read_image
@@ -21,10 +22,9 @@ BOB = ROOT / "datasets" / "bob"
 
 
 @pytest.fixture
-def exgen(monkeypatch):
+def exgen():
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["exgen.py", *map(str, arguments)])
-        runpy.run_path(str(SCRIPT))["main"]()
+        command.main([*map(str, arguments)])
     return run
 
 
@@ -42,8 +42,7 @@ def test_the_published_orbit_comes_from_the_example_pose(exgen, tmp_path):
 
 
 def test_the_demos_orbit_keeps_the_whole_object_in_the_picture(exgen, tmp_path):
-    arguments = runpy.run_path(str(ROOT / "tools" / "demo.py"))["orbit_arguments"]
-    exgen(*arguments(BOB, tmp_path / "path.inf", 60))
+    exgen(*orbit_arguments(BOB, tmp_path / "path.inf", 60))
     path = read_cam_poses(tmp_path / "path.inf")
     assert np.abs(path[-1] - path[0]).max() > 0.1  # a loop has no camera twice
     cameras = read_cameras(BOB / "CamPose.inf", BOB / "Intrinsic.inf", (200, 200))

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npcr.camera_paths import sphere_band
+from npcr.commands import import_scene as command
 from npcr.config import load_config
 from npcr.errors import SceneError
 from npcr.io.camera_files import read_intrinsics
@@ -16,14 +15,11 @@ from npcr.io.points import PointCloud, read_points, write_points
 from tests.captures import points, write_colmap, write_metashape, write_transforms
 from tests.importers.test_nhr import write_nhr
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "import_scene.py"
-
 
 @pytest.fixture
-def import_scene(monkeypatch):
+def import_scene():
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["import_scene.py", *map(str, arguments)])
-        runpy.run_path(str(TOOL))["main"]()
+        command.main([*map(str, arguments)])
     return run
 
 
@@ -116,7 +112,7 @@ def test_background_is_a_color(import_scene, capture, tmp_path, capsys):
         with pytest.raises(SystemExit):
             import_scene("transforms", capture, tmp_path / "scene", "--background", wrong)
     import_scene("transforms", capture, tmp_path / "scene", "--background", "0,0,0", "--tolerance", 5, 30)
-    assert f"carve_hull.py {tmp_path / 'scene'} makes one from the mattes" in capsys.readouterr().out
+    assert f"npcr carve {tmp_path / 'scene'} makes one from the mattes" in capsys.readouterr().out
     assert load_config(tmp_path / "scene/scene.yml").DATASETS.ALPHA_MODE == "composited"
 
 

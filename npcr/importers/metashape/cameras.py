@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
+from npcr.command_names import as_typed
 from npcr.errors import NpcrError, SceneError
 from npcr.importers.metashape.document import by_id, is_true, read_matrix, read_similarity
 from npcr.importers.metashape.sensors import Sensor
@@ -193,8 +194,8 @@ class MetashapeChunk:
         if cameras:
             logger.warning("%s: %d of %d cameras have no transform of their own and are placed by their master's and "
                            "their sensor's rotation and translation (from its axes to the master's, in units of the "
-                           "chunk), first %s; tools/check_scene.py shows whether they fit", self._file, len(cameras),
-                           len(self.cameras), cameras[0].label)
+                           "chunk), first %s; %s shows whether they fit", self._file, len(cameras),
+                           len(self.cameras), cameras[0].label, as_typed("npcr check"))
 
     def _say_rolling_shutter(self, cameras: Sequence[MetashapeCamera]) -> None:
         found = [c for c in cameras if c.element.find("rolling_shutter") is not None

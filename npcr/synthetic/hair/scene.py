@@ -207,4 +207,4 @@ def _write_scene(folder: Path, model: HairModel, options: HairOptions, cameras: 
     settings["DATASETS"]["ALPHA_MODE"] = "straight" if options.format == "png" else "premultiplied"
     for section, values in point_settings(points, cameras, settings["INPUT"]["SIZE_TEST"]).items():
         settings[section].update(values)
-    write_scene_config(folder, settings, "tools/make_hair.py")
+    write_scene_config(folder, settings, "npcr hair")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render a camera path: pictures, mattes and a video."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from npcr import cli
+from npcr.checkpoints import choose_model
+from npcr.config import dump_config
+from npcr.factory import build_blender, prepare_rendering
+from npcr.progress import progress_bar
+from npcr.rendering.frame_writer import FrameWriter
+from npcr.rendering.frames import render_path
+from npcr.rendering.path_inputs import PathInputs, load_path_inputs
+
+EXAMPLES = """\
+  npcr render
+      with models/config.yml, models/CamPose.inf, models/Intrinsic.inf and models/nr_model_{LOAD_EPOCH}.pth
+  npcr render LOAD_EPOCH -1 MODEL.DEVICE cpu
+      the newest model in models/, on the CPU
+  npcr render --config-file output/config.yml --checkpoint output/nr_model_99.pth --output orbit
+  npcr render RENDER.RAW True TEMPORAL.BLEND off
+      every frame by itself, and its numbers as float32
+  npcr render RENDER.VIDEO h264,prores,gif
+      three videos: to watch, with alpha to edit, to show on a page
+  npcr render RENDER.PRECISION float16 RENDER.CUDA_GRAPHS True
+      faster on a GPU; what that costs: docs/performance.md
+
+results, in --output:
+  img_0001.jpg ...       over BACKGROUND_GRAY
+  rgba/img_0001.png ...  straight alpha
+  raw/img_0001.npz ...   with RENDER.RAW True: rgb, alpha, depth, neither blended nor clamped
+  video.mp4              at RENDER.FPS; in the formats that RENDER.VIDEO names (docs/video.md):
+                         video.mp4 (h264), video_h265.mp4, video.webm (vp9), video.mov (prores), .gif, .webp
+  config.yml             the configuration as used
+
+TEMPORAL.BLEND is legacy for a legacy model (a published checkpoint) unless it is set. It steadies the
+pictures over the background alone; rgba/ then holds the frames as rendered.
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = cli.make_path_parser("render", __doc__, EXAMPLES)
+    parser.add_argument("--output", type=Path, metavar="FOLDER",
+                        help="where results go (default: OUTPUT_DIR/res_{epoch}; of a refined model "
+                             "OUTPUT_DIR/res_{epoch}_refined)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Render and write the frames, and print where they are."""
+    args = parse(arguments)
+    cfg, explicit = cli.config_from_args(args)
+    inputs = load_path_inputs(
+        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose,
+        intrinsics=args.intrinsics, frame=args.frame,
+        checkpoint=choose_model(args.checkpoint, cli.MODELS, cfg.LOAD_EPOCH))
+    prepare_rendering(inputs.renderer, inputs.cfg)
+    output = args.output or _default_output(inputs)
+    dump_config(inputs.cfg, output / "config.yml")
+    frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
+                         blender=build_blender(inputs.cfg), frame=inputs.frame, raw=inputs.cfg.RENDER.RAW)
+    writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
+                         inputs.cfg.RENDER.VIDEO)
+    try:
+        with writer:
+            for frame in progress_bar(frames, total=len(inputs.cameras), title="render", unit="frame"):
+                writer.write(frame)
+    finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
+        places = [f"{output}/img_*.jpg", f"{output}/rgba/", *map(str, writer.videos.paths)]
+        print(f"{writer.count} of {len(inputs.cameras)} frames: {', '.join(places)}")
+
+
+def _default_output(inputs: PathInputs) -> Path:
+    refined = "_refined" if inputs.checkpoint.stem.endswith("_refined") else ""
+    return Path(inputs.cfg.OUTPUT_DIR) / f"res_{inputs.epoch}{refined}"

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train on a scene: checkpoints, logs and the resolved configuration go to OUTPUT_DIR."""
+
+import argparse
+from collections.abc import Sequence
+
+from npcr import cli
+from npcr.training.trainer import Trainer
+
+EXAMPLES = """\
+  npcr train --config-file configs/Hair.yml DATASETS.TRAIN datasets/Hair
+  npcr train
+      with your own configs/config.yml
+  npcr train --config-file datasets/cat/scene.yml MODEL.DEVICE cpu LOSS.PERCEPTUAL 0
+  npcr train --config-file output/config.yml RESUME True
+  tensorboard --logdir output/log
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    return cli.make_parser("train", __doc__, EXAMPLES).parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train, and print where the results are."""
+    args = parse(arguments)
+    cfg, _ = cli.config_from_args(args)
+    cli.report_unread_keys(cfg)
+    trainer = Trainer(cfg, cli.resolve_device(cfg.MODEL.DEVICE))
+    trainer.run()
+    print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")
