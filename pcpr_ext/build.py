@@ -4,7 +4,8 @@
 Nothing here needs torch. Environment:
     CXX                 the C++ compiler (default: c++, g++ or clang++, whichever is found first)
     CUDA_HOME           the CUDA toolkit (default: that of the nvcc on PATH, else /usr/local/cuda)
-    NPCR_BUILD_CUDA     0: no CUDA library; 1: it is an error where it cannot be built
+    NPCR_BUILD_CPU      0: no CPU library; 1: it is an error where it cannot be built
+    NPCR_BUILD_CUDA     the same for the CUDA library
     NPCR_CUDA_ARCHS     GPU architectures, for example "80 90" (default: all that nvcc knows, from 70 on)
 """
 
@@ -196,24 +197,24 @@ def build_all(folder: Path) -> list[str]:
         For each library, a line on the outcome.
 
     Raises:
-        BuildError: NPCR_BUILD_CUDA is 1 and the CUDA library cannot be built.
+        BuildError: NPCR_BUILD_CPU or NPCR_BUILD_CUDA is 1 and that library cannot be built.
     """
     from pcpr_ext import library_path
 
     report = []
-    wanted = os.environ.get("NPCR_BUILD_CUDA", "")
     for kind, build, found in (("cpu", build_cpu, cpu_compiler), ("cuda", build_cuda, cuda_compiler)):
-        target = library_path(kind, folder)
-        if kind == "cuda" and wanted == "0":
-            report.append("cuda: left out, as NPCR_BUILD_CUDA is 0")
+        target, variable = library_path(kind, folder), f"NPCR_BUILD_{kind.upper()}"
+        wanted = os.environ.get(variable, "")
+        if wanted == "0":
+            report.append(f"{kind}: left out, as {variable} is 0")
             continue
-        if found() is None and not (kind == "cuda" and wanted == "1"):
+        if found() is None and wanted != "1":
             report.append(f"{kind}: left out, no compiler found")
             continue
         try:
             report.append(f"{kind}: built {build(target)}")
         except BuildError as error:
-            if kind == "cuda" and wanted == "1":
+            if wanted == "1":
                 raise
             report.append(f"{kind}: FAILED, {error}")
     return report

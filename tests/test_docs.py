@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import npcr
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ExParamGen", "benchmarks", "datasets", "models", "output")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / name / "README.md" for name in FOLDERS)])
@@ -49,3 +51,8 @@ def test_named_files_exist(page: Path) -> None:
     named = set(PATH.findall(text))
     assert sorted(name for name in named - EXAMPLES if not (ROOT / name).exists()) == []
     assert "design.md" not in text
+
+
+def test_the_changelog_begins_with_the_version() -> None:
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == npcr.__version__

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from pcpr_ext.build import CPU_FLAGS, SOURCES, cpu_compiler
 
 FUZZ = Path(__file__).with_name("fuzz.cpp")
+ARM_COMPILER = "aarch64-linux-gnu-g++"
 
 
 @pytest.mark.slow
@@ -32,7 +35,16 @@ def test_the_networks_kernels_as_older_processors_run_them(lanes: int, tmp_path:
     _fuzz([f"-DNPCR_MOST_LANES={lanes}"], 40, tmp_path)
 
 
-def _fuzz(flags: list[str], rounds: int, folder: Path) -> None:
+@pytest.mark.slow
+def test_kernels_on_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the wheel for arm64 is built of, by the compiler that builds it, emulated."""
+    if not shutil.which(ARM_COMPILER) or not shutil.which("qemu-aarch64"):
+        pytest.skip("no compiler for arm64 or no emulator; Debian's are in g++-aarch64-linux-gnu and qemu-user")
+    monkeypatch.setenv("CXX", ARM_COMPILER)
+    _fuzz(["-Werror"], 10, tmp_path, ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"))
+
+
+def _fuzz(flags: list[str], rounds: int, folder: Path, emulator: Sequence[str] = ()) -> None:
     compiler = cpu_compiler()
     if compiler is None:
         pytest.skip("no C++ compiler here")
@@ -49,7 +61,7 @@ def _fuzz(flags: list[str], rounds: int, folder: Path) -> None:
         pytest.skip(f"the compiler comes without the libraries for {' '.join(flags)}")
     assert built.returncode == 0, built.stderr
     done = subprocess.run(
-        [str(program), str(rounds)],
+        [*emulator, str(program), str(rounds)],
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel in an environment of its own: without clone, compiler or git, and in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import npcr
+from npcr.installation import commit
+from pcpr_ext.build import cpu_compiler
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("an unpacked archive: it lacks what a source distribution is made of")
+    folder = tmp_path_factory.mktemp("source")
+    _run([sys.executable, "-c", BUILD, str(folder)], cwd=ROOT)
+    (found,) = folder.iterdir()
+    return found
+
+
+def make_wheel(source: Path, folder: Path, cpu: str) -> Path:
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    _run([*command, str(source)], env=os.environ | {"NPCR_BUILD_CPU": cpu, "NPCR_BUILD_CUDA": "0"})
+    (found,) = folder.iterdir()
+    return found
+
+
+class Installed:
+    """A wheel in an environment whose other packages are those of this process."""
+
+    def __init__(self, wheel: Path, folder: Path) -> None:
+        _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "environment")])
+        self._bin = folder / "environment" / ("Scripts" if os.name == "nt" else "bin")
+        python = str(self._bin / "python")
+        site = Path(_run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+        others = [name for name in sys.path if Path(name).name in ("site-packages", "dist-packages")]
+        (site / "others.pth").write_text("\n".join(others))  # editable installations in them do not count
+        _run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet", str(wheel)])
+        self.folder = folder / "empty"
+        self.folder.mkdir()
+
+    def npcr(self, *words: str) -> str:
+        """Run a command, with nothing but the environment on PATH; give what it prints."""
+        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CUDA_HOME")}
+        return _run([str(self._bin / "npcr"), *words], cwd=self.folder, env=kept | {"PATH": str(self._bin)})
+
+
+def _run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_the_source_distribution_holds_what_it_is_built_of(source: Path) -> None:
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    kernels = {f"pcpr_ext/csrc/{file.name}" for file in (ROOT / "pcpr_ext" / "csrc").iterdir()}
+    assert kernels | {"LICENSE", "CHANGELOG.md", "configs/demo.yml", "tools/train.py", "npcr/shipped/COMMIT"} <= names
+    assert not [name for name in names if name.startswith("tests") or name.endswith(".so")]
+
+
+def test_from_nothing_to_an_orbit_by_the_wheel_alone(source: Path, tmp_path: Path) -> None:
+    if cpu_compiler() is None:
+        pytest.skip("no C++ compiler here")
+    wheel = make_wheel(source, tmp_path / "wheel", cpu="1")
+    assert re.fullmatch(rf"npcr-{re.escape(npcr.__version__)}-py3-none-(?!any)\w+\.whl", wheel.name)
+    installed = Installed(wheel, tmp_path)
+    version = installed.npcr("--version")
+    assert f"commit   {commit()}\n" in version
+    assert re.search(rf"cpu: {re.escape(str(tmp_path))}.*_pcpr_cpu", version)
+    out = installed.npcr("demo", "--quick", "--frames", "3", "MODEL.DEVICE", "cpu", "SOLVER.MAX_EPOCHS", "1",
+                         "REFINE.STEPS", "1")
+    assert re.findall(r"^\$ npcr (\w+)", out, re.MULTILINE) == ["fuzzy", "train", "evaluate", "orbit", "render",
+                                                                "refine", "render"]
+    for name in ("evaluation/evaluation.json", "orbit/video.mp4", "orbit_refined/rgba/img_0003.png"):
+        assert (installed.folder / "output" / "quick" / name).stat().st_size > 100
+    assert "models/CamPose.inf" in installed.npcr("orbit", "--count", "4")  # from the pose that the wheel carries
+    assert sorted(path.name for path in installed.folder.iterdir()) == ["models", "output"]
+
+
+def test_a_wheel_of_pure_torch(source: Path, tmp_path: Path) -> None:
+    wheel = make_wheel(source, tmp_path / "wheel", cpu="0")
+    assert wheel.name == f"npcr-{npcr.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+    version = Installed(wheel, tmp_path).npcr("--version")
+    assert "kernels  cpu: none; the native cpu library was not built. Install a C++17 compiler" in version
