@@ -111,6 +111,17 @@ def test_without_compilers_nothing_is_built_and_nothing_fails(tmp_path: Path, mo
         build.build_all(tmp_path)
     with pytest.raises(build.BuildError, match=r"no C\+\+ compiler found"):
         build.build_cpu(tmp_path / "library.so")
+    monkeypatch.setenv("NPCR_BUILD_CPU", "1")
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler found"):
+        build.build_all(tmp_path)
+
+
+def test_what_is_not_wanted_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in pcpr_ext.KINDS:
+        monkeypatch.setenv(f"NPCR_BUILD_{kind.upper()}", "0")
+    assert build.build_all(tmp_path) == ["cpu: left out, as NPCR_BUILD_CPU is 0",
+                                         "cuda: left out, as NPCR_BUILD_CUDA is 0"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,15 @@ def test_the_networks_kernels_as_older_processors_run_them(lanes: int, tmp_path:
 
 
 @pytest.mark.slow
+def test_kernels_by_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Mac's compiler is one: no warning, and the same results."""
+    if not shutil.which("clang++"):
+        pytest.skip("no clang++ here")
+    monkeypatch.setenv("CXX", "clang++")
+    _fuzz(["-Werror"], 40, tmp_path)
+
+
+@pytest.mark.slow
 def test_kernels_on_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the wheel for arm64 is built of, by the compiler that builds it, emulated."""
     if not shutil.which(ARM_COMPILER) or not shutil.which("qemu-aarch64"):
