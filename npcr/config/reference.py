@@ -15,7 +15,7 @@ _INTRODUCTION = """\
 <!-- Made by `python -m npcr.config > docs/configuration.md` from npcr/config/keys.py. -->
 
 Values come, in this order, from the defaults below, the YAML file of `--config-file`, and `KEY VALUE` pairs at the end
-of the command line: `python tools/train.py --config-file configs/demo.yml SOLVER.MAX_MINUTES 20`. The defaults are the
+of the command line: `npcr train --config-file datasets/cat/scene.yml SOLVER.MAX_MINUTES 20`. The defaults are the
 published settings; new scenes are trained with those of
 [`npcr/config/recommended.py`](../npcr/config/recommended.py), which `scene.yml` holds.
 
