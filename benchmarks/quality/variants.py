@@ -108,6 +108,8 @@ def questions() -> tuple[Question, ...]:
                 "SOLVER.DROP_SPLATS": share})) for share in (0.1, 0.2, 0.4)),
             ("20% left out, images shifted by up to 1 pixel", _strands_light("drop-20-shift-1", {
                 "SOLVER.DROP_SPLATS": 0.2, "DATASETS.SHIFT": 1})),
+            ("the same, epsilon 1e-15", _strands_light("drop-20-shift-1-eps", EPS | {
+                "SOLVER.DROP_SPLATS": 0.2, "DATASETS.SHIFT": 1})),
             ("the same, and moved", _strands_light("drop-20-shift-1-relocate", RELOCATE | {
                 "SOLVER.DROP_SPLATS": 0.2, "DATASETS.SHIFT": 1})),
             ("20% left out, in cells of 4 spacings", _strands_light("drop-cells-20", {

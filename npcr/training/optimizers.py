@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -34,7 +35,7 @@ def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -
         trained = [parameter for parameter in group["params"] if parameter.requires_grad]
         if trained:
             # Not `fused=False`, which would have torch step through the others one by one on a GPU, too.
-            adams = {name: group[name] for name in ("eps", "fused") if adam and name in group}
+            adams: dict[str, Any] = {name: group[name] for name in ("eps", "fused") if adam and name in group}
             groups.append({"params": trained, "lr": lr * group["factor"], "factor": group["factor"],
                            "weight_decay": group["weight_decay"], **adams})
     return _make(cfg.SOLVER, groups)
