@@ -318,7 +318,7 @@ def test_page_is_filled_again_and_again(tmp_path: Path) -> None:
     assert page.read_text().count("| 28.00 |") == 3  # the question's own table as before
     assert "--size full --seeds 2 --only recommended layers-1 schedule`" in page.read_text()
     page.write_text(text)
-    report.main(["--strands", str(results), "--page", str(page)])
+    report.main(["--answer", "strands", str(results), "--page", str(page)])
     assert page.read_text().count("| Layers of the blended form: 1 (`layers-1`) | 28.00 |") == 1
     assert page.read_text().replace(study_section(page.read_text(), "strands"), "") == text.replace(
         study_section(text, "strands"), "")
