@@ -99,7 +99,7 @@ def make_path_parser(name: str, description: str | None, examples: str) -> argpa
         examples: the end of the --help text.
 
     Returns:
-        `make_parser`'s, with `cam_pose`, `intrinsics`, `checkpoint` (None where it is not given) and `frame`.
+        `make_parser`'s, with `cam_pose`, `intrinsics`, `checkpoint` and `frame` (None where they are not given).
     """
     parser = make_parser(name, description, examples, config_default=MODELS / "config.yml")
     parser.add_argument("--cam-pose", type=Path, default=MODELS / "CamPose.inf", metavar="FILE",
@@ -109,7 +109,7 @@ def make_path_parser(name: str, description: str | None, examples: str) -> argpa
                              "(default: %(default)s)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE",
                         help=f"the model, or a folder with it (default: {MODELS}/nr_model_{{LOAD_EPOCH}}.pth)")
-    parser.add_argument("--frame", type=int, default=1, metavar="N",
+    parser.add_argument("--frame", type=int, metavar="N",
                         help="the frame of the scene (pose of the object) to show (default: 1)")
     return parser
 

@@ -85,8 +85,9 @@ def test_examples_of_orbit_run(words: list[str], tmp_path: Path, monkeypatch: py
                                capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     command_line.main(["orbit", *words])
-    assert list(tmp_path.glob("**/CamPose.inf"))
-    assert "CamPose.inf" in capsys.readouterr().out
+    name = "path.json" if "output/path.json" in words else "CamPose.inf"
+    assert list(tmp_path.glob(f"**/{name}"))
+    assert name in capsys.readouterr().out
 
 
 def test_the_list_names_every_command_in_the_order_of_need(capsys: pytest.CaptureFixture[str]) -> None:

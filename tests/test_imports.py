@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "cameras": set(),
     "camera_paths": set(),
-    "io": {"cameras"},
+    "camera_spline": {"camera_paths"},
+    "io": {"cameras", "camera_paths", "camera_spline"},
     "ops": {"pcpr_ext"},
     "metrics": {"cameras"},
     "temporal": {"cameras"},
@@ -43,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["checkpoints"] = {"io", "renderers"}
 MAY_IMPORT["factory"] = {"checkpoints", "config", "data", "io", "renderers", "temporal"}
 MAY_IMPORT["rendering"] = MAY_IMPORT["factory"] | {"cameras", "factory"}
-MAY_IMPORT["evaluation"] = MAY_IMPORT["rendering"] | {"camera_paths", "metrics", "rendering", "visualization"}
+MAY_IMPORT["evaluation"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_spline", "metrics", "rendering",
+                                                       "visualization"}
 MAY_IMPORT["training"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["refine"] = MAY_IMPORT["training"] | {"training"}
 MAY_IMPORT["commands"] = MAY_IMPORT["refine"] | {"cli", "importers", "reconstruction", "refine", "scene_check",

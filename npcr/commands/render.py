@@ -20,6 +20,8 @@ EXAMPLES = """\
   npcr render LOAD_EPOCH -1 MODEL.DEVICE cpu
       the newest model in models/, on the CPU
   npcr render --config-file output/config.yml --checkpoint output/nr_model_99.pth --output orbit
+  npcr render --camera-path path.json
+      the path, size and rate of nerfstudio's viewer or of npcr orbit; poses in the coordinates of the scene
   npcr render RENDER.RAW True TEMPORAL.BLEND off
       every frame by itself, and its numbers as float32
   npcr render RENDER.VIDEO h264,prores,gif
@@ -43,10 +45,18 @@ pictures over the background alone; rgba/ then holds the frames as rendered.
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.make_path_parser("render", __doc__, EXAMPLES)
+    parser.add_argument("--camera-path", type=Path, metavar="FILE",
+                        help="in place of --cam-pose and --intrinsics: a camera path as JSON, of nerfstudio's viewer "
+                             "or of npcr orbit; its size and frame rate hold unless INPUT.SIZE_TEST and RENDER.FPS are "
+                             "given here")
     parser.add_argument("--output", type=Path, metavar="FOLDER",
                         help="where results go (default: OUTPUT_DIR/res_{epoch}; of a refined model "
                              "OUTPUT_DIR/res_{epoch}_refined)")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    other = [name for name in ("cam_pose", "intrinsics") if getattr(args, name) != parser.get_default(name)]
+    if args.camera_path is not None and other:
+        parser.error(f"--camera-path has poses and intrinsics; leave out --{other[0].replace('_', '-')}")
+    return args
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,13 +65,13 @@ def main(arguments: Sequence[str]) -> None:
     cfg, explicit = cli.config_from_args(args)
     inputs = load_path_inputs(
         cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose,
-        intrinsics=args.intrinsics, frame=args.frame,
+        intrinsics=args.intrinsics, camera_path=args.camera_path, frame=args.frame,
         checkpoint=choose_model(args.checkpoint, cli.MODELS, cfg.LOAD_EPOCH))
     prepare_rendering(inputs.renderer, inputs.cfg)
     output = args.output or _default_output(inputs)
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
-                         blender=build_blender(inputs.cfg), frame=inputs.frame, raw=inputs.cfg.RENDER.RAW)
+                         blender=build_blender(inputs.cfg), frame=inputs.frames, raw=inputs.cfg.RENDER.RAW)
     writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
                          inputs.cfg.RENDER.VIDEO)
     try:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class FramePixels(NamedTuple):
 
 @torch.inference_mode()
 def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: Blender | None,
-                frame: int = 0, raw: bool = False) -> Iterator[FramePixels]:
+                frame: int | Sequence[int] = 0, raw: bool = False) -> Iterator[FramePixels]:
     """Render a camera path one frame at a time, in constant memory.
 
     On a GPU the next frame is begun before one is yielded, so that copies to the host overlap with rendering.
@@ -51,7 +51,7 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
         cameras: the path, in order.
         gray: the background, in [0, 1].
         blender: makes frames steadier; None: they are not blended.
-        frame: of the scene, from 0.
+        frame: of the scene, from 0; or one for each camera.
         raw: whether frames have their raw numbers, which take five times the bytes of the rest.
 
     Yields:
@@ -62,13 +62,14 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
     """
     renderer.eval()
     device = renderer.device
+    frames = [frame] * len(cameras) if isinstance(frame, int) else frame
     outputs: deque[RenderOutput] = deque()  # of frames that are not yielded yet: a blender may read ahead
 
     def rendered_frames() -> Iterator[RenderedFrame]:
         for index in range(len(cameras)):
             camera = cameras[index].to(device)
             with explain_out_of_memory("rendering", camera.size, _LESS_MEMORY):
-                outputs.append(renderer(camera, frame))
+                outputs.append(renderer(camera, frames[index]))
             yield frame_from_output(outputs[-1], camera)
 
     ahead = 1 if device.type == "cuda" else 0

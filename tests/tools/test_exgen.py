@@ -13,6 +13,7 @@ from npcr.commands import orbit as command
 from npcr.commands.demo import orbit_arguments
 from npcr.errors import NpcrError
 from npcr.io.camera_files import read_cam_poses, read_cameras, write_cam_poses
+from npcr.io.camera_path_files import read_camera_path
 from npcr.io.images import read_image
 from npcr.io.points import PointCloud, read_points, write_points
 
@@ -99,3 +100,31 @@ def test_the_script_runs_from_anywhere_and_ends_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "count is 0" in done.stderr
+
+
+def test_a_path_as_json_has_the_cameras_of_the_other_files(exgen, tmp_path):
+    common = ("--input", BOB / "CamPose.inf", "--count", 5, "--loop")
+    exgen(*common, "--output", tmp_path / "path.inf")
+    exgen(*common, "--output", tmp_path / "path.json", "--size", 100, 100, "--fps", 12,
+          "--intrinsics", BOB / "Intrinsic.inf", "--intrinsics-size", 200, 200)
+    path = read_camera_path(tmp_path / "path.json")
+    cameras = read_cameras(tmp_path / "path.inf", BOB / "Intrinsic.inf", (200, 200)).resized((100, 100))
+    torch.testing.assert_close(path.cameras.cam_to_world, cameras.cam_to_world, atol=1e-6, rtol=0)
+    torch.testing.assert_close(path.cameras.intrinsics, cameras.intrinsics, atol=0.05, rtol=0)
+    assert (path.fps, path.loop) == (12, True)
+    # and back: the first camera is where a path may start, with its field of view
+    exgen("--input", tmp_path / "path.json", "--output", tmp_path / "again.json", "--count", 5, "--loop")
+    again = read_camera_path(tmp_path / "again.json").cameras
+    torch.testing.assert_close(again.cam_to_world, cameras.cam_to_world, atol=1e-5, rtol=0)
+    assert again.size == (800, 800)
+    assert float(again.intrinsics[0, 1, 1]) == pytest.approx(8 * float(cameras.intrinsics[0, 1, 1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--fov", "0.5"], "--fov is 0.5; it must be from 1 to 170 degrees"),
+    (["--size", "0", "9"], "--size is 0 9; it must be at least 1"),
+    (["--fps", "0"], "--fps is 0; it must be at least 1"),
+])
+def test_a_path_as_json_needs_a_picture(exgen, tmp_path, arguments, message):
+    with pytest.raises(NpcrError, match=message):
+        exgen("--count", 2, "--output", tmp_path / "path.json", *arguments)

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from npcr.config import load_config
+from npcr.io.camera_files import write_intrinsics
+from npcr.io.camera_path_files import CameraPath, make_cameras, write_camera_path
 from npcr.io.images import read_image
 from tests.models_folder import call_script, write_models_folder
 from tests.scenes import orbit_poses, write_poses
@@ -146,3 +148,42 @@ def test_help_has_examples(render: Script) -> None:
     status, out, _ = render("--help")
     assert status == 0
     assert "python tools/render.py" in out
+
+
+def test_a_camera_path_as_json(render: Script) -> None:
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, :3] = orbit_poses(40)[:3, :3]
+    path = CameraPath(make_cameras(list(poses), [30.0, 40.0, 50.0], (40, 28)), 12.0, np.array([0.0, 0.4, 1.0]))
+    write_camera_path("path.json", path)
+    status, out, _ = render("--camera-path", "path.json", "--output", "json", "TEMPORAL.BLEND", "off",
+                            "RENDER.RAW", "True")
+    assert status == 0
+    assert "3 of 3 frames" in out
+    assert read_image(Path("json/img_0001.jpg")).shape == (28, 40, 3)
+    assert (load_config(Path("json/config.yml")).RENDER.FPS, load_config(Path("json/config.yml")).INPUT.SIZE_TEST) == (
+        12, [40, 28])
+
+    def same_camera(number: int, frame: int) -> bool:
+        """Whether the path shows the scene's `frame` at `number`, as the other files of this camera do."""
+        write_poses(Path("one.inf"), poses[number - 1:number, :3])
+        write_intrinsics("one_K.inf", path.cameras.resized((64, 48)).intrinsics[number - 1:number])
+        assert render("--cam-pose", "one.inf", "--intrinsics", "one_K.inf", "--frame", frame, "--output", "inf",
+                      "TEMPORAL.BLEND", "off", "RENDER.RAW", "True", "INPUT.SIZE_TEST", "40,28")[0] == 0
+        with np.load(f"json/raw/img_{number:04d}.npz") as ours, np.load("inf/raw/img_0001.npz") as other:
+            return bool(np.abs(ours["rgb"] - other["rgb"]).mean() < 1e-3)
+
+    assert [same_camera(number, 1) for number in (1, 2, 3)] == [True, True, False]
+    assert same_camera(3, 2)
+    status, _, _ = render("--camera-path", "path.json", "--output", "own", "--frame", 2, "INPUT.SIZE_TEST", "32,24",
+                          "RENDER.FPS", "9")
+    assert status == 0
+    assert read_image(Path("own/img_0001.jpg")).shape == (24, 32, 3)
+    assert load_config(Path("own/config.yml")).RENDER.FPS == 9
+
+
+def test_two_paths_are_one_too_many(render: Script) -> None:
+    status, _, err = render("--camera-path", "path.json", "--cam-pose", "x.inf")
+    assert status == 2
+    assert "leave out --cam-pose" in err
+    status, _, err = render("--camera-path", "none.json")
+    assert (status, "none.json: no such file" in err) == (2, True)

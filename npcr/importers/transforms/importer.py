@@ -27,12 +27,12 @@ from npcr.importers.transforms.values import (
     FrameValues,
     Remarks,
     note_unused,
-    read_json,
     shown,
     with_coefficients,
     with_known_keys,
 )
 from npcr.io.image_files import read_header
+from npcr.io.json_files import read_json
 
 logger = logging.getLogger("npcr")
 
@@ -122,7 +122,8 @@ class _File:
     @classmethod
     def read(cls, path: Path, split: str, undo: bool) -> _File:
         remarks = Remarks(path)
-        values = with_coefficients(with_known_keys(read_json(path), TOP_LEVEL, remarks), str(path))
+        content = read_json(path, "transforms.json", "frames")
+        values = with_coefficients(with_known_keys(content, TOP_LEVEL, remarks), str(path))
         frames = values.get("frames")
         if not isinstance(frames, list) or not frames:
             raise SceneError(f"{path}: needs a list 'frames' with an entry for each photograph")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npcr.errors import SceneError
-from npcr.io.text import read_bytes
 
 logger = logging.getLogger("npcr")
 
@@ -117,34 +115,6 @@ class FrameValues:
     def error(self, key: str, value: Any, needed: str) -> SceneError:
         """Return the error that a value is wrong, which says what is needed."""
         return SceneError(f"{self.file}, {self.label}: {key} is {shown(value)}; {needed}")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a file whose top level is an object.
-
-    Args:
-        file: JSON in UTF-8.
-
-    Returns:
-        Its values.
-
-    Raises:
-        SceneError: it cannot be read, is no such file, or gives a key two values.
-    """
-    try:
-        values = json.loads(read_bytes(file).decode("utf-8-sig"),
-                            object_pairs_hook=lambda pairs: _without_contradiction(pairs, file))
-    except UnicodeDecodeError as error:
-        raise SceneError(f"{file}: not text in UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise SceneError(f"{file}, line {error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise SceneError(f"{file}: not a transforms.json: nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise SceneError(f"{file}: not a transforms.json: {error}") from None
-    if not isinstance(values, dict):
-        raise SceneError(f"{file}: needs an object with 'frames', found {type(values).__name__}")
-    return values
 
 
 def with_known_keys(values: dict[str, Any], label: str, remarks: Remarks) -> dict[str, Any]:
@@ -260,14 +230,3 @@ def shown(value: Any) -> str:
 def _says_something(value: Any) -> bool:
     """Whether a value is other than nothing, zero or false."""
     return any(map(_says_something, value)) if isinstance(value, list) else bool(value)
-
-
-def _without_contradiction(pairs: list[tuple[str, Any]], file: Path) -> dict[str, Any]:
-    """The object of these keys; JSON itself would silently take the last of two values."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values and values[key] != value:
-            raise SceneError(f"{file}: an object has the key {key!r} twice, {shown(values[key])} and {shown(value)}; "
-                             "take one away")
-        values[key] = value
-    return values
