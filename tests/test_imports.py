@@ -83,7 +83,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 OPTIONAL = ("mitsuba", "pycolmap", "av", "viser", "trimesh", "apex", "torchmetrics", "laspy", "pymatting", "pycvvdp",
-            "pillow_heif")
+            "pillow_heif", "OpenEXR")
 
 
 def test_importing_npcr_needs_no_optional_package_and_leaves_the_environment_alone() -> None:

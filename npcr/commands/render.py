@@ -10,7 +10,7 @@ from npcr.checkpoints import choose_model
 from npcr.config import dump_config
 from npcr.factory import build_blender, prepare_rendering
 from npcr.progress import progress_bar
-from npcr.rendering.frame_writer import FrameWriter
+from npcr.rendering.frame_writer import build_writer
 from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 
@@ -24,6 +24,8 @@ EXAMPLES = """\
       the path, size and rate of nerfstudio's viewer or of npcr orbit; poses in the coordinates of the scene
   npcr render RENDER.RAW True TEMPORAL.BLEND off
       every frame by itself, and its numbers as float32
+  npcr render RENDER.EXR half
+      EXR files for compositing, scene-linear; RENDER.EXR_COLOR stored leaves color as rendered
   npcr render RENDER.VIDEO h264,prores,gif
       three videos: to watch, with alpha to edit, to show on a page
   npcr render RENDER.PRECISION float16 RENDER.CUDA_GRAPHS True
@@ -32,6 +34,7 @@ EXAMPLES = """\
 results, in --output:
   img_0001.jpg ...       over BACKGROUND_GRAY
   rgba/img_0001.png ...  straight alpha
+  exr/img_0001.exr ...   with RENDER.EXR half or float: premultiplied R, G, B, A and depth Z, for compositing
   raw/img_0001.npz ...   with RENDER.RAW True: rgb, alpha, depth, neither blended nor clamped
   video.mp4              at RENDER.FPS; in the formats that RENDER.VIDEO names (docs/video.md):
                          video.mp4 (h264), video_h265.mp4, video.webm (vp9), video.mov (prores), .gif, .webp
@@ -69,17 +72,18 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint=choose_model(args.checkpoint, cli.MODELS, cfg.LOAD_EPOCH))
     prepare_rendering(inputs.renderer, inputs.cfg)
     output = args.output or _default_output(inputs)
+    writer = build_writer(inputs.cfg, output)
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
-                         blender=build_blender(inputs.cfg), frame=inputs.frames, raw=inputs.cfg.RENDER.RAW)
-    writer = FrameWriter(output, inputs.cfg.RENDER.FPS, inputs.cfg.RENDER.RAW,
-                         inputs.cfg.RENDER.VIDEO)
+                         blender=build_blender(inputs.cfg), frame=inputs.frames, raw=inputs.cfg.RENDER.RAW,
+                         floats=inputs.cfg.RENDER.EXR != "off")
     try:
         with writer:
             for frame in progress_bar(frames, total=len(inputs.cameras), title="render", unit="frame"):
                 writer.write(frame)
     finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
-        places = [f"{output}/img_*.jpg", f"{output}/rgba/", *map(str, writer.videos.paths)]
+        places = [f"{output}/img_*.jpg", f"{output}/rgba/",
+                  *([f"{output}/exr/"] if inputs.cfg.RENDER.EXR != "off" else []), *map(str, writer.videos.paths)]
         print(f"{writer.count} of {len(inputs.cameras)} frames: {', '.join(places)}")
 
 

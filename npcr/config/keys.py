@@ -238,6 +238,12 @@ _TABLE = (
         choices=("float32", "tf32", "bfloat16", "float16")),
     Key("RENDER.CUDA_GRAPHS", False, "Capture the network once on a GPU and replay it for each frame."),
     Key("RENDER.RAW", False, "Also write raw/img_0001.npz and so on: rgb, alpha and depth as float32."),
+    Key("RENDER.EXR", "off",
+        "Also write exr/img_0001.exr and so on: premultiplied R, G, B, A in half (16 bits) or float (32), and depth Z. "
+        "Needs the extra exr.", choices=("off", "half", "float")),
+    Key("RENDER.EXR_COLOR", "linear",
+        "Color in EXR files. linear: scene-linear, as compositors expect. stored: sRGB-encoded, as rendered.",
+        choices=("linear", "stored")),
     Key("RENDER.VIDEO", ["h264"],
         "Formats of the videos, such as h264,gif; vp9, prores and webp have alpha. []: no video.",
         choices=("h264", "h265", "vp9", "prores", "gif", "webp"), element=str),

@@ -13,8 +13,10 @@ from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
+from yacs.config import CfgNode
 
 from npcr.errors import NpcrError
+from npcr.io.exr import ExrFormat, require_openexr, write_exr
 from npcr.io.files import atomic_write, remove_leftovers, reraise_with_path
 from npcr.io.images import write_image
 from npcr.io.pixels import fit_size, resized
@@ -35,25 +37,31 @@ PREVIEW_SIDE = 480
 class FrameWriter:
     """Writes the frames of a path into a folder; a context manager.
 
-    It writes `img_0001.jpg`, `rgba/img_0001.png`, perhaps `raw/img_0001.npz`, and videos (`PathVideos`). Threads
-    compress and write while the next frames are rendered. Leaving the context, also by an exception or Ctrl-C, writes
-    the frames that were handed over and closes the videos, so that they can be played.
+    It writes `img_0001.jpg`, `rgba/img_0001.png`, perhaps `raw/img_0001.npz` and `exr/img_0001.exr`, and videos
+    (`PathVideos`). Threads compress and write while the next frames are rendered. Leaving the context, also by an
+    exception or Ctrl-C, writes the frames that were handed over and closes the videos, so that they can be played.
 
     Args:
         folder: is made where it is missing.
         fps: frames per second of the videos.
         raw: whether frames bring raw color, alpha and depth, which are then written as float32.
         videos: formats, as RENDER.VIDEO names them.
+        exr: whether frames bring `floats`, and what is written of them as EXR; None: nothing.
 
     Raises:
-        NpcrError: an encoder is missing; later, from `write` or on leaving: a file cannot be written.
+        NpcrError: an encoder or the OpenEXR library is missing; later, from `write` or on leaving: a file cannot be
+            written.
     """
 
-    def __init__(self, folder: Path, fps: float, raw: bool, videos: Sequence[str] = ("h264",)) -> None:
+    def __init__(self, folder: Path, fps: float, raw: bool, videos: Sequence[str] = ("h264",),
+                 exr: ExrFormat | None = None) -> None:
+        if exr is not None:
+            require_openexr("RENDER.EXR")
         self.folder = folder
         self.count = 0  # of frames handed over
         self.videos = PathVideos(folder, fps, videos)
-        for sub in ("", "rgba", *(["raw"] if raw else [])):
+        self._exr = exr
+        for sub in ("", "rgba", *(["raw"] if raw else []), *(["exr"] if exr else [])):
             (folder / sub).mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder / sub)
         self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="frame-writer")
@@ -92,6 +100,28 @@ class FrameWriter:
             numbers = self.folder / "raw" / f"{name}.npz"
             with reraise_with_path(numbers):
                 _write_raw(numbers, frame.raw)
+        if frame.floats is not None and self._exr is not None:
+            exr = self.folder / "exr" / f"{name}.exr"
+            with reraise_with_path(exr):
+                write_exr(exr, *frame.floats, self._exr)
+
+
+def build_writer(cfg: CfgNode, folder: Path) -> FrameWriter:
+    """Make the writer that the RENDER section describes.
+
+    Args:
+        cfg: the configuration.
+        folder: for the files.
+
+    Returns:
+        The writer; with RENDER.RAW and RENDER.EXR it expects frames with `raw` and `floats`.
+
+    Raises:
+        NpcrError: an encoder or the OpenEXR library is missing.
+    """
+    render = cfg.RENDER
+    exr = None if render.EXR == "off" else ExrFormat(render.EXR == "half", render.EXR_COLOR == "linear")
+    return FrameWriter(folder, render.FPS, render.RAW, render.VIDEO, exr)
 
 
 class PathVideos:

@@ -31,17 +31,25 @@ class RawPixels(NamedTuple):
     depth: NDArray[np.float32]  # (H, W) camera-space z of layer 0, 0 where empty
 
 
+class FloatPixels(NamedTuple):
+    """What a frame's bytes are rounded from, as numpy arrays of float32."""
+
+    rgba: NDArray[np.float32]  # (H, W, 4) premultiplied; blended as `FramePixels.rgba` is, not clamped
+    depth: NDArray[np.float32]  # (H, W) camera-space z of layer 0, 0 where empty
+
+
 class FramePixels(NamedTuple):
     """One frame of a path, blended, as numpy arrays."""
 
     picture: NDArray[np.uint8]  # (H, W, 3) over the background
     rgba: NDArray[np.uint8]  # (H, W, 4) straight alpha; black where alpha is 0
     raw: RawPixels | None = None  # where they were asked for
+    floats: FloatPixels | None = None  # where they were asked for
 
 
 @torch.inference_mode()
 def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: Blender | None,
-                frame: int | Sequence[int] = 0, raw: bool = False) -> Iterator[FramePixels]:
+                frame: int | Sequence[int] = 0, raw: bool = False, floats: bool = False) -> Iterator[FramePixels]:
     """Render a camera path one frame at a time, in constant memory.
 
     On a GPU the next frame is begun before one is yielded, so that copies to the host overlap with rendering.
@@ -53,6 +61,7 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
         blender: makes frames steadier; None: they are not blended.
         frame: of the scene, from 0; or one for each camera.
         raw: whether frames have their raw numbers, which take five times the bytes of the rest.
+        floats: whether frames have what their bytes are rounded from.
 
     Yields:
         A frame for each camera, in the same order.
@@ -77,11 +86,12 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
     for picture, rgba in composite_frames(rendered_frames(), gray, blender):
         output = outputs.popleft()
         numbers = [output.trained_color, output.alpha, output.depth[None]] if raw else []
+        numbers += [rgba, output.depth[None]] if floats else []
         copies.append(HostCopy(_to_bytes(picture), _straight_bytes(rgba), *numbers))
         if len(copies) > ahead:
-            yield _read(copies.popleft())
+            yield _read(copies.popleft(), raw, floats)
     while copies:
-        yield _read(copies.popleft())
+        yield _read(copies.popleft(), raw, floats)
 
 
 def frame_from_output(output: RenderOutput, cameras: Cameras) -> RenderedFrame:
@@ -147,7 +157,8 @@ def _to_bytes(image: Tensor) -> Tensor:
     return image.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _read(copy: HostCopy) -> FramePixels:
+def _read(copy: HostCopy, raw: bool, floats: bool) -> FramePixels:
     """The frame of a batch of one. OpenCV interleaves channels several times faster than torch."""
     picture, rgba, *numbers = (cv2.merge([*image[0].numpy()]) for image in copy.read())
-    return FramePixels(picture, rgba, RawPixels(*numbers) if numbers else None)
+    return FramePixels(picture, rgba, RawPixels(*numbers[:3]) if raw else None,
+                       FloatPixels(*numbers[-2:]) if floats else None)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -187,3 +188,13 @@ def test_two_paths_are_one_too_many(render: Script) -> None:
     assert "leave out --cam-pose" in err
     status, _, err = render("--camera-path", "none.json")
     assert (status, "none.json: no such file" in err) == (2, True)
+
+
+def test_exr_files_or_the_extra_that_writes_them(render: Script) -> None:
+    status, out, err = render("--output", "here", "RENDER.EXR", "half", "RENDER.VIDEO", "none")
+    if importlib.util.find_spec("OpenEXR") is None:
+        assert (status, err) == (2, "error: RENDER.EXR needs OpenEXR: pip install 'npcr[exr]'\n")
+    else:
+        assert status == 0
+        assert "here/exr/" in out
+        assert sorted(file.name for file in Path("here/exr").iterdir()) == [f"img_000{n}.exr" for n in range(1, 5)]
