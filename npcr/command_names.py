@@ -41,6 +41,7 @@ COMMANDS = {
     "refine": Command("refine", "tools/refine.py", "refine a model, so that its videos are steadier"),
     "compare": Command("compare", "tools/compare.py", "show renderings side by side, wiped or subtracted"),
     "gif": Command("gif", "ExParamGen/gif.py", "make a GIF or another video of pictures or a video"),
+    "export": Command("export_splats", "tools/export_splats.py", "write the strands form as splats for other viewers"),
     "convert": Command("convert_checkpoint", "tools/convert_checkpoint.py", "convert a published checkpoint"),
 }
 _NAMED = re.compile(rf"\bnpcr ({'|'.join(COMMANDS)})\b")

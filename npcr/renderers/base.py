@@ -8,7 +8,8 @@ docs/extending.md goes through a whole example.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,8 @@ class Renderer(nn.Module, ABC):
         layers: depth-peeled layers K, at least 1; training may change the attribute (SOLVER.LAYER_SCHEDULE).
     """
 
+    shows_points_alone: bool = False  # whether the form has a picture without its network: see `points_alone`
+    finishing: bool = True  # whether the network is to finish the picture; `points_alone` changes it
     legacy: bool = False  # True: renders as the published implementation does, and gives `legacy_color`
     network: nn.Module  # the image network, to be run through `run_network`
 
@@ -116,6 +119,24 @@ class Renderer(nn.Module, ABC):
     def run_network(self, images: Tensor, region: PixelRegion | None = None) -> Tensor:
         """`self.network(images)`, as `npcr.renderers.acceleration` was told to run it."""
         return self.runner(self.network, images, region)
+
+    @contextmanager
+    def points_alone(self) -> Iterator[None]:
+        """Leave the network out within the context, so that the picture is what the points themselves show.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ValueError: the form has no picture without its network.
+        """
+        if not self.shows_points_alone:
+            raise ValueError(f"{type(self).__name__} has no picture without its network")
+        self.finishing = False
+        try:
+            yield
+        finally:
+            self.finishing = True
 
     def initialize_from(self, clouds: Sequence[PointCloud],
                         photographs: Callable[[int], Photographs]) -> list[PointCloud]:

@@ -54,6 +54,8 @@ class BlendedRenderer(Renderer):
         ValueError: arguments contradict each other.
     """
 
+    shows_points_alone = True
+
     def __init__(self, clouds: Sequence[Tensor], colors: Sequence[Tensor] | None = None, *, feature_dim: int = 8,
                  layers: int = 8, splat: tuple[float, float, float] = (6.0, 16.0, 1.0), peeling: str = "pixel",
                  degree: int = 2, width: int = 24, dots: int = 1, spacing: Sequence[float] = (),
@@ -148,9 +150,10 @@ class BlendedRenderer(Renderer):
             composed = [self._compose(cameras[i], Fragments(*(part[i:i + 1] for part in fragments)), frame)
                         for i in range(len(cameras))]
         values, alpha, depth = (torch.stack(parts) for parts in zip(*composed, strict=True))
-        directions = view_directions(cameras) * alpha[:, None]
-        added = self.run_network(torch.cat([values, alpha[:, None], directions], dim=1)).float()
-        rgba = torch.cat([values[:, :3], alpha[:, None]], dim=1) + added
+        rgba = torch.cat([values[:, :3], alpha[:, None]], dim=1)
+        if self.finishing:
+            directions = view_directions(cameras) * alpha[:, None]
+            rgba = rgba + self.run_network(torch.cat([values, alpha[:, None], directions], dim=1)).float()
         return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None], fragments.index)
 
     @torch.no_grad()

@@ -69,6 +69,8 @@ class StrandsRenderer(SplatRenderer):
         ValueError: arguments contradict each other.
     """
 
+    shows_points_alone = True
+
     def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
                  feature_dim: int = 8, degree: int = 2, width: int = 16, strands: bool = True,
                  backend: str = "auto") -> None:
@@ -163,7 +165,7 @@ class StrandsRenderer(SplatRenderer):
             images, depths = zip(*(self._composite(cameras[i], frame) for i in range(len(cameras))), strict=True)
         values, depth = torch.stack(images).movedim(-1, 1), torch.stack(depths)
         rgba = torch.cat([values[:, :3], values[:, -1:]], dim=1)
-        if self.has_network:
+        if self.has_network and self.finishing:
             directions = view_directions(cameras) * values[:, -1:]
             rgba = rgba + self.run_network(torch.cat([values, directions], dim=1)).float()
         return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None])
@@ -264,6 +266,6 @@ class StrandsRenderer(SplatRenderer):
         shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
         values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades[:, :(degree + 1)**2 - 1],
                              backend=self.backend)
-        if self.has_network:
+        if self.has_network and self.finishing:
             values = torch.cat([values, self.features[frame]], dim=1)
         return composite_gaussians(ellipses, values, camera.size, backend=self.backend)

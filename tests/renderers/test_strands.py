@@ -130,3 +130,15 @@ def test_a_checkpoint_of_another_cloud_is_refused() -> None:
 def test_arguments_that_contradict_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="StrandsRenderer"):
         StrandsRenderer([torch.zeros(4, 3)], **({"spacing": [0.1]} | options))
+
+
+def test_points_alone_are_the_picture_without_the_network() -> None:
+    renderer = make_renderer()
+    torch.nn.init.normal_(renderer.network.out.weight)
+    finished, expected = renderer(orbit_cameras(1, SIZE)), make_renderer(width=0)(orbit_cameras(1, SIZE))
+    with renderer.points_alone():
+        alone = renderer(orbit_cameras(1, SIZE))
+    torch.testing.assert_close(alone.color, expected.color)
+    torch.testing.assert_close(alone.alpha, expected.alpha)
+    assert (alone.color - finished.color).abs().max() > 0.01
+    torch.testing.assert_close(renderer(orbit_cameras(1, SIZE)).color, finished.color)

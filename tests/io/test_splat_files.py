@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import plyfile
+import pytest
+import torch
+
+from npcr.io.points import read_points
+from npcr.io.splat_files import SplatCloud, scales_and_rotations, write_splats
+from npcr.ops import view_colors
+
+
+def random_cloud(count: int = 40, harmonics: int = 9) -> SplatCloud:
+    rng = np.random.default_rng(0)
+    strands = rng.normal(size=(count, 3))
+    strands[:4] = [[0, 0, 0], [2, 0, 0], [-2, 0, 0], [0, 0, -1]]
+    parts = (rng.normal(size=(count, 3)), strands, rng.uniform(0.01, 1, count), rng.normal(size=count),
+             rng.normal(0.3, 0.3, size=(count, harmonics, 3)))
+    return SplatCloud(*(part.astype(np.float32) for part in parts))
+
+
+def read_vertices(path: Path) -> np.ndarray:
+    return plyfile.PlyData.read(str(path))["vertex"].data
+
+
+def covariances(vertices: np.ndarray) -> np.ndarray:
+    """(N, 3, 3) R S² Rᵀ, as Kerbl et al. define scale and rotation."""
+    w, x, y, z = (vertices[f"rot_{part}"].astype(float) for part in range(4))
+    rotation = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]).transpose(2, 0, 1)
+    scales = np.exp(np.stack([vertices[f"scale_{axis}"].astype(float) for axis in range(3)], axis=1))
+    return rotation * scales[:, None] ** 2 @ rotation.transpose(0, 2, 1)
+
+
+def seen_colors(vertices: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """(N, 3) one half plus the harmonics up to degree 2, with the constants and signs of Kerbl et al."""
+    places = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(float)
+    x, y, z = ((places - origin) / np.linalg.norm(places - origin, axis=1, keepdims=True)).T
+    basis = [-0.4886025119 * y, 0.4886025119 * z, -0.4886025119 * x, 1.0925484306 * x * y, -1.0925484306 * y * z,
+             0.3153915653 * (2 * z * z - x * x - y * y), -1.0925484306 * x * z, 0.5462742153 * (x * x - y * y)]
+    return np.stack([0.5 + 0.2820947918 * vertices[f"f_dc_{channel}"]
+                     + sum(one * vertices[f"f_rest_{15 * channel + index}"] for index, one in enumerate(basis))
+                     for channel in range(3)], axis=1)
+
+
+def test_the_covariance_is_that_of_the_strand(tmp_path: Path) -> None:
+    cloud = random_cloud()
+    write_splats(tmp_path / "a.ply", cloud)
+    expected = (cloud.widths[:, None, None].astype(float) ** 2 * np.eye(3)
+                + cloud.strands[:, :, None].astype(float) * cloud.strands[:, None])
+    np.testing.assert_allclose(covariances(read_vertices(tmp_path / "a.ply")), expected, atol=2e-6, rtol=2e-5)
+
+
+def test_colors_by_direction_are_those_of_the_model(tmp_path: Path) -> None:
+    cloud = random_cloud()
+    write_splats(tmp_path / "a.ply", cloud)
+    origin = np.array([0.3, -4.0, 1.0], np.float32)
+    constant, others = torch.from_numpy(cloud.harmonics[:, :1]), torch.from_numpy(cloud.harmonics[:, 1:])
+    expected = view_colors(torch.from_numpy(cloud.means), torch.from_numpy(origin), constant, others)
+    np.testing.assert_allclose(seen_colors(read_vertices(tmp_path / "a.ply"), origin), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("harmonics", [1, 4, 16])
+def test_every_viewer_finds_the_properties_in_their_usual_order(harmonics: int, tmp_path: Path) -> None:
+    cloud = random_cloud(harmonics=harmonics)
+    write_splats(tmp_path / "a.ply", cloud, ["one", "two"])
+    data = plyfile.PlyData.read(str(tmp_path / "a.ply"))
+    assert data.comments == ["one", "two"]
+    assert [prop.name for prop in data["vertex"].properties] == [
+        *"xyz", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *(f"f_rest_{n}" for n in range(45)), "opacity",
+        "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    vertices = data["vertex"].data
+    assert {vertices.dtype[name].str for name in vertices.dtype.names} == {"<f4"}
+    np.testing.assert_array_equal(vertices["opacity"], cloud.opacity)
+    for index in range(harmonics - 1):
+        np.testing.assert_array_equal(vertices[f"f_rest_{15 + index}"], cloud.harmonics[:, 1 + index, 1])
+    assert all((vertices[f"f_rest_{30 + index}"] == 0).all() for index in range(harmonics - 1, 15))
+
+
+def test_splats_are_a_colored_cloud(tmp_path: Path) -> None:
+    cloud = random_cloud(harmonics=1)
+    write_splats(tmp_path / "a.ply", cloud)
+    points = read_points(tmp_path / "a.ply")
+    np.testing.assert_array_equal(points.positions, cloud.means)
+    assert points.colors is not None
+    np.testing.assert_allclose(points.colors, 255 * (0.28209479 * cloud.harmonics[:, 0]).clip(0, 1), atol=0.51)
+
+
+def test_thin_splats_and_long_ones() -> None:
+    strands = np.array([[1e-9, 0, 0], [1e4, 1e4, 0]], np.float32)
+    scales, rotations = scales_and_rotations(strands, np.array([0.0, 1e-6], np.float32))
+    np.testing.assert_allclose(scales, [[1e-9, 0, 0], [np.hypot(1e4, 1e4), 1e-6, 1e-6]], rtol=1e-6)
+    np.testing.assert_allclose(rotations[1], [np.cos(np.pi / 8), 0, 0, np.sin(np.pi / 8)], atol=1e-12)
