@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,13 @@ from npcr.errors import ConfigError
 
 logger = logging.getLogger("npcr")
 
-# What RENDER.PRECISION and SOLVER.PRECISION name, with the type that autocast takes for it.
-PRECISIONS = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_TENSOR_CORES = {"tf32": (8, 0), "bfloat16": (8, 0), "float16": (7, 0)}  # the compute capability that has them
+# What RENDER.PRECISION and SOLVER.PRECISION name, with the type that autocast takes for it. float16x2, the sum of two
+# float16, is what npcr.renderers.gpu computes in; all else is float32 with it.
+PRECISIONS = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16, "float16": torch.float16, "float16x2": None}
+_TENSOR_CORES = {"tf32": (8, 0), "bfloat16": (8, 0), "float16": (7, 0), "float16x2": (8, 0)}  # compute capability
+_IN_FLOAT32_ELSEWHERE = ("tf32", "float16x2")
+
+_precision: ContextVar[str] = ContextVar("npcr_precision", default="float32")
 
 
 class _Switch(NamedTuple):
@@ -73,7 +78,8 @@ def _attribute(owner: Any, name: str, off: Any, on: Any) -> _Switch:
     return _Switch(lambda: getattr(owner, name), lambda value: setattr(owner, name, value), off, on)
 
 
-def autocast(precision: str, device: torch.device, *, cache: bool = True) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def autocast(precision: str, device: torch.device, *, cache: bool = True) -> Iterator[None]:
     """Compute convolutions and matrix products in the half type that a precision names.
 
     Args:
@@ -81,13 +87,26 @@ def autocast(precision: str, device: torch.device, *, cache: bool = True) -> con
         device: where the operations run.
         cache: keep converted weights to the end of the context; they are then as they were when first converted.
 
-    Returns:
-        The context.
+    Yields:
+        Nothing.
     """
     dtype = PRECISIONS[precision]
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype, cache_enabled=cache)
+    half = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=cache)
+    token = _precision.set(precision)
+    try:
+        with half:
+            yield
+    finally:
+        _precision.reset(token)
+
+
+def current_precision() -> str:
+    """Return the precision of the innermost `autocast` that this runs in.
+
+    Returns:
+        A key of `PRECISIONS`; "float32" outside.
+    """
+    return _precision.get()
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -116,7 +135,7 @@ def warn_without_tensor_cores(key: str, precision: str, device: torch.device) ->
     """
     if precision == "float32":
         return
-    effect = "it computes in float32" if precision == "tf32" else "that is slower than float32"
+    effect = "it computes in float32" if precision in _IN_FLOAT32_ELSEWHERE else "that is slower than float32"
     if device.type != "cuda":
         logger.warning("%s is %s, which is for GPUs; on the %s %s", key, precision, device.type, effect)
     elif torch.cuda.get_device_capability(device) < _TENSOR_CORES[precision]:

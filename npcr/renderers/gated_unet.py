@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from npcr.numerics import autocast_dtype
-from npcr.renderers import cpu
+from npcr.renderers import cpu, gpu
 from npcr.renderers.gated_blocks import DoubleConv, Down, Out, Up
 from npcr.renderers.receptive_field import PixelRegion, zero_outside
 
@@ -76,10 +76,12 @@ class GatedUNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SMALLEST_SIDE:
             raise ValueError(f"GatedUNet: x must be (B, {self.in_channels}, H, W) with H and W at least "
                              f"{SMALLEST_SIDE}, is {tuple(x.shape)}")
-        on_kernels = cpu.block_runner(self, x, region, self.backend, self.packed_weights)
+        on_kernels = (gpu.block_runner(self, x, self.backend)
+                      or cpu.block_runner(self, x, region, self.backend, self.packed_weights))
         if on_kernels is None:
             result = self._forward(self._run_block, x)
-        elif len(x) > 1 and not torch.is_grad_enabled():  # one by one they stay in the processor's caches
+        elif len(x) > 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            # One by one they stay in the processor's caches.
             result = torch.cat([self._forward(on_kernels, image) for image in x.split(1)])
         else:
             result = self._forward(on_kernels, x)

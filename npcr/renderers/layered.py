@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from npcr.cameras import Cameras, view_directions
 from npcr.errors import SceneError
 from npcr.io.points import PointCloud
+from npcr.numerics import autocast, current_precision
 from npcr.ops import Fragments, gather_features, rasterize
 from npcr.ops.memory import POOL
 from npcr.renderers.base import (
@@ -165,13 +166,13 @@ def _recomputed(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         # Not the newer kind of checkpoint: it too sees what is saved through hooks, and one hides the other. What the
         # network saw is kept whole, so that it computes the same again.
         with full_activations():
-            result: Tensor = checkpoint(_run_as, network, images, True, use_reentrant=True)
+            result: Tensor = checkpoint(_run_as, network, images, True, current_precision(), use_reentrant=True)
     else:
-        result = checkpoint(_run_as, network, images, False, use_reentrant=False)
+        result = checkpoint(_run_as, network, images, False, current_precision(), use_reentrant=False)
     return result
 
 
-def _run_as(network: Callable[[Tensor], Tensor], images: Tensor, half: bool) -> Tensor:
+def _run_as(network: Callable[[Tensor], Tensor], images: Tensor, half: bool, precision: str) -> Tensor:
     """network(images) as when it was first run: the contexts of then are gone when gradients are made."""
-    with half_activations(half):
+    with half_activations(half), autocast(precision, images.device):
         return network(images)
