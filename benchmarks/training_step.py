@@ -14,10 +14,12 @@ Variants:
     half       ours with SOLVER.HALF_ACTIVATIONS: activations are kept as float16 for the gradients
     recompute  ours with SOLVER.RECOMPUTE_LAYERS: the activations of a layer are computed again for its gradients
     both       ours with both
-    reference  ours with the torch reference (fused gates, channels_last), as on a GPU
+    reference  ours with the torch reference (fused gates, channels_last), as on a GPU in float32
+    tf32, bfloat16, float16, float16x2
+               ours with this SOLVER.PRECISION, on a GPU; "+recompute" after it with SOLVER.RECOMPUTE_LAYERS, too
 
-Column "gradient_error": after the steps, the distance of the gradient of all parameters from the one with float32
-activations, relative to its norm.
+Column "gradient_error": after the steps, the distance of the gradient of all parameters from the one in float32 with
+float32 activations, relative to its norm.
 """
 
 from __future__ import annotations
@@ -43,9 +45,12 @@ from benchmarks.common import environment, measure, print_table, write_json  # n
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_copy  # noqa: E402
 from npcr import cli  # noqa: E402
+from npcr.numerics import PRECISIONS, autocast, tf32  # noqa: E402
 from npcr.renderers.half_activations import half_activations  # noqa: E402
 
-VARIANTS = ("plain", "ours", "half", "recompute", "both", "reference")
+REDUCED = tuple(precision for precision in PRECISIONS if precision != "float32")
+DEFAULT_VARIANTS = ("plain", "ours", "half", "recompute", "both")
+VARIANTS = (*DEFAULT_VARIANTS, "reference", *REDUCED, *(f"{precision}+recompute" for precision in REDUCED))
 COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio",
            "gradient_error")
 
@@ -65,7 +70,9 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     renderer, cameras = make(options, device)
     renderer.train()
-    renderer.recompute_layers = options.variant in ("recompute", "both")
+    renderer.recompute_layers = options.variant == "both" or options.variant.endswith("recompute")
+    reduced = options.variant.removesuffix("+recompute")
+    precision = reduced if reduced in REDUCED else "float32"
     if options.variant == "plain":
         renderer.network = plain_copy(renderer.network, renderer.network.in_channels, options.norm)
     elif options.variant == "reference":
@@ -75,20 +82,21 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     losses = []
     half = options.variant in ("half", "both")
 
-    def differentiate(half: bool) -> float:
+    def differentiate(half: bool, precision: str) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with half_activations(half):
-            output = renderer(cameras)
-            loss = torch.nn.functional.mse_loss(torch.cat([output.color, output.alpha], 1)[0], target)
-        loss.backward()
+        with tf32(precision == "tf32"):
+            with half_activations(half), autocast(precision, device):
+                output = renderer(cameras)
+                loss = torch.nn.functional.mse_loss(torch.cat([output.color, output.alpha], 1)[0], target)
+            loss.backward()
         return loss.item()
 
     def step() -> None:
-        losses.append(differentiate(half))
+        losses.append(differentiate(half, precision))
         optimizer.step()
 
-    def gradient(half: bool) -> torch.Tensor:
-        differentiate(half)
+    def gradient(half: bool, precision: str) -> torch.Tensor:
+        differentiate(half, precision)
         return torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None])
 
     cuda = device.type == "cuda"
@@ -99,9 +107,9 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else _memory_mb("VmHWM") - before
     row = {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
            "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
-    if half:
-        exact = gradient(False)
-        row["gradient_error"] = ((gradient(True) - exact).norm() / exact.norm()).item()
+    if half or precision != "float32":
+        exact = gradient(False, "float32")
+        row["gradient_error"] = ((gradient(half, precision) - exact).norm() / exact.norm()).item()
     return row
 
 
@@ -113,7 +121,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[300, 300], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--norm", choices=("instance", "batch", "none"), default="instance")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=VARIANTS[:-1])
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=DEFAULT_VARIANTS)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)  # the process of one row
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "training_step.json")

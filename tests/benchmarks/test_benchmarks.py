@@ -14,7 +14,9 @@ from benchmarks import (
     agreement,
     blended,
     frame,
+    network_bytes,
     network_kernels,
+    network_profile,
     options,
     projection,
     scaling,
@@ -63,6 +65,29 @@ def test_the_network_with_and_without_kernels(tmp_path: Path) -> None:
     assert [row["of_first"] for row in rows[::2]] == [1, 1]
     assert all(0 <= row["error"] < 1e-3 for row in rows[1::2])
     assert rows[1]["error"] > 0  # or the same network ran twice
+
+
+def test_the_networks_kernels_move_less_than_half_as_much(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    assert network_bytes.main(["--layers", "2", "--size", "400", "400", "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    shares = {(row["what"], row["way"]): row["of_torch"] for row in rows if row["operation"] == "all"}
+    assert shares.pop(("frame", "torch")) == shares.pop(("step", "torch")) == 1
+    assert shares.keys() == {(what, way) for what in ("frame", "step") for way in ("float16", "float16x2")}
+    assert all(0.1 < share < 0.5 for share in shares.values())
+
+
+def test_a_profile_names_the_longest_first(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    assert network_profile.main(["--points", "500", "--layers", "1", "--size", "32", "28", "--precisions", "float32",
+                                 "--rows", "3", "--output", str(output)]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["what"] for row in rows] == ["frame"] * 4 + ["step"] * 4
+    for total, *others in (rows[:4], rows[4:]):
+        times = [row["ms"] for row in others]
+        assert times == sorted(times, reverse=True)
+        assert total["kernel"] == "all"
+        assert total["ms"] > sum(times)
 
 
 def test_projection_equals_the_plain_one(tmp_path: Path) -> None:
