@@ -34,7 +34,7 @@ def test_each_card_and_commit_has_a_section(tmp_path: Path, caplog: pytest.LogCa
     other.write_text(json.dumps(result))
     (tmp_path / "unknown.json").write_text("{}")
     with caplog.at_level(logging.WARNING):
-        text = tables([*RESULTS, other, tmp_path / "unknown.json"])
+        text = tables([ROOT / "benchmarks" / "results" / "frame_h200.json", other, tmp_path / "unknown.json"])
     first, second = text.split("### ")[1:]
     assert first.startswith("NVIDIA H200, commit 813c3fc\n")
     assert second.startswith("NVIDIA Other, commit None\n")

@@ -62,7 +62,8 @@ def _say_why_not(precision: str, reason: str) -> None:
 
 @cache
 def _say_that_it_compiles() -> None:
-    logger.info("Triton compiles the network's kernels, which takes up to a minute where it has not done so before")
+    logger.info("Triton compiles the network's kernels, which takes up to a minute where it has not done so before "
+                "(PROJECTION.BACKEND torch does without these kernels)")
 
 
 def why_not(network: nn.Module, x: Tensor) -> str | None:
