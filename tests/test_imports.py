@@ -48,8 +48,9 @@ MAY_IMPORT["evaluation"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_sp
                                                        "visualization"}
 MAY_IMPORT["training"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["refine"] = MAY_IMPORT["training"] | {"training"}
+MAY_IMPORT["viewer"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_spline", "rendering"}
 MAY_IMPORT["commands"] = MAY_IMPORT["refine"] | {"cli", "importers", "reconstruction", "refine", "scene_check",
-                                                 "synthetic"}
+                                                 "synthetic", "viewer"}
 MAY_IMPORT["command_line"] = {"cli", "commands", "entry_point", "pcpr_ext"}
 MAY_IMPORT["__main__"] = {"command_line"}
 

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make docs/images/viewer.jpg: a model in the viewer, in chromium (needs extra viewer, playwright and chromium)."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import npcr.entry_point  # noqa: E402, F401  before torch is loaded
+
+# isort: split
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from npcr.commands import view  # noqa: E402
+
+
+def main() -> None:
+    """Serve the model, open it, and keep what is seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, help="of the model, as npcr view takes it")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "viewer.jpg")
+    args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    app = view.build(view.parse(["--config-file", args.config_file, "MODEL.DEVICE", "cpu"]))
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=[
+            "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
+        page = browser.new_page(viewport={"width": 960, "height": 600})
+        page.goto(app.address)
+        page.get_by_role("button", name="Add keyframe here").click(timeout=60_000)
+        page.get_by_role("button").and_(page.locator(".mantine-Notification-closeButton")).click()
+        time.sleep(5)  # the full frame
+        picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+        browser.close()
+    app.stop()
+    Image.fromarray(picture).save(args.output, quality=88)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The viewer's server: connects browsers, by viser, with what renders for them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npcr.errors import MissingExtraError, NpcrError
+from npcr.viewer.browser import Browser
+from npcr.viewer.film import Film
+from npcr.viewer.path_editor import PathEditor
+from npcr.viewer.photographs import PhotographedViews
+from npcr.viewer.pictures import Engine, View
+from npcr.viewer.scheduler import FrameScheduler, QuickScale
+
+logger = logging.getLogger("npcr")
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a viewer is told at its start."""
+
+    center: NDArray[np.float64]  # (3,) of the scene
+    pose: NDArray[np.float64]  # (4, 4) from which a browser first looks
+    fov: float  # vertical, degrees
+    size: tuple[int, int]  # (width, height) of films and stills
+    raw_size: tuple[int, int]  # INPUT.SIZE_RAW
+    fps: float
+    gray: float  # background, 0-255
+    output: Path  # where saved paths and films go
+    largest: int = 1024  # pixels of a full frame's longer side at most
+
+
+class ViewerApp:
+    """The viewer's server, from its making until `stop`.
+
+    Args:
+        engine: renders.
+        settings: of the start.
+        film: writes rendered paths.
+        views: photographs to compare with; None: there are none.
+        host: the address to listen at.
+        port: another is taken where it is not free.
+
+    Raises:
+        MissingExtraError: viser is not installed.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, film: Film, views: PhotographedViews | None = None,
+                 host: str = LOCAL[0], port: int = 8080) -> None:
+        try:
+            import viser
+        except ImportError:
+            raise MissingExtraError("the viewer needs viser: pip install 'npcr[viewer]'") from None
+        self.engine, self.settings, self.film, self.views = engine, settings, film, views
+        self._browsers: dict[int, Browser] = {}
+        self._scales: dict[int, QuickScale] = {}
+        self._lock = threading.Lock()
+        self.scheduler: FrameScheduler[View] = FrameScheduler(self._render, self._say)
+        self.server = viser.ViserServer(host=host, port=port, label="NPCR", verbose=False)
+        up = -settings.pose[:3, 1]
+        self.server.scene.set_up_direction(tuple(up))
+        camera = self.server.initial_camera
+        camera.position, camera.look_at = settings.pose[:3, 3], settings.center
+        camera.fov = math.radians(settings.fov)
+        self.server.on_client_connect(self._connect)
+        self.server.on_client_disconnect(self._disconnect)
+
+    @property
+    def address(self) -> str:
+        """The address to open."""
+        host = self.server.get_host()
+        return f"http://{'localhost' if host in LOCAL else host}:{self.server.get_port()}"
+
+    def stop(self) -> None:
+        """Close the server."""
+        self.film.cancel()
+        self.scheduler.stop()
+        self.server.stop()
+
+    def editor(self) -> PathEditor:
+        """Make an empty path for a browser."""
+        settings = self.settings
+        return PathEditor(settings.center, settings.size, settings.raw_size, settings.fps)
+
+    def _connect(self, client: Any) -> None:
+        browser = Browser(self, client)
+        with self._lock:
+            self._scales[client.client_id] = QuickScale()
+            self._browsers[client.client_id] = browser
+        browser.ask()
+
+    def _disconnect(self, client: Any) -> None:
+        self.scheduler.remove(client.client_id)
+        with self._lock:
+            self._scales.pop(client.client_id, None)
+            browser = self._browsers.pop(client.client_id, None)
+        if browser is not None:
+            browser.close()
+
+    def _render(self, key: Hashable, view: View, quick: bool) -> None:
+        browser, scale = self._browsers.get(key), self._scales.get(key)  # type: ignore[call-overload]
+        if browser is None or scale is None:
+            self.scheduler.remove(key)  # its last request came after it had gone
+            return
+        shown = self.engine.show(view, scale.scale if quick else 1.0)
+        if quick:
+            scale.learn(shown.seconds)
+        browser.draw(shown, quick)
+
+    def _say(self, key: Hashable, error: Exception) -> None:
+        if not isinstance(error, NpcrError):
+            logger.warning("the viewer could not render a frame: %s: %s", type(error).__name__, error)
+        browser = self._browsers.get(key)  # type: ignore[call-overload]
+        if browser is not None:
+            browser.say(str(error) or type(error).__name__)
