@@ -378,6 +378,6 @@ def test_a_cloud_that_no_camera_sees_is_refused_before_the_photographs_are_conve
         frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ TO_OPENGL).tolist()  # OpenCV's axes
     file = save(folder, {**values, "ply_file_path": "fused.ply"})
     with pytest.raises(SceneError, match=rf"^{file}: none of the 8 cameras sees a point of the cloud "
-                                         rf"{folder / 'fused.ply'}: likely .* axes .*check_scene\.py"):
+                                         rf"{folder / 'fused.ply'}: likely .* axes .*npcr check"):
         import_capture(read_transforms(folder), tmp_path / "scene")
     assert not (tmp_path / "scene").exists()
