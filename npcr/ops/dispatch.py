@@ -68,7 +68,14 @@ def use_compiled(operator: Operator, backend: str, *tensors: Tensor) -> bool:
     return not missing
 
 
+# A training step beside one on kernels; `python benchmarks/strands.py --reference` measures the strands form's.
+_SLOWER = {"cpu": "4 times as long in the strands form, 40 times in the blended form",
+           "cuda": "twice as long in the strands form, longer in the blended form"}
+
+
 @functools.cache
 def _warn_once(kind: str) -> None:
-    reason = native.why_missing(torch.device(kind))
-    warnings.warn(f"npcr.ops on {kind} runs in plain torch, slowly: {reason}", RuntimeWarning, stacklevel=2)
+    reason, slower = native.why_missing(torch.device(kind)), _SLOWER.get(kind, "longer")
+    warnings.warn(f"npcr.ops on {kind} runs in plain torch, slowly: {reason}. Training takes about {slower} "
+                  "(docs/strands-form.md); wheels for Linux bring the kernels (docs/install.md)", RuntimeWarning,
+                  stacklevel=2)
