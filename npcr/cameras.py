@@ -122,15 +122,9 @@ def camera_rays(cameras: Cameras) -> Tensor:
     device = cameras.intrinsics.device
     grid = pixel_grid(cameras.size, device)
     homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1)  # (H, W, 3)
-    to_world = cameras.cam_to_world[:, :3, :3] @ _inverse(cameras.intrinsics)  # (B, 3, 3)
+    # `inv` would wait for a GPU, to say whether the matrix is singular; intrinsics are not.
+    to_world = cameras.cam_to_world[:, :3, :3] @ torch.linalg.inv_ex(cameras.intrinsics).inverse  # (B, 3, 3)
     return torch.einsum("bij,hwj->bhwi", to_world, homogeneous)
-
-
-def _inverse(matrices: Tensor) -> Tensor:
-    """Return the inverses of (B, 3, 3), by cofactors: `torch.linalg.inv` takes a dozen launches on a GPU, and waits."""
-    rows = torch.linalg.cross(matrices.roll(-1, 1), matrices.roll(-2, 1))  # of the cofactors
-    determinants = (matrices[:, 0] * rows[:, 0]).sum(-1)
-    return rows.transpose(1, 2) / determinants[:, None, None]
 
 
 def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
