@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +6,7 @@ import pytest
 import torch
 
 from npcr.cameras import project
+from npcr.commands import make_fuzzy_scene as command
 from npcr.config import load_config
 from npcr.data.scene import load_clouds, load_scene
 from npcr.errors import NpcrError, SceneError
@@ -109,13 +108,11 @@ def test_options_are_checked(name, value):
         FuzzyOptions(**{name: value})
 
 
-def test_the_tool_takes_care_of_what_is_there(tmp_path, monkeypatch, capsys):
-    tool = Path(__file__).resolve().parents[2] / "tools" / "make_fuzzy_scene.py"
+def test_the_command_takes_care_of_what_is_there(tmp_path, capsys):
     arguments = ["--views", "2", "--size", "32", "--strands", "300", "--points", "500", "--path-views", "3"]
 
     def run(*more: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["make_fuzzy_scene.py", str(tmp_path / "demo"), *arguments, *more])
-        runpy.run_path(str(tool))["main"]()
+        command.main([str(tmp_path / "demo"), *arguments, *more])
 
     run()
     assert "scene.yml" in capsys.readouterr().out
