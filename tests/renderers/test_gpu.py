@@ -34,6 +34,7 @@ def run_kernel_tests(marks: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_in_the_interpreter() -> None:
     run_kernel_tests("not slow", TRITON_INTERPRET="1")
