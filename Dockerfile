@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # NPCR in a container, from the wheels that `make wheel` put into dist. For a CPU:
-#     docker build -t npcr .
+#     docker build -t npcr --build-arg TORCH_INDEX=INDEX .    # INDEX: that of torch's builds for CPUs, on torch's site
 #     docker run --rm -v "$PWD:/work" npcr demo --quick
 # For a GPU (kernels for it are in the wheel where `make wheel` found nvcc; NVIDIA's container toolkit lends the driver):
-#     docker build -t npcr-gpu --build-arg TORCH_INDEX=https://pypi.org/simple .
+#     docker build -t npcr-gpu .
 #     docker run --rm --gpus all -v "$PWD:/work" npcr-gpu demo --quick
 FROM python:3.12-slim
 
-# PyPI's torch for Linux on x86-64 is the one for CUDA, with all that it needs, 5 GB; this index has the one for a CPU.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Without an index pip takes torch for CUDA on x86-64, with all that it needs, 5 GB; it runs on a CPU, too.
+ARG TORCH_INDEX=
 # Others, for a V100: --build-arg TORCH="torch<2.11 torchvision<0.26"
 ARG TORCH="torch torchvision"
 
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" $TORCH
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} $TORCH
 
 # pip takes the wheel for this processor; from here alone, as another package may have the name elsewhere.
 COPY dist/*.whl /wheels/

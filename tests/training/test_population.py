@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from npcr.training.population import dropping_at, relocation_at
 from npcr.training.trainer import Trainer
 from tests.devices import DEVICES
 from tests.scenes import orbit_cameras, write_tiny_scene
+from tests.training.interruption import ctrl_c_at_step
 from tests.training.test_trainer import STRANDS, config, copy_epoch, same_parameters
 
 CPU = torch.device("cpu")
@@ -60,18 +59,8 @@ def test_resuming_equals_not_stopping_bit_for_bit(options: list[str], device: st
 
 def test_ctrl_c_between_two_moves_loses_nothing(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(scene, tmp_path / "whole", *RANDOM)
-    real_step, steps = Trainer.step, []
-
-    def interrupted_step(self: Trainer, batch: list) -> None:
-        steps.append(1)
-        if len(steps) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        real_step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted_step)
-        with pytest.raises(KeyboardInterrupt):
-            train(scene, tmp_path / "stopped", *RANDOM)
+    with ctrl_c_at_step(3, monkeypatch):
+        train(scene, tmp_path / "stopped", *RANDOM)
     train(scene, tmp_path / "stopped", *RANDOM, "RESUME", "True")
     assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "stopped", 2))
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from npcr.config import load_config
 from npcr.errors import CheckpointError, ConfigError, TrainingError
 from npcr.training.trainer import Trainer
 from tests.scenes import write_tiny_scene
+from tests.training.interruption import ctrl_c_at_step
 
 CPU = torch.device("cpu")
 
@@ -77,19 +76,8 @@ def test_resuming_equals_not_stopping_bit_for_bit(scene: Path, tmp_path: Path) -
 def test_ctrl_c_in_the_middle_of_an_epoch_loses_nothing(scene: Path, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     Trainer(config(scene, tmp_path / "whole"), CPU).run()
-    real_step, steps = Trainer.step, []
-
-    def interrupted_step(self: Trainer, batch: list) -> None:
-        steps.append(1)
-        if len(steps) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        real_step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted_step)
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(config(scene, tmp_path / "stopped"), CPU).run()
-    assert len(steps) == 3  # of 5 in the first epoch
+    with ctrl_c_at_step(3, monkeypatch):  # of 5 in the first epoch
+        Trainer(config(scene, tmp_path / "stopped"), CPU).run()
     Trainer(config(scene, tmp_path / "stopped", "RESUME", "True"), CPU).run()
     assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "stopped", 2))
 
