@@ -245,7 +245,7 @@ write(Path({str(source)!r}), Path({str(scene)!r}), wait)
         finally:
             process.kill()
     assert ".scene.partial" in {path.name for path in scene.parent.iterdir()}
-    tool = [sys.executable, "tools/import_scene.py", "transforms", source, scene]
+    tool = [sys.executable, "-m", "npcr", "import", "transforms", source, scene]
     done = subprocess.run(tool, cwd=ROOT, check=True, stderr=subprocess.PIPE, text=True)
     assert "photographs were done" in done.stderr
     write(source, tmp_path / "whole" / "scene")
