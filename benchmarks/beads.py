@@ -40,6 +40,7 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.common import environment, print_table, write_json  # noqa: E402
+from benchmarks.quality.variants import BLENDED  # noqa: E402
 from benchmarks.steadiness import train  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
@@ -70,9 +71,8 @@ writes, in --output:
   truth_img_….png   the ray-traced views
   FORM/…            the models
 """
-# Keys of each form beside the scene's own: the demo's, and a light network for strands.
-FORMS = {"strands": ["MODEL.FORM", "strands", "MODEL.DOTS", "1", "MODEL.FEATURE_DIM", "4", "MODEL.WIDTH", "8"],
-         "blended": ["MODEL.FORM", "blended", "INPUT.LAYER_NUM", "64"]}
+# Keys of each form beside the scene's own.
+FORMS = {"strands": ["MODEL.FORM", "strands"], "blended": [str(part) for pair in BLENDED.items() for part in pair]}
 COLUMNS = ("size", "picture", "along", "matte", "coverage", "views", "pixels")
 STRAY, BESIDE = (0.05, 0.6), 2  # of the matte; pixels to each side
 AROUND, EMPTY = 9, 0.2  # the square around a stray pixel, a side of so many pixels, in which the mean matte is below

@@ -26,7 +26,7 @@ import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 import torch  # noqa: E402
 
 from benchmarks.common import environment, print_table, write_json  # noqa: E402
-from benchmarks.quality.variants import LAYERED  # noqa: E402
+from benchmarks.quality.variants import BLENDED, LAYERED  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.config import load_config  # noqa: E402
 from npcr.errors import ConfigError  # noqa: E402
@@ -41,7 +41,7 @@ COLUMNS = ("form", "steps", "seconds", "steps_per_s", "psnr", "ssim", "alpha_mae
 
 def keys_of(form: str, options: argparse.Namespace, output: str) -> list[str]:
     """Return the KEY VALUE pairs with which a form is trained for so many minutes, saved and evaluated at the end."""
-    pairs = (LAYERED if form == "layered" else {"MODEL.FORM": form}) | {
+    pairs = {"layered": LAYERED, "blended": BLENDED}.get(form, {"MODEL.FORM": form}) | {
         "DATASETS.TRAIN": options.scene, "OUTPUT_DIR": output, "MODEL.DEVICE": options.device,
         "SOLVER.MAX_MINUTES": options.minutes, "SOLVER.MAX_EPOCHS": ENDLESS, "SOLVER.CHECKPOINT_PERIOD": ENDLESS,
         "TEST.PERIOD": 0}

@@ -28,6 +28,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.common import environment, print_table, write_json  # noqa: E402
 from benchmarks.pages import fill_page  # noqa: E402
+from benchmarks.quality.variants import BLENDED  # noqa: E402
 from benchmarks.steadiness import newest_epoch, python  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.checkpoints import model_path  # noqa: E402
@@ -70,8 +71,9 @@ FIRST = Variant("as trained")
 VARIANTS = {"half": Variant("half the resolution", size=0.5),
             "near": Variant("half the distance", distance=0.5, samples=0.5, truth_samples=2),
             "double": Variant("double the resolution", size=2, samples=0.25, truth_samples=2)}
-LIGHT = ("MODEL.FORM", "strands", "MODEL.DOTS", "1", "MODEL.FEATURE_DIM", "4", "MODEL.WIDTH", "8")
-FORMS = {"strands": LIGHT, "splats": (*LIGHT, "MODEL.NETWORK", "False"), "blended": ("MODEL.FORM", "blended")}
+FORMS: dict[str, tuple[str, ...]] = {
+    "strands": ("MODEL.FORM", "strands"), "splats": ("MODEL.FORM", "strands", "MODEL.NETWORK", "False"),
+    "blended": tuple(str(part) for pair in BLENDED.items() for part in pair)}
 KEPT = "NEAR_FAR_SIZE as trained"  # the other way to use a model of the blended form
 RECORDED = ("size", "epochs", "samples", "scene")  # options on which finished steps depend
 METRICS = ("psnr", "ssim", "alpha_mae")

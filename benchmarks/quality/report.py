@@ -32,14 +32,12 @@ from npcr.io.images import read_image, write_image  # noqa: E402
 
 logger = logging.getLogger("npcr")
 
-SHEET_VARIANTS = ("published", "published-mse", "layered-1", "layers-1", "recommended")  # on the contact sheet
+SHEET_VARIANTS = ("layered-1", "blended", "recommended", "splats-alone")  # on the contact sheet
 EXAMPLES = """examples:
   python benchmarks/quality/report.py output/study/full/study.json
-  python benchmarks/quality/report.py benchmarks/results/quality_small.json --page docs/quality.md
-  python benchmarks/quality/report.py output/study/full/study.json --page docs/quality.md --sheet docs/images/q.jpg
-  python benchmarks/quality/report.py output/study/small/study.json --long output/study/full/study.json \\
+  python benchmarks/quality/report.py --answer heart benchmarks/results/quality_heart_*.json --page docs/quality.md
+  python benchmarks/quality/report.py --answer form output/study/full/study.json --sheet docs/images/quality.jpg \\
       --page docs/quality.md
-  python benchmarks/quality/report.py --answer strands benchmarks/results/quality_strands_*.json --page docs/quality.md
 """
 # heading, factor, digits
 COLUMNS = {"psnr": ("PSNR, dB ↑", 1, 2), "ssim": ("SSIM ↑", 1, 3), "flip": ("FLIP ↓", 1, 4),
@@ -195,17 +193,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", metavar="FILE", help="the study's study.json; without, only "
-                        "the sections of --long and --answer are written")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md; "
-                        "without, the tables are printed")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
-                        "beside the first of --long or the results, and link it on the page")
-    parser.add_argument("--long", type=Path, nargs="+", default=[], metavar="FILE", help="study.json of few and longer "
-                        "runs: one table on the page for each")
+    parser.add_argument("results", type=Path, nargs="?", metavar="FILE", help="a study.json, whose tables are printed")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="a page with markers, such as docs/quality.md, for "
+                        "what --answer and --sheet make; without, it is printed")
     parser.add_argument("--answer", nargs="+", action="append", default=[], metavar=("QUESTION", "FILE"),
                         help="study.json of any scenes, times and machines: one table for each, as the answer to a "
                         "question that `study.py --list` names")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the contact sheet there, from the runs "
+                        "beside the first of --answer or FILE, and link it on the page")
     parser.add_argument("--show", nargs="+", default=list(SHEET_VARIANTS), metavar="NAME",
                         help=f"variants on the sheet (default: {' '.join(SHEET_VARIANTS)})")
     args = parser.parse_args(arguments)
@@ -216,7 +211,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if not files:
             parser.error(f"--answer {name}: give a study.json, too")
     args.answer = {name: [Path(file) for file in files] for name, *files in args.answer}
-    if not (args.results or args.long or args.answer):
+    if not (args.results or args.answer):
         parser.error("no results are given")
     return args
 
@@ -224,13 +219,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables or fill the page."""
     args = parse(arguments)
-    filled = sections(read_results(args.results)) if args.results else {}
-    for name, files in {"long": args.long, **args.answer}.items():
-        if files:
-            filled[name] = "\n".join(headline(read_results(file)) for file in files)
+    if args.results:
+        print("\n".join(sections(read_results(args.results)).values()))
+    filled = {name: "\n".join(headline(read_results(file)) for file in files) for name, files in args.answer.items()}
     if args.sheet:
-        given = [*args.long, args.results, *(file for files in args.answer.values() for file in files)]
-        folder = next(file for file in given if file).parent
+        folder = next(file for file in (*(file for files in args.answer.values() for file in files), args.results)
+                      if file).parent
         if write_sheet(folder, args.show, args.sheet) is None:
             raise NpcrError(f"{folder / 'runs'}: none of {', '.join(args.show)} was run with seed 0")
         link = Path(os.path.relpath(args.sheet, args.page.parent if args.page else ".")).as_posix()

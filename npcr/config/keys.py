@@ -66,7 +66,7 @@ _TABLE = (
         range=(24, 16384), length=2, element=int),
     Key("INPUT.NEAR_FAR_SIZE", [6.0, 16.0, 1.0],
         "[near, far, radius]: between the depths near and far, a splat's radius falls from radius to 0.",
-        range=(0, inf), length=3, checkpoint="rendering", unread_by=("strands",)),
+        range=(0, inf), length=3, checkpoint="rendering", unread_by=("strands",), in_scene_files=True),
     Key("INPUT.LAYER_NUM", 1, "Depth-peeled layers.", range=(1, 256), checkpoint="rendering",
         unread_by=("strands",)),
     Key("INPUT.USE_RGB", False,
@@ -163,7 +163,7 @@ _TABLE = (
         "removed; 0: none.", range=(0, inf), only_form="strands"),
     Key("SOLVER.DROP_SPLATS", 0.0,
         "Share of the splats that a step of the strands form leaves out, growing from 0 to this over the training "
-        "(Park et al. 2025: 0.2).", range=(0, 0.95), only_form="strands"),
+        "(Park et al. 2025: 0.2).", range=(0, 0.95), unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.DROP_CELL", 0.0,
         "Splats are left out together in cells of this side, in spacings of the cloud; 0: each by itself.",
         range=(0, 1e4), only_form="strands"),

@@ -70,15 +70,18 @@ def source_of(cfg: CfgNode, key: str) -> str:
 def unread_keys(cfg: CfgNode) -> list[str]:
     """List the keys that somebody set to another value than the default, but that MODEL.FORM does not read.
 
+    What every scene.yml has (`Key.in_scene_files`) is among them only where the command line set it.
+
     Args:
         cfg: the configuration.
 
     Returns:
         Dotted names.
     """
-    set_by_somebody = cfg.__dict__.get(_SOURCES, {})
-    return [name for name, key in KEYS.items() if cfg.MODEL.FORM in key.unread_by and name in set_by_somebody
-            and _value(cfg, name) != key.default]
+    sources = cfg.__dict__.get(_SOURCES, {})
+    return [name for name, key in KEYS.items() if cfg.MODEL.FORM in key.unread_by and name in sources
+            and _value(cfg, name) != key.default
+            and not (key.in_scene_files and sources[name] == sources.get(""))]
 
 
 def explicit_keys(file: str | Path | None = None, options: Sequence[str] = ()) -> frozenset[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings that new scenes are trained with (docs/blended-form.md); the keys' own defaults are the published ones.
+"""The settings that new scenes are trained with (docs/quality.md); the keys' own defaults are the published ones.
 
 configs/demo.yml and the quality study (benchmarks/quality) train with these, too.
 """
@@ -11,14 +11,12 @@ from typing import Any
 Settings = dict[str, dict[str, Any]]  # values by section and key
 
 RECOMMENDED: Settings = {
-    "MODEL": {"FORM": "blended", "FEATURE_DIM": 8, "WIDTH": 16, "DOTS": 5},
-    "INPUT": {"LAYER_NUM": 64},
-    "PROJECTION": {"PEELING": "pixel"},
+    "MODEL": {"FORM": "strands", "FEATURE_DIM": 4, "WIDTH": 8},
     "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
     "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2},
     "SOLVER": {"OPTIMIZER_NAME": "AdamW", "BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "HARMONICS_LR_FACTOR": 15,
                "HARMONICS_DECAY": 1, "OPACITY_LR_FACTOR": 90, "POSITION_LR_FACTOR": 30, "WIDTH_LR_FACTOR": 30,
-               "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
+               "DROP_SPLATS": 0.2, "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
     "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 1000, "ANCHOR": 10},
 }
 

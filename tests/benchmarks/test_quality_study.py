@@ -20,7 +20,6 @@ from benchmarks.quality.runs import Job, Study, finished, remove, run
 from benchmarks.quality.scores import flip, mean_of
 from benchmarks.quality.variants import (
     BASE,
-    RECOMMENDED_KEYS,
     CloudChange,
     Question,
     Variant,
@@ -70,13 +69,14 @@ def test_every_variant_is_a_valid_configuration(tmp_path: Path) -> None:
 
 def test_keys_that_a_form_does_not_read_are_left_alone(tmp_path: Path) -> None:
     made = make_study(tmp_path, longest_side=36)  # another size than the scene's, which changes NEAR_FAR_SIZE
-    job = Job(made, all_variants()["strands-light"], 0)
+    job, blended = Job(made, BASE, 0), Job(made, all_variants()["blended"], 0)
     cfg = job.config()
     assert not unread_keys(cfg)
-    assert "MODEL.DOTS" not in job.settings
-    assert (cfg.MODEL.FORM, cfg.MODEL.FEATURE_DIM, cfg.MODEL.WIDTH, cfg.DATASETS.SHIFT) == ("strands", 4, 8, 0)
-    dots = Job(made, BASE, 0).config().MODEL.DOTS
-    assert dots == RECOMMENDED_KEYS["MODEL.DOTS"]
+    assert not unread_keys(blended.config())
+    assert "INPUT.NEAR_FAR_SIZE" not in job.settings
+    assert "INPUT.NEAR_FAR_SIZE" in blended.settings
+    assert "SOLVER.DROP_SPLATS" not in blended.settings
+    assert (cfg.MODEL.FORM, cfg.MODEL.FEATURE_DIM, cfg.MODEL.WIDTH, cfg.SOLVER.DROP_SPLATS) == ("strands", 4, 8, 0.2)
 
 
 def test_published_settings_are_those_of_the_published_file(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_questions_hold_the_recommended_value_once() -> None:
     for question in questions():
         assert len({label for label, _ in question.rows}) == len(question.rows)
         assert sum(variant == BASE for _, variant in question.rows) == (0 if question.name == "norm" else 1)
-    assert [variant.name for variant in select(["noise-1", "layers"])][-1] == "noise-1"
-    assert select(["layers"]) == [v for v in all_variants().values() if v.name.startswith("layers-") or v == BASE]
-    with pytest.raises(ConfigError, match=r"--only layer: no such variant or question; questions: form, strands"):
+    assert [variant.name for variant in select(["noise-1", "width"])][-1] == "noise-1"
+    assert select(["width"]) == [v for v in all_variants().values() if v.name.startswith("width-") or v == BASE]
+    with pytest.raises(ConfigError, match=r"--only layer: no such variant or question; questions: form, heart"):
         select(["layer"])
 
 
@@ -151,11 +151,12 @@ def test_scene_that_does_not_serve(tmp_path: Path) -> None:
 
 def test_splats_follow_picture_and_cloud(tmp_path: Path) -> None:
     made = make_study(tmp_path)
-    assert "INPUT.NEAR_FAR_SIZE" not in Job(made, BASE, 0).keys
-    half = Job(make_study(tmp_path, longest_side=36), BASE, 0)
+    layered = all_variants()["layered-1"]
+    assert "INPUT.NEAR_FAR_SIZE" not in Job(made, layered, 0).keys
+    half = Job(make_study(tmp_path, longest_side=36), layered, 0)
     assert half.keys["INPUT.SIZE_TRAIN"] == [36, 27]
-    sparse = Job(made, all_variants()["density-0.25"], 0)
-    dense = Job(made, all_variants()["density-2"], 0)
+    sparse = Job(made, Variant("sparse", layered.overrides, CloudChange(density=0.25)), 0)
+    dense = Job(made, Variant("dense", layered.overrides, CloudChange(density=2)), 0)
     assert sparse.keys["INPUT.NEAR_FAR_SIZE"][2] > dense.keys["INPUT.NEAR_FAR_SIZE"][2]
 
 
@@ -187,7 +188,7 @@ def test_means_leave_out_what_was_not_measured() -> None:
 
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("flip_evaluator", reason="flip-evaluator is not installed")
-    made = make_study(tmp_path, minutes=0.01)
+    made = make_study(tmp_path, minutes=0.05)
     job = Job(made, Variant("noise-1", SMALLEST, CloudChange(noise=1)), 0)
 
     def interrupt() -> None:
@@ -210,7 +211,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path: Path, monkey
 
     monkeypatch.setattr(subprocess, "Popen", None)  # nothing is run any more
     assert finished(job) == result
-    with pytest.raises(ConfigError, match=r"was run with SOLVER.MAX_MINUTES 0.01, the study has 0.02"):
+    with pytest.raises(ConfigError, match=r"was run with SOLVER.MAX_MINUTES 0.05, the study has 0.02"):
         finished(Job(make_study(tmp_path, minutes=0.02), job.variant, 0))
     remove(job)
     assert finished(job) is None
@@ -245,11 +246,11 @@ def test_failed_training_says_why_and_the_next_run_begins(tmp_path: Path, monkey
 
 def test_list_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    study.main(["--list", "--only", "layers", "--size", "full"])
+    study.main(["--list", "--only", "width", "--size", "full"])
     shown = capsys.readouterr().out
-    assert "layers-16" in shown
+    assert "width-16" in shown
     assert "noise" not in shown
-    count = len(select(["layers"]))
+    count = len(select(["width"]))
     assert f"{count} variants, 2 seeds, 15 min of training each: about {count * 2 * 15.3333 / 60:.1f} hours" in shown
     assert not list(tmp_path.iterdir())
 
@@ -274,27 +275,27 @@ RESULTS: dict[str, Any] = {
     "environment": {"study": {
         "command": "python benchmarks/quality/study.py --size full", "picture": [200, 200], "minutes": 15.0,
         "scene": {"name": "bob", "views": 60, "held_out": 12, "points": 90000}}},
-    "rows": [row("recommended", 0, 30.0), row("recommended", 1, 30.5), row("layers-1", 0, 28.0),
-             row("schedule", 0, 29.0, layers=9, machine=MACHINE | {"commit": "def5678", "load_before": 1.6})],
+    "rows": [row("recommended", 0, 30.0), row("recommended", 1, 30.5), row("width-16", 0, 28.0),
+             row("layered-4", 0, 29.0, layers=9, machine=MACHINE | {"commit": "def5678", "load_before": 1.6})],
 }
-LAYERS = """\
+WIDTHS = """\
 |  | PSNR, dB ↑ | SSIM ↑ | FLIP ↓ | alpha MAE ↓ | alpha SAD ↓ | steps | ms a step | runs |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| 1 | 28.00 | 0.750 | 0.1000 | 0.0100 | 0.400 | 1,000 | 50 | 1 |
-| 16 (recommended) | 30.25 ± 0.25 | 0.750 ± 0.000 | 0.1000 ± 0.0000 | 0.0100 ± 0.0000 | 0.400 ± 0.000 | 1,000 ± 0 | \
+| 16 | 28.00 | 0.750 | 0.1000 | 0.0100 | 0.400 | 1,000 | 50 | 1 |
+| 8 (recommended) | 30.25 ± 0.25 | 0.750 ± 0.000 | 0.1000 ± 0.0000 | 0.0100 ± 0.0000 | 0.400 ± 0.000 | 1,000 ± 0 | \
 50 ± 0 | 2 |
 """
 
 
 def test_tables_of_fixed_results() -> None:
-    asked = Question("layers", "Layers", tuple((str(n), Variant(f"layers-{n}")) for n in (1, 2, 4))
-                     + (("16 (recommended)", BASE),))
+    asked = Question("width", "Channels", tuple((str(n), Variant(f"width-{n}")) for n in (16, 32, 64))
+                     + (("8 (recommended)", BASE),))
     table = report.question_table(asked, RESULTS["rows"], "python study.py")
-    assert table.startswith(LAYERS)
-    assert table.endswith("\n\nNot run: 2; 4.\n\n`python study.py --only layers`\n")
+    assert table.startswith(WIDTHS)
+    assert table.endswith("\n\nNot run: 32; 64.\n\n`python study.py --only width`\n")
     filled = report.sections(RESULTS)
-    assert "`python benchmarks/quality/study.py --size full --only layers`" in filled["layers"]
-    assert "| blended, one more each epoch (reached 9 of 16) | 29.00 |" in filled["schedule"]
+    assert "`python benchmarks/quality/study.py --size full --only width`" in filled["width"]
+    assert "| layered, tuned, 4 layers (reached 9 of 16) | 29.00 |" in filled["form"]
     assert filled["noise"].startswith("*Not run yet:*")  # the recommended settings alone answer nothing
     assert "15 minutes of training a run on Some CPU (cpu), 2 of 2 threads; load average" in filled["about"]
     assert "before the runs up to 1.6\n" in filled["about"]
@@ -303,28 +304,25 @@ def test_tables_of_fixed_results() -> None:
     assert "commit abc1234, def5678; 4 runs, 2026-01-02 to 2026-01-02" in filled["about"]
 
 
-def test_page_is_filled_again_and_again(tmp_path: Path) -> None:
+def test_page_is_filled_again_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, results = tmp_path / "quality.md", tmp_path / "study.json"
     page.write_text((ROOT / "docs" / "quality.md").read_text())
     results.write_text(json.dumps(RESULTS))
-    report.main([str(results), "--page", str(page)])
+    report.main([str(results)])
+    assert "*Not run yet:* `python benchmarks/quality/study.py --size full --only noise`" in capsys.readouterr().out
+    report.main(["--answer", "form", str(results), "--page", str(page)])
     text = page.read_text()
-    assert text.count("| 28.00 |") == 1  # layers-1, in one table
-    assert "*Not run yet:* `python benchmarks/quality/study.py --size full --only noise`" in text
-    report.main([str(results), "--page", str(page)])
+    assert text.count("| Channels of the light network: 16 (`width-16`) | 28.00 |") == 1
+    assert "--size full --seeds 2 --only layered-4 recommended width-16`" in text
+    report.main(["--answer", "form", str(results), "--page", str(page)])
     assert page.read_text() == text
-    report.main([str(results), "--page", str(page), "--long", str(results), str(results)])
-    assert page.read_text().count("| Layers of the blended form: 1 (`layers-1`) | 28.00 |") == 2
-    assert page.read_text().count("| 28.00 |") == 3  # the question's own table as before
-    assert "--size full --seeds 2 --only recommended layers-1 schedule`" in page.read_text()
-    page.write_text(text)
-    report.main(["--answer", "strands", str(results), "--page", str(page)])
-    assert page.read_text().count("| Layers of the blended form: 1 (`layers-1`) | 28.00 |") == 1
-    assert page.read_text().replace(study_section(page.read_text(), "strands"), "") == text.replace(
-        study_section(text, "strands"), "")
-    page.write_text(text.replace("<!-- /study:layers -->", ""))
-    with pytest.raises(ConfigError, match="has 0 sections between <!-- study:layers -->"):
-        report.main([str(results), "--page", str(page)])
+    report.main(["--answer", "form", str(results), str(results), "--page", str(page)])
+    assert page.read_text().count("| Channels of the light network: 16 (`width-16`) | 28.00 |") == 2
+    assert page.read_text().replace(study_section(page.read_text(), "form"), "") == text.replace(
+        study_section(text, "form"), "")
+    page.write_text(text.replace("<!-- /study:form -->", ""))
+    with pytest.raises(ConfigError, match="has 0 sections between <!-- study:form -->"):
+        report.main(["--answer", "form", str(results), "--page", str(page)])
     results.write_text("[]")
     with pytest.raises(ConfigError, match="holds no results of a study"):
         report.main([str(results)])
@@ -340,4 +338,4 @@ def test_csv_has_a_line_for_each_run(tmp_path: Path) -> None:
     with (tmp_path / "study.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["variant"], line["seed"], line["psnr"], line["perceptual"]) for line in lines][1:3] == [
-        ("recommended", "1", "30.5", ""), ("layers-1", "0", "28.0", "")]
+        ("recommended", "1", "30.5", ""), ("width-16", "0", "28.0", "")]

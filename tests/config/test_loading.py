@@ -149,8 +149,11 @@ def test_keys_that_the_form_does_not_read_are_known_where_somebody_set_them(tmp_
     file = tmp_path / "scene.yml"
     file.write_text("INPUT: {NEAR_FAR_SIZE: [1, 2, 0.5], LAYER_NUM: 64}\nMODEL: {DOTS: 1}\n")
     assert unread_keys(load_config(file, ["MODEL.FORM", "blended"])) == []
-    unread = ["INPUT.NEAR_FAR_SIZE", "INPUT.LAYER_NUM", "PROJECTION.PEELING"]
-    assert unread_keys(load_config(file, ["MODEL.FORM", "strands", "PROJECTION.PEELING", "pixel"])) == unread
+    unread = ["INPUT.LAYER_NUM", "PROJECTION.PEELING"]
+    options = ["MODEL.FORM", "strands", "PROJECTION.PEELING", "pixel"]
+    assert unread_keys(load_config(file, options)) == unread  # every scene.yml has NEAR_FAR_SIZE
+    options += ["INPUT.NEAR_FAR_SIZE", "[1, 3, 1]"]
+    assert unread_keys(load_config(file, options)) == ["INPUT.NEAR_FAR_SIZE", *unread]
     assert unread_keys(load_config(None, ["MODEL.FORM", "strands"])) == []
 
 

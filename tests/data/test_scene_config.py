@@ -16,7 +16,7 @@ from npcr.errors import ConfigError
 from tests.scenes import orbit_cameras
 
 
-@pytest.mark.parametrize(("cameras", "form"), [(FEW_CAMERAS - 1, "layered"), (FEW_CAMERAS, "blended")])
+@pytest.mark.parametrize(("cameras", "form"), [(FEW_CAMERAS - 1, "layered"), (FEW_CAMERAS, "strands")])
 def test_the_form_follows_the_number_of_photographs(cameras: int, form: str) -> None:
     settings = scene_settings("cat", orbit_cameras(cameras, (200, 160)), mask=True)
     cfg = from_dict(settings, "test")
@@ -30,10 +30,10 @@ def test_the_form_follows_the_number_of_photographs(cameras: int, form: str) -> 
 def test_one_scenes_settings_do_not_leak_into_the_next() -> None:
     first = scene_settings("cat", orbit_cameras(FEW_CAMERAS, (200, 160)), mask=True)
     first["DATASETS"]["MASK"] = False
-    first["INPUT"]["LAYER_NUM"] = 3
+    first["MODEL"]["WIDTH"] = 3
     second = scene_settings("dog", orbit_cameras(FEW_CAMERAS, (200, 160)), mask=True)
     assert second["DATASETS"]["MASK"] is True
-    assert second["INPUT"]["LAYER_NUM"] != 3
+    assert second["MODEL"]["WIDTH"] != 3
 
 
 def test_a_configuration_is_updated_and_what_goes_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
