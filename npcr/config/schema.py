@@ -31,7 +31,7 @@ class Key:
     pairs: bool = False  # a list may hold pairs of numbers, which are written one after the other
     checkpoint: CheckpointRole | None = None
     unread_by: tuple[str, ...] = ()  # values of MODEL.FORM that do not read it; `unread_keys` says so where it is set
-    in_scene_files: bool = False  # scene.yml has it whatever the form: that one does not read it is said of options only
+    in_scene_files: bool = False  # every scene.yml has it: that a form does not read it is said of options only
     only_form: str = ""  # the value of MODEL.FORM with which alone it may differ from the default; empty: any
 
     def convert(self, value: Any, source: str) -> Any:
