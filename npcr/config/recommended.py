@@ -19,26 +19,3 @@ RECOMMENDED: Settings = {
                "DROP_SPLATS": 0.2, "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
     "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 1000, "ANCHOR": 10},
 }
-
-# Few photographs do not determine the many parameters of the blended form's points, which would overfit: one layer
-# through the large network.
-RECOMMENDED_FEW: Settings = {
-    "MODEL": {"FORM": "layered"},
-    "DATASETS": {"SHIFT": 10, "MAXRATION": 0.5},
-    "LOSS": {"PERCEPTUAL": 0, "SSIM": 0.1},
-    "SOLVER": {"BASE_LR": 0.001, "FEATURE_LR_FACTOR": 5, "LR_DECAY": "cosine", "WARMUP_ITERS": 1, "MAX_EPOCHS": 100},
-    "REFINE": {"LR": 0.0003},
-}
-FEW_CAMERAS = 24
-
-
-def recommended_settings(cameras: int) -> Settings:
-    """Choose the recommended settings for a scene.
-
-    Args:
-        cameras: how many it has; below `FEW_CAMERAS`, `RECOMMENDED_FEW` hold.
-
-    Returns:
-        Values by section and key; not to be changed.
-    """
-    return RECOMMENDED if cameras >= FEW_CAMERAS else RECOMMENDED_FEW

@@ -14,7 +14,7 @@ import yaml
 from npcr.cameras import Cameras
 from npcr.command_names import as_typed
 from npcr.config import KEYS, from_dict
-from npcr.config.recommended import recommended_settings
+from npcr.config.recommended import RECOMMENDED
 from npcr.data.cloud_geometry import near_far_size, object_centers
 from npcr.errors import ConfigError, SceneError
 from npcr.io.files import atomic_write
@@ -29,7 +29,7 @@ _HEADER = """\
 
 
 def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int = 800) -> dict[str, Any]:
-    """Choose the configuration of a new scene: its own values, and the recommended ones (docs/blended-form.md).
+    """Choose the configuration of a new scene: its own values, and the recommended ones (docs/quality.md).
 
     About an eighth of the cameras is held out, at least three of them where that leaves enough to train on.
 
@@ -60,7 +60,7 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
                      "HOLDOUT_EVERY": _holdout_every(len(cameras))},
         "OUTPUT_DIR": f"output/{name}",
     }
-    for section, values in recommended_settings(len(cameras)).items():
+    for section, values in RECOMMENDED.items():
         own.setdefault(section, {}).update(values)
     return own
 

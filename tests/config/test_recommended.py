@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from npcr.config import KEYS, explicit_keys, from_dict, load_config
 from npcr.config.keys import locate
-from npcr.config.recommended import FEW_CAMERAS, RECOMMENDED, RECOMMENDED_FEW, Settings, recommended_settings
+from npcr.config.recommended import RECOMMENDED, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo.yml"
@@ -32,14 +30,8 @@ def keys_of(settings: Settings) -> set[str]:
     return {f"{section}.{key}" for section, values in settings.items() for key in values}
 
 
-@pytest.mark.parametrize("settings", [RECOMMENDED, RECOMMENDED_FEW])
-def test_they_are_valid(settings: Settings) -> None:
-    from_dict(settings, "recommended")
-
-
-def test_the_number_of_cameras_chooses() -> None:
-    assert recommended_settings(FEW_CAMERAS) is RECOMMENDED
-    assert recommended_settings(FEW_CAMERAS - 1) is RECOMMENDED_FEW
+def test_they_are_valid() -> None:
+    from_dict(RECOMMENDED, "recommended")
 
 
 def test_the_demo_has_the_recommended_settings() -> None:

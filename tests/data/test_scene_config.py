@@ -9,29 +9,25 @@ import numpy as np
 import pytest
 
 from npcr.config import from_dict, load_config
-from npcr.config.recommended import FEW_CAMERAS
 from npcr.data.cloud_geometry import object_centers
 from npcr.data.scene_config import point_settings, scene_settings, update_scene_config
 from npcr.errors import ConfigError
 from tests.scenes import orbit_cameras
 
 
-@pytest.mark.parametrize(("cameras", "form"), [(FEW_CAMERAS - 1, "layered"), (FEW_CAMERAS, "strands")])
-def test_the_form_follows_the_number_of_photographs(cameras: int, form: str) -> None:
-    settings = scene_settings("cat", orbit_cameras(cameras, (200, 160)), mask=True)
-    cfg = from_dict(settings, "test")
-    assert form == cfg.MODEL.FORM
+@pytest.mark.parametrize(("cameras", "held_out"), [(5, 0), (23, 7), (24, 8)])
+def test_a_new_scene(cameras: int, held_out: int) -> None:
+    cfg = from_dict(scene_settings("cat", orbit_cameras(cameras, (200, 160)), mask=True), "test")
     assert cfg.INPUT.SIZE_RAW == [200, 160]
-    held_out = 7 if form == "layered" else 8
     assert held_out == cfg.DATASETS.HOLDOUT_EVERY
-    assert cfg.SOLVER.LR_DECAY == "cosine"
+    assert (cfg.MODEL.FORM, cfg.SOLVER.LR_DECAY) == ("strands", "cosine")
 
 
 def test_one_scenes_settings_do_not_leak_into_the_next() -> None:
-    first = scene_settings("cat", orbit_cameras(FEW_CAMERAS, (200, 160)), mask=True)
+    first = scene_settings("cat", orbit_cameras(24, (200, 160)), mask=True)
     first["DATASETS"]["MASK"] = False
     first["MODEL"]["WIDTH"] = 3
-    second = scene_settings("dog", orbit_cameras(FEW_CAMERAS, (200, 160)), mask=True)
+    second = scene_settings("dog", orbit_cameras(24, (200, 160)), mask=True)
     assert second["DATASETS"]["MASK"] is True
     assert second["MODEL"]["WIDTH"] != 3
 
