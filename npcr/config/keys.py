@@ -149,7 +149,7 @@ _TABLE = (
         range=(1, inf), element=int, unread_by=("strands",)),
     Key("SOLVER.RELOCATE_EVERY", 0,
         "Steps after which splats of no use become parts of others, in the strands form (Kheradmand et al. 2024: 100); "
-        "0: never.", range=(0, inf), only_form="strands"),
+        "0: never.", range=(0, inf), unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.RELOCATE_BY", "gradient",
         "What makes a splat useful. opacity: its opacity. gradient: how much the loss depended on its color, which "
         "says how much of it is seen, and needs Adam. The more useful it is, the likelier it is cut into parts.",

@@ -58,7 +58,8 @@ def _check_together(cfg: CfgNode, source: str) -> None:
     if cfg.SOLVER.RECOMPUTE_LAYERS and cfg.MODEL.NORM == "batch":
         raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS takes layers one by one, but MODEL.NORM batch has "
                           "statistics over all of them; use instance or none")
-    if cfg.SOLVER.RELOCATE_EVERY and cfg.SOLVER.RELOCATE_BY == "gradient" and cfg.SOLVER.OPTIMIZER_NAME == "SGD":
+    moved = cfg.SOLVER.RELOCATE_EVERY and cfg.MODEL.FORM not in KEYS["SOLVER.RELOCATE_EVERY"].unread_by
+    if moved and cfg.SOLVER.RELOCATE_BY == "gradient" and cfg.SOLVER.OPTIMIZER_NAME == "SGD":
         raise ConfigError(f"{source}: SOLVER.RELOCATE_BY gradient reads the mean squares of the gradients, which "
                           "SOLVER.OPTIMIZER_NAME SGD does not keep; use Adam or AdamW, or RELOCATE_BY opacity")
     given = cfg.SOLVER.POINT_EPS
