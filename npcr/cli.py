@@ -10,11 +10,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from yacs.config import CfgNode
 
+from npcr import distributed
 from npcr.command_names import as_typed
 from npcr.config import explicit_keys, load_config, source_of, unread_keys
 from npcr.errors import ConfigError, NpcrError
@@ -223,21 +224,24 @@ def run(main: Callable[[], None]) -> None:
         with tf32(False):
             main()
     except NpcrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"error: {error}")
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            print(f"error: {describe(error)}; fewer or smaller pictures, points and layers need less", file=sys.stderr)
-            sys.exit(2)
+            _fail(f"error: {describe(error)}; fewer or smaller pictures, points and layers need less")
         if not isinstance(error, OSError):
             raise
         # a full disk, a read-only folder, a file where a folder should be
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"error: {place}{error.strerror or error}")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    """End with a message; of several processes only one prints it."""
+    if distributed.speaks():
+        print(message, file=sys.stderr)
+    sys.exit(status)
 
 
 class _Quiet(argparse.Action):

@@ -32,3 +32,7 @@ class TrainingError(NpcrError):
 
 class OutOfMemoryError(NpcrError):
     """GPU or host memory ran out; the message says which keys need less."""
+
+
+class LostProcessError(NpcrError):
+    """Another process of torchrun has ended or does not answer."""

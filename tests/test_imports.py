@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Each room may import itself, what stands in its list, and what anyone may import.
 ANYONE = {"errors", "progress", "out_of_memory", "transfers", "numerics", "installation", "command_names",
-          "__version__"}
+          "distributed", "__version__"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "out_of_memory": set(),
     "transfers": set(),
     "numerics": set(),
+    "distributed": set(),
     "installation": set(),
     "command_names": set(),
     "config": set(),
