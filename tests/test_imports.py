@@ -47,7 +47,7 @@ MAY_IMPORT["factory"] = {"checkpoints", "config", "data", "io", "renderers", "te
 MAY_IMPORT["rendering"] = MAY_IMPORT["factory"] | {"cameras", "factory"}
 MAY_IMPORT["evaluation"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_spline", "metrics", "rendering",
                                                        "visualization"}
-MAY_IMPORT["training"] = MAY_IMPORT["evaluation"] | {"evaluation"}
+MAY_IMPORT["training"] = MAY_IMPORT["evaluation"] | {"evaluation", "ops"}
 MAY_IMPORT["refine"] = MAY_IMPORT["training"] | {"training"}
 MAY_IMPORT["viewer"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_spline", "rendering"}
 MAY_IMPORT["commands"] = MAY_IMPORT["refine"] | {"cli", "importers", "reconstruction", "refine", "scene_check",

@@ -19,13 +19,14 @@ from npcr.checkpoints.files import (
     read_model,
     save_model,
     save_training_state,
+    whole_epochs,
 )
 from npcr.checkpoints.published import is_published, read_published
 from npcr.checkpoints.renderer_state import load_parameters, make_checkpoint
 
 __all__ = ["ModelCheckpoint", "choose_model", "find_epoch", "is_published", "load_model", "load_parameters",
            "load_training_state", "make_checkpoint", "model_path", "optimizer_path", "read_published", "save_model",
-           "save_training_state"]
+           "save_training_state", "whole_epochs"]
 
 
 def load_model(path: str | Path, norm: str = "instance") -> ModelCheckpoint:

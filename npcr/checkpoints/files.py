@@ -125,8 +125,8 @@ def find_epoch(output_dir: str | Path, load_epoch: int = -1, *, resume: bool = F
     Raises:
         CheckpointError: it is not there; the message lists the epochs that are.
     """
-    models, states = _epochs(output_dir, "model"), _epochs(output_dir, "optimizer")
-    complete = sorted(models & states if resume else models)
+    models = _epochs(output_dir, "model")
+    complete = whole_epochs(output_dir) if resume else sorted(models)
     if load_epoch < 0 and complete:
         return complete[-1]
     if load_epoch in complete:
@@ -136,6 +136,18 @@ def find_epoch(output_dir: str | Path, load_epoch: int = -1, *, resume: bool = F
     missing = f"nr_model_{epoch}.pth" if lacks_model else f"nr_optimizer_{epoch}.pth, which resuming needs"
     there = ", ".join(map(str, complete)) or "none"
     raise CheckpointError(f"{output_dir}: no {missing}; {'complete ' if resume else ''}epochs there: {there}")
+
+
+def whole_epochs(output_dir: str | Path) -> list[int]:
+    """List the epochs that training can go on from: those with a model and a training state.
+
+    Args:
+        output_dir: the folder of the checkpoints.
+
+    Returns:
+        The epochs, ascending.
+    """
+    return sorted(_epochs(output_dir, "model") & _epochs(output_dir, "optimizer"))
 
 
 def choose_model(chosen: Path | None, folder: str | Path, load_epoch: int) -> Path:

@@ -4,7 +4,7 @@
 import argparse
 from collections.abc import Sequence
 
-from npcr import cli
+from npcr import cli, distributed
 from npcr.training.trainer import Trainer
 
 EXAMPLES = """\
@@ -13,6 +13,9 @@ EXAMPLES = """\
       with your own configs/config.yml
   npcr train --config-file datasets/cat/scene.yml MODEL.DEVICE cpu LOSS.PERCEPTUAL 0
   npcr train --config-file output/config.yml RESUME True
+  torchrun --standalone --nproc_per_node 4 --no-python npcr train --config-file datasets/cat/scene.yml \\
+      SOLVER.IMS_PER_BATCH 4
+      on four GPUs (docs/distributed.md)
   tensorboard --logdir output/log
 """
 
@@ -26,7 +29,9 @@ def main(arguments: Sequence[str]) -> None:
     """Train, and print where the results are."""
     args = parse(arguments)
     cfg, _ = cli.config_from_args(args)
-    cli.report_unread_keys(cfg)
-    trainer = Trainer(cfg, cli.resolve_device(cfg.MODEL.DEVICE))
-    trainer.run()
-    print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")
+    with distributed.processes(cfg.SOLVER.TIMEOUT):
+        cli.report_unread_keys(cfg)
+        trainer = Trainer(cfg, distributed.own_device(cli.resolve_device(cfg.MODEL.DEVICE)))
+        trainer.run()
+        if distributed.is_writer():
+            print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")

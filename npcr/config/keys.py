@@ -143,7 +143,7 @@ _TABLE = (
     Key("SOLVER.CHECKPOINT_PERIOD", 10, "Epochs between checkpoints; the last epoch is always written.",
         range=(1, inf)),
     Key("SOLVER.LOG_PERIOD", 10, "Steps between TensorBoard scalars.", range=(1, inf)),
-    Key("SOLVER.IMS_PER_BATCH", 1, "Photographs per optimizer step.", range=(1, 1024)),
+    Key("SOLVER.IMS_PER_BATCH", 1, "Photographs per optimizer step, of all processes together.", range=(1, 1024)),
     Key("SOLVER.LAYER_SCHEDULE", [],
         "Epochs at which a layer is added, beginning with one layer. Empty: INPUT.LAYER_NUM layers from the start.",
         range=(1, inf), element=int, unread_by=("strands",)),
@@ -180,6 +180,9 @@ _TABLE = (
         only_form="layered"),
     Key("SOLVER.HALF_ACTIVATIONS", False,
         "Keep activations for the gradients as float16; computation stays as it is."),
+    Key("SOLVER.TIMEOUT", 300.0,
+        "Several processes (docs/distributed.md): seconds after which one that does not answer is taken for lost.",
+        range=(1, 86400)),
     Key("SOLVER.SEED", 0, "Seed of all random numbers of training and refining.", range=(0, 2**32 - 1)),
 
     Key("LOSS.PERCEPTUAL", 1.0, "Weight of the difference of VGG-19 features; 0: VGG-19 is not loaded at all.",

@@ -72,6 +72,18 @@ class SceneDataset:
                            min(self._raw_size[1], math.ceil(self.size[1] * (1 + max_zoom))))
         self._photographs = ImageCache(scene, alpha_mode, alpha_background, legacy, cache_bytes)
 
+    def name(self, frame: int, camera: int) -> str:
+        """Name a view for messages.
+
+        Args:
+            frame: index of the frame.
+            camera: index of the camera.
+
+        Returns:
+            "frame/photograph", such as 0/img_0001.jpg.
+        """
+        return f"{self.scene.frames[frame].name}/{self.scene.frames[frame].images[camera].name}"
+
     def sample(self, frame: int, camera: int) -> Sample:
         """Return the whole photograph, resized.
 
@@ -132,8 +144,8 @@ class SceneDataset:
         return pixels.permute(2, 0, 1).float() / 255
 
     def _make_sample(self, frame: int, camera: int, cameras: Cameras, target: Tensor) -> Sample:
-        name = f"{self.scene.frames[frame].name}/{self.scene.frames[frame].images[camera].name}"
-        return Sample(name, frame, camera, cameras.to(self.device), target, premultiplied=not self.legacy)
+        return Sample(self.name(frame, camera), frame, camera, cameras.to(self.device), target,
+                      premultiplied=not self.legacy)
 
     def _crop(self, camera: int, offset: tuple[float, float], zoom: float,
               angle: float) -> tuple[Cameras, NDArray[np.float64]]:

@@ -167,6 +167,13 @@ class RenderLoss(nn.Module):
         self.vgg = vgg
         self.everywhere = everywhere
 
+    @property
+    def names(self) -> list[str]:
+        """The names of what `forward` gives, in its order, where it is given the regularizers."""
+        terms = ("mse", "l1", "gradient", "perceptual", "ssim")
+        always = ("mse", "gradient")
+        return ["total", *(name for name in terms if name in always or self.weights[name]), *self.regularizers]
+
     def forward(self, rgb: Tensor, alpha: Tensor, depth: Tensor, target: Tensor,
                 regularizers: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Compute the loss.

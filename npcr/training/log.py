@@ -87,6 +87,28 @@ class TrainingLog:
         self.writer.close()
 
 
+class NoLog(TrainingLog):
+    """The log of a process that does not write: none."""
+
+    def __init__(self) -> None:
+        """Do nothing."""
+
+    def log_step(self, iteration: int, epoch: int, losses: dict[str, float], lr: float, seconds: float) -> None:
+        """Do nothing."""
+
+    def log_relocation(self, iteration: int, moved: int) -> None:
+        """Do nothing."""
+
+    def log_images(self, iteration: int, output: RenderOutput, sample: Sample) -> None:
+        """Do nothing."""
+
+    def log_evaluation(self, iteration: int, epoch: int, scores: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _depth_image(depth: Tensor) -> Tensor:
     """(1, H, W): near is bright, far is dark, empty is black."""
     occupied = depth > 0

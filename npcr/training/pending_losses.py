@@ -29,32 +29,34 @@ class PendingLosses(Generic[Result]):
     """The losses of one step.
 
     Args:
-        refuse: makes the error of losses whose total is not finite.
+        refuse: makes the error of losses whose total is not finite, from them and from what they were added with.
         combine: makes the result of what was added, in its order.
     """
 
-    def __init__(self, refuse: Callable[[Values], TrainingError], combine: Callable[[list[Values]], Result]) -> None:
+    def __init__(self, refuse: Callable[..., TrainingError], combine: Callable[[list[Values]], Result]) -> None:
         self._refuse = refuse
         self._combine = combine
-        self._copies: deque[tuple[list[str], HostCopy]] = deque()
+        self._copies: deque[tuple[list[str], HostCopy, tuple[str, ...]]] = deque()
         self._read: list[Values] = []
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, Tensor], *where: str) -> None:
         """Add losses of the step, and check them if they are on the host.
 
         Args:
             losses: scalars by name, `total` among them.
+            where: of what they are, for the error.
 
         Raises:
             TrainingError: the total is not finite.
         """
-        self._copies.append((list(losses), HostCopy(torch.stack([value.detach() for value in losses.values()]))))
+        copy = HostCopy(torch.stack([value.detach() for value in losses.values()]))
+        self._copies.append((list(losses), copy, where))
         if self.is_ready():
             self._arrive()
 
     def is_ready(self) -> bool:
         """Whether `read` would not wait."""
-        return all(copy.is_ready() for _, copy in self._copies)
+        return all(copy.is_ready() for _, copy, _ in self._copies)
 
     def read(self) -> Result:
         """Wait for the losses and check them.
@@ -70,19 +72,21 @@ class PendingLosses(Generic[Result]):
 
     def _arrive(self) -> None:
         while self._copies:
-            names, copy = self._copies.popleft()
+            names, copy, where = self._copies.popleft()
             values = dict(zip(names, copy.read()[0].tolist(), strict=True))
             if not math.isfinite(values["total"]):
-                raise self._refuse(values)
+                raise self._refuse(values, *where)
             self._read.append(values)
 
 
-def take_read(pending: deque[PendingLosses[Result]], ahead: int = STEPS_AHEAD) -> Iterator[Result]:
+def take_read(pending: deque[PendingLosses[Result]], ahead: int = STEPS_AHEAD, *,
+              early: bool = True) -> Iterator[Result]:
     """Take the losses of the first steps from a queue: those that are there, and all but the last `ahead` in any case.
 
     Args:
         pending: the queue, the earliest step first.
         ahead: steps that may remain; 0 before weights are kept.
+        early: False: leave the last `ahead` even if they are there, so that several processes end at the same step.
 
     Yields:
         The result of each step.
@@ -90,5 +94,5 @@ def take_read(pending: deque[PendingLosses[Result]], ahead: int = STEPS_AHEAD) -
     Raises:
         TrainingError: a total is not finite.
     """
-    while pending and (len(pending) > ahead or pending[0].is_ready()):
+    while pending and (len(pending) > ahead or (early and pending[0].is_ready())):
         yield pending.popleft().read()

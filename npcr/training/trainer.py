@@ -2,28 +2,26 @@
 """Training of a renderer: the optimizer steps, and the handlers that log, evaluate and save between them (ignite).
 
 The order of an epoch and the augmentation of each sample are drawn from (seed, epoch, position) alone, so that a
-resumed run sees the same data as one that never stopped.
+resumed run sees the same data as one that never stopped. Several processes of torchrun share each batch; the first one
+writes (docs/distributed.md).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from yacs.config import CfgNode
 
-from npcr import checkpoints
+from npcr import checkpoints, distributed
 from npcr.cameras import Cameras, concatenate
 from npcr.config import checkpoint_keys, dump_config, to_dict
 from npcr.data.cloud_size import with_size
@@ -47,10 +45,15 @@ from npcr.numerics import autocast, deterministic, tf32, warn_without_tensor_cor
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Photographs, RenderOutput, SplatRenderer
 from npcr.renderers.half_activations import half_activations
-from npcr.training.log import TrainingLog
+from npcr.training.agreement import refuse_different_scenes, refuse_different_settings, refuse_different_weights
+from npcr.training.batches import Order, samples_from
+from npcr.training.exchange import StepExchange
+from npcr.training.interruption import StopRequest
+from npcr.training.log import NoLog, TrainingLog
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, take_read
 from npcr.training.population import dropping_at, prune, relocation_at
+from npcr.training.restarts import epoch_to_resume
 
 logger = logging.getLogger("npcr")
 
@@ -71,7 +74,7 @@ class StepResult(NamedTuple):
     """The result of one optimizer step."""
 
     losses: PendingLosses[StepLosses]
-    output: RenderOutput  # of the last sample
+    output: RenderOutput  # of the last sample of this process
     sample: Sample  # the last one
 
 
@@ -86,16 +89,19 @@ class Trainer:
         ConfigError: DATASETS.TRAIN is empty, or VGG-19's weights cannot be had.
         SceneError: a file of a scene is missing or wrong.
         MissingExtraError: the optimizer needs a package that is not installed.
+        NpcrError: several processes cannot train this, or have other settings, scenes or versions.
     """
 
     def __init__(self, cfg: CfgNode, device: torch.device) -> None:
         self.cfg = cfg
         self.device = device
         self.output = Path(cfg.OUTPUT_DIR)
+        refuse_different_settings(cfg, device)
         scene = open_scene(cfg, cfg.DATASETS.TRAIN)
         clouds: list[PointCloud] = [
             with_size(cloud, cfg.MODEL.MAX_SPLATS, (cfg.SOLVER.SEED, frame), f"frame {frame + 1}")
             for frame, cloud in enumerate(load_clouds(Path(cfg.DATASETS.TRAIN), cfg.DATASETS.FRAME_NUM))]
+        refuse_different_scenes(scene, clouds)
         cameras = split_holdout(len(scene.cameras), cfg.DATASETS.HOLDOUT_EVERY)[0]
         self.views: list[View] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
         self.dataset = build_dataset(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
@@ -108,10 +114,13 @@ class Trainer:
         self.precision: str = cfg.SOLVER.PRECISION
         warn_without_tensor_cores("SOLVER.PRECISION", self.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
-        self.steps_per_epoch = math.ceil(len(self.views) / cfg.SOLVER.IMS_PER_BATCH)
+        self.order = Order(self.views, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.SEED)
+        self.steps_per_epoch = self.order.steps_per_epoch
         self.iteration = 0  # optimizer steps done
         self.seconds = 0.0  # that they took
-        self.stop_requested = False
+        self.stop = StopRequest()
+        self.exchange = StepExchange(device) if distributed.world_size() > 1 else None
+        self._stop_agreed = False  # whether any process was to stop, at the last exchange
         self.result: StepResult | None = None  # of the last step
         self._unread: deque[PendingLosses[StepLosses]] = deque()  # losses of steps that are not logged yet
 
@@ -122,42 +131,20 @@ class Trainer:
         return Photographs(concatenate([sample.cameras.to("cpu") for sample in samples]),
                            [sample.target[:4].cpu() for sample in samples])
 
-    # Data -------------------------------------------------------------------------------------------------
-
-    def _shuffled_views(self, epoch: int) -> list[View]:
-        order = np.random.default_rng([self.cfg.SOLVER.SEED, epoch]).permutation(len(self.views))
-        return [self.views[i] for i in order]
-
     def _batches(self) -> Iterator[list[Sample]]:
-        """Endless batches from `self.iteration` on."""
-        size, data = self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.DATASETS
-
-        def sample_makers() -> Iterator[Callable[[], Sample]]:
-            epoch, step = divmod(self.iteration, self.steps_per_epoch)
-            start = step * size
-            while True:
-                for position, (frame, camera) in list(enumerate(self._shuffled_views(epoch)))[start:]:
-                    rng = np.random.default_rng([self.cfg.SOLVER.SEED, epoch, position])
-                    yield partial(self.dataset.augmented_sample, frame, camera, rng, shift=data.SHIFT,
-                                  max_zoom=data.MAXRATION, rotation=data.ROTATION)
-                epoch, start = epoch + 1, 0
-
-        samples = self.dataset.prefetch(sample_makers())
-        done = self.iteration
-        while True:
-            first = done % self.steps_per_epoch * size
-            yield [next(samples) for _ in range(min(size, len(self.views) - first))]
-            done += 1
+        """Endless batches from `self.iteration` on: this process's samples of each."""
+        return samples_from(self.order, self.iteration, self.dataset, self.cfg.DATASETS)
 
     # One step ---------------------------------------------------------------------------------------------
 
     def step(self, batch: list[Sample]) -> None:
-        """Make one optimizer step over a batch, and set `self.result`.
+        """Make one optimizer step over a batch, and set `self.result`; several processes make it over all samples.
 
         Raises:
             TrainingError: the loss is not finite; on a GPU this may be that of an earlier step, up to `STEPS_AHEAD`.
             ConfigError: SOLVER.DETERMINISTIC, with an operation that torch cannot compute so.
             OutOfMemoryError: the memory does not suffice.
+            LostProcessError: another process did not answer.
         """
         with (explain_out_of_memory("training", self.cfg.INPUT.SIZE_TRAIN, _LESS_MEMORY),
               deterministic(self.cfg.SOLVER.DETERMINISTIC), tf32(self.precision == "tf32")):
@@ -166,21 +153,32 @@ class Trainer:
     def _step(self, batch: list[Sample]) -> None:
         self.renderer.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = PendingLosses(partial(self._not_finite, self.iteration, [sample.name for sample in batch]),
+        places = self.order.batch(self.iteration)  # of all processes
+        count = len(batch) if self.exchange is None else len(places)
+        losses = PendingLosses(partial(self._not_finite, self.iteration),
                                partial(_step_losses, self.iteration + 1, self.optimizer.param_groups[0]["lr"]))
+        shared = torch.zeros(count, len(self.loss.names), device=self.device)  # losses of all processes
         splats = self.renderer if isinstance(self.renderer, SplatRenderer) else None
-        for position, sample in enumerate(batch):
+        for position, sample in zip(distributed.share(range(count)), batch, strict=True):
             if splats is not None:
                 splats.dropping = dropping_at(self.cfg, self.iteration, position, self._progress())
             with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
                 regularizers = splats.regularizers(sample.frame) if splats and self.loss.regularizers else None
                 terms = self.loss(output.trained_color, output.alpha, output.depth, sample.target[None], regularizers)
-            losses.add(terms)
-            self.scaler.scale(terms["total"] / len(batch)).backward()
+            if self.exchange is None:
+                losses.add(terms, sample.name)
+            else:
+                shared[position] = torch.stack([terms[name].detach() for name in self.loss.names])
+            self.scaler.scale(terms["total"] / count).backward()
+            self.result = StepResult(losses, output, sample)
+        if self.exchange is not None:
+            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            self._stop_agreed = self.exchange.add_up(parameters, shared, self.stop.made)
+            for place, row in zip(places, shared, strict=True):
+                losses.add(dict(zip(self.loss.names, row, strict=True)), self.dataset.name(*place.view))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.result = StepResult(losses, output, batch[-1])
         self._unread.append(losses)
         if len(self._unread) > STEPS_AHEAD:  # so that the steps' time is the device's
             self._unread[-1 - STEPS_AHEAD].read()
@@ -205,13 +203,13 @@ class Trainer:
             self._log_losses(log, ahead=0)  # which raises where one is not finite
             self.clouds = prune(self.renderer, self.optimizer, self.clouds, cameras, self.cfg.SOLVER.PRUNE_BELOW)
 
-    def _not_finite(self, iteration: int, photographs: list[str], losses: dict[str, float]) -> TrainingError:
+    def _not_finite(self, iteration: int, losses: dict[str, float], photograph: str) -> TrainingError:
         epoch, step = divmod(iteration, self.steps_per_epoch)
         values = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         hint = "" if self.precision == "float32" else " or set SOLVER.PRECISION float32"
         return TrainingError(
             f"the loss is not finite in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}, at "
-            f"{'; '.join(photographs)} ({values}). Checkpoints in {self.output} are intact; "
+            f"{photograph} ({values}). Checkpoints in {self.output} are intact; "
             f"lower SOLVER.BASE_LR{hint}")
 
     # The run ----------------------------------------------------------------------------------------------
@@ -224,33 +222,41 @@ class Trainer:
         Raises:
             CheckpointError: with RESUME, the checkpoint is missing or of another run; or one cannot be written.
             TrainingError: the loss is not finite.
+            NpcrError: another process was lost, or has other weights.
         """
-        remove_leftovers(self.output)
-        if self.cfg.RESUME:
-            self._resume()
-        dump_config(self.cfg, self.output / "config.yml")  # after: what refuses to go on leaves the run as it was
+        if distributed.is_writer():
+            remove_leftovers(self.output)
+        epoch = epoch_to_resume(self.cfg)
+        if epoch is not None:
+            self._resume(epoch)
+        refuse_different_weights(self.renderer, self.iteration)
+        if distributed.is_writer():  # after: what refuses to go on leaves the run as it was
+            dump_config(self.cfg, self.output / "config.yml")
         limit = self.cfg.SOLVER.MAX_MINUTES * 60
         if self.iteration >= self.cfg.SOLVER.MAX_EPOCHS * self.steps_per_epoch or 0 < limit <= self.seconds:
             logger.info("training is complete: %d of %d epochs done", self.iteration // self.steps_per_epoch,
                         self.cfg.SOLVER.MAX_EPOCHS)
             return
-        log = TrainingLog(self.cfg, self.iteration, self.steps_per_epoch, self.seconds)
+        log = (TrainingLog(self.cfg, self.iteration, self.steps_per_epoch, self.seconds) if distributed.is_writer()
+               else NoLog())
         engine = self._engine(log)
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # its tracebacks would bury our errors
         engine.logger.setLevel(logging.CRITICAL)
         engine.load_state_dict({"iteration": self.iteration, "epoch_length": self.steps_per_epoch,
                                 "max_epochs": self.cfg.SOLVER.MAX_EPOCHS})
         batches = self._batches()
-        previous = signal.signal(signal.SIGINT, self._request_stop)
         try:
-            engine.run(batches)
-            self._log_losses(log, ahead=0)
+            with self.stop.listening():
+                engine.run(batches)
+                self._log_losses(log, ahead=0)
         finally:
-            signal.signal(signal.SIGINT, previous)
             batches.close()  # type: ignore[attr-defined]
             log.close()
-        if self.stop_requested:
+        if self._is_stopping():
             raise KeyboardInterrupt
+
+    def _is_stopping(self) -> bool:
+        return self.stop.made if self.exchange is None else self._stop_agreed
 
     def _engine(self, log: TrainingLog) -> Engine:
         engine = Engine(lambda _, batch: self.step(batch))
@@ -268,8 +274,10 @@ class Trainer:
             self.iteration += 1
             self._relocate(log)
             self.seconds += time.monotonic() - self._step_start
+            if limit:  # each clock tells another time
+                self.seconds = distributed.from_writer(self.seconds)
             self._log_losses(log)
-            if self.stop_requested:
+            if self._is_stopping():
                 self._log_losses(log, ahead=0)
                 self.save(engine.state.epoch)
                 engine.terminate()
@@ -294,7 +302,7 @@ class Trainer:
 
     def _log_losses(self, log: TrainingLog, ahead: int = STEPS_AHEAD) -> None:
         """Log the steps whose losses are there, and in any case all but the last `ahead`."""
-        for losses in take_read(self._unread, ahead):
+        for losses in take_read(self._unread, ahead, early=self.exchange is None):
             epoch = (losses.iteration - 1) // self.steps_per_epoch + 1
             log.log_step(losses.iteration, epoch, losses.means, losses.lr, self.seconds)
 
@@ -303,29 +311,29 @@ class Trainer:
         if save or evaluate:
             self._log_losses(log, ahead=0)  # weights after a loss that is not finite are neither saved nor measured
         if save:
-            assert self.result is not None
-            log.log_images(self.iteration, self.result.output, self.result.sample)
+            if self.result is not None:  # of this process, which may have had no view yet
+                log.log_images(self.iteration, self.result.output, self.result.sample)
             self.save(epoch)
         if evaluate and self.held_out is not None:
             dataset, views = self.held_out
-            scores = evaluate_views(self.renderer, dataset, views, batch=self.cfg.TEST.IMS_PER_BATCH,
-                                    device=self.device)
-            log.log_evaluation(self.iteration, epoch, mean_scores(scores))
-
-    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self.stop_requested:
-            raise KeyboardInterrupt
-        self.stop_requested = True
-        logger.info("\nstopping after this step and writing a checkpoint (Ctrl-C again: at once, without)")
+            scores = evaluate_views(self.renderer, dataset, distributed.share(views),
+                                    batch=self.cfg.TEST.IMS_PER_BATCH, device=self.device)
+            log.log_evaluation(self.iteration, epoch, mean_scores(distributed.gather_shares(scores)))
 
     # Checkpoints ------------------------------------------------------------------------------------------
 
     def save(self, epoch: int) -> None:
         """Write the model's file and the training state of an epoch, which may be incomplete after Ctrl-C.
 
+        Of several processes the first one writes; nothing in the files tells how many there were.
+
         Raises:
             CheckpointError: a file cannot be written.
+            NpcrError: another process was lost, or has other weights.
         """
+        refuse_different_weights(self.renderer, self.iteration)
+        if not distributed.is_writer():
+            return
         checkpoints.save_model(checkpoints.model_path(self.output, epoch),
                                checkpoints.make_checkpoint(self.renderer, self.clouds, to_dict(self.cfg), epoch))
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
@@ -335,8 +343,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "optimizer_name": self.cfg.SOLVER.OPTIMIZER_NAME,
             "scaler": self.scaler.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda})
 
-    def _resume(self) -> None:
-        epoch = checkpoints.find_epoch(self.output, self.cfg.LOAD_EPOCH, resume=True)
+    def _resume(self, epoch: int) -> None:
         path = checkpoints.optimizer_path(self.output, epoch)
         model_path = checkpoints.model_path(self.output, epoch)
         model = checkpoints.load_model(model_path)
@@ -356,7 +363,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            torch.cuda.set_rng_state_all(state["cuda_rng"][:torch.cuda.device_count()])
         self.iteration = state["iteration"]
         self.seconds = state.get("seconds", 0.0)
         logger.info("resumed from %s: %d of %d epochs done", model_path,

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refusals of several processes that cannot train as one: too small batches, other settings, scenes or versions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+import npcr
+from npcr import distributed
+from npcr.config import KEYS, source_of
+from npcr.config.keys import locate
+from npcr.data.scene import Scene
+from npcr.errors import ConfigError
+from npcr.installation import commit
+from npcr.io.points import PointCloud
+from npcr.ops import compiled_available
+from npcr.renderers import Renderer
+
+logger = logging.getLogger("npcr")
+
+# Machines may have the same files in other places; the scene's content is compared, and only the first process writes.
+_PLACES = {"DATASETS.TRAIN", "DATASETS.TEST", "PERCEPTUAL.CHECKPOINT", "OUTPUT_DIR"}
+
+
+def refuse_different_settings(cfg: CfgNode, device: torch.device) -> None:
+    """Refuse what several processes cannot train, or would train differently; nothing where there is one.
+
+    Args:
+        cfg: the configuration.
+        device: of this process.
+
+    Raises:
+        ConfigError: MODEL.NORM batch, or SOLVER.IMS_PER_BATCH has no view for each process.
+        NpcrError: the processes' configurations, versions or kinds of device differ.
+    """
+    processes, size = distributed.world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if processes == 1:
+        return
+    values = {name: locate(cfg, name) for name in KEYS if name not in _PLACES}
+    distributed.refuse_differences({
+        "the version of npcr": npcr.__version__, "the commit of npcr": commit(), "the version of torch":
+        torch.__version__, "the version of numpy": np.__version__, "the kind of device": device.type,
+        "whether kernels are compiled": compiled_available(),
+        **{name: node[leaf] for name, (node, leaf) in values.items()}})
+    if cfg.MODEL.NORM == "batch" and cfg.MODEL.FORM == "layered":
+        raise ConfigError(f"{source_of(cfg, 'MODEL.NORM')}: MODEL.NORM batch keeps running statistics, which each of "
+                          f"{processes} processes would take from its own views alone; use instance or none")
+    if size < processes:
+        raise ConfigError(f"{source_of(cfg, 'SOLVER.IMS_PER_BATCH')}: SOLVER.IMS_PER_BATCH is {size}, which counts the "
+                          f"views of all processes, and there are {processes}; set it to {processes} or a multiple "
+                          "(docs/distributed.md has the rule for rates)")
+    if size % processes:
+        logger.info("SOLVER.IMS_PER_BATCH %d is no multiple of %d processes: some wait for others", size, processes)
+
+
+def refuse_different_scenes(scene: Scene, clouds: Sequence[PointCloud]) -> None:
+    """Compare the processes' scenes: cameras, clouds, and names and sizes of the photographs' and mattes' files.
+
+    Args:
+        scene: as read.
+        clouds: one for each frame.
+
+    Raises:
+        NpcrError: they differ.
+    """
+    if distributed.world_size() == 1:
+        return
+    files = [path for frame in scene.frames for path in (*frame.images, *frame.mattes) if path is not None]
+    distributed.refuse_differences({
+        "the number of frames of the scene": len(scene.frames),
+        "the number of cameras of the scene": len(scene.cameras),
+        "the checksum of the cameras": _checksum([scene.cameras.cam_to_world.numpy().tobytes(),
+                                                  scene.cameras.intrinsics.numpy().tobytes()]),
+        "the checksum of the point clouds": _checksum(np.ascontiguousarray(part).tobytes() for cloud in clouds
+                                                      for part in (cloud.positions, cloud.colors) if part is not None),
+        "the checksum of the photographs' names and sizes": _checksum(map(_name_and_size, files))})
+
+
+def refuse_different_weights(renderer: Renderer, step: int) -> None:
+    """Compare the processes' weights bit for bit.
+
+    Args:
+        renderer: of this process.
+        step: steps done, for the message.
+
+    Raises:
+        NpcrError: they differ, as on GPUs of several kinds, whose roundings differ.
+    """
+    if distributed.world_size() == 1:
+        return
+    bits = [parameter.detach().flatten().view(torch.int32) for parameter in renderer.parameters()]
+    sums = torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()
+    distributed.refuse_differences({f"the checksum of the weights after step {step}": _checksum([str(sums).encode()])})
+
+
+def _name_and_size(path: Path) -> bytes:
+    return f"{path.name} {path.stat().st_size}".encode()
+
+
+def _checksum(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
