@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes of torchrun as one: which of them this is, what they tell each other, and which one speaks.
 
-Thin over `ignite.distributed` and torch.distributed. Without torchrun there is one process, and everything here is
-trivial. Values are exchanged over gloo, whatever the device: the host decides, and need not wait for its GPU. Who waits
-for a process that is gone or hangs gets a `LostProcessError` within the timeout of `processes`.
+Thin over torch.distributed, whose group `ignite.distributed` finds; not over the latter's `initialize`, which in a
+Slurm job overrides torchrun's numbers, and fails on a machine with fewer GPUs than processes. Without torchrun there is
+one process, and everything here is trivial. Values are exchanged over gloo, whatever the device: the host decides, and
+need not wait for its GPU. Who waits for a process that is gone or hangs gets a `LostProcessError` within the timeout of
+`processes`.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 
@@ -43,11 +44,11 @@ def processes(timeout: float = TIMEOUT) -> Iterator[None]:
     Raises:
         LostProcessError: not all of them came within the timeout.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         yield
         return
     with _answers():
-        idist.initialize("gloo", timeout=timedelta(seconds=timeout))
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
     level = logging.getLogger("npcr").level
     formatters = [(handler, handler.formatter) for handler in logging.getLogger().handlers]
     if not is_writer():
@@ -63,7 +64,7 @@ def processes(timeout: float = TIMEOUT) -> Iterator[None]:
         logging.getLogger("npcr").setLevel(level)
         for handler, formatter in formatters:
             handler.setFormatter(formatter)
-        idist.finalize()
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -72,7 +73,7 @@ def rank() -> int:
     Returns:
         0 to `world_size() - 1`.
     """
-    return idist.get_rank()
+    return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
@@ -81,7 +82,7 @@ def world_size() -> int:
     Returns:
         1 without torchrun.
     """
-    return idist.get_world_size()
+    return dist.get_world_size() if _joined() else 1
 
 
 def is_writer() -> bool:
@@ -110,7 +111,7 @@ def own_device(device: torch.device) -> torch.device:
     if device.index is not None:
         raise ConfigError(f"MODEL.DEVICE {device} is one GPU for {world_size()} processes; set it to cuda, which gives "
                           "each its own")
-    local, there = idist.get_local_rank(), torch.cuda.device_count()
+    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= there:
         raise ConfigError(f"this machine has {there} GPUs and at least {local + 1} processes; give torchrun "
                           f"--nproc_per_node {there}, or set MODEL.DEVICE cpu")
@@ -213,8 +214,7 @@ def device_group(device: torch.device) -> dist.ProcessGroup | None:
     if world_size() == 1 or device.type != "cuda":
         return None
     with _answers():
-        group: dist.ProcessGroup = idist.new_group(list(range(world_size())), backend="nccl")
-    return group
+        return cast("dist.ProcessGroup", dist.new_group(backend="nccl"))
 
 
 def barrier() -> None:
@@ -225,7 +225,7 @@ def barrier() -> None:
     """
     if world_size() > 1:
         with _answers():
-            idist.barrier()
+            dist.barrier()
 
 
 def refuse_differences(facts: Mapping[str, Any]) -> None:
@@ -273,6 +273,10 @@ def speaks() -> bool:
         return store.add(f"npcr/spoken/{restarts()}", 1) == 1
     except (RuntimeError, KeyError, ValueError):
         return True
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 @contextmanager

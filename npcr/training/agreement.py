@@ -18,7 +18,6 @@ from npcr.config import KEYS, source_of
 from npcr.config.keys import locate
 from npcr.data.scene import Scene
 from npcr.errors import ConfigError
-from npcr.installation import commit
 from npcr.io.points import PointCloud
 from npcr.ops import compiled_available
 from npcr.renderers import Renderer
@@ -45,9 +44,9 @@ def refuse_different_settings(cfg: CfgNode, device: torch.device) -> None:
         return
     values = {name: locate(cfg, name) for name in KEYS if name not in _PLACES}
     distributed.refuse_differences({
-        "the version of npcr": npcr.__version__, "the commit of npcr": commit(), "the version of torch":
-        torch.__version__, "the version of numpy": np.__version__, "the kind of device": device.type,
-        "whether kernels are compiled": compiled_available(),
+        "the version of npcr": npcr.__version__, "the checksum of npcr's code": _code(),
+        "the version of torch": torch.__version__, "the version of numpy": np.__version__,
+        "the kind of device": device.type, "whether kernels are compiled": compiled_available(),
         **{name: node[leaf] for name, (node, leaf) in values.items()}})
     if cfg.MODEL.NORM == "batch" and cfg.MODEL.FORM == "layered":
         raise ConfigError(f"{source_of(cfg, 'MODEL.NORM')}: MODEL.NORM batch keeps running statistics, which each of "
@@ -98,6 +97,13 @@ def refuse_different_weights(renderer: Renderer, step: int) -> None:
     bits = [parameter.detach().flatten().view(torch.int32) for parameter in renderer.parameters()]
     sums = torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()
     distributed.refuse_differences({f"the checksum of the weights after step {step}": _checksum([str(sums).encode()])})
+
+
+def _code() -> str:
+    """The checksum of this package's source files."""
+    folder = Path(npcr.__file__).parent
+    return _checksum(part for file in sorted(folder.rglob("*.py"))
+                     for part in (file.relative_to(folder).as_posix().encode(), file.read_bytes()))
 
 
 def _name_and_size(path: Path) -> bytes:

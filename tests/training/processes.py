@@ -33,7 +33,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run_together(count: int, body: Body, *arguments: Any, timeout: float = 60.0, limit: float = 120.0,
+def run_together(count: int, body: Body, *arguments: Any, timeout: float = 100.0, limit: float = 150.0,
                  survivors: int | None = None) -> list[Any]:
     """Call `body(*arguments)` in processes that know each other; what each returned, or the message of its error.
 
