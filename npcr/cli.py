@@ -211,6 +211,21 @@ def _torch_is_compiled_for(device: torch.device) -> bool:
                                for kind, version in versions)
 
 
+def refuse_processes(name: str) -> None:
+    """Refuse torchrun for a command that one process does alone: others would write the same files.
+
+    Args:
+        name: of the command.
+
+    Raises:
+        NpcrError: torchrun started several processes.
+    """
+    processes = distributed.launched()
+    if processes > 1:
+        raise NpcrError(f"{as_typed(f'npcr {name}')} is for one process, and torchrun started {processes}; start it "
+                        "without torchrun")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command; a user's error ends in one line and exit status 2, Ctrl-C in status 130.
 

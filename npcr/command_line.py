@@ -36,6 +36,10 @@ exit status: 0 done, 1 npcr check found problems (and a mistake in NPCR itself, 
 option is wrong and the last line says which, 130 stopped by Ctrl-C"""
 
 
+# The commands that several processes of torchrun run together, or refuse with a reason of their own.
+TOGETHER = ("train", "render", "evaluate", "refine")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what a command line says.
 
@@ -88,7 +92,12 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     command = load_command(name)
     from npcr import cli  # after the settings of `load_command`: this loads torch
 
-    cli.run(lambda: command.main(arguments))
+    def main() -> None:
+        if name not in TOGETHER:
+            cli.refuse_processes(name)
+        command.main(arguments)
+
+    cli.run(main)
 
 
 def _listing() -> str:

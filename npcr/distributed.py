@@ -44,7 +44,7 @@ def processes(timeout: float = TIMEOUT) -> Iterator[None]:
     Raises:
         LostProcessError: not all of them came within the timeout.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
+    if launched() == 1 or _joined():
         yield
         return
     with _answers():
@@ -65,6 +65,15 @@ def processes(timeout: float = TIMEOUT) -> Iterator[None]:
         for handler, formatter in formatters:
             handler.setFormatter(formatter)
         dist.destroy_process_group()
+
+
+def launched() -> int:
+    """Return how many processes torchrun started, joined or not.
+
+    Returns:
+        1 without torchrun.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
@@ -265,7 +274,7 @@ def speaks() -> bool:
     Returns:
         True without torchrun, and where its store does not answer: better twice than never.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if launched() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
     try:
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
