@@ -47,8 +47,12 @@ def processes(timeout: float = TIMEOUT) -> Iterator[None]:
     if launched() == 1 or _joined():
         yield
         return
+    limit = timedelta(seconds=timeout)
     with _answers():
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        store, number, count = next(dist.rendezvous("env://", timeout=limit))
+        # torchrun keeps its store over restarts, with the addresses of processes that are gone.
+        store = dist.PrefixStore(f"npcr/attempt/{restarts()}", store)
+        dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=limit)
     level = logging.getLogger("npcr").level
     formatters = [(handler, handler.formatter) for handler in logging.getLogger().handlers]
     if not is_writer():

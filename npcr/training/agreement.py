@@ -94,9 +94,21 @@ def refuse_different_weights(renderer: Renderer, step: int) -> None:
     """
     if distributed.world_size() == 1:
         return
+    distributed.refuse_differences({f"the checksum of the weights after step {step}": weights_checksum(renderer)})
+
+
+def weights_checksum(renderer: Renderer) -> str:
+    """Compute a checksum of a renderer's weights, bit for bit, on their device.
+
+    Args:
+        renderer: any.
+
+    Returns:
+        16 digits.
+    """
     bits = [parameter.detach().flatten().view(torch.int32) for parameter in renderer.parameters()]
     sums = torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()
-    distributed.refuse_differences({f"the checksum of the weights after step {step}": _checksum([str(sums).encode()])})
+    return _checksum([str(sums).encode()])
 
 
 def _code() -> str:

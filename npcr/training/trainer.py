@@ -45,7 +45,12 @@ from npcr.numerics import autocast, deterministic, tf32, warn_without_tensor_cor
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Photographs, RenderOutput, SplatRenderer
 from npcr.renderers.half_activations import half_activations
-from npcr.training.agreement import refuse_different_scenes, refuse_different_settings, refuse_different_weights
+from npcr.training.agreement import (
+    refuse_different_scenes,
+    refuse_different_settings,
+    refuse_different_weights,
+    weights_checksum,
+)
 from npcr.training.batches import Order, samples_from
 from npcr.training.exchange import StepExchange
 from npcr.training.interruption import StopRequest
@@ -340,6 +345,7 @@ class Trainer:
         checkpoints.save_training_state(checkpoints.optimizer_path(self.output, epoch), {
             "iteration": self.iteration, "seconds": self.seconds, "steps_per_epoch": self.steps_per_epoch,
             "jobs": [list(view) for view in self.views], "seed": self.cfg.SOLVER.SEED,
+            "weights": weights_checksum(self.renderer),
             "optimizer": self.optimizer.state_dict(), "optimizer_name": self.cfg.SOLVER.OPTIMIZER_NAME,
             "scaler": self.scaler.state_dict(), "torch_rng": torch.get_rng_state(), "cuda_rng": cuda})
 
@@ -358,6 +364,9 @@ class Trainer:
                 what = "the list of training views" if name == "jobs" else name
                 values = "" if name == "jobs" else f" ({state[name]} then, {now} now)"
                 raise CheckpointError(f"{path}: cannot resume: {what} differs from the run that wrote it{values}")
+        if state.get("weights") not in (None, weights_checksum(self.renderer)):
+            raise CheckpointError(f"{path}: is not of the same step as {model_path.name}, for writing was interrupted "
+                                  "between them; name an earlier epoch by LOAD_EPOCH")
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty where SOLVER.PRECISION needed none
             self.scaler.load_state_dict(state["scaler"])

@@ -20,6 +20,7 @@ from benchmarks import (
     options,
     projection,
     scaling,
+    scaling_out,
     strands,
     training_minute,
     training_step,
@@ -184,3 +185,13 @@ def test_strands_beside_the_blended_form_and_the_reference(tmp_path: Path) -> No
     assert frame_row["error"] < 1e-5
     assert frame_row["of_blended"] > 0
     assert frame_row["of_reference"] > 0
+
+
+def test_several_processes_send_their_gradients(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    assert scaling_out.main(["--forms", "strands", "--size", "32", "--steps", "2", "--output", str(output)]) == 0
+    one, two = json.loads(output.read_text())["rows"]
+    assert (one["processes"], one["sent_mb"], one["efficiency"]) == (1, 0, 1)
+    assert two["sent_mb"] == pytest.approx(two["gradients_mb"]) == one["gradients_mb"]
+    assert 0 < one["rows_seen"] <= two["rows_seen"] <= 1
+    assert two["1 Gbit/s"] == pytest.approx(8 * two["sent_mb"])

@@ -207,6 +207,14 @@ def test_resuming_something_else_is_refused(scene: Path, tmp_path: Path) -> None
             Trainer(config(scene, tmp_path, "RESUME", "True", *options), CPU).run()
 
 
+@pytest.mark.usefixtures("small_network")
+def test_a_model_with_the_state_of_another_step_is_refused(scene: Path, tmp_path: Path) -> None:
+    Trainer(config(scene, tmp_path), CPU).run()
+    shutil.copy(model_path(tmp_path, 1), model_path(tmp_path, 2))
+    with pytest.raises(CheckpointError, match=r"nr_optimizer_2.pth: is not of the same step as nr_model_2\.pth"):
+        Trainer(config(scene, tmp_path, "RESUME", "True", "SOLVER.MAX_EPOCHS", "3"), CPU).run()
+
+
 def test_no_scene_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN is empty"):
         Trainer(config(Path(), tmp_path, "DATASETS.TRAIN", ""), CPU)
