@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -300,5 +301,5 @@ def _answers() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).partition("\n")[0]
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0])  # without the line of torch's source
         raise LostProcessError(f"another process has ended or does not answer ({reason})") from error
