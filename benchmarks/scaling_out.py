@@ -36,7 +36,7 @@ import statistics  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.common import environment, print_table, write_json  # noqa: E402
-from benchmarks.quality.variants import LAYERED  # noqa: E402
+from benchmarks.quality.variants import BLENDED, LAYERED  # noqa: E402
 from npcr import cli, distributed  # noqa: E402
 from npcr.config import load_config  # noqa: E402
 from npcr.errors import NpcrError  # noqa: E402
@@ -60,7 +60,7 @@ def run_worker(options: argparse.Namespace) -> dict[str, Any]:
     """Make steps in this process and the others of torchrun; the row of their number."""
     form, processes = options.worker, distributed.world_size()
     with tempfile.TemporaryDirectory() as folder:
-        pairs = (LAYERED if form == "layered" else {"MODEL.FORM": form}) | {
+        pairs = {"layered": LAYERED, "blended": BLENDED}.get(form, {"MODEL.FORM": form}) | {
             "DATASETS.TRAIN": options.scene, "OUTPUT_DIR": folder, "MODEL.DEVICE": options.device,
             "SOLVER.IMS_PER_BATCH": processes * options.views, "INPUT.SIZE_TRAIN": f"[{options.size}, {options.size}]"}
         cfg = load_config(CONFIG, [str(part) for pair in pairs.items() for part in pair])
