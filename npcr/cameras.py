@@ -14,6 +14,8 @@ from torch import Tensor
 
 from npcr.transfers import to_device
 
+Box = tuple[int, int, int, int]  # pixels left <= x < right, top <= y < bottom of an image: left, top, right, bottom
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -94,50 +96,53 @@ def concatenate(cameras: list[Cameras]) -> Cameras:
                    torch.cat([one.intrinsics for one in cameras]), cameras[0].size)
 
 
-def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu", box: Box | None = None) -> Tensor:
     """Return the coordinates of all pixel centers, which are integers.
 
     Args:
         size: (width, height).
         device: of the result.
+        box: the pixels that are wanted; None: all.
 
     Returns:
         (H, W, 2) float32, (x, y).
     """
-    width, height = size
-    y, x = torch.meshgrid(torch.arange(height, device=device, dtype=torch.float32),
-                          torch.arange(width, device=device, dtype=torch.float32), indexing="ij")
+    left, top, right, bottom = (0, 0, *size) if box is None else box
+    y, x = torch.meshgrid(torch.arange(top, bottom, device=device, dtype=torch.float32),
+                          torch.arange(left, right, device=device, dtype=torch.float32), indexing="ij")
     return torch.stack([x, y], dim=-1)
 
 
-def camera_rays(cameras: Cameras) -> Tensor:
+def camera_rays(cameras: Cameras, box: Box | None = None) -> Tensor:
     """Return the ray through each pixel center, R K^-1 [x, y, 1].
 
     Args:
         cameras: B cameras.
+        box: the pixels that are wanted, H by W of them; None: all.
 
     Returns:
         (B, H, W, 3) float32 directions in world axes, of camera-space z 1.
     """
     device = cameras.intrinsics.device
-    grid = pixel_grid(cameras.size, device)
+    grid = pixel_grid(cameras.size, device, box)
     homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1)  # (H, W, 3)
     # `inv` would wait for a GPU, to say whether the matrix is singular; intrinsics are not.
     to_world = cameras.cam_to_world[:, :3, :3] @ torch.linalg.inv_ex(cameras.intrinsics).inverse  # (B, 3, 3)
     return torch.einsum("bij,hwj->bhwi", to_world, homogeneous)
 
 
-def view_directions(cameras: Cameras, legacy: bool = False) -> Tensor:
+def view_directions(cameras: Cameras, legacy: bool = False, box: Box | None = None) -> Tensor:
     """Return unit vectors from the camera through each pixel center.
 
     Args:
         cameras: B cameras.
         legacy: add the camera center before normalizing, as the published implementation does.
+        box: the pixels that are wanted, H by W of them; None: all.
 
     Returns:
         (B, 3, H, W) float32, in world axes.
     """
-    rays = camera_rays(cameras)
+    rays = camera_rays(cameras, box)
     if legacy:
         rays = rays + cameras.cam_to_world[:, None, None, :3, 3]
     return torch.nn.functional.normalize(rays, dim=-1).permute(0, 3, 1, 2)

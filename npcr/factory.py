@@ -18,6 +18,7 @@ from npcr.errors import CheckpointError, ConfigError, SceneError
 from npcr.io.points import PointCloud
 from npcr.renderers import Renderer, find_form
 from npcr.renderers.losses import RenderLoss, VggFeatures
+from npcr.renderers.tiles import describe_tiles
 from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 
 logger = logging.getLogger("npcr")
@@ -46,12 +47,25 @@ def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> Renderer:
 
 
 def prepare_rendering(renderer: Renderer, cfg: CfgNode) -> None:
-    """Let RENDER.PRECISION and RENDER.CUDA_GRAPHS take effect.
+    """Let RENDER.PRECISION, RENDER.CUDA_GRAPHS and RENDER.TILE take effect, and say what tiles there are.
 
     Args:
-        renderer: on the device that will render.
+        renderer: on the device that will render, in eval mode.
         cfg: the configuration.
+
+    Raises:
+        ConfigError: the renderer cannot render in tiles.
     """
+    renderer.tile = cfg.RENDER.TILE
+    if renderer.tile:
+        if reason := renderer.why_no_tiles():
+            raise ConfigError(f"{source_of(cfg, 'RENDER.TILE')}: RENDER.TILE is {renderer.tile}, but {reason}, with "
+                              "RENDER.TILE 0")
+        logger.info("%s", describe_tiles(renderer, cfg.INPUT.SIZE_TEST))
+        without = [key for key, on in (("MODEL.COMPILE", cfg.MODEL.COMPILE),
+                                       ("RENDER.CUDA_GRAPHS", cfg.RENDER.CUDA_GRAPHS)) if on]
+        if without:
+            logger.warning("%s: tiles are rendered without", " and ".join(without))
     renderer.runner.prepare_rendering(cfg.RENDER.PRECISION, cfg.RENDER.CUDA_GRAPHS, renderer.device)
 
 

@@ -236,6 +236,9 @@ _TABLE = (
     Key("RENDER.MARGIN", -1,
         "Pixels around a layer's points beyond which a layer of the layered form is transparent; -1: no limit.",
         range=(-1, 16384)),
+    Key("RENDER.TILE", 0,
+        "Side of a tile, pixels: larger pictures are rendered in tiles, in less memory. Not with MODEL.NORM instance. "
+        "0: whole.", range=(0, 16384)),
     Key("RENDER.PRECISION", "float32",
         "What the network computes in; the short ones are for GPUs (docs/performance.md).",
         choices=("float32", "tf32", "bfloat16", "float16", "float16x2")),

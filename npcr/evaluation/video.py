@@ -31,6 +31,7 @@ from npcr.metrics.video import (
 )
 from npcr.progress import progress_bar
 from npcr.renderers import Renderer, over_background
+from npcr.renderers.tiles import render_pictures
 from npcr.rendering.frames import composite_frames, frame_from_output
 from npcr.temporal import Blender, RenderedFrame
 
@@ -154,7 +155,7 @@ def _render(renderer: Renderer, cameras: Cameras, frame: int, scores: VideoScore
     for index in range(len(cameras)):
         camera = cameras[index].to(device)
         start = _now(device)
-        rendered = frame_from_output(renderer(camera, frame), camera)
+        rendered = frame_from_output(render_pictures(renderer, camera, frame), camera)
         scores.render_seconds += (_now(device) - start) / scores.frames
         yield rendered
 

@@ -23,6 +23,7 @@ from npcr.metrics.image import alpha_mae, alpha_sad, psnr, ssim
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.progress import progress_bar
 from npcr.renderers import Renderer
+from npcr.renderers.tiles import render_pictures
 from npcr.transfers import HostCopy, to_device
 
 _LESS_MEMORY = "A smaller TEST.IMS_PER_BATCH, INPUT.SIZE_TEST or INPUT.LAYER_NUM needs less"
@@ -160,7 +161,7 @@ class _Compared(NamedTuple):
 def _compare(renderer: Renderer, group: list[Sample], device: torch.device, *, pictures: bool) -> _Compared:
     cameras = concatenate([sample.cameras for sample in group]).to(device)
     with explain_out_of_memory("evaluating", cameras.size, _LESS_MEMORY):
-        output = renderer(cameras, group[0].frame)
+        output = render_pictures(renderer, cameras, group[0].frame)
     target = to_device(torch.stack([sample.target for sample in group]), device)
     target_alpha = target[:, 3:4]
     target_rgb = to_device(torch.stack([sample.color for sample in group]), device)

@@ -19,7 +19,7 @@ from torch import Tensor
 from npcr.ops import checks, operators
 from npcr.ops.checks import OperatorError
 from npcr.ops.compositing import composite_dots
-from npcr.ops.gaussians import composite_gaussians, project_gaussians
+from npcr.ops.gaussians import composite_gaussians, composite_gaussians_within, project_gaussians
 from npcr.ops.native import available as compiled_available
 from npcr.ops.native import release_scratch
 from npcr.ops.spherical_harmonics import view_colors
@@ -30,6 +30,7 @@ __all__ = [
     "compiled_available",
     "composite_dots",
     "composite_gaussians",
+    "composite_gaussians_within",
     "gather_features",
     "project_gaussians",
     "rasterize",

@@ -85,6 +85,35 @@ def composite_gaussians(ellipses: Tensor, values: Tensor, size: tuple[int, int],
     return result
 
 
+def composite_gaussians_within(ellipses: Tensor, values: Tensor, box: tuple[int, int, int, int], *,
+                               backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """Composite the pixels of a box alone, in memory for these: as `composite_gaussians` does in the whole image.
+
+    Args:
+        ellipses, values, backend: as there.
+        box: (left, top, right, bottom) of the image's pixels left <= x < right, top <= y < bottom.
+
+    Returns:
+        As there, of (bottom - top) by (right - left) pixels; to the rounding of an ellipse's distance from the box.
+
+    Raises:
+        OperatorError: as there.
+    """
+    # Tiles of the kernels then are the whole image's, and so is their rounding.
+    left, top = (side // native_gaussians.TILE * native_gaussians.TILE for side in box[:2])
+    size = box[2] - left, box[3] - top
+    with torch.no_grad():
+        x, y, uxx, uxy, uyy, _, _, radius = ellipses.unbind(1)
+        width = radius * torch.hypot(uxy / uyy, torch.ones_like(uxy)) / uxx + 1  # and a pixel for rounding
+        height = radius / uyy + 1
+        rows = ((radius > 0) & (x + width >= left) & (x - width < box[2]) & (y + height >= top)
+                & (y - height < box[3])).nonzero()[:, 0]
+    corner = ellipses.new_tensor([left, top, 0, 0, 0, 0, 0, 0])
+    image, depth = composite_gaussians(ellipses.index_select(0, rows) - corner, values.index_select(0, rows), size,
+                                       backend=backend)
+    return image[box[1] - top:, box[0] - left:], depth[box[1] - top:, box[0] - left:]
+
+
 class _ProjectGaussians(torch.autograd.Function):
     """`gaussians_reference.project` on the compiled kernels."""
 

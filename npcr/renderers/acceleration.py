@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from npcr.numerics import autocast, tf32, warn_without_tensor_cores
 from npcr.renderers.cuda_graphs import GraphReplay
 from npcr.renderers.norms import widen
+from npcr.renderers.patches import Patch, RegionalNetwork
 from npcr.renderers.receptive_field import PixelRegion, zero_outside
 
 logger = logging.getLogger("npcr")
@@ -39,6 +40,21 @@ class NetworkRunner:
             return self._in_precision(network, x, region)
         return self.graph(lambda images: self._in_precision(network, images), x,
                           [*network.parameters(), *network.buffers()], self._settings(network))
+
+    def run_within(self, network: nn.Module, x: Patch, wanted: PixelRegion) -> Tensor:
+        """Run `network` for a region of its result, neither compiled nor captured: a region's size may change.
+
+        Args:
+            network: a `RegionalNetwork`.
+            x: the pixels of `network.input_region(wanted)` at least.
+            wanted: the region.
+
+        Returns:
+            (L, C, h, w), the pixels of the region.
+        """
+        assert isinstance(network, RegionalNetwork)
+        with tf32(self.precision == "tf32"), autocast(self.precision, x.pixels.device, cache=False):
+            return widen(network.forward_region(x, wanted))
 
     def _settings(self, network: nn.Module) -> object:
         """What a capture depends on beside the tensors."""

@@ -22,6 +22,7 @@ from npcr.cameras import Cameras
 from npcr.errors import CheckpointError
 from npcr.io.points import PointCloud
 from npcr.renderers.acceleration import NetworkRunner
+from npcr.renderers.patches import Patch, RegionalNetwork
 from npcr.renderers.population import Dropping, Relocation
 from npcr.renderers.receptive_field import PixelRegion
 
@@ -48,6 +49,10 @@ class RenderOutput(NamedTuple):
         return self.color if self.legacy_color is None else self.legacy_color
 
 
+# Renders the pixels (h, w) of a region of one picture.
+Painter = Callable[[PixelRegion], RenderOutput]
+
+
 class Photographs(NamedTuple):
     """Training photographs of one frame, from which a renderer may initialize its points."""
 
@@ -68,6 +73,7 @@ class Renderer(nn.Module, ABC):
 
     shows_points_alone: bool = False  # whether the form has a picture without its network: see `points_alone`
     finishing: bool = True  # whether the network is to finish the picture; `points_alone` changes it
+    tile: int = 0  # side of a tile, pixels, in which larger pictures are rendered (`npcr.renderers.tiles`); 0: none
     legacy: bool = False  # True: renders as the published implementation does, and gives `legacy_color`
     network: nn.Module  # the image network, to be run through `run_network`
 
@@ -119,6 +125,42 @@ class Renderer(nn.Module, ABC):
     def run_network(self, images: Tensor, region: PixelRegion | None = None) -> Tensor:
         """`self.network(images)`, as `npcr.renderers.acceleration` was told to run it."""
         return self.runner(self.network, images, region)
+
+    def input_region(self, wanted: PixelRegion) -> PixelRegion:
+        """Return the pixels that the network, where there is one, reads for a region of the picture."""
+        return self.network.input_region(wanted) if isinstance(self.network, RegionalNetwork) else wanted
+
+    def run_network_within(self, images: Tensor, seen: PixelRegion, wanted: PixelRegion) -> Tensor:
+        """Run the network for a region of its result.
+
+        Args:
+            images: (L, C, h, w), the pixels of `seen`.
+            seen: `input_region(wanted)`, or more.
+            wanted: the region.
+
+        Returns:
+            (L, C', h', w'), the pixels of `wanted`.
+        """
+        return self.runner.run_within(self.network, Patch(images, seen), wanted)
+
+    def painter(self, camera: Cameras, frame: int = 0) -> Painter:
+        """Project the points for a picture that is then rendered region by region, without gradients.
+
+        Args:
+            camera: a batch of one, on the renderer's device.
+            frame: from 0.
+
+        Returns:
+            A function of a region of the picture that renders its pixels: to rounding those of `forward`.
+
+        Raises:
+            NotImplementedError: `why_no_tiles` gives a reason.
+        """
+        raise NotImplementedError(self.why_no_tiles())
+
+    def why_no_tiles(self) -> str:
+        """Return why `painter` cannot serve, a clause; empty where it can."""
+        return f"{type(self).__name__} renders whole pictures alone"
 
     @contextmanager
     def points_alone(self) -> Iterator[None]:

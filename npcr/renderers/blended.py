@@ -13,9 +13,10 @@ from npcr.cameras import Cameras, view_directions
 from npcr.data.cloud_geometry import point_spacing
 from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
-from npcr.ops import Fragments, rasterize, view_colors
+from npcr.ops import Fragments, composite_dots, rasterize, view_colors
 from npcr.ops.spherical_harmonics import MAX_DEGREE, constant_coefficient
 from npcr.renderers.base import (
+    Painter,
     ParamGroup,
     Photographs,
     Renderer,
@@ -24,8 +25,10 @@ from npcr.renderers.base import (
     network_groups,
     unit_colors,
 )
+from npcr.renderers.patches import Patch
+from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
-from npcr.renderers.splats import Splats, composite_splats, dots_along, soft_splat
+from npcr.renderers.splats import Splats, composite_splats, dots_along, project_splats, soft_splat
 
 _START_LENGTH = 3.0  # spacings of the cloud: half a strand's length before training
 
@@ -156,6 +159,33 @@ class BlendedRenderer(Renderer):
             rgba = rgba + self.run_network(torch.cat([values, alpha[:, None], directions], dim=1)).float()
         return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None], fragments.index)
 
+    def why_no_tiles(self) -> str:
+        """As `Renderer.why_no_tiles`."""
+        return ""
+
+    @torch.no_grad()
+    def painter(self, camera: Cameras, frame: int = 0) -> Painter:
+        """As `Renderer.painter`; which dots a pixel has is found for the whole picture, in 8 bytes for each of them."""
+        index, depths = (part[0] for part in self._project(camera, frame))
+        splats = self._splats(camera, frame)
+        dots, points = project_splats(splats, camera, self.dots, self.splat)
+
+        def paint(wanted: PixelRegion) -> RenderOutput:
+            seen = self.input_region(wanted) if self.finishing else wanted
+            image, depth = composite_dots(dots - dots.new_tensor([seen.left, seen.top]), points,
+                                          seen.within(index).contiguous(), seen.within(depths).contiguous(),
+                                          splats.background, backend=self.backend)
+            picture = image.movedim(-1, 0)[None]
+            rgba = Patch(torch.cat([picture[:, :3], picture[:, -1:]], dim=1), seen).part(wanted)
+            if self.finishing:
+                directions = view_directions(camera, box=seen.box) * picture[:, -1:]
+                rgba = rgba + self.run_network_within(torch.cat([picture, directions], dim=1), seen, wanted).float()
+            depth = Patch(depth[None], seen).part(wanted)
+            return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None],
+                                wanted.within(index)[None])
+
+        return paint
+
     @torch.no_grad()
     def _project(self, cameras: Cameras, frame: int) -> Fragments:
         near, far, max_size = soft_splat(self.splat)
@@ -169,11 +199,14 @@ class BlendedRenderer(Renderer):
         return points, self.spacing[frame] * self.strands[frame] if self.dots > 1 else torch.zeros_like(points)
 
     def _compose(self, camera: Cameras, fragments: Fragments, frame: int) -> tuple[Tensor, Tensor, Tensor]:
+        return composite_splats(self._splats(camera, frame), camera, fragments, self.dots, self.splat,
+                                backend=self.backend)
+
+    def _splats(self, camera: Cameras, frame: int) -> Splats:
         points, strands = self.middles_and_strands(frame)
         shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
         color = view_colors(points.detach(), camera.cam_to_world[0, :3, 3], self.colors[frame], shades,
                             backend=self.backend)
         values = torch.cat([color, self.features[frame]], dim=1)
         background = torch.cat([color.new_zeros(3), self.default_feature])
-        splats = Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)
-        return composite_splats(splats, camera, fragments, self.dots, self.splat, backend=self.backend)
+        return Splats(points, strands, values, self.opacity[frame], self.log_width[frame], background)

@@ -72,26 +72,29 @@ class DoubleConv(nn.Module):
         return F.relu(self.conv2.normed(x, self.norm2))
 
 
-def blur_halve(x: Tensor) -> Tensor:
+def blur_halve(x: Tensor, borders: tuple[bool, bool, bool, bool] = (True, True, True, True)) -> Tensor:
     """Halve with anti-aliasing: binomial [1 2 1]² / 16 filter at stride 2, reflected borders.
 
     Args:
         x: (B, C, H, W), H and W at least 2 (the border is reflected once).
+        borders: whether x ends with the image on the left, at the top, on the right, at the bottom; elsewhere it is
+            not reflected, and the first pixel of the result lies on the second of x.
 
     Returns:
-        (B, C, ceil(H / 2), ceil(W / 2)).
+        (B, C, ceil(H / 2), ceil(W / 2)); half a pixel less for each side without a border.
     """
     channels = x.shape[1]
     # Made on the device: a copy from the host would wait for it, and could not be captured in a CUDA graph.
     row = 0.5 - (torch.arange(3, dtype=x.dtype, device=x.device) - 1).abs() / 4
     kernel = (row[:, None] * row[None, :]).expand(channels, 1, 3, 3)
-    return F.conv2d(_reflect(x), kernel, stride=2, groups=channels)
+    return F.conv2d(_reflect(x, borders), kernel, stride=2, groups=channels)
 
 
-def _reflect(x: Tensor) -> Tensor:
+def _reflect(x: Tensor, borders: tuple[bool, bool, bool, bool]) -> Tensor:
     """Pad by one pixel, as `F.pad` does in mode "reflect", whose gradients on a GPU are added up in any order."""
-    x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], dim=2)
-    return torch.cat([x[..., 1:2], x, x[..., -2:-1]], dim=3)
+    left, top, right, bottom = borders
+    x = torch.cat([*([x[:, :, 1:2]] if top else []), x, *([x[:, :, -2:-1]] if bottom else [])], dim=2)
+    return torch.cat([*([x[..., 1:2]] if left else []), x, *([x[..., -2:-1]] if right else [])], dim=3)
 
 
 class Down(nn.Module):

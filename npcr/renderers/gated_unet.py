@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from npcr.numerics import autocast_dtype
 from npcr.renderers import cpu, gpu
 from npcr.renderers.gated_blocks import DoubleConv, Down, Out, Up
-from npcr.renderers.receptive_field import PixelRegion, zero_outside
+from npcr.renderers.norms import ImageNorm, own_statistics
+from npcr.renderers.patches import Patch, run_on_region
+from npcr.renderers.receptive_field import PixelRegion, block_regions, zero_outside
 
 SMALLEST_SIDE = 24  # pixels; four halvings must leave something for the last border to reflect
 
@@ -87,18 +90,46 @@ class GatedUNet(nn.Module):
             result = self._forward(on_kernels, x)
         return result if region is None else zero_outside(result, region)
 
-    def _run_block(self, name: str, *inputs: Tensor) -> Tensor:
-        device = inputs[0].device
+    @property
+    def looks_at_whole_images(self) -> bool:
+        """Whether a norm takes its statistics from the image, so that no region of it is enough."""
+        return any(own_statistics(module) for module in self.modules()
+                   if isinstance(module, (ImageNorm, nn.BatchNorm2d)))
+
+    def input_region(self, wanted: PixelRegion) -> PixelRegion:
+        """As `RegionalNetwork.input_region`."""
+        plan = block_regions(wanted)
+        return plan["enter"].union(plan["alpha_enter"]).grown(2)
+
+    def forward_region(self, x: Patch, wanted: PixelRegion) -> Tensor:
+        """As `RegionalNetwork.forward_region`, in plain torch."""
+        if self.looks_at_whole_images:
+            raise ValueError("GatedUNet: a norm looks at the whole image; regions need norm none, or batch in eval "
+                             "mode")
+        plan = block_regions(wanted)
+
+        def run(name: str, *inputs: Patch) -> Patch:
+            return Patch(self._run_block(name, *inputs, region=plan[name]), plan[name])
+
+        color, alpha = self._wire(run, x)
+        return torch.cat([color.part(wanted), alpha.part(wanted)], dim=1)
+
+    def _run_block(self, name: str, *inputs: Any, region: PixelRegion | None = None) -> Tensor:
+        """Run a block on tensors or, for a region of its result, on patches."""
+        module: nn.Module = getattr(self, name)
+        block: Callable[..., Tensor] = module if region is None else partial(run_on_region, module, region)
+        device = self.enter.conv1.conv.weight.device
         half = autocast_dtype(device)
         if half is None:
-            result: Tensor = getattr(self, name)(*inputs)
-        else:
-            with torch.autocast(device.type, half, enabled=name in HALF_BLOCKS[half]):
-                result = getattr(self, name)(*inputs)
-        return result
+            return block(*inputs)
+        with torch.autocast(device.type, half, enabled=name in HALF_BLOCKS[half]):
+            return block(*inputs)
 
     def _forward(self, run: Callable[..., Any], x: Tensor) -> Tensor:
-        """Wire the blocks; `run(name, *inputs)` runs one of them, and gives tensors for `out` and `alpha_out`."""
+        return torch.cat(self._wire(run, x), dim=1)
+
+    def _wire(self, run: Callable[..., Any], x: Any) -> tuple[Any, Any]:
+        """Wire the blocks; `run(name, *inputs)` runs one of them. Returns the results of `out` and `alpha_out`."""
         level1 = run("enter", x)
         level2 = run("down1", level1)
         level3 = run("down2", level2)
@@ -112,4 +143,4 @@ class GatedUNet(nn.Module):
         alpha2 = run("alpha_down1", alpha1)
         up = run("alpha_up1", run("alpha_down2", alpha2), level2, alpha2)
         alpha = run("alpha_out", run("alpha_up2", up, level1, alpha1))
-        return torch.cat([color, alpha], dim=1)
+        return color, alpha

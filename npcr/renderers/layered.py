@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
-from npcr.cameras import Cameras, view_directions
+from npcr.cameras import Box, Cameras, view_directions
 from npcr.errors import SceneError
 from npcr.io.points import PointCloud
 from npcr.numerics import autocast, current_precision
 from npcr.ops import Fragments, gather_features, rasterize
 from npcr.ops.memory import POOL
 from npcr.renderers.base import (
+    Painter,
     ParamGroup,
     Renderer,
     RenderOutput,
@@ -27,7 +28,8 @@ from npcr.renderers.base import (
 from npcr.renderers.compositing import composite
 from npcr.renderers.gated_unet import GatedUNet
 from npcr.renderers.half_activations import full_activations, half_activations, half_activations_enabled
-from npcr.renderers.receptive_field import bounding_region
+from npcr.renderers.patches import Patch
+from npcr.renderers.receptive_field import PixelRegion, bounding_region
 
 
 class LayeredRenderer(Renderer):
@@ -135,21 +137,62 @@ class LayeredRenderer(Renderer):
         return torch.cat([images.new_zeros(1, 4, *images.shape[2:]) if region is None else self.run_network(one, region)
                           for one, region in zip(images.split(1), regions, strict=True)])
 
+    def why_no_tiles(self) -> str:
+        """As `Renderer.why_no_tiles`: a tile does not know the picture's mean and variance."""
+        if not self.network.looks_at_whole_images:
+            return ""
+        return ("MODEL.NORM instance normalizes by mean and variance of the whole picture, which a tile does not know. "
+                "MODEL.NORM batch or none, in training, allow tiles; for this model render a smaller INPUT.SIZE_TEST")
+
+    @torch.no_grad()
+    def painter(self, camera: Cameras, frame: int = 0) -> Painter:
+        """As `Renderer.painter`; which point a pixel has is found for the whole picture, in 8 bytes for each layer.
+
+        Peeling by points does not allow less: a point that is seen anywhere leaves the cloud. The network runs in plain
+        torch, a layer at a time.
+        """
+        fragments = self._project(camera, frame)
+
+        def paint(wanted: PixelRegion) -> RenderOutput:
+            layers = torch.cat([self._paint_layer(camera, frame, layer, wanted) for layer in fragments.index[0]])[None]
+            depth, index = wanted.within(fragments.depth), wanted.within(fragments.index)
+            color, alpha = composite(layers, depth, self.depth_threshold, self.legacy)
+            return RenderOutput(color * alpha if self.legacy else color, alpha, depth[:, 0], layers, depth, index,
+                                color if self.legacy else None)
+
+        return paint
+
+    def _paint_layer(self, camera: Cameras, frame: int, index: Tensor, wanted: PixelRegion) -> Tensor:
+        """(1, 4, h, w) of one layer, whose points are `index` (H, W); transparent beyond `margin`."""
+        layer = self.default_feature.new_zeros(1, 4, wanted.bottom - wanted.top, wanted.right - wanted.left)
+        box = PixelRegion.whole(wanted.size) if self.margin < 0 else bounding_region(index >= 0, self.margin)
+        shown = None if box is None else wanted.intersection(box)
+        if shown is not None:
+            seen = self.input_region(shown)
+            images = self._gather(camera, frame, seen.within(index)[None, None].contiguous(), seen.box)
+            Patch(layer, wanted).part(shown).copy_(self.run_network_within(images[0], seen, shown))
+        return layer
+
     def feature_images(self, cameras: Cameras, frame: int = 0) -> tuple[Tensor, Fragments]:
         """What the network sees, (B, K, C, H, W), and the points it comes from.
 
         C: the winner's features, the view direction, and with `use_rgb` the winner's color. Memory is laid
         out (B, K, H, W, C), so that the network's input is channels_last without a copy.
         """
+        fragments = self._project(cameras, frame)
+        return self._gather(cameras, frame, fragments.index), fragments
+
+    @torch.no_grad()
+    def _project(self, cameras: Cameras, frame: int) -> Fragments:
         near, far, max_size = self.splat
-        with torch.no_grad():
-            fragments = rasterize(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size,
-                                  near=near, far=far, max_size=max_size, layers=self.layers,
-                                  peeling=self.peeling, backend=self.backend)
-        index = fragments.index
+        return rasterize(self.points(frame), cameras.cam_to_world, cameras.intrinsics, cameras.size, near=near, far=far,
+                         max_size=max_size, layers=self.layers, peeling=self.peeling, backend=self.backend)
+
+    def _gather(self, cameras: Cameras, frame: int, index: Tensor, box: Box | None = None) -> Tensor:
+        """(B, K, C, H, W), what the network sees of the points `index` (B, K, H, W), which are those of `box`."""
         features = gather_features(self.features[frame], self.default_feature, index, backend=self.backend)
         seen = (index >= 0)[:, :, None]
-        parts = [features, view_directions(cameras, self.legacy)[:, None] * seen]
+        parts = [features, view_directions(cameras, self.legacy, box)[:, None] * seen]
         if self.use_rgb:
             colors = self.colors(frame)
             parts.append(gather_features(colors, colors.new_zeros(3), index, backend=self.backend))
@@ -157,7 +200,7 @@ class LayeredRenderer(Renderer):
         if not torch.is_grad_enabled() and features.device.type == "cpu" and features.dtype == torch.float32:
             # Fresh memory would cost as much as the copy.
             out = POOL.empty(*index.shape, sum(part.shape[2] for part in parts))
-        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1, out=out).movedim(-1, 2), fragments
+        return torch.cat([part.movedim(2, -1) for part in parts], dim=-1, out=out).movedim(-1, 2)
 
 
 def _recomputed(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pixels of each of the U-Net's levels on which a region of its result depends."""
+"""The pixels of each of a U-Net's levels on which a region of its result depends."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ class PixelRegion(NamedTuple):
     bottom: int
     size: tuple[int, int]
 
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> PixelRegion:
+        """All pixels of an image of `size` (height, width)."""
+        return cls(0, 0, size[1], size[0], size)
+
+    def within(self, images: Tensor) -> Tensor:
+        """Its part of images (..., H, W) of `size`, a view."""
+        return images[..., self.top:self.bottom, self.left:self.right]
+
+    def intersection(self, other: PixelRegion) -> PixelRegion | None:
+        """The pixels of both; None where there are none."""
+        left, top = max(self.left, other.left), max(self.top, other.top)
+        right, bottom = min(self.right, other.right), min(self.bottom, other.bottom)
+        return PixelRegion(left, top, right, bottom, self.size) if left < right and top < bottom else None
+
     @property
     def box(self) -> tuple[int, int, int, int]:
         """(left, top, right, bottom)."""
@@ -34,6 +49,14 @@ class PixelRegion(NamedTuple):
         return PixelRegion(max(0, (self.left - 1) // 2), max(0, (self.top - 1) // 2),
                            min(width, (self.right - 1) // 2 + 2), min(height, (self.bottom - 1) // 2 + 2),
                            (height, width))
+
+    def before_resizing(self) -> PixelRegion:
+        """The input of bilinear resizing of n to N = 2n or 2n + 1 pixels: pixel o lies at (o + 0.5) n / N - 0.5."""
+        return self.before_doubling().grown(1)
+
+    def before_mean(self, size: tuple[int, int]) -> PixelRegion:
+        """The input of means over 2x2 pixels, in an image of `size` (height, width)."""
+        return PixelRegion(2 * self.left, 2 * self.top, 2 * self.right, 2 * self.bottom, size)
 
     def before_halving(self, size: tuple[int, int]) -> PixelRegion:
         """The input of max-pool and blur, in an image of `size` (height, width)."""

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from npcr.renderers.patches import Patch, doubled
+from npcr.renderers.receptive_field import PixelRegion
+
 LEVELS = 3  # halvings
 MAX_WIDENING = 8  # channels at most, relative to full resolution
 
@@ -51,6 +54,42 @@ class ResidualUNet(nn.Module):
             y = up(torch.cat([skip, F.interpolate(y, size=skip.shape[2:], mode="bilinear", align_corners=False)], 1))
         result: Tensor = self.out(y)
         return result
+
+    def input_region(self, wanted: PixelRegion) -> PixelRegion:
+        """As `npcr.renderers.patches.RegionalNetwork.input_region`."""
+        return _regions(wanted)[0][0].grown(2)
+
+    def forward_region(self, x: Patch, wanted: PixelRegion) -> Tensor:
+        """As `npcr.renderers.patches.RegionalNetwork.forward_region`."""
+        encoded, decoded = _regions(wanted)
+        levels = [_on_region(self.enter, x.part(encoded[0].grown(2)), encoded[0])]
+        for down, region in zip(self.down, encoded[1:], strict=True):
+            around = region.grown(2)
+            halved = F.avg_pool2d(levels[-1].part(around.before_mean(levels[-1].region.size)), 2)
+            levels.append(_on_region(down, halved, region))
+        y = levels.pop()
+        for up, region in zip(reversed(self.up), reversed(decoded), strict=True):
+            around = region.grown(2)
+            skip = levels.pop().part(around)
+            y = _on_region(up, torch.cat([skip, doubled(y, around, align_corners=False)], 1), region)
+        return Patch(self.out(y.part(wanted.grown(1))), wanted.grown(1)).part(wanted)
+
+
+def _regions(wanted: PixelRegion) -> tuple[list[PixelRegion], list[PixelRegion]]:
+    """What the encoder, LEVELS + 1 of them, and the decoder, LEVELS, must compute, from full resolution down."""
+    decoded = [wanted.grown(1)]
+    for _ in range(LEVELS - 1):
+        decoded.append(decoded[-1].grown(2).before_resizing())
+    encoded = [decoded[-1].grown(2).before_resizing()]
+    for region in reversed(decoded):
+        skip = region.grown(2)
+        encoded.insert(0, skip.union(encoded[0].grown(2).before_mean(skip.size)))
+    return encoded, decoded
+
+
+def _on_region(double_conv: nn.Module, pixels: Tensor, region: PixelRegion) -> Patch:
+    """A double convolution of the pixels of a region and two around it."""
+    return Patch(Patch(double_conv(pixels), region.grown(2)).part(region), region)
 
 
 def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:

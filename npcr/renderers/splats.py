@@ -98,6 +98,30 @@ def dots_along(points: Tensor, strands: Tensor, dots: int) -> Tensor:
     return torch.addcmul(points[:, None], strands[:, None], places).flatten(0, 1)
 
 
+def project_splats(splats: Splats, camera: Cameras, dots: int,
+                   splat: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    """Make of splats what `npcr.ops.composite_dots` takes.
+
+    Args:
+        splats: of one cloud.
+        camera: a batch of one.
+        dots: M, of each point.
+        splat: (near, far, max_size) of hard splats.
+
+    Returns:
+        (N * M, 2) the dots' pixels, those of one point following each other; and (N, 3 + C) the points' numbers.
+    """
+    rotation, intrinsics = camera.world_to_cam[0, :3, :3], camera.intrinsics[0]
+    middles = splats.points @ rotation.T + camera.world_to_cam[0, :3, 3]
+    # Homogeneous pixels are linear in the world's points: projecting middles and strands projects all dots.
+    image_dots = dots_along(middles @ intrinsics.T, splats.strands @ (intrinsics @ rotation).T, dots)
+    pixels = image_dots[:, :2] / image_dots[:, 2:]
+    depth = middles[:, 2:].detach()
+    sharpness = 0.5 / (start_width(depth, splat) * torch.exp(splats.log_width)).square()
+    fade = reach(depth, splat).square().reciprocal()
+    return pixels, torch.cat([torch.sigmoid(splats.opacity), sharpness, fade, splats.values], dim=1)
+
+
 def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots: int,
                      splat: tuple[float, float, float], *, backend: str = "auto") -> SplatImage:
     """Composite the points of each pixel front to back; a dot covers `sigmoid(o) exp(-d² / 2 s²) (1 - d² / R²)` of it.
@@ -117,15 +141,7 @@ def composite_splats(splats: Splats, camera: Cameras, fragments: Fragments, dots
     Returns:
         The image.
     """
-    rotation, intrinsics = camera.world_to_cam[0, :3, :3], camera.intrinsics[0]
-    middles = splats.points @ rotation.T + camera.world_to_cam[0, :3, 3]
-    # Homogeneous pixels are linear in the world's points: projecting middles and strands projects all dots.
-    image_dots = dots_along(middles @ intrinsics.T, splats.strands @ (intrinsics @ rotation).T, dots)
-    pixels = image_dots[:, :2] / image_dots[:, 2:]
-    depth = middles[:, 2:].detach()
-    sharpness = 0.5 / (start_width(depth, splat) * torch.exp(splats.log_width)).square()
-    fade = reach(depth, splat).square().reciprocal()
-    points = torch.cat([torch.sigmoid(splats.opacity), sharpness, fade, splats.values], dim=1)
+    pixels, points = project_splats(splats, camera, dots, splat)
     image, mean_depth = composite_dots(pixels, points, fragments.index[0], fragments.depth[0], splats.background,
                                        backend=backend)
     return SplatImage(image[..., :-1].movedim(-1, 0), image[..., -1], mean_depth)

@@ -16,9 +16,10 @@ from npcr.cameras import Cameras, view_directions
 from npcr.data.cloud_geometry import assumed_spacing
 from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
-from npcr.ops import composite_gaussians, project_gaussians, view_colors
+from npcr.ops import composite_gaussians, composite_gaussians_within, project_gaussians, view_colors
 from npcr.ops.spherical_harmonics import MAX_DEGREE, constant_coefficient
 from npcr.renderers.base import (
+    Painter,
     ParamGroup,
     Photographs,
     RenderOutput,
@@ -27,6 +28,7 @@ from npcr.renderers.base import (
     network_groups,
     unit_colors,
 )
+from npcr.renderers.patches import Patch
 from npcr.renderers.population import (
     Relocation,
     copy_rows,
@@ -38,6 +40,7 @@ from npcr.renderers.population import (
     mean_gradients,
     random_shifts,
 )
+from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
 
 logger = logging.getLogger("npcr")
@@ -252,8 +255,35 @@ class StrandsRenderer(SplatRenderer):
     def _of_points(self, frame: int) -> list[nn.Parameter]:
         return [parameters[frame] for parameters in self._lists()]
 
+    def why_no_tiles(self) -> str:
+        """As `Renderer.why_no_tiles`."""
+        return ""
+
+    @torch.no_grad()
+    def painter(self, camera: Cameras, frame: int = 0) -> Painter:
+        """As `Renderer.painter`."""
+        ellipses, values = self._project(camera, frame)
+
+        def paint(wanted: PixelRegion) -> RenderOutput:
+            finish = self.has_network and self.finishing
+            seen = self.input_region(wanted) if finish else wanted
+            image, depth = composite_gaussians_within(ellipses, values, seen.box, backend=self.backend)
+            picture = image.movedim(-1, 0)[None]
+            rgba = Patch(torch.cat([picture[:, :3], picture[:, -1:]], dim=1), seen).part(wanted)
+            if finish:
+                directions = view_directions(camera, box=seen.box) * picture[:, -1:]
+                rgba = rgba + self.run_network_within(torch.cat([picture, directions], dim=1), seen, wanted).float()
+            depth = Patch(depth[None], seen).part(wanted)
+            return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None])
+
+        return paint
+
     def _composite(self, camera: Cameras, frame: int) -> tuple[Tensor, Tensor]:
         """(H, W, C + 1) color, features and coverage, and (H, W) depth of one camera."""
+        return composite_gaussians(*self._project(camera, frame), camera.size, backend=self.backend)
+
+    def _project(self, camera: Cameras, frame: int) -> tuple[Tensor, Tensor]:
+        """(N, 8) ellipses and (N, C) color and features of one camera."""
         means, strands, widths, opacities = self.gaussians(frame)
         dropping, degree = self.dropping if self.training else None, self.degree
         if dropping is not None:
@@ -268,4 +298,4 @@ class StrandsRenderer(SplatRenderer):
                              backend=self.backend)
         if self.has_network and self.finishing:
             values = torch.cat([values, self.features[frame]], dim=1)
-        return composite_gaussians(ellipses, values, camera.size, backend=self.backend)
+        return ellipses, values

@@ -17,10 +17,12 @@ from torch import Tensor
 from npcr.cameras import Cameras
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Renderer, RenderOutput, over_background
+from npcr.renderers.tiles import render_pictures
 from npcr.temporal import Blender, LegacyBlender, RenderedFrame
 from npcr.transfers import HostCopy
 
-_LESS_MEMORY = "A smaller INPUT.SIZE_TEST or INPUT.LAYER_NUM and, on a GPU, RENDER.PRECISION float16 need less"
+_LESS_MEMORY = ("RENDER.TILE 512, a smaller INPUT.SIZE_TEST or INPUT.LAYER_NUM and, on a GPU, RENDER.PRECISION float16 "
+                "need less")
 
 
 class RawPixels(NamedTuple):
@@ -78,7 +80,7 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
         for index in range(len(cameras)):
             camera = cameras[index].to(device)
             with explain_out_of_memory("rendering", camera.size, _LESS_MEMORY):
-                outputs.append(renderer(camera, frames[index]))
+                outputs.append(render_pictures(renderer, camera, frames[index]))
             yield frame_from_output(outputs[-1], camera)
 
     ahead = 1 if device.type == "cuda" else 0

@@ -117,7 +117,7 @@ def runner_of(network: nn.Module, exact: frozenset[str] | None) -> BlockRunner:
         exact: names of the blocks that compute with the sum of two float16; None: all.
 
     Returns:
-        `run(name, *inputs)`, as `GatedUNet._forward` calls it.
+        `run(name, *inputs)`, as `GatedUNet._wire` calls it.
     """
     images: dict[int, tuple[Tensor, FeatureMap]] = {}  # the network's input is split once for both that read it
 
