@@ -16,16 +16,18 @@ import torch
 from yacs.config import CfgNode
 
 import npcr
-from npcr import cli
+from npcr import cli, distributed
 from npcr.checkpoints import choose_model, load_model
 from npcr.config import dump_config, to_dict
 from npcr.data.samples import SceneDataset
+from npcr.errors import ConfigError
 from npcr.evaluation import views as evaluator
 from npcr.evaluation.contact_sheet import sheet_row, write_contact_sheet
 from npcr.evaluation.video_report import BLENDS, PathSelection, evaluate_paths
 from npcr.factory import build_dataset, held_out_views, load_renderer, open_scene, prepare_rendering
 from npcr.installation import commit
 from npcr.io.json_files import write_json
+from npcr.rendering import shared_path
 from npcr.visualization.captions import Pixels
 
 logger = logging.getLogger("npcr")
@@ -38,6 +40,8 @@ EXAMPLES = """\
       the newest checkpoint in OUTPUT_DIR
   npcr evaluate --config-file models/config.yml --checkpoint models/nr_model_0.pth --all
   npcr evaluate --config-file output/config.yml --output scores LOAD_EPOCH 99 MODEL.DEVICE cpu
+  torchrun --standalone --nproc_per_node 4 --no-python npcr evaluate --config-file output/config.yml
+      the views shared out among four processes
   npcr evaluate --config-file output/config.yml --video
       how steady the path in DATASETS.TRAIN/path comes out: single frames, legacy and default blending
   npcr evaluate --config-file output/config.yml --video --cam-pose models/CamPose.inf \\
@@ -86,14 +90,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Evaluate views or a video, write the results, and print where they are."""
     args = parse(arguments)
+    with distributed.processes(shared_path.WAIT):
+        _evaluate(args)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
     given, explicit = cli.config_from_args(args)
-    device = cli.resolve_device(given.MODEL.DEVICE)
+    device = distributed.own_device(cli.resolve_device(given.MODEL.DEVICE))
     checkpoint = choose_model(args.checkpoint, given.OUTPUT_DIR, given.LOAD_EPOCH)
     renderer, cfg, epoch = load_renderer(given, checkpoint, device, explicit=explicit)
     prepare_rendering(renderer, cfg)
     facts = {"checkpoint": str(checkpoint), "epoch": epoch, "config": to_dict(cfg), "commit": commit(),
              "versions": _versions(), "device": str(device)}
     if args.video:
+        if distributed.world_size() > 1:
+            raise ConfigError("npcr evaluate --video runs in one process, since its blends follow one another; start "
+                              "it without torchrun")
         output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
         selection = PathSelection(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
                                   tuple(args.blend or BLENDS))
@@ -105,17 +117,23 @@ def main(arguments: Sequence[str]) -> None:
 
     spread = np.linspace(0, len(which) - 1, min(MOST_ROWS, len(which))).round().astype(int)
     shown = {which[i] for i in spread}
-    rows: list[Pixels] = []
+    rows: dict[tuple[int, int], Pixels] = {}
 
     def keep_row(score: evaluator.ViewScore, pictures: evaluator.ViewPictures) -> None:
         if (score.frame, score.camera) in shown:
-            rows.append(sheet_row(score, pictures))
+            rows[score.frame, score.camera] = sheet_row(score, pictures)
 
-    scores = evaluator.evaluate_views(renderer, views, which, batch=cfg.TEST.IMS_PER_BATCH, device=device,
-                                      on_view=keep_row)
+    distributed.refuse_differences({"the checkpoint": str(checkpoint), "its epoch": epoch, "the views": len(which)})
+    own = evaluator.evaluate_views(renderer, views, distributed.share(which), batch=cfg.TEST.IMS_PER_BATCH,
+                                   device=device, on_view=keep_row, progress=distributed.is_writer())
+    scores = distributed.gather_shares(own)
+    for others in distributed.gather(rows):
+        rows.update(others)
+    if not distributed.is_writer():
+        return
     output = args.output or Path(cfg.OUTPUT_DIR) / f"evaluation_{epoch}"
     dump_config(cfg, output / "config.yml")
-    write_contact_sheet(output / "contact_sheet.png", rows)
+    write_contact_sheet(output / "contact_sheet.png", [rows[view] for view in which if view in rows])
     report = {**facts, "views": kind, "scene": str(views.scene.folder), "size": list(views.size), "how": HOW,
               "mean": evaluator.mean_scores(scores), "each": [dataclasses.asdict(score) for score in scores]}
     write_json(output / "evaluation.json", report)

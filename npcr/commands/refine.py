@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from npcr import cli
+from npcr import cli, distributed
 from npcr.checkpoints import choose_model, model_path
 from npcr.config import dump_config
 from npcr.errors import ConfigError
@@ -55,6 +55,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Refine, and print where the result is and what it is."""
     args = parse(arguments)
+    with distributed.processes():
+        if distributed.world_size() > 1:
+            raise ConfigError("npcr refine runs in one process: its passes follow one another; start it without "
+                              "torchrun, and render the result with it")
     cfg, explicit = cli.config_from_args(args)
     cam_pose, intrinsics = _choose_cameras(cfg, args)
     inputs = load_path_inputs(

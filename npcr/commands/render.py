@@ -5,12 +5,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from npcr import cli
+from npcr import cli, distributed
 from npcr.checkpoints import choose_model
 from npcr.config import dump_config
 from npcr.factory import build_blender, prepare_rendering
 from npcr.progress import progress_bar
-from npcr.rendering.frame_writer import build_writer
+from npcr.rendering import shared_path
+from npcr.rendering.frame_writer import PathVideos, build_writer
 from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 
@@ -30,6 +31,10 @@ EXAMPLES = """\
       three videos: to watch, with alpha to edit, to show on a page
   npcr render RENDER.PRECISION float16 RENDER.CUDA_GRAPHS True
       faster on a GPU; what that costs: docs/performance.md
+  npcr render INPUT.SIZE_TEST "[4096, 4096]" RENDER.TILE 1024
+      a picture larger than memory, in tiles (docs/sizes.md)
+  torchrun --standalone --nproc_per_node 4 --no-python npcr render --config-file output/config.yml
+      in four processes, each a stretch of the path; after a stop the same command renders what is missing
 
 results, in --output:
   img_0001.jpg ...       over BACKGROUND_GRAY
@@ -66,12 +71,20 @@ def main(arguments: Sequence[str]) -> None:
     """Render and write the frames, and print where they are."""
     args = parse(arguments)
     cfg, explicit = cli.config_from_args(args)
-    inputs = load_path_inputs(
-        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=args.cam_pose,
-        intrinsics=args.intrinsics, camera_path=args.camera_path, frame=args.frame,
-        checkpoint=choose_model(args.checkpoint, cli.MODELS, cfg.LOAD_EPOCH))
-    prepare_rendering(inputs.renderer, inputs.cfg)
-    output = args.output or _default_output(inputs)
+    with distributed.processes(shared_path.WAIT):
+        inputs = load_path_inputs(
+            cfg, distributed.own_device(cli.resolve_device(cfg.MODEL.DEVICE)), explicit=explicit,
+            cam_pose=args.cam_pose, intrinsics=args.intrinsics, camera_path=args.camera_path, frame=args.frame,
+            checkpoint=choose_model(args.checkpoint, cli.MODELS, cfg.LOAD_EPOCH))
+        prepare_rendering(inputs.renderer, inputs.cfg)
+        output = args.output or _default_output(inputs)
+        if distributed.world_size() > 1 or (output / shared_path.FOLDER).exists():
+            _render_shared(inputs, output)
+        else:
+            _render_alone(inputs, output)
+
+
+def _render_alone(inputs: PathInputs, output: Path) -> None:
     writer = build_writer(inputs.cfg, output)
     dump_config(inputs.cfg, output / "config.yml")
     frames = render_path(inputs.renderer, inputs.cameras, gray=inputs.cfg.BACKGROUND_GRAY / 255,
@@ -82,9 +95,28 @@ def main(arguments: Sequence[str]) -> None:
             for frame in progress_bar(frames, total=len(inputs.cameras), title="render", unit="frame"):
                 writer.write(frame)
     finally:  # after Ctrl-C or a full disk, too: what there is can be looked at
-        places = [f"{output}/img_*.jpg", f"{output}/rgba/",
-                  *([f"{output}/exr/"] if inputs.cfg.RENDER.EXR != "off" else []), *map(str, writer.videos.paths)]
-        print(f"{writer.count} of {len(inputs.cameras)} frames: {', '.join(places)}")
+        print(f"{writer.count} of {len(inputs.cameras)} frames: {_places(inputs, output)}")
+
+
+def _render_shared(inputs: PathInputs, output: Path) -> None:
+    count = len(inputs.cameras)
+    if distributed.is_writer():
+        dump_config(inputs.cfg, output / "config.yml")
+    try:
+        shared_path.render_shared(inputs, output)
+    except BaseException:  # Ctrl-C, a full disk, a process that is gone
+        missing = len(shared_path.UnfinishedPath(output, inputs).missing())
+        if distributed.is_writer():
+            print(f"{count - missing} of {count} frames are finished; the same command renders the others")
+        raise
+    if distributed.is_writer():
+        print(f"{count} of {count} frames: {_places(inputs, output)}")
+
+
+def _places(inputs: PathInputs, output: Path) -> str:
+    videos = PathVideos.paths_of(output, inputs.cfg.RENDER.VIDEO)
+    return ", ".join([f"{output}/img_*.jpg", f"{output}/rgba/",
+                      *([f"{output}/exr/"] if inputs.cfg.RENDER.EXR != "off" else []), *map(str, videos)])
 
 
 def _default_output(inputs: PathInputs) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +47,9 @@ class FrameWriter:
         raw: whether frames bring raw color, alpha and depth, which are then written as float32.
         videos: formats, as RENDER.VIDEO names them.
         exr: whether frames bring `floats`, and what is written of them as EXR; None: nothing.
+        tidy: remove what killed writers left in the folder. Where several processes write, one does before the others
+            begin: it cannot tell whether a process of another machine lives.
+        on_written: called in a thread once the images of a frame are on disk, with its number from 1 and the frame.
 
     Raises:
         NpcrError: an encoder or the OpenEXR library is missing; later, from `write` or on leaving: a file cannot be
@@ -54,29 +57,32 @@ class FrameWriter:
     """
 
     def __init__(self, folder: Path, fps: float, raw: bool, videos: Sequence[str] = ("h264",),
-                 exr: ExrFormat | None = None) -> None:
+                 exr: ExrFormat | None = None, *, tidy: bool = True,
+                 on_written: Callable[[int, FramePixels], None] | None = None) -> None:
         if exr is not None:
             require_openexr("RENDER.EXR")
         self.folder = folder
         self.count = 0  # of frames handed over
         self.videos = PathVideos(folder, fps, videos)
         self._exr = exr
+        self._on_written = on_written
         for sub in ("", "rgba", *(["raw"] if raw else []), *(["exr"] if exr else [])):
             (folder / sub).mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder / sub)
+            if tidy:
+                remove_leftovers(folder / sub)
         self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="frame-writer")
         self._pending: deque[list[Future[None]]] = deque()  # by frame
 
     def __enter__(self) -> FrameWriter:
         return self
 
-    def write(self, frame: FramePixels) -> None:
-        """Hand over the path's next frame."""
+    def write(self, frame: FramePixels, number: int | None = None) -> None:
+        """Hand over the path's next frame; or, where there is no video, that of a number from 1."""
         if len(self._pending) >= WRITE_AHEAD:
             for future in self._pending.popleft():
                 future.result()
         self.count += 1
-        self._pending.append([self._encoders.submit(self._save, frame, f"img_{self.count:04d}"),
+        self._pending.append([self._encoders.submit(self._save, frame, number or self.count),
                               *self.videos.write(frame.picture, frame.rgba)])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -90,7 +96,8 @@ class FrameWriter:
         for failure in failures:
             logger.warning("%s", failure)
 
-    def _save(self, frame: FramePixels, name: str) -> None:
+    def _save(self, frame: FramePixels, number: int) -> None:
+        name = frame_name(number)
         picture, matte = self.folder / f"{name}.jpg", self.folder / "rgba" / f"{name}.png"
         with reraise_with_path(picture):
             write_image(picture, frame.picture)
@@ -104,14 +111,31 @@ class FrameWriter:
             exr = self.folder / "exr" / f"{name}.exr"
             with reraise_with_path(exr):
                 write_exr(exr, *frame.floats, self._exr)
+        if self._on_written is not None:
+            self._on_written(number, frame)
 
 
-def build_writer(cfg: CfgNode, folder: Path) -> FrameWriter:
+def frame_name(number: int) -> str:
+    """Name the files of a frame.
+
+    Args:
+        number: of the frame in its path, from 1.
+
+    Returns:
+        The name, without suffix.
+    """
+    return f"img_{number:04d}"
+
+
+def build_writer(cfg: CfgNode, folder: Path, *, videos: bool = True, tidy: bool = True,
+                 on_written: Callable[[int, FramePixels], None] | None = None) -> FrameWriter:
     """Make the writer that the RENDER section describes.
 
     Args:
         cfg: the configuration.
         folder: for the files.
+        videos: whether it writes those of RENDER.VIDEO.
+        tidy, on_written: as of `FrameWriter`.
 
     Returns:
         The writer; with RENDER.RAW and RENDER.EXR it expects frames with `raw` and `floats`.
@@ -121,7 +145,8 @@ def build_writer(cfg: CfgNode, folder: Path) -> FrameWriter:
     """
     render = cfg.RENDER
     exr = None if render.EXR == "off" else ExrFormat(render.EXR == "half", render.EXR_COLOR == "linear")
-    return FrameWriter(folder, render.FPS, render.RAW, render.VIDEO, exr)
+    return FrameWriter(folder, render.FPS, render.RAW, render.VIDEO if videos else [], exr, tidy=tidy,
+                       on_written=on_written)
 
 
 class PathVideos:
@@ -141,7 +166,13 @@ class PathVideos:
     """
 
     def __init__(self, folder: Path, fps: float, formats: Sequence[str]) -> None:
-        self._feeds = [_VideoFeed(VideoWriter(folder / _file_name(name), fps, name)) for name in formats]
+        self._feeds = [_VideoFeed(VideoWriter(path, fps, name))
+                       for path, name in zip(self.paths_of(folder, formats), formats, strict=True)]
+
+    @staticmethod
+    def paths_of(folder: Path, formats: Sequence[str]) -> list[Path]:
+        """Where the videos of these formats lie in a folder."""
+        return [folder / _file_name(name) for name in formats]
 
     @property
     def paths(self) -> list[Path]:

@@ -49,7 +49,6 @@ class FramePixels(NamedTuple):
     floats: FloatPixels | None = None  # where they were asked for
 
 
-@torch.inference_mode()
 def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: Blender | None,
                 frame: int | Sequence[int] = 0, raw: bool = False, floats: bool = False) -> Iterator[FramePixels]:
     """Render a camera path one frame at a time, in constant memory.
@@ -71,22 +70,57 @@ def render_path(renderer: Renderer, cameras: Cameras, *, gray: float, blender: B
     Raises:
         OutOfMemoryError: the memory does not suffice.
     """
+    outputs = render_outputs(renderer, cameras, frame)
+    yield from finish_frames(outputs, cameras, renderer.device, gray=gray, blender=blender, raw=raw, floats=floats)
+
+
+def render_outputs(renderer: Renderer, cameras: Cameras, frame: int | Sequence[int] = 0) -> Iterator[RenderOutput]:
+    """Render a camera path one frame at a time, neither blended nor composited.
+
+    Args:
+        renderer: is put into eval mode.
+        cameras: the path, in order.
+        frame: of the scene, from 0; or one for each camera.
+
+    Yields:
+        The frame of each camera, a batch of one on the renderer's device.
+
+    Raises:
+        OutOfMemoryError: the memory does not suffice.
+    """
     renderer.eval()
-    device = renderer.device
     frames = [frame] * len(cameras) if isinstance(frame, int) else frame
-    outputs: deque[RenderOutput] = deque()  # of frames that are not yielded yet: a blender may read ahead
+    for index in range(len(cameras)):
+        with torch.inference_mode(), explain_out_of_memory("rendering", cameras.size, _LESS_MEMORY):
+            output = render_pictures(renderer, cameras[index].to(renderer.device), frames[index])
+        yield output
+
+
+@torch.inference_mode()
+def finish_frames(outputs: Iterable[RenderOutput], cameras: Cameras, device: torch.device, *, gray: float,
+                  blender: Blender | None, raw: bool = False, floats: bool = False) -> Iterator[FramePixels]:
+    """Blend and composite the frames of a path.
+
+    Args:
+        outputs: of `render_outputs`.
+        cameras: the path, in order.
+        device: of the outputs.
+        gray, blender, raw, floats: as of `render_path`.
+
+    Yields:
+        A frame for each camera, in the same order.
+    """
+    pending: deque[RenderOutput] = deque()  # of frames that are not yielded yet: a blender may read ahead
 
     def rendered_frames() -> Iterator[RenderedFrame]:
-        for index in range(len(cameras)):
-            camera = cameras[index].to(device)
-            with explain_out_of_memory("rendering", camera.size, _LESS_MEMORY):
-                outputs.append(render_pictures(renderer, camera, frames[index]))
-            yield frame_from_output(outputs[-1], camera)
+        for index, output in enumerate(outputs):
+            pending.append(output)
+            yield frame_from_output(output, cameras[index].to(device))
 
     ahead = 1 if device.type == "cuda" else 0
     copies: deque[HostCopy] = deque()
     for picture, rgba in composite_frames(rendered_frames(), gray, blender):
-        output = outputs.popleft()
+        output = pending.popleft()
         numbers = [output.trained_color, output.alpha, output.depth[None]] if raw else []
         numbers += [rgba, output.depth[None]] if floats else []
         copies.append(HostCopy(_to_bytes(picture), _straight_bytes(rgba), *numbers))

@@ -49,6 +49,11 @@ class Blender(ABC):
         """
         return self._blend(_require_one_shape(frames))
 
+    @property
+    @abstractmethod
+    def reach(self) -> int | None:
+        """Frames on either side of one on which its blend depends; None: all before it."""
+
     @abstractmethod
     def _blend(self, frames: Iterator[RenderedFrame]) -> Iterator[RenderedFrame]:
         """As `blend`, of frames of one shape."""
@@ -97,8 +102,13 @@ class DefaultBlender(Blender):
         self.depth_tolerance = depth_tolerance
         self.angle = angle
 
+    @property
+    def reach(self) -> int:
+        """As `Blender.reach`."""
+        return math.ceil((self.history - 1) / 2)
+
     def _blend(self, frames: Iterator[RenderedFrame]) -> Iterator[RenderedFrame]:
-        reach = math.ceil((self.history - 1) / 2)
+        reach = self.reach
         kept: list[_Neighbor] = []  # at most `reach` frames before the current one, itself, and as many after
         current = 0  # index into `kept`
         for frame in frames:
@@ -170,6 +180,11 @@ class LegacyBlender(Blender):
             raise ValueError("LegacyBlender: weights are empty; the first belongs to the current frame")
         self.weights = list(weights)
         self.color_threshold = color_threshold
+
+    @property
+    def reach(self) -> None:
+        """As `Blender.reach`: a frame is blended with the one before as that was blended."""
+        return None
 
     def _blend(self, frames: Iterator[RenderedFrame]) -> Iterator[RenderedFrame]:
         raw: deque[RenderedFrame] = deque(maxlen=max(1, len(self.weights) - 2))  # newest first

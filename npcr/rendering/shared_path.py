@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A camera path rendered by several processes (torchrun), each a stretch of it; and what a stopped run left to do.
+
+Finished frames are noted in a folder beside them, so that whoever renders the same path next, in any number of
+processes, renders only the others. What needs all frames in order, videos and the legacy blend, the first process makes
+in the end, of what lies there without loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import npcr
+from npcr import distributed
+from npcr.config import to_dict
+from npcr.errors import NpcrError
+from npcr.factory import build_blender
+from npcr.io.files import atomic_write, remove_leftovers, reraise_with_path
+from npcr.io.images import read_image, write_image
+from npcr.io.json_files import read_json, write_json
+from npcr.io.video_formats import FORMATS
+from npcr.progress import progress_bar
+from npcr.renderers import RenderOutput
+from npcr.rendering.frame_writer import WRITE_AHEAD, PathVideos, build_writer, frame_name
+from npcr.rendering.frames import FramePixels, finish_frames, render_outputs, render_path
+from npcr.rendering.path_inputs import PathInputs
+
+logger = logging.getLogger("npcr")
+
+# Processes that are done wait for the others, whose frames may take long; one that dies is noticed at once.
+WAIT = 24 * 3600.0  # seconds
+FOLDER = ".unfinished"
+_KEPT = ("color", "alpha", "depth", "legacy_color")  # of a frame that is blended later
+
+
+class UnfinishedPath:
+    """Which frames of a path are finished, noted in `.unfinished` in the folder of its results.
+
+    Args:
+        output: that folder.
+        inputs: what is rendered.
+    """
+
+    def __init__(self, output: Path, inputs: PathInputs) -> None:
+        self.folder = output / FOLDER
+        self.inputs = inputs
+        self.of_what = fingerprint(inputs)
+        blender = build_blender(inputs.cfg)
+        self.blend_later = blender is not None and blender.reach is None
+        self._with_pictures = any(not FORMATS[name].alpha for name in inputs.cfg.RENDER.VIDEO)
+
+    def begin(self) -> None:
+        """Make the folder; start anew where it is of another rendering."""
+        if self.folder.exists():
+            if self.is_of_this():
+                remove_leftovers(self.folder)
+                logger.info("%s: going on; %d of %d frames are finished", self.folder.parent,
+                            len(self.inputs.cameras) - len(self.missing()), len(self.inputs.cameras))
+                return
+            logger.warning("%s: the unfinished frames there are of another model, path or configuration; all frames "
+                           "are rendered anew", self.folder.parent)
+            shutil.rmtree(self.folder)
+        write_json(self.folder / "path.json", {"rendering": self.of_what})
+
+    def is_of_this(self) -> bool:
+        """Tell whether an earlier run left frames of this same rendering."""
+        try:
+            found = read_json(self.folder / "path.json", "a list of finished frames", "rendering")
+        except NpcrError:
+            return False
+        return bool(found.get("rendering") == self.of_what)
+
+    def missing(self) -> list[int]:
+        """The numbers of the frames that are not finished, from 1."""
+        return [number for number in range(1, len(self.inputs.cameras) + 1) if not self._mark(number).exists()]
+
+    def note(self, number: int, frame: FramePixels) -> None:
+        """Note that the images of a frame are on disk, and keep its picture where a video needs it."""
+        if self._with_pictures:
+            path = self._picture(number)
+            with reraise_with_path(path):
+                write_image(path, frame.picture)
+        self._mark(number).touch()
+
+    def note_output(self, number: int, output: RenderOutput) -> None:
+        """Keep a frame that is to be blended later."""
+        path = self._numbers(number)
+        numbers = {name: value.cpu().numpy() for name in _KEPT if (value := getattr(output, name)) is not None}
+        with reraise_with_path(path), atomic_write(path) as file:
+            np.savez(file, **numbers)
+        self._mark(number).touch()
+
+    def outputs(self, device: torch.device) -> Iterator[RenderOutput]:
+        """The frames that `note_output` kept, in order, without their layers."""
+        for number in range(1, len(self.inputs.cameras) + 1):
+            with np.load(self._numbers(number)) as stored:
+                kept = {name: torch.from_numpy(stored[name]).to(device) for name in stored.files}
+            none = kept["depth"].new_empty(1, 0, *kept["depth"].shape[1:])
+            yield RenderOutput(**kept, layer_rgba=none[:, :, None], layer_depth=none)
+
+    def pictures(self) -> Iterator[FramePixels]:
+        """The frames that are finished, in order, as bytes."""
+        for number in range(1, len(self.inputs.cameras) + 1):
+            rgba = read_image(self.folder.parent / "rgba" / f"{frame_name(number)}.png")
+            picture = read_image(self._picture(number)) if self._with_pictures else rgba[..., :3]
+            yield FramePixels(picture, rgba)
+
+    def remove(self) -> None:
+        """Forget what was noted: all is finished."""
+        shutil.rmtree(self.folder)
+
+    def _mark(self, number: int) -> Path:
+        return self.folder / f"{frame_name(number)}.done"
+
+    def _picture(self, number: int) -> Path:
+        return self.folder / f"{frame_name(number)}.png"
+
+    def _numbers(self, number: int) -> Path:
+        return self.folder / f"{frame_name(number)}.npz"
+
+
+def fingerprint(inputs: PathInputs) -> str:
+    """Identify what is rendered: two renderings of the same fingerprint have the same frames.
+
+    Args:
+        inputs: a model and a path.
+
+    Returns:
+        A digest of model, path, configuration and version.
+    """
+    described = {"npcr": npcr.__version__, "config": to_dict(inputs.cfg), "frames": inputs.frames,
+                 "size": inputs.cameras.size}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for tensor in (inputs.cameras.cam_to_world, inputs.cameras.intrinsics):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    with inputs.checkpoint.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stretch(numbers: list[int], rank: int, processes: int) -> list[int]:
+    """Choose a process's part of some frames: one stretch, as long as the others' or one longer.
+
+    Args:
+        numbers: of the frames, ascending.
+        rank: of the process, from 0.
+        processes: how many there are.
+
+    Returns:
+        Its numbers.
+    """
+    return numbers[rank * len(numbers) // processes:(rank + 1) * len(numbers) // processes]
+
+
+def runs(numbers: list[int]) -> Iterator[range]:
+    """Find the runs of numbers that follow each other.
+
+    Args:
+        numbers: ascending.
+
+    Yields:
+        The runs.
+    """
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            yield range(numbers[start], numbers[end - 1] + 1)
+            start = end
+
+
+def render_shared(inputs: PathInputs, output: Path) -> int:
+    """Render a path in as many processes as there are; frames that an earlier run finished stay. All must call this.
+
+    Frames are, to the last bit on a CPU, those that one process renders: each process also renders, but does not write,
+    the neighbors that the blend of its frames needs.
+
+    Args:
+        inputs: a model and a path.
+        output: the folder of the results.
+
+    Returns:
+        How many frames this process rendered and wrote.
+
+    Raises:
+        NpcrError: the processes were not started alike, or a file cannot be written.
+        LostProcessError: another process has ended.
+    """
+    unfinished = UnfinishedPath(output, inputs)
+    distributed.refuse_differences({"what is rendered (model, path, configuration)": unfinished.of_what})
+    if distributed.is_writer():
+        unfinished.begin()
+        build_writer(inputs.cfg, output, videos=False).__exit__(None, None, None)  # makes folders, removes leftovers
+    todo = distributed.from_writer(unfinished.missing() if distributed.is_writer() else [])
+    mine = stretch(todo, distributed.rank(), distributed.world_size())
+    written = _keep_outputs(unfinished, mine) if unfinished.blend_later else _write_stretch(unfinished, mine, output)
+    distributed.barrier()
+    if distributed.is_writer():
+        if unfinished.blend_later:
+            _blend_all(unfinished, output)
+        else:
+            _write_videos(unfinished, output)
+        unfinished.remove()
+    distributed.barrier()
+    return written
+
+
+def _bar(count: int) -> tqdm[Any]:
+    processes = distributed.world_size()
+    title = "render" if processes == 1 else f"render (process 0 of {processes})"
+    return progress_bar(total=count, title=title, unit="frame", hidden=not distributed.is_writer())
+
+
+def _write_stretch(unfinished: UnfinishedPath, mine: list[int], output: Path) -> int:
+    inputs = unfinished.inputs
+    blender = build_blender(inputs.cfg)
+    reach = 0 if blender is None else blender.reach or 0
+    with (build_writer(inputs.cfg, output, videos=False, tidy=False, on_written=unfinished.note) as writer,
+          _bar(len(mine)) as bar):
+        for numbers in runs(mine):
+            first = max(0, numbers.start - 1 - reach)
+            around = slice(first, min(len(inputs.cameras), numbers.stop - 1 + reach))
+            frames = render_path(inputs.renderer, inputs.cameras[around], gray=inputs.cfg.BACKGROUND_GRAY / 255,
+                                 blender=blender, frame=inputs.frames[around], raw=inputs.cfg.RENDER.RAW,
+                                 floats=inputs.cfg.RENDER.EXR != "off")
+            for number, frame in enumerate(frames, first + 1):
+                if number in numbers:
+                    writer.write(frame, number)
+                    bar.update()
+    return writer.count
+
+
+def _keep_outputs(unfinished: UnfinishedPath, mine: list[int]) -> int:
+    inputs = unfinished.inputs
+    with _bar(len(mine)) as bar:
+        for numbers in runs(mine):
+            part = slice(numbers.start - 1, numbers.stop - 1)
+            for number, output in zip(numbers, render_outputs(inputs.renderer, inputs.cameras[part],
+                                                              inputs.frames[part]), strict=True):
+                unfinished.note_output(number, output)
+                bar.update()
+    return len(mine)
+
+
+def _blend_all(unfinished: UnfinishedPath, output: Path) -> None:
+    inputs, device = unfinished.inputs, unfinished.inputs.renderer.device
+    frames = finish_frames(unfinished.outputs(device), inputs.cameras, device, gray=inputs.cfg.BACKGROUND_GRAY / 255,
+                           blender=build_blender(inputs.cfg), raw=inputs.cfg.RENDER.RAW,
+                           floats=inputs.cfg.RENDER.EXR != "off")
+    with build_writer(inputs.cfg, output, tidy=False) as writer:
+        for frame in progress_bar(frames, total=len(inputs.cameras), title="blend", unit="frame"):
+            writer.write(frame)
+
+
+def _write_videos(unfinished: UnfinishedPath, output: Path) -> None:
+    render = unfinished.inputs.cfg.RENDER
+    if not render.VIDEO:
+        return
+    videos = PathVideos(output, render.FPS, render.VIDEO)
+    pending: deque[list[Future[None]]] = deque()
+    frames = progress_bar(unfinished.pictures(), total=len(unfinished.inputs.cameras), title="video", unit="frame")
+    try:
+        for frame in frames:
+            if len(pending) >= WRITE_AHEAD:
+                for future in pending.popleft():
+                    future.result()
+            pending.append(videos.write(frame.picture, frame.rgba))
+    finally:
+        unwritten = videos.close()
+    if unwritten:
+        raise unwritten[0]
