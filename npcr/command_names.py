@@ -36,6 +36,7 @@ COMMANDS = {
     "hair": Command("make_hair", "tools/make_hair.py", "ray trace a scene of hair or fur (extra hair)"),
     "train": Command("train", "tools/train.py", "train on a scene"),
     "evaluate": Command("evaluate", "tools/evaluate.py", "score held-out views, or the steadiness of a video"),
+    "summary": Command("summary", "tools/summary.py", "status, scores and time of many training runs"),
     "view": Command("view", "tools/view.py", "look at a model in the browser, film paths (extra viewer)"),
     "orbit": Command("orbit", "ExParamGen/exgen.py", "make a camera path"),
     "render": Command("render", "tools/render.py", "render a camera path: pictures, mattes, video"),
