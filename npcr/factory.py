@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from yacs.config import CfgNode
 
@@ -16,6 +17,7 @@ from npcr.data.samples import SceneDataset
 from npcr.data.scene import Scene, load_clouds, load_scene, split_holdout
 from npcr.errors import CheckpointError, ConfigError, SceneError
 from npcr.io.points import PointCloud
+from npcr.out_of_memory import refuse_beyond_memory
 from npcr.renderers import Renderer, find_form
 from npcr.renderers.losses import RenderLoss, VggFeatures
 from npcr.renderers.tiles import describe_tiles
@@ -23,6 +25,7 @@ from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 
 logger = logging.getLogger("npcr")
 
+MANY_POINTS = 1_000_000  # from which on memory is reckoned before it is asked for
 View = tuple[int, int]  # frame and camera, from 0
 
 
@@ -38,12 +41,34 @@ def build_renderer(cfg: CfgNode, clouds: Sequence[PointCloud]) -> Renderer:
 
     Raises:
         NpcrError: the clouds lack what the configuration asks for.
+        OutOfMemoryError: they have more points than fit in memory.
     """
+    points = sum(map(len, clouds))
+    if points >= MANY_POINTS:
+        needed = points * point_bytes(cfg)
+        refuse_beyond_memory(needed, torch.device("cpu"), "the model's numbers", points, needed)
     torch.manual_seed(cfg.SOLVER.SEED)
     renderer = find_form(cfg.MODEL.FORM).from_config(cfg, clouds)
     if cfg.MODEL.COMPILE:
         renderer.runner.compile(renderer.network)
     return renderer
+
+
+def point_bytes(cfg: CfgNode) -> int:
+    """Count the memory of a point in a renderer, with its place.
+
+    Args:
+        cfg: the configuration.
+
+    Returns:
+        Bytes.
+    """
+    count = 1009  # a prime, which is no size of anything else
+    rng = np.random.default_rng(0)
+    cloud = PointCloud(rng.random((count, 3), np.float32), np.zeros((count, 3), np.uint8))
+    renderer = find_form(cfg.MODEL.FORM).from_config(cfg, [cloud])
+    return sum(tensor.nbytes for tensor in (*renderer.parameters(), *renderer.buffers())
+               if tensor.ndim and len(tensor) == count) // count
 
 
 def prepare_rendering(renderer: Renderer, cfg: CfgNode) -> None:

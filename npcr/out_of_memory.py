@@ -7,6 +7,7 @@ import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -40,6 +41,50 @@ def explain_out_of_memory(task: str, size: Sequence[int], advice: str) -> Iterat
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"{describe(error)} in {task} at {size[0]}x{size[1]} pixels. {advice}") from error
+
+
+def refuse_beyond_memory(needed: int, device: torch.device, what: str, points: int, of_points: int) -> None:
+    """Refuse what cannot fit in the memory that is free, before it is begun.
+
+    Args:
+        needed: bytes.
+        device: whose memory.
+        what: what needs them, the beginning of a sentence.
+        points: of all clouds together.
+        of_points: bytes of `needed` that are for points and shrink with them.
+
+    Raises:
+        OutOfMemoryError: it does not fit; the message says how many points would.
+    """
+    free = free_memory(device)
+    if free is None or needed <= free:
+        return
+    fitting = int(max(0, free - (needed - of_points)) * points // max(1, of_points))
+    where = "GPU" if device.type == "cuda" else "host"
+    raise OutOfMemoryError(
+        f"{what} of {points} points need {_readable(f'{needed} bytes')} of {where} memory, "
+        f"{of_points // max(1, points)} bytes a point; {_readable(f'{free} bytes')} are free. At most {fitting} points "
+        "fit: thin the cloud, or in the strands form set MODEL.MAX_SPLATS; a smaller MODEL.FEATURE_DIM and "
+        "MODEL.HARMONICS take fewer bytes a point (docs/sizes.md)")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how much memory new tensors can have.
+
+    Args:
+        device: the CPU or a GPU.
+
+    Returns:
+        Bytes; on a GPU with those that torch keeps unused; None where the system does not tell.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

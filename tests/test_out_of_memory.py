@@ -11,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from yacs.config import CfgNode
 
 from npcr import cli
+from npcr.config import changed, default_config
 from npcr.errors import OutOfMemoryError
 from npcr.evaluation.views import evaluate_views
+from npcr.factory import build_renderer, point_bytes
+from npcr.io.points import PointCloud
 from npcr.ops.memory import POOL
-from npcr.out_of_memory import explain_out_of_memory, is_out_of_memory
+from npcr.out_of_memory import explain_out_of_memory, free_memory, is_out_of_memory
 from npcr.rendering.frames import render_path
+from npcr.training.optimizers import build_optimizer
 from npcr.training.trainer import Trainer
 from tests.path_stub import PlaneRenderer, orbit
 
@@ -117,3 +122,42 @@ def test_a_run_that_really_has_too_little_memory(tmp_path: Path) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: host memory ran out (")
     assert "asked for" in last
+
+
+def strands_of(count: int, **keys: object) -> tuple[CfgNode, list[PointCloud]]:
+    positions = np.random.default_rng(0).random((count, 3), np.float32)
+    return changed(default_config(), MODEL__FORM="strands", **keys), [PointCloud(positions, None)]
+
+
+def test_a_points_bytes_are_those_of_its_numbers() -> None:
+    cfg, _ = strands_of(1, MODEL__FEATURE_DIM=4, MODEL__HARMONICS=2)
+    assert point_bytes(cfg) == 4 * (3 + 4 + 27 + 3 + 3 + 1 + 1)  # place, features, color, move, strand, opacity, width
+    assert point_bytes(changed(cfg, MODEL__NETWORK=False, MODEL__HARMONICS=0)) == 4 * (3 + 3 + 3 + 3 + 1 + 1)
+
+
+def test_a_cloud_beyond_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, clouds = strands_of(1000)
+    monkeypatch.setattr("npcr.factory.MANY_POINTS", 1000)
+    monkeypatch.setattr("npcr.out_of_memory.free_memory", lambda device: 100 * point_bytes(cfg))
+    with pytest.raises(OutOfMemoryError, match=r"numbers of 1000 points need .* KiB of host memory, \d+ bytes a "
+                                               r"point; .* KiB are free. At most 100 points fit"):
+        build_renderer(cfg, clouds)
+    assert build_renderer(cfg, [PointCloud(clouds[0].positions[:100], None)]).points(0).shape == (100, 3)
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("Adam", 3), ("SGD", 2)])
+def test_training_is_refused_before_its_first_step(optimizer: str, copies: int,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, clouds = strands_of(500, MODEL__NETWORK=False, SOLVER__OPTIMIZER_NAME=optimizer)
+    renderer = build_renderer(cfg, clouds)
+    needed = copies * sum(parameter.nbytes for parameter in renderer.parameters())
+    monkeypatch.setattr("npcr.out_of_memory.free_memory", lambda device: needed)
+    build_optimizer(cfg, renderer)
+    monkeypatch.setattr("npcr.out_of_memory.free_memory", lambda device: needed // 2)
+    with pytest.raises(OutOfMemoryError, match=f"numbers of {optimizer} of 500 points .* At most 250 points"):
+        build_optimizer(cfg, renderer)
+
+
+def test_the_hosts_free_memory_is_known_on_linux() -> None:
+    free = free_memory(torch.device("cpu"))
+    assert (free is not None and 2**20 < free < 2**50) if sys.platform == "linux" else free is None

@@ -3,8 +3,10 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from npcr import cli, distributed
+from npcr.training.run_status import RunStatus
 from npcr.training.trainer import Trainer
 
 EXAMPLES = """\
@@ -29,9 +31,11 @@ def main(arguments: Sequence[str]) -> None:
     """Train, and print where the results are."""
     args = parse(arguments)
     cfg, _ = cli.config_from_args(args)
-    with distributed.processes(cfg.SOLVER.TIMEOUT):
+    with distributed.processes(cfg.SOLVER.TIMEOUT), RunStatus(Path(cfg.OUTPUT_DIR)) as status:
         cli.report_unread_keys(cfg)
         trainer = Trainer(cfg, distributed.own_device(cli.resolve_device(cfg.MODEL.DEVICE)))
+        status.watch(lambda: {"epochs": trainer.iteration // trainer.steps_per_epoch, "steps": trainer.iteration,
+                              "seconds": trainer.seconds})
         trainer.run()
         if distributed.is_writer():
             print(f"checkpoints, config.yml and TensorBoard log: {trainer.output}/")

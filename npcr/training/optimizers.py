@@ -11,6 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from npcr.errors import MissingExtraError
+from npcr.out_of_memory import refuse_beyond_memory
 from npcr.renderers import Renderer
 
 
@@ -27,6 +28,7 @@ def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -
 
     Raises:
         MissingExtraError: the optimizer needs a package that is not installed.
+        OutOfMemoryError: what training adds to the renderer does not fit in memory.
     """
     lr = cfg.SOLVER.BASE_LR if lr is None else lr
     adam = cfg.SOLVER.OPTIMIZER_NAME in ("Adam", "AdamW")  # the others know neither `fused` nor, all of them, `eps`
@@ -38,7 +40,19 @@ def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -
             adams: dict[str, Any] = {name: group[name] for name in ("eps", "fused") if adam and name in group}
             groups.append({"params": trained, "lr": lr * group["factor"], "factor": group["factor"],
                            "weight_decay": group["weight_decay"], **adams})
+    _refuse_beyond_memory(cfg, renderer, groups)
     return _make(cfg.SOLVER, groups)
+
+
+def _refuse_beyond_memory(cfg: CfgNode, renderer: Renderer, groups: list[dict[str, Any]]) -> None:
+    """Gradients and the optimizer's numbers come with the first step: better to refuse before it."""
+    copies = {"SGD": 2}.get(cfg.SOLVER.OPTIMIZER_NAME, 3)  # gradient and moments
+    clouds = {len(renderer.points(frame)) for frame in range(renderer.frames)}
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    of_points = sum(parameter.nbytes for parameter in parameters if parameter.ndim and len(parameter) in clouds)
+    refuse_beyond_memory(copies * sum(parameter.nbytes for parameter in parameters), renderer.device,
+                         f"gradients and numbers of {cfg.SOLVER.OPTIMIZER_NAME}",
+                         sum(len(renderer.points(frame)) for frame in range(renderer.frames)), copies * of_points)
 
 
 def _make(solver: CfgNode, groups: list[dict]) -> torch.optim.Optimizer:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from npcr import distributed
 from npcr.io.json_files import write_json
 
 FILE = "status.json"
@@ -25,7 +26,7 @@ class RunStatus:
 
     The file says "running" at first, with process and machine, and from then on every `HEARTBEAT` seconds. It ends with
     "finished", "stopped" (Ctrl-C), or "failed" and the error's message. Of a process that was killed the last sign of
-    life stays.
+    life stays. Of several processes of torchrun the first one writes.
 
     Args:
         folder: OUTPUT_DIR; is made where it is missing.
@@ -43,7 +44,8 @@ class RunStatus:
 
     def __enter__(self) -> RunStatus:
         self._write("running")
-        self._thread.start()
+        if distributed.is_writer():
+            self._thread.start()
         return self
 
     def watch(self, progress: Progress) -> None:
@@ -53,7 +55,8 @@ class RunStatus:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._over.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if error is None:
             self._write("finished")
         elif isinstance(error, KeyboardInterrupt):
@@ -68,6 +71,7 @@ class RunStatus:
                 self._write("running")
 
     def _write(self, state: str, message: str = "") -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not distributed.is_writer():
+            return
         write_json(self.path, {"state": state, "message": message, **self._fixed, "last_sign": time.time(),
                                **self._progress()})

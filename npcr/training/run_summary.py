@@ -30,7 +30,7 @@ class RunSummary:
     folder: str
     state: str  # one of STATES
     message: str = ""  # of an error, or why the state is so
-    epochs: int | None = None  # of the newest checkpoint
+    epochs: int | None = None  # done; without a status file, of the newest checkpoint
     steps: int | None = None
     seconds: float | None = None  # of training
     scored_epoch: int | None = None  # whose scores these are
@@ -81,9 +81,10 @@ def summarize(folder: Path) -> RunSummary:
             summary.message = str(error)
         else:
             summary.state, summary.message = _state(status)
-            summary.steps, summary.seconds = status.get("steps"), status.get("seconds")
-    summary.epochs = max((int(found[1]) for file in folder.iterdir() if (found := _MODEL.fullmatch(file.name))),
-                         default=None)
+            summary.epochs, summary.steps, summary.seconds = map(status.get, ("epochs", "steps", "seconds"))
+    if summary.epochs is None:
+        summary.epochs = max((int(found[1]) for file in folder.iterdir() if (found := _MODEL.fullmatch(file.name))),
+                             default=None)
     _add_scores(folder, summary)
     return summary
 
