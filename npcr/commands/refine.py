@@ -55,10 +55,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Refine, and print where the result is and what it is."""
     args = parse(arguments)
-    with distributed.processes():
-        if distributed.world_size() > 1:
-            raise ConfigError("npcr refine runs in one process: its passes follow one another; start it without "
-                              "torchrun, and render the result with it")
+    if distributed.launched() > 1:
+        raise ConfigError("npcr refine runs in one process so far; start it without torchrun, and render the result "
+                          "with it")
     cfg, explicit = cli.config_from_args(args)
     cam_pose, intrinsics = _choose_cameras(cfg, args)
     inputs = load_path_inputs(

@@ -84,6 +84,7 @@ def describe_tiles(renderer: Renderer, size: tuple[int, int]) -> str:
     count = sum(1 for _ in tiles((height, width), side))
     far = 2**20  # pixels: the middle of an image that has borders nowhere near
     middle = PixelRegion(far, far, far + side, far + side, (2 * far + side, 2 * far + side))
-    overlap = far - renderer.input_region(middle).left
+    seen = renderer.input_region(middle)
+    overlap = max(far - seen.left, seen.right - middle.right)
     return (f"RENDER.TILE {side}: each picture of {width}x{height} pixels is rendered in {count} tiles, the network of "
-            f"each seeing {overlap} pixels more on each side")
+            f"each seeing up to {overlap} pixels more on each side")
