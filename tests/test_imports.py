@@ -85,7 +85,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 OPTIONAL = ("mitsuba", "pycolmap", "av", "viser", "trimesh", "apex", "torchmetrics", "laspy", "pymatting", "pycvvdp",
-            "pillow_heif", "OpenEXR")
+            "pillow_heif", "OpenEXR", "gsply")
 
 
 def test_importing_npcr_needs_no_optional_package_and_leaves_the_environment_alone() -> None:

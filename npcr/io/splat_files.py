@@ -1,25 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splats as the .ply of 3D Gaussian Splatting (Kerbl et al. 2023), which many viewers show.
+"""Splats as the .ply of 3D Gaussian Splatting (Kerbl et al. 2023), which many viewers show, and as Niantic's .spz.
 
-A vertex has x y z, nx ny nz (0), f_dc_0 to 2 and f_rest_0 to 44 (spherical harmonics of the color minus one half; the
-higher ones channel by channel), opacity before the sigmoid, scale_0 to 2 as logarithms, and rot_0 to 3, a quaternion w
-x y z. Viewers draw with a low-pass filter of their own.
+A vertex of the .ply has x y z, nx ny nz (0), f_dc_0 to 2 and f_rest_0 to 44 (spherical harmonics of the color minus one
+half; the higher ones channel by channel), opacity before the sigmoid, scale_0 to 2 as logarithms, and rot_0 to 3, a
+quaternion w x y z: 248 bytes. A .spz has the same numbers rounded to 65 bytes at most (github.com/nianticlabs/spz,
+version 3), compressed; it is written by gsply (extra `splats`), in the scene's coordinates as the .ply is. Viewers draw
+with a low-pass filter of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import plyfile
 from numpy.typing import NDArray
 
-from npcr.io.files import atomic_write
+from npcr.errors import MissingExtraError, NpcrError
+from npcr.io.files import atomic_path, atomic_write
 
 _CONSTANT_HARMONIC = 0.28209479177387814
 _HIGHER = 15  # harmonics of degree 1 to 3, which the first viewer demands; lower degrees are filled up with 0
+_SPZ_SCALES = (-10.0, 255 / 16 - 10)  # logarithms that a .spz holds
+_SPZ_COLOR = 127.5 / (0.15 * 255)  # of the constant harmonic
 _SMALLEST = 1e-12  # world units: of what is thinner no logarithm could be written
 Array = NDArray[np.float32]
 
@@ -45,16 +50,16 @@ def write_splats(path: str | Path, cloud: SplatCloud, comments: Sequence[str] = 
     Raises:
         OSError: the file cannot be written.
     """
-    scales, rotations = scales_and_rotations(cloud.strands, cloud.widths)
+    scales, rotations = _log_scales_and_rotations(cloud)
     higher = np.zeros((len(cloud.means), _HIGHER, 3), np.float32)
     higher[:, :cloud.harmonics.shape[1] - 1] = cloud.harmonics[:, 1:]
     columns = {
         **dict(zip("xyz", cloud.means.T, strict=True)), **dict.fromkeys(("nx", "ny", "nz"), np.float32(0)),
-        **{f"f_dc_{channel}": cloud.harmonics[:, 0, channel] - 0.5 / _CONSTANT_HARMONIC for channel in range(3)},
+        **{f"f_dc_{channel}": _constant_harmonics(cloud)[:, channel] for channel in range(3)},
         **{f"f_rest_{channel * _HIGHER + index}": higher[:, index, channel]
            for channel in range(3) for index in range(_HIGHER)},
         "opacity": cloud.opacity,
-        **{f"scale_{axis}": np.log(np.maximum(scales[:, axis], _SMALLEST)) for axis in range(3)},
+        **{f"scale_{axis}": scales[:, axis] for axis in range(3)},
         **{f"rot_{part}": rotations[:, part] for part in range(4)},
     }
     vertices = np.empty(len(cloud.means), dtype=[(name, np.float32) for name in columns])
@@ -63,6 +68,83 @@ def write_splats(path: str | Path, cloud: SplatCloud, comments: Sequence[str] = 
     data = plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")], byte_order="<", comments=list(comments))
     with atomic_write(path) as file:
         data.write(file)
+
+
+def write_spz(path: str | Path, cloud: SplatCloud) -> dict[str, int]:
+    """Write splats as .spz, atomically.
+
+    Positions are rounded to as fine a step as the farthest allows, 2^-23 of its coordinate or less.
+
+    Args:
+        path: the file.
+        cloud: the splats, at least one.
+
+    Returns:
+        How many splats have a number beyond the format's range, which becomes the nearest that it holds: "size"
+        (standard deviations outside 4.5e-5 to 378 world units), "color" and "color by direction".
+
+    Raises:
+        MissingExtraError: gsply is not installed.
+        NpcrError: a coordinate is beyond the format.
+        OSError: the file cannot be written.
+    """
+    gsply = import_gsply()
+    scales, rotations = _log_scales_and_rotations(cloud)
+    constant, higher = _constant_harmonics(cloud), cloud.harmonics[:, 1:]
+    parts = {"means": cloud.means, "scales": scales, "quats": rotations, "opacities": cloud.opacity, "sh0": constant,
+             "shN": higher}
+    data = gsply.GSData(**{name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()})
+    with atomic_path(path) as temporary:
+        gsply.write_spz(temporary, data, fractional_bits=spz_fraction_bits(cloud.means))
+    beyond = {"size": (scales < _SPZ_SCALES[0]) | (scales > _SPZ_SCALES[1]),
+              "color": np.abs(constant) > _SPZ_COLOR, "color by direction": np.abs(higher) > 1}
+    return {name: int(outside.reshape(len(outside), -1).any(axis=1).sum()) for name, outside in beyond.items()}
+
+
+def import_gsply() -> Any:
+    """Import gsply.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import gsply
+    except ImportError:
+        raise MissingExtraError("a .spz needs gsply: pip install 'npcr[splats]'") from None
+    return gsply
+
+
+def spz_fraction_bits(means: Array) -> int:
+    """Choose how fine a .spz's positions are, which are whole numbers of 24 bits.
+
+    Args:
+        means: (N, 3) world.
+
+    Returns:
+        Bits of the fraction, 1 to 24: their step is 2 to the power of minus that.
+
+    Raises:
+        NpcrError: a coordinate is beyond the format.
+    """
+    largest = float(abs(means).max(initial=0))
+    bits = next((bits for bits in range(24, 0, -1) if largest * 2.0**bits <= 2**23 - 1), None)
+    if bits is None:
+        raise NpcrError(f"a splat has a coordinate of {largest:g} world units; a .spz holds 4.19e6 at most: write a "
+                        ".ply, or scale the scene")
+    return bits
+
+
+def _log_scales_and_rotations(cloud: SplatCloud) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    scales, rotations = scales_and_rotations(cloud.strands, cloud.widths)
+    return np.log(np.maximum(scales, _SMALLEST)), rotations
+
+
+def _constant_harmonics(cloud: SplatCloud) -> Array:
+    """(N, 3) of the color minus one half."""
+    return cloud.harmonics[:, 0] - 0.5 / _CONSTANT_HARMONIC
 
 
 def scales_and_rotations(strands: Array, widths: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

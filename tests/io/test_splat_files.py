@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gzip
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import plyfile
 import pytest
 import torch
 
+from npcr.errors import NpcrError
 from npcr.io.points import read_points
-from npcr.io.splat_files import SplatCloud, scales_and_rotations, write_splats
+from npcr.io.splat_files import SplatCloud, scales_and_rotations, spz_fraction_bits, write_splats, write_spz
 from npcr.ops import view_colors
 
 
@@ -95,3 +98,70 @@ def test_thin_splats_and_long_ones() -> None:
     scales, rotations = scales_and_rotations(strands, np.array([0.0, 1e-6], np.float32))
     np.testing.assert_allclose(scales, [[1e-9, 0, 0], [np.hypot(1e4, 1e4), 1e-6, 1e-6]], rtol=1e-6)
     np.testing.assert_allclose(rotations[1], [np.cos(np.pi / 8), 0, 0, np.sin(np.pi / 8)], atol=1e-12)
+
+
+def read_spz(path: Path) -> dict[str, np.ndarray]:
+    """Version 3 by its specification (github.com/nianticlabs/spz), in the terms of a .ply."""
+    content = gzip.decompress(path.read_bytes())
+    magic, version, count, degree, bits, _, _ = struct.unpack_from("<4sIIBBBB", content)
+    assert (magic, version) == (b"NGSP", 3)
+    parts, start = [], 16
+    for width in (9, 1, 3, 3, 4, 3 * ((degree + 1) ** 2 - 1)):
+        parts.append(np.frombuffer(content, np.uint8, count * width, start).reshape(count, width).astype(np.int64))
+        start += count * width
+    assert start == len(content)
+    places, alphas, colors, scales, rotations, harmonics = parts
+    fixed = places.reshape(count, 3, 3) @ [1, 256, 65536]
+    packed = rotations @ [1, 1 << 8, 1 << 16, 1 << 24]
+    quaternions = np.zeros((count, 4))  # x y z w
+    largest = packed >> 30
+    for axis in (3, 2, 1, 0):  # the last that was kept lies lowest
+        kept = largest != axis
+        value = (packed & 511) / 511 * np.sqrt(0.5) * np.where(packed >> 9 & 1, -1, 1)
+        quaternions[kept, axis] = value[kept]
+        packed = np.where(kept, packed >> 10, packed)
+    rest = np.sqrt(np.maximum(0, 1 - (quaternions**2).sum(axis=1)))
+    quaternions[np.arange(count), largest] = rest
+    return {"places": np.where(fixed >= 1 << 23, fixed - (1 << 24), fixed) / 2.0**bits, "alpha": alphas[:, 0] / 255,
+            "colors": (colors / 255 - 0.5) / 0.15, "scales": scales / 16 - 10,
+            "rotations": quaternions[:, [3, 0, 1, 2]], "harmonics": (harmonics.reshape(count, -1, 3) - 128) / 128}
+
+
+@pytest.mark.parametrize("harmonics", [1, 4, 9, 16])
+def test_a_spz_holds_the_same_rounded(harmonics: int, tmp_path: Path) -> None:
+    pytest.importorskip("gsply", reason="needs the extra splats")
+    cloud = random_cloud(harmonics=harmonics)
+    cloud.harmonics[:, 1:] *= 0.5
+    beyond = write_spz(tmp_path / "a.spz", cloud)
+    assert beyond["size"] == 0
+    assert beyond["color"] == 0
+    assert beyond["color by direction"] == (abs(cloud.harmonics[:, 1:]) > 1).any(axis=(1, 2)).sum()
+    read, vertices = read_spz(tmp_path / "a.spz"), {}
+    np.testing.assert_allclose(read["places"], cloud.means, atol=0.5**21)
+    np.testing.assert_allclose(read["alpha"], 1 / (1 + np.exp(-cloud.opacity)), atol=0.5 / 255 + 1e-6)
+    write_splats(tmp_path / "a.ply", cloud)
+    vertices = read_vertices(tmp_path / "a.ply")
+    for name, key, step in (("f_dc", "colors", 0.5 / 38), ("scale", "scales", 0.5 / 16), ("rot", "rotations", 0.004)):
+        expected = np.stack([vertices[f"{name}_{part}"] for part in range(read[key].shape[1])], axis=1)
+        if name == "rot":
+            expected *= np.sign((expected * read[key]).sum(axis=1, keepdims=True))  # q and -q are one turn
+        np.testing.assert_allclose(read[key], expected, atol=step)
+    np.testing.assert_allclose(read["harmonics"], cloud.harmonics[:, 1:].clip(-1, 127 / 128), atol=0.5 / 128 + 1e-6)
+
+
+def test_a_spz_is_as_fine_as_its_size_allows() -> None:
+    means = np.array([[0, 0.3, -1.9]], np.float32)
+    assert spz_fraction_bits(means) == 22
+    assert spz_fraction_bits(1000 * means) == 12
+    with pytest.raises(NpcrError, match=r"a coordinate of 1\.9e\+07 world units; a \.spz holds 4\.19e6 at most"):
+        spz_fraction_bits(1e7 * means)
+
+
+def test_what_a_spz_cannot_hold_is_counted(tmp_path: Path) -> None:
+    pytest.importorskip("gsply", reason="needs the extra splats")
+    cloud = random_cloud()
+    cloud.widths[:3] = 1e-6
+    cloud.harmonics[:2, 0] = 9
+    cloud.harmonics[5, 4] = -2
+    assert write_spz(tmp_path / "a.spz", cloud) | {"color by direction": 0} == {
+        "size": 3, "color": 2, "color by direction": 0}

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from npcr.commands import evaluate
 from npcr.commands import export_splats as tool
 from npcr.config import changed, load_config, to_dict
 from npcr.data.scene import load_clouds
-from npcr.errors import ConfigError
+from npcr.errors import ConfigError, MissingExtraError
 from npcr.factory import build_renderer
 from npcr.renderers import StrandsRenderer
 from tests.scenes import write_tiny_scene
@@ -111,7 +112,7 @@ def test_splats_that_are_not_finite_are_left_out(folder: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--frame", "3"], "--frame is 3; .* has frames 1 to 2"),
-    (["--output", "a.spz"], r"--output is a\.spz; its suffix must be \.ply"),
+    (["--output", "a.splat"], r"--output is a\.splat; its suffix must be \.ply or \.spz"),
 ])
 def test_mistakes_are_named(folder: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -122,3 +123,24 @@ def test_other_forms_are_no_gaussians(folder: Path) -> None:
     save(folder / "config.yml", MODEL__FORM="blended")
     with pytest.raises(ConfigError, match=r"is of MODEL\.FORM blended; only the strands form"):
         tool.main(["--config-file", "config.yml", "MODEL.FORM", "blended"])
+
+
+def test_a_spz_says_what_it_loses(folder: Path, capsys: pytest.CaptureFixture[str],
+                                  caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gsply", None)
+        patch.setattr(tool, "measure_loss", None)  # it fails before that
+        with pytest.raises(MissingExtraError, match=r"npcr\[splats\]"):
+            tool.main(["--config-file", "config.yml", "--output", "a.spz"])
+    pytest.importorskip("gsply", reason="needs the extra splats")
+    renderer = save(folder / "config.yml")
+    with torch.no_grad():
+        renderer.log_width[0][3] -= 30
+    save_model(model_path("output", 5), make_checkpoint(renderer, load_clouds("scene", 2),
+                                                        to_dict(load_config("config.yml")), 5))
+    out = run(capsys, "--output", "a.spz")
+    assert "splats: a.spz" in out
+    assert "PSNR" in out
+    assert "4 held-out views" in out
+    assert "a .spz holds no comment, and rounds: positions to " in out
+    assert "1 of 600 splats have a size beyond" in caplog.text.replace(str(len(renderer.points(0))), "600")
