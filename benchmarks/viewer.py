@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import threading
@@ -27,19 +26,24 @@ import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 # isort: split
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
+from yacs.config import CfgNode  # noqa: E402
 
+from benchmarks.common import environment  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.camera_paths import look_at  # noqa: E402
 from npcr.checkpoints import choose_model  # noqa: E402
-from npcr.factory import load_renderer, prepare_rendering  # noqa: E402
-from npcr.installation import commit  # noqa: E402
+from npcr.config import changed  # noqa: E402
+from npcr.factory import build_renderer, load_renderer, prepare_rendering  # noqa: E402
 from npcr.io.json_files import write_json  # noqa: E402
+from npcr.io.points import PointCloud  # noqa: E402
+from npcr.renderers import Renderer  # noqa: E402
 from npcr.viewer.pictures import Engine, View  # noqa: E402
 from npcr.viewer.scheduler import SETTLE, FrameScheduler, QuickScale  # noqa: E402
 
 EXAMPLES = """\
   python benchmarks/viewer.py --config-file output/beads/strands/config.yml MODEL.DEVICE cpu
+  python benchmarks/viewer.py --splats 90000 --output output/benchmarks/viewer_gpu.json MODEL.DEVICE cuda
+      without a model or a scene: a ball of random splats; on a GPU at 800x800, too
 """
 
 
@@ -87,25 +91,45 @@ def measure(engine: Engine, side: int, moves: int) -> dict[str, Any]:
                for name, times in (("moving_ms", moving), ("still_ms", still))}}
 
 
+def ball(count: int, cfg: CfgNode) -> Renderer:
+    """Make an untrained model of the strands form, of random splats in a ball."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    places = (directions * rng.uniform(0.8, 1, (count, 1))).astype(np.float32)
+    cloud = PointCloud(places, rng.integers(0, 256, (count, 3)).astype(np.uint8))
+    return build_renderer(changed(cfg, MODEL__FORM="strands"), [cloud]).eval()
+
+
+def load(args: argparse.Namespace) -> tuple[Renderer, CfgNode]:
+    """Load the model, or make the ball, on the device that MODEL.DEVICE names."""
+    given, explicit = cli.config_from_args(args)
+    device = cli.resolve_device(given.MODEL.DEVICE)
+    if args.splats:
+        return ball(args.splats, given).to(device), given
+    checkpoint = choose_model(None, given.OUTPUT_DIR, given.LOAD_EPOCH)
+    return load_renderer(given, checkpoint, device, explicit=explicit)[:2]
+
+
 def main() -> None:
     """Measure each side, write the JSON, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, epilog="examples:\n" + EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, required=True, help="of a model, as npcr view takes it")
-    parser.add_argument("--sides", type=int, nargs="+", default=[200, 400], help="pixels (default: 200 400)")
+    parser.add_argument("--config-file", type=Path, default=ROOT / "configs" / "demo.yml",
+                        help="of a model, as npcr view takes it; with --splats of any configuration")
+    parser.add_argument("--splats", type=int, metavar="N", help="measure a ball of N random splats in place of a model")
+    parser.add_argument("--sides", type=int, nargs="+", help="pixels (default: 200 400, on a GPU 200 400 800)")
     parser.add_argument("--moves", type=int, default=60, help="of the camera, for each side (default: 60)")
     parser.add_argument("--output", type=Path, help="JSON of the results")
     cli.add_config_options(parser)
     args = parser.parse_args()
-    given, explicit = cli.config_from_args(args)
-    device = cli.resolve_device(given.MODEL.DEVICE)
-    renderer, cfg, _ = load_renderer(given, choose_model(None, given.OUTPUT_DIR, given.LOAD_EPOCH), device,
-                                     explicit=explicit)
+    renderer, cfg = load(args)
     prepare_rendering(renderer, cfg)
-    results = [measure(Engine(renderer), side, args.moves) for side in args.sides]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    report = {"form": cfg.MODEL.FORM, "points": len(renderer.points(0)), "device": name,
-              "threads": torch.get_num_threads(), "commit": commit(), "results": results}
+    device = renderer.device
+    sides = args.sides or ([200, 400, 800] if device.type == "cuda" else [200, 400])
+    results = [measure(Engine(renderer), side, args.moves) for side in sides]
+    report = {"form": "strands" if args.splats else cfg.MODEL.FORM, "model": "random" if args.splats else "trained",
+              "points": len(renderer.points(0)), "environment": environment(device, args), "results": results}
     if args.output:
         write_json(args.output, report)
     print(json.dumps(report, indent=1))
