@@ -49,7 +49,7 @@ MAY_IMPORT["evaluation"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_sp
                                                        "visualization"}
 MAY_IMPORT["training"] = MAY_IMPORT["evaluation"] | {"evaluation", "ops"}
 MAY_IMPORT["refine"] = MAY_IMPORT["training"] | {"training"}
-MAY_IMPORT["viewer"] = MAY_IMPORT["rendering"] | {"camera_paths", "camera_spline", "rendering"}
+MAY_IMPORT["viewer"] = MAY_IMPORT["training"] | {"training"}
 MAY_IMPORT["commands"] = MAY_IMPORT["refine"] | {"cli", "importers", "reconstruction", "refine", "scene_check",
                                                  "synthetic", "viewer"}
 MAY_IMPORT["command_line"] = {"cli", "commands", "entry_point", "pcpr_ext"}
@@ -85,7 +85,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 OPTIONAL = ("mitsuba", "pycolmap", "av", "viser", "trimesh", "apex", "torchmetrics", "laspy", "pymatting", "pycvvdp",
-            "pillow_heif", "OpenEXR", "gsply")
+            "pillow_heif", "OpenEXR", "gsply", "playwright")
 
 
 def test_importing_npcr_needs_no_optional_package_and_leaves_the_environment_alone() -> None:

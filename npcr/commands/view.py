@@ -7,18 +7,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from yacs.config import CfgNode
 
 from npcr import cli
-from npcr.camera_paths import look_at
 from npcr.checkpoints import choose_model
 from npcr.errors import ConfigError, SceneError
-from npcr.factory import build_dataset, load_renderer, open_scene, prepare_rendering
+from npcr.factory import load_renderer, open_scene, prepare_rendering
 from npcr.io.images import read_image
 from npcr.renderers import Renderer
-from npcr.viewer.app import LOCAL, Settings, ViewerApp
+from npcr.viewer.app import LOCAL, ViewerApp
 from npcr.viewer.film import Film
+from npcr.viewer.opening import photographs_of, settings_of
 from npcr.viewer.photographs import PhotographedViews
 from npcr.viewer.pictures import Engine
 
@@ -55,7 +54,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """Load the model, serve it, and wait for Ctrl-C."""
-    logging.getLogger("websockets").setLevel(logging.WARNING)  # else each browser that comes and goes is a line
     app = build(parse(arguments))
     print(f"{app.address} (Ctrl-C ends it)", flush=True)
     try:
@@ -88,7 +86,7 @@ def build(args: argparse.Namespace) -> ViewerApp:
                        "is safer", args.host)
     engine = Engine(renderer, read_image(args.backdrop)[..., :3] if args.backdrop else None)
     views = _photographs(cfg, renderer)
-    settings = _settings(cfg, renderer, views, args)
+    settings = settings_of(cfg, renderer, views, args.output, args.max_size)
     return ViewerApp(engine, settings, Film(engine, cfg), views, args.host, args.port)
 
 
@@ -101,16 +99,4 @@ def _photographs(cfg: CfgNode, renderer: Renderer) -> PhotographedViews | None:
     except (ConfigError, SceneError) as error:
         logger.warning("there are no photographs to compare with: %s", error)
         return None
-    return PhotographedViews(build_dataset(cfg, scene, cfg.INPUT.SIZE_TEST, renderer.device))
-
-
-def _settings(cfg: CfgNode, renderer: Renderer, views: PhotographedViews | None, args: argparse.Namespace) -> Settings:
-    """Begin at the first photograph's camera; without photographs, far enough away to see the whole cloud."""
-    points = renderer.points(0).double().cpu().numpy()
-    low, high = np.percentile(points, [1, 99], axis=0)
-    center = (low + high) / 2
-    fov = views.fovs[0] if views else 40.0
-    far = 1.3 * float(np.linalg.norm(high - low)) / np.tan(np.radians(fov) / 2) / 2
-    pose = views.poses[0] if views else look_at(center + np.array([far, 0, 0]), center)
-    return Settings(center, pose, fov, tuple(cfg.INPUT.SIZE_TEST), tuple(cfg.INPUT.SIZE_RAW), cfg.RENDER.FPS,
-                    cfg.BACKGROUND_GRAY, args.output or Path(cfg.OUTPUT_DIR) / "view", args.max_size)
+    return photographs_of(cfg, scene, renderer)

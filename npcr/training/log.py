@@ -33,6 +33,9 @@ class TrainingLog:
         self.epochs = cfg.SOLVER.MAX_EPOCHS
         self.writer = SummaryWriter(str(Path(cfg.OUTPUT_DIR) / "log"), purge_step=steps_done or None)
         self.limit = cfg.SOLVER.MAX_MINUTES * 60
+        self.losses: dict[str, float] = {}  # of the newest step that was logged
+        self.scores: dict[str, float] = {}  # of the newest evaluation
+        self.scored_epoch = 0  # when that was
         self.moved: dict[str, int] = {}  # splats that were moved in this run, for the bar
         if self.limit:
             self.bar = progress_bar(total=self.limit, initial=seconds,
@@ -50,6 +53,7 @@ class TrainingLog:
             lr: the learning rate of the first parameter group.
             seconds: that all steps took.
         """
+        self.losses = losses
         self.bar.set_description(f"epoch {epoch}, step {iteration}" if self.limit else f"epoch {epoch}/{self.epochs}",
                                  refresh=False)
         self.bar.set_postfix({"loss": f"{losses['total']:.4f}", "lr": f"{lr:.2g}", **self.moved}, refresh=False)
@@ -74,6 +78,7 @@ class TrainingLog:
 
     def log_evaluation(self, iteration: int, epoch: int, scores: dict[str, float]) -> None:
         """Log the mean scores of the held-out views, by metric."""
+        self.scores, self.scored_epoch = scores, epoch
         for name, value in scores.items():
             self.writer.add_scalar(f"held_out/{name}", value, iteration)
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

@@ -219,10 +219,14 @@ class Trainer:
 
     # The run ----------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, watch: Callable[[Engine, TrainingLog], None] | None = None) -> None:
         """Train until SOLVER.MAX_EPOCHS or SOLVER.MAX_MINUTES are over.
 
         Ctrl-C finishes the step, writes a checkpoint and raises `KeyboardInterrupt`; a second one does so at once.
+
+        Args:
+            watch: adds handlers to ignite's engine, such as the viewer's. At ITERATION_COMPLETED they find the step
+                counted and logged, and Ctrl-C not yet obeyed.
 
         Raises:
             CheckpointError: with RESUME, the checkpoint is missing or of another run; or one cannot be written.
@@ -244,7 +248,7 @@ class Trainer:
             return
         log = (TrainingLog(self.cfg, self.iteration, self.steps_per_epoch, self.seconds) if distributed.is_writer()
                else NoLog())
-        engine = self._engine(log)
+        engine = self._engine(log, watch)
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # its tracebacks would bury our errors
         engine.logger.setLevel(logging.CRITICAL)
         engine.load_state_dict({"iteration": self.iteration, "epoch_length": self.steps_per_epoch,
@@ -263,7 +267,7 @@ class Trainer:
     def _is_stopping(self) -> bool:
         return self.stop.made if self.exchange is None else self._stop_agreed
 
-    def _engine(self, log: TrainingLog) -> Engine:
+    def _engine(self, log: TrainingLog, watch: Callable[[Engine, TrainingLog], None] | None) -> Engine:
         engine = Engine(lambda _, batch: self.step(batch))
         limit = self.cfg.SOLVER.MAX_MINUTES * 60
 
@@ -282,6 +286,12 @@ class Trainer:
             if limit:  # each clock tells another time
                 self.seconds = distributed.from_writer(self.seconds)
             self._log_losses(log)
+
+        if watch is not None:
+            watch(engine, log)
+
+        @engine.on(Events.ITERATION_COMPLETED)
+        def end() -> None:
             if self._is_stopping():
                 self._log_losses(log, ahead=0)
                 self.save(engine.state.epoch)

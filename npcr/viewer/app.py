@@ -42,6 +42,22 @@ class Settings:
     largest: int = 1024  # pixels of a full frame's longer side at most
 
 
+def import_viser() -> Any:
+    """Import viser.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import viser
+    except ImportError:
+        raise MissingExtraError("the viewer needs viser: pip install 'npcr[viewer]'") from None
+    return viser
+
+
 class ViewerApp:
     """The viewer's server, from its making until `stop`.
 
@@ -59,15 +75,13 @@ class ViewerApp:
 
     def __init__(self, engine: Engine, settings: Settings, film: Film, views: PhotographedViews | None = None,
                  host: str = LOCAL[0], port: int = 8080) -> None:
-        try:
-            import viser
-        except ImportError:
-            raise MissingExtraError("the viewer needs viser: pip install 'npcr[viewer]'") from None
+        viser = import_viser()
         self.engine, self.settings, self.film, self.views = engine, settings, film, views
         self._browsers: dict[int, Browser] = {}
         self._scales: dict[int, QuickScale] = {}
         self._lock = threading.Lock()
         self.scheduler: FrameScheduler[View] = FrameScheduler(self._render, self._say)
+        logging.getLogger("websockets").setLevel(logging.WARNING)  # else each browser that comes and goes is a line
         self.server = viser.ViserServer(host=host, port=port, label="NPCR", verbose=False)
         up = -settings.pose[:3, 1]
         self.server.scene.set_up_direction(tuple(up))
@@ -82,6 +96,11 @@ class ViewerApp:
         """The address to open."""
         host = self.server.get_host()
         return f"http://{'localhost' if host in LOCAL else host}:{self.server.get_port()}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether its threads, which render and talk to browsers, run."""
+        return self.scheduler.alive and self.server.get_event_loop().is_running()  # type: ignore[no-any-return]
 
     def stop(self) -> None:
         """Close the server."""
@@ -100,6 +119,8 @@ class ViewerApp:
             self._scales[client.client_id] = QuickScale()
             self._browsers[client.client_id] = browser
         browser.ask()
+        if client.client_id not in self.server.get_clients():  # it went before it was known
+            self._disconnect(client)
 
     def _disconnect(self, client: Any) -> None:
         self.scheduler.remove(client.client_id)
@@ -110,10 +131,11 @@ class ViewerApp:
             browser.close()
 
     def _render(self, key: Hashable, view: View, quick: bool) -> None:
-        browser, scale = self._browsers.get(key), self._scales.get(key)  # type: ignore[call-overload]
-        if browser is None or scale is None:
-            self.scheduler.remove(key)  # its last request came after it had gone
-            return
+        with self._lock:  # so that nothing is removed of a browser that is just coming
+            browser, scale = self._browsers.get(key), self._scales.get(key)  # type: ignore[call-overload]
+            if browser is None or scale is None:
+                self.scheduler.remove(key)  # its last request came after it had gone
+                return
         shown = self.engine.show(view, scale.scale if quick else 1.0)
         if quick:
             scale.learn(shown.seconds)

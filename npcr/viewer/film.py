@@ -49,8 +49,10 @@ class Film:
             Frames that were written: all, or fewer after `cancel`.
 
         Raises:
-            NpcrError: another path is in work, or a file cannot be written.
+            NpcrError: another path is in work, a file cannot be written, or the model is in training that is not
+                paused.
         """
+        self._refuse_changes(0)
         if not self._busy.acquire(blocking=False):
             raise NpcrError("another path is being rendered; wait for it, or cancel it")
         try:
@@ -68,6 +70,7 @@ class Film:
                              frame=frame, raw=cfg.RENDER.RAW, floats=cfg.RENDER.EXR != "off")
         with build_writer(cfg, folder) as writer:
             while not self._cancelled.is_set():
+                self._refuse_changes(writer.count)
                 with self._engine.lock:
                     pixels = next(frames, None)
                 if pixels is None:
@@ -75,3 +78,8 @@ class Film:
                 writer.write(pixels)
                 progress(writer.count, len(path.cameras))
         return writer.count
+
+    def _refuse_changes(self, done: int) -> None:
+        if self._engine.changing:
+            raise NpcrError("the model is in training: pause this while a path is rendered, so that all frames are of "
+                            f"one model ({done} frames are written)")

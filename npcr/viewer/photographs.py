@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -21,14 +22,17 @@ class PhotographedViews:
 
     Args:
         dataset: at the size in which photographs are compared.
+        held_out: cameras, from 0, that training does not see.
     """
 
-    def __init__(self, dataset: SceneDataset) -> None:
+    def __init__(self, dataset: SceneDataset, held_out: Collection[int] = ()) -> None:
         self._dataset = dataset
         self._lock = threading.Lock()  # of the photographs' cache
         self.poses = dataset.scene.cameras.cam_to_world.double().cpu().numpy()
         size = dataset.scene.cameras.size
         focals = dataset.scene.cameras.intrinsics[:, 1, 1].tolist()
+        self.aspect = size[0] / size[1]
+        self.held_out = frozenset(held_out)
         self.fovs = [field_of_view(focal, size[1]) for focal in focals]
 
     def __len__(self) -> int:

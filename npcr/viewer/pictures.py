@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from npcr.io.camera_path_files import make_cameras
 from npcr.io.pixels import resized
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.renderers import Renderer, RenderOutput
+from npcr.viewer.gate import TrainingGate
 
 Pixels = NDArray[np.uint8]
 MODES = ("color", "matte", "depth", "without network", "coverage")  # the last two are of the points alone
@@ -51,14 +53,21 @@ class Engine:
     """Renders views, one at a time, whoever asks.
 
     Args:
-        renderer: in eval mode, on its device.
+        renderer: in eval mode, on its device; or in training, with a gate.
         backdrop: (H, W, 3) behind views with the background "picture"; None: there is none.
+        gate: of the renderer's training; None: it is in none.
     """
 
-    def __init__(self, renderer: Renderer, backdrop: Pixels | None = None) -> None:
+    def __init__(self, renderer: Renderer, backdrop: Pixels | None = None, gate: TrainingGate | None = None) -> None:
         self.renderer = renderer
         self.backdrop = backdrop
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[object] = gate or threading.Lock()
+        self._gate = gate
+
+    @property
+    def changing(self) -> bool:
+        """Whether the model is in training, and this is not paused."""
+        return self._gate is not None and not self._gate.paused
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -79,20 +88,23 @@ class Engine:
             OutOfMemoryError: the memory does not suffice.
         """
         size = (max(24, round(view.size[0] * scale)), max(24, round(view.size[1] * scale)))
+        output, seconds = self._render(make_cameras([view.cam_to_world], [view.fov], size), view.frame,
+                                       view.mode in MODES[3:])
         start = time.perf_counter()
-        output = self.render(make_cameras([view.cam_to_world], [view.fov], size), view.frame,
-                             view.mode in MODES[3:])
         picture = draw(output, view.mode, background_pixels(view.background, size, self.backdrop))
-        return Shown(picture, time.perf_counter() - start)
+        return Shown(picture, seconds + time.perf_counter() - start)
 
-    @torch.inference_mode()
-    def render(self, camera: Cameras, frame: int, alone: bool = False) -> RenderOutput:
+    def points(self, frame: int) -> NDArray[np.float32]:
+        """A frame's cloud, (N, 3) world; frames count from 0."""
+        with self.lock:
+            return self.renderer.points(frame).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def render(self, camera: Cameras, frame: int) -> RenderOutput:
         """Render one camera.
 
         Args:
             camera: a batch of one.
             frame: of the scene, from 0.
-            alone: without the network.
 
         Returns:
             What the renderer gives.
@@ -100,12 +112,16 @@ class Engine:
         Raises:
             OutOfMemoryError: the memory does not suffice.
         """
+        return self._render(camera, frame)[0]
+
+    @torch.no_grad()  # not inference_mode, whose tensors a training that is looked at could not use
+    def _render(self, camera: Cameras, frame: int, alone: bool = False) -> tuple[RenderOutput, float]:
+        """The rendering, and the seconds it took once its turn had come."""
         with self.lock, explain_out_of_memory("viewing", camera.size, _LESS_MEMORY):
-            camera = camera.to(self.renderer.device)
-            if not alone:
-                return self.renderer(camera, frame)  # type: ignore[no-any-return]
-            with self.renderer.points_alone():
-                return self.renderer(camera, frame)  # type: ignore[no-any-return]
+            start = time.perf_counter()
+            with self.renderer.points_alone() if alone else nullcontext():
+                output = self.renderer(camera.to(self.renderer.device), frame)
+            return output, time.perf_counter() - start
 
     def still(self, view: View) -> Pixels:
         """Render a view as straight RGBA.

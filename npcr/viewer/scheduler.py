@@ -59,6 +59,18 @@ class FrameScheduler(Generic[Request]):
                 known.request, known.asked, known.quick_due, known.full_due = request, time.monotonic(), True, True
             self._changed.notify()
 
+    def refresh(self) -> None:
+        """Render what every client sees once more, in full, since the model has changed."""
+        with self._changed:
+            for client in self._clients.values():
+                client.full_due = True
+            self._changed.notify()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     def remove(self, client: Hashable) -> None:
         """Forget a client that has gone."""
         with self._changed:

@@ -35,7 +35,7 @@ def editor(size: tuple[int, int] = (40, 30)) -> PathEditor:
 
 
 def test_the_browsers_camera_has_these_axes() -> None:
-    quaternion = Rotation.from_matrix(POSE[:3, :3]).as_quat(scalar_first=True)
+    quaternion = Rotation.from_matrix(POSE[:3, :3]).as_quat()[[3, 0, 1, 2]]  # w first
     np.testing.assert_allclose(pose_from_browser(3 * quaternion, POSE[:3, 3]), POSE, atol=1e-12)
     with pytest.raises(ValueError, match="no pose"):
         pose_from_browser([0, 0, 0, 0], ORIGIN)

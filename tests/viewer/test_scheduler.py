@@ -43,6 +43,19 @@ def test_quick_at_once_and_full_when_the_camera_rests() -> None:
     assert frames[1][1] - start >= 0.05
 
 
+def test_a_model_that_changed_is_rendered_in_full_for_who_is_there() -> None:
+    frames: list[Frame] = []
+    with scheduler(lambda *frame: frames.append(frame)) as one:  # type: ignore[arg-type]
+        one.refresh()  # nobody is there
+        one.submit("a", 1)
+        wait_for(lambda: len(frames) == 2)
+        one.refresh()
+        wait_for(lambda: len(frames) == 3)
+        assert one.alive
+    assert frames[1:] == [("a", 1, False)] * 2
+    assert not one.alive
+
+
 def test_nothing_queues_behind_a_slow_frame() -> None:
     frames: list[Frame] = []
     begun, go_on = threading.Event(), threading.Event()
