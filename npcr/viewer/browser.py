@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from npcr.camera_spline import FIELD_OF_VIEW, PathFrame
 from npcr.errors import NpcrError
 from npcr.rendering.path_inputs import frames_of_times
+from npcr.viewer.landmarks import Landmarks
 from npcr.viewer.pictures import Shown, View, png_bytes
 from npcr.viewer.poses import fit_window, look_at_distance, pose_from_browser
 
@@ -38,6 +39,7 @@ class Browser:
         self._playing = threading.Event()
         self._gone = False
         self._times = {True: 0.0, False: 0.0}  # milliseconds of the last quick and full frame
+        self._landmarks = Landmarks(client.scene, app.settings.center)
         self._add_picture_controls()
         if app.views is not None:
             self._add_photographs()
@@ -79,6 +81,11 @@ class Browser:
         if not self._gone:
             self._client.add_notification("NPCR", message, color="red", auto_close_seconds=10)
 
+    def note(self, title: str, message: str) -> None:
+        """Show what went well for a while."""
+        if not self._gone:
+            self._client.add_notification(title, message, auto_close_seconds=10)
+
     def _make_view(self, pose: NDArray[np.float64], fov: float, frame: int) -> View:
         camera, kind = self._client.camera, self._background.value
         size = fit_window((camera.image_width, camera.image_height), self._app.settings.largest)
@@ -98,12 +105,19 @@ class Browser:
         for control in filter(None, (self._mode, self._background, self._gray, self._frame)):
             control.on_update(lambda _: self.ask())
         self._fov.on_update(lambda _: self._set_fov())
+        self._cloud = gui.add_checkbox("Cloud over it", False, hint="the points of this frame, hidden by nothing")
+        self._cloud.on_update(lambda _: self._guarded(self._draw_cloud))
+        if self._frame is not None:
+            self._frame.on_update(lambda _: self._guarded(self._draw_cloud))
         self._button("Save still (PNG with alpha)", self._save_still)
 
     def _add_photographs(self) -> None:
         gui, views = self._client.gui, self._app.views
         assert views is not None
         with gui.add_folder("Photographs"):
+            cameras = gui.add_checkbox("Cameras over it", False, hint="a click on one jumps there and chooses it; "
+                                       "orange: of training, blue: held out")
+            cameras.on_update(lambda _: self._draw_cameras(bool(cameras.value)))
             self._camera = gui.add_slider("Camera", 1, len(views), 1, 1)
             self._button("Jump to the camera", self._jump)
             self._button("Compare: photo | ours | difference", self._compare)
@@ -167,6 +181,30 @@ class Browser:
             camera.look_at = pose[:3, 3] + look_at_distance(pose, self._app.settings.center) * pose[:3, 2]
         self._fov.value = float(np.clip(fov, FIELD_OF_VIEW[0], 120.0))
 
+    def _draw_cloud(self) -> None:
+        if not self._cloud.value:
+            self._landmarks.hide_cloud()
+            return
+        points = self._app.engine.points(int(self._frame.value) - 1 if self._frame else 0)
+        drawn = self._landmarks.draw_cloud(points)
+        if drawn < len(points):
+            self.note("Cloud", f"{drawn:,} of {len(points):,} points are drawn")
+
+    def _draw_cameras(self, shown: bool) -> None:
+        views = self._app.views
+        assert views is not None
+        if shown:
+            self._landmarks.draw_cameras(views, lambda camera: self._guarded(lambda: self._go_to_camera(camera)))
+        else:
+            self._landmarks.hide_cameras()
+
+    def _go_to_camera(self, camera: int) -> None:
+        """Jump to a camera and choose it; a comparison that is open follows."""
+        self._camera.value = camera + 1
+        self._jump()
+        if self._compared.visible:
+            self._compare()
+
     def _jump(self) -> None:
         views, camera = self._app.views, int(self._camera.value) - 1
         assert views is not None
@@ -214,7 +252,7 @@ class Browser:
 
     def _save(self) -> None:
         files = self._editor.save(self._app.settings.output, self._name.value)
-        self._client.add_notification("Saved", ", ".join(map(str, files)), auto_close_seconds=10)
+        self.note("Saved", ", ".join(map(str, files)))
         self._client.send_file_download(f"{self._name.value}.json", files[0].read_bytes())
 
     def _load(self, content: bytes) -> None:
@@ -236,4 +274,4 @@ class Browser:
                 self._progress.value = 100 * done / total
 
         count = self._app.film.render(self._editor.path(), folder, tell)
-        self._client.add_notification("Rendered", f"{count} frames: {folder}", auto_close_seconds=20)
+        self.note("Rendered", f"{count} frames: {folder}")
