@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make docs/images/viewer.jpg: a model in the viewer, in chromium (needs extra viewer, playwright and chromium)."""
+"""Make docs/images/viewer.jpg and viewer_cameras.jpg (needs the extras viewer and browser, and Debian's chromium)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -16,7 +17,6 @@ sys.path[:0] = [str(ROOT)]
 import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 
 # isort: split
-import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from npcr.commands import view  # noqa: E402
@@ -26,7 +26,7 @@ def main() -> None:
     """Serve the model, open it, and keep what is seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True, help="of the model, as npcr view takes it")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "viewer.jpg")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images", help="folder (default: docs/images)")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -38,12 +38,21 @@ def main() -> None:
         page.goto(app.address)
         page.get_by_role("button", name="Add keyframe here").click(timeout=60_000)
         page.get_by_role("button").and_(page.locator(".mantine-Notification-closeButton")).click()
-        time.sleep(5)  # the full frame
-        picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+        save(page, args.output / "viewer.jpg")
+        page.get_by_label("Cameras over it").click()
+        page.mouse.move(350, 300)
+        page.mouse.wheel(0, 1500)  # away, until cameras are seen
+        save(page, args.output / "viewer_cameras.jpg")
         browser.close()
     app.stop()
-    Image.fromarray(picture).save(args.output, quality=88)
-    print(args.output)
+
+
+def save(page: Any, file: Path) -> None:
+    """Keep what a page shows once it has rested."""
+    time.sleep(8)  # the full frame
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.save(file, quality=88)
+    print(file)
 
 
 if __name__ == "__main__":
