@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ STEPS_AHEAD = 2
 
 Result = TypeVar("Result")
 Values = dict[str, float]  # by name, `total` among them
+
+
+class StepLosses(NamedTuple):
+    """The losses of one optimizer step."""
+
+    iteration: int  # steps done, with this one
+    lr: float  # the learning rate of the first parameter group
+    means: dict[str, float]  # `total` and each term, over the batch
 
 
 class PendingLosses(Generic[Result]):
@@ -96,3 +104,18 @@ def take_read(pending: deque[PendingLosses[Result]], ahead: int = STEPS_AHEAD, *
     """
     while pending and (len(pending) > ahead or (early and pending[0].is_ready())):
         yield pending.popleft().read()
+
+
+def mean_losses(iteration: int, lr: float, samples: list[Values]) -> StepLosses:
+    """Average the losses of a step's samples.
+
+    Args:
+        iteration: steps done, with this one.
+        lr: the learning rate of the first parameter group.
+        samples: of each sample, by name.
+    """
+    sums: Values = {}
+    for losses in samples:
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value / len(samples)
+    return StepLosses(iteration, lr, sums)

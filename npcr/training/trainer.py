@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +56,7 @@ from npcr.training.exchange import StepExchange
 from npcr.training.interruption import StopRequest
 from npcr.training.log import NoLog, TrainingLog
 from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
-from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, take_read
+from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, StepLosses, mean_losses, take_read
 from npcr.training.population import dropping_at, prune, relocation_at
 from npcr.training.restarts import epoch_to_resume
 
@@ -65,14 +65,6 @@ logger = logging.getLogger("npcr")
 MAX_INITIAL_PHOTOGRAPHS = 64  # of a frame, from which points are initialized
 _LESS_MEMORY = ("A smaller INPUT.SIZE_TRAIN or INPUT.LAYER_NUM, SOLVER.HALF_ACTIVATIONS True and, in the layered form, "
                 "SOLVER.RECOMPUTE_LAYERS True need less; so does a smaller DATASETS.CACHE_MB on the host")
-
-
-class StepLosses(NamedTuple):
-    """The losses of one optimizer step."""
-
-    iteration: int  # steps done, with this one
-    lr: float  # the learning rate of the first parameter group
-    means: dict[str, float]  # `total` and each term, over the batch
 
 
 class StepResult(NamedTuple):
@@ -161,7 +153,7 @@ class Trainer:
         places = self.order.batch(self.iteration)  # of all processes
         count = len(batch) if self.exchange is None else len(places)
         losses = PendingLosses(partial(self._not_finite, self.iteration),
-                               partial(_step_losses, self.iteration + 1, self.optimizer.param_groups[0]["lr"]))
+                               partial(mean_losses, self.iteration + 1, self.optimizer.param_groups[0]["lr"]))
         shared = torch.zeros(count, len(self.loss.names), device=self.device)  # losses of all processes
         splats = self.renderer if isinstance(self.renderer, SplatRenderer) else None
         for position, sample in zip(distributed.share(range(count)), batch, strict=True):
@@ -388,7 +380,6 @@ class Trainer:
         logger.info("resumed from %s: %d of %d epochs done", model_path,
                     self.iteration // self.steps_per_epoch, self.cfg.SOLVER.MAX_EPOCHS)
 
-
     def _take_points(self, model: checkpoints.ModelCheckpoint, path: Path) -> None:
         """Begin anew with a checkpoint's clouds where splats of its frames were removed at the end of its training."""
         clouds = checkpoint_clouds(self.cfg, model, path)
@@ -396,12 +387,3 @@ class Trainer:
             self.clouds = clouds
             self.renderer = build_renderer(self.cfg, clouds).to(self.device)
             self.optimizer = build_optimizer(self.cfg, self.renderer)
-
-
-def _step_losses(iteration: int, lr: float, samples: list[dict[str, float]]) -> StepLosses:
-    """The losses of a step from those of its samples."""
-    sums: dict[str, float] = {}
-    for losses in samples:
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value / len(samples)
-    return StepLosses(iteration, lr, sums)
