@@ -107,7 +107,7 @@ def questions() -> tuple[Question, ...]:
             ("none moved", Variant("unmoved", UNMOVED)),
             ("every 50 steps", Variant("relocate-50", {"SOLVER.RELOCATE_EVERY": 50})),
             *((f"below {below:g} of the mean", Variant(f"relocate-below-{below:g}", {"SOLVER.RELOCATE_BELOW": below}))
-              for below in (0.05, 0.5)),
+              for below in (0.2, 0.9)),
             ("by opacity, opacity weighted, as of MCMC", Variant("mcmc", MCMC)),
             *((f"none moved, {count:,} splats", Variant(f"unmoved-{count}", UNMOVED | {"MODEL.MAX_SPLATS": count}))
               for count in (45_000, 180_000)),

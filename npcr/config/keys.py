@@ -155,7 +155,7 @@ _TABLE = (
         "says how much of it is seen, and needs Adam. The more useful it is, the likelier it is cut into parts.",
         choices=("opacity", "gradient"), only_form="strands"),
     Key("SOLVER.RELOCATE_BELOW", 0.2, "A splat is of no use that is less useful than this share of the mean.",
-        range=(0, 1), only_form="strands"),
+        range=(0, 1), unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.RELOCATE_UNTIL", 0.8, "Share of the training after which no splat is moved any more.", range=(0, 1),
         only_form="strands"),
     Key("SOLVER.PRUNE_BELOW", 0.0,
