@@ -65,7 +65,7 @@ SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 # What stands in for 3D Gaussian Splatting where there is no GPU for it.
-SPLATS_ALONE = ALL_KEPT | {"MODEL.NETWORK": False, "MODEL.STRANDS": False}
+SPLATS_ALONE = ALL_KEPT | {"SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
 
 
 def questions() -> tuple[Question, ...]:
@@ -93,7 +93,8 @@ def questions() -> tuple[Question, ...]:
             ("20% and, every other step, high harmonics left out", Variant("drop-harmonics", {
                 "SOLVER.DROP_HARMONICS": 0.5})),
             ("opacity and size weighted", Variant("regularized", {"LOSS.OPACITY": 0.01, "LOSS.SIZE": 0.01})),
-            ("ten times the decay of view-dependent color", Variant("decay-10", {"SOLVER.HARMONICS_DECAY": 10})))),
+            ("none moved, ten times the decay of view-dependent color", Variant("unmoved-decay-10", UNMOVED | {
+                "SOLVER.HARMONICS_DECAY": 10})))),
         Question("shift", "Photographs shifted in training", (
             recommended,
             ("by up to 1 pixel", Variant("shift-1", {"DATASETS.SHIFT": 1})),
@@ -115,6 +116,7 @@ def questions() -> tuple[Question, ...]:
         Question("eps", "Adam's epsilon of the points, and their rates", (
             recommended,
             ("epsilon 1e-15", Variant("eps", EPS)),
+            ("epsilon 1e-15, none moved, none left out", Variant("strands-light-eps", UNMOVED | ALL_KEPT | EPS)),
             ("epsilon 1e-15, a third of the rates", Variant("eps-slow", EPS | SLOW)),
             ("epsilon 1e-15, a tenth of the rates", Variant("eps-slower", EPS | SLOWER)),
             ("colors and harmonics at a third of the rate", Variant("colors-slow", {
@@ -130,8 +132,9 @@ def questions() -> tuple[Question, ...]:
             recommended,
             ("L1 alone", Variant("loss-l1", mse | {"LOSS.L1": 1, "LOSS.MSE": 0})),
             ("MSE alone", Variant("loss-mse", mse)),
-            ("ten times MSE in place of L1", Variant("loss-mse-ssim", {"LOSS.L1": 0, "LOSS.MSE": 10})),
-            ("half of it SSIM", Variant("loss-ssim", {"LOSS.SSIM": 0.5})),
+            ("none moved, ten times MSE in place of L1", Variant("unmoved-loss-mse", UNMOVED | {
+                "LOSS.L1": 0, "LOSS.MSE": 10})),
+            ("none moved, SSIM 0.5", Variant("unmoved-loss-ssim", UNMOVED | {"LOSS.SSIM": 0.5})),
             ("recommended + gradient", Variant("loss-gradient", {"LOSS.GRADIENT": 1})),
             ("recommended + 0.02 perceptual", Variant("loss-perceptual", {"LOSS.PERCEPTUAL": 0.02})))),
         Question("density", "Points in the cloud", (
