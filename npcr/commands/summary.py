@@ -42,6 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--names", action="store_true", help="print the runs' folders alone, a line each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the runs as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the runs as CSV")
+    cli.add_quiet_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import npcr
 from npcr import distributed
@@ -217,7 +216,7 @@ def render_shared(inputs: PathInputs, output: Path) -> int:
     return written
 
 
-def _bar(count: int) -> tqdm[Any]:
+def _bar(count: int) -> Any:
     processes = distributed.world_size()
     title = "render" if processes == 1 else f"render (process 0 of {processes})"
     return progress_bar(total=count, title=title, unit="frame", hidden=not distributed.is_writer())

@@ -113,6 +113,9 @@ def mean_losses(iteration: int, lr: float, samples: list[Values]) -> StepLosses:
         iteration: steps done, with this one.
         lr: the learning rate of the first parameter group.
         samples: of each sample, by name.
+
+    Returns:
+        The step's losses.
     """
     sums: Values = {}
     for losses in samples:

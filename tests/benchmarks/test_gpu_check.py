@@ -116,7 +116,8 @@ def test_the_plan_has_all_that_uses_a_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     measured = {part for each in every.values() for part in each.command if part.startswith("benchmarks/")}
     offering = {f"benchmarks/{file.name}" for file in (ROOT / "benchmarks").glob("*.py")
                 if '"--device"' in file.read_text(encoding="utf-8")}
-    assert offering - measured == {f"benchmarks/{name}.py" for name in ("beads", "steadiness", "zoom")}  # hours
+    hours, elsewhere = ("beads", "steadiness", "zoom"), ("scaling_out", "sizes")  # of several processes, of memory
+    assert offering - measured == {f"benchmarks/{name}.py" for name in (*hours, *elsewhere)}
 
 
 def test_what_a_cpu_cannot_show_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,18 @@ def _child(environment: dict[str, str], timeout: float, answers: Any, body: Body
 
 
 def train(cfg: CfgNode) -> int:
-    """Train, the layered form with a small network; the steps that were made."""
-    with mock.patch("npcr.renderers.layered.GatedUNet", SmallNetwork):
-        trainer = Trainer(cfg, torch.device("cpu"))
-        trainer.run()
+    """Train, the layered form with a small network; the steps that were made.
+
+    With one thread, as in each of several processes: torch's convolutions round otherwise with two.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with mock.patch("npcr.renderers.layered.GatedUNet", SmallNetwork):
+            trainer = Trainer(cfg, torch.device("cpu"))
+            trainer.run()
+    finally:
+        torch.set_num_threads(threads)
     return trainer.iteration
 
 
