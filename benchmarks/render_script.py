@@ -59,6 +59,8 @@ PICTURES = 12  # a path shows them in turn
 class ReadyRenderer:
     """Renders pictures that are ready in memory; where a renderer is given, after that has rendered one of its own."""
 
+    tile = 0  # `render_path` asks: pictures are whole
+
     def __init__(self, pictures: list[NDArray[np.uint8]], device: torch.device, renderer: Any = None) -> None:
         self.device = device
         self._renderer = renderer
