@@ -105,6 +105,9 @@ class SceneDataset:
                   rotation: float) -> Sample:
         """Return a random crop around the object's center.
 
+        Where nothing is random it is the whole photograph, so that none of it is left out, wherever the object's center
+        lies; in legacy mode it is a crop all the same, as published.
+
         Args:
             frame: index of the frame.
             camera: index of the camera.
@@ -119,6 +122,8 @@ class SceneDataset:
         Raises:
             SceneError: the photograph cannot be decoded.
         """
+        if not (shift or max_zoom or rotation or self.legacy):
+            return self.sample(frame, camera)
         x, y, z, roll = rng.random(4)  # always four draws: a value of 0 shifts no other draw
         offset = (shift * (2 * x - 1), shift * (2 * y - 1))
         zoom = 1 + max_zoom * z

@@ -157,6 +157,14 @@ def test_no_augmentation_gives_the_whole_photograph(tmp_path: Path) -> None:
         assert torch.equal(same.cameras.cam_to_world, whole.cameras.cam_to_world)
 
 
+def test_no_augmentation_leaves_nothing_out_where_the_object_is_not_in_the_middle(tmp_path: Path) -> None:
+    scene = _tiny(tmp_path)
+    scene.centers[:] = torch.tensor([8.0, 2.0])
+    dataset = SceneDataset(scene, size=SIZE)
+    sample = dataset.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
+    assert torch.equal(sample.target, dataset.sample(0, 0).target)
+
+
 def test_legacy_and_default_crops_differ_by_the_half_pixels_only(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     samples = [SceneDataset(scene, size=(15, 12), legacy=legacy).augmented_sample(
@@ -188,11 +196,11 @@ def test_the_draws_stay_within_their_bounds(tmp_path: Path) -> None:
 def test_the_region_of_interest_is_where_the_photograph_reaches(tmp_path: Path) -> None:
     scene = _tiny(tmp_path)
     scene.centers[:] = torch.tensor([8.0, 2.0])  # crops reach 10 pixels beyond the left border
-    sample = SceneDataset(scene, size=SIZE).augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0,
-                                                             rotation=0)
+    dataset = SceneDataset(scene, size=SIZE, legacy=True)
+    sample = dataset.augmented_sample(0, 0, np.random.default_rng(0), shift=0, max_zoom=0, rotation=0)
     assert (sample.target[:, :, :10] == 0).all()
     assert (sample.target[4, :, 10:] == 1).all()
-    whole = SceneDataset(scene, size=SIZE).sample(0, 0)
+    whole = dataset.sample(0, 0)
     torch.testing.assert_close(sample.target[:4, :, 10:], whole.target[:4, :, :14], atol=1e-5, rtol=0)
 
 
