@@ -108,7 +108,8 @@ class Job:
         """The settings that determine the result; a run with others is another run."""
         cloud, form = self.variant.cloud, self.keys["MODEL.FORM"]
         read = {name: value for name, value in self.keys.items() if form not in KEYS[name].unread_by}
-        return {"scene": self.study.scene.digest, "density": cloud.density, "noise": cloud.noise, **read}
+        return {"scene": self.study.scene.digest, "density": cloud.density, "noise": cloud.noise, **read,
+                **({"shifted": self.variant.shifted} if self.variant.shifted else {})}
 
     @property
     def options(self) -> list[str]:
@@ -186,8 +187,10 @@ def run(job: Job, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
 
 def _train(job: Job, resume: list[str], waiting: Callable[[], None]) -> None:
     """Run tools/train.py to its end; its output goes to train.log."""
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config-file", str(job.study.scene.config_file),
-               *job.options, *resume]
+    script = [str(ROOT / "tools" / "train.py")]
+    if job.variant.shifted:
+        script = [str(ROOT / "benchmarks" / "quality" / "shifted_training.py"), job.variant.shifted]
+    command = [sys.executable, *script, "--config-file", str(job.study.scene.config_file), *job.options, *resume]
     log = job.folder / "train.log"
     with log.open("a", encoding="utf-8") as file:
         # In a session of its own, so that Ctrl-C reaches it only through `_stop`.

@@ -27,6 +27,7 @@ class Variant:
     name: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     cloud: CloudChange = CloudChange()
+    shifted: str = ""  # a way of benchmarks/quality/shifted_training.py; "": as training does it
 
     @property
     def needs_vgg(self) -> bool:
@@ -97,12 +98,15 @@ def questions() -> tuple[Question, ...]:
                 "SOLVER.HARMONICS_DECAY": 10})))),
         Question("shift", "Photographs shifted in training", (
             recommended,
-            ("by up to 1 pixel", Variant("shift-1", {"DATASETS.SHIFT": 1})),
-            ("by up to 10 pixels", Variant("shift-10", {"DATASETS.SHIFT": 10})),
-            ("by up to 1 pixel, none moved, 20% left out", Variant("unmoved-shift-1", UNMOVED | {"DATASETS.SHIFT": 1})),
+            *((f"by up to {shift} pixel{'s' * (shift > 1)}, {label}", Variant(f"shift-{shift}-{way}", {
+                "DATASETS.SHIFT": shift}, shifted=way))
+              for way, shift, label in (("whole", 2, "whole ones"), ("linear", 1, "linear"), ("cubic", 1, "cubic"))),
+            ("not shifted, blurred as linear shifts do on average", Variant("shift-blur", shifted="blur")),
+            ("by up to 10 pixels, and cut around the object", Variant("shift-10", {"DATASETS.SHIFT": 10})),
             ("by up to 1 pixel, none moved, none left out", Variant("strands-light-shift-1", UNMOVED | ALL_KEPT | {
                 "DATASETS.SHIFT": 1})),
-            ("blended, by up to 1 pixel", Variant("blended-shift-1", BLENDED | {"DATASETS.SHIFT": 1})))),
+            ("magnified by up to 1.1", Variant("shift-zoom", {"DATASETS.MAXRATION": 0.1})),
+            ("turned by up to 10 degrees", Variant("shift-turn", {"DATASETS.ROTATION": 20})))),
         Question("population", "How many splats, and where", (
             recommended,
             ("none moved", Variant("unmoved", UNMOVED)),
