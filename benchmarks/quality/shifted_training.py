@@ -89,7 +89,7 @@ def blurred(picture: Tensor) -> Tensor:
 
 def make_sample(way: str, dataset: SceneDataset, frame: int, camera: int, rng: np.random.Generator,
                 shift: float) -> Sample:
-    """Make a training sample: a whole photograph that is moved in one of the `WAYS`, with the camera that belongs to it.
+    """Make a training sample: a whole photograph moved in one of the `WAYS`, with the camera that belongs to it.
 
     Args:
         way: of moving.
