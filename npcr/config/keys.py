@@ -170,6 +170,9 @@ _TABLE = (
     Key("SOLVER.DROP_HARMONICS", 0.0,
         "Probability that a step does without the higher degrees of MODEL.HARMONICS, from a random one on (after Fang "
         "et al. 2026).", range=(0, 1), only_form="strands"),
+    Key("SOLVER.NETWORK_FROM", 0.0,
+        "Share of the training after which the network of the strands form joins. Before that the splats alone are "
+        "trained, in shorter steps.", range=(0, 0.95), unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.PRECISION", "float32",
         "What training computes in; refining is in float32. The short ones are for GPUs (docs/performance.md).",
         choices=("float32", "tf32", "bfloat16", "float16", "float16x2")),

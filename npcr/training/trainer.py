@@ -159,6 +159,7 @@ class Trainer:
         for position, sample in zip(distributed.share(range(count)), batch, strict=True):
             if splats is not None:
                 splats.dropping = dropping_at(self.cfg, self.iteration, position, self._progress())
+                splats.finishing = self._progress() >= self.cfg.SOLVER.NETWORK_FROM
             with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
                 regularizers = splats.regularizers(sample.frame) if splats and self.loss.regularizers else None

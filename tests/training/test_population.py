@@ -90,6 +90,19 @@ def test_moves_are_logged_and_end_before_the_training(scene: Path, tmp_path: Pat
     assert isinstance(trainer.renderer, StrandsRenderer)
 
 
+def test_the_network_joins_late_and_resuming_across_it_is_exact(scene: Path, tmp_path: Path) -> None:
+    options = [*RANDOM, "SOLVER.NETWORK_FROM", "0.7"]  # in the second of two epochs
+    train(scene, tmp_path / "whole", *options)
+    copy_epoch(tmp_path / "whole", tmp_path / "resumed", 1)
+    train(scene, tmp_path / "resumed", *options, "RESUME", "True", "LOAD_EPOCH", "1")
+    assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "resumed", 2))
+    before, after = (load_model(model_path(tmp_path / "whole", epoch)).model for epoch in (1, 2))
+    assert bool((before["network.out.weight"] == 0).all()) and not bool((after["network.out.weight"] == 0).all())
+    assert not torch.equal(before["features.0"], after["features.0"])
+    train(scene, tmp_path / "shorter", *options[:-1], "0.6", "SOLVER.MAX_EPOCHS", "1")
+    assert not (load_model(model_path(tmp_path / "shorter", 1)).model["network.out.weight"] == 0).all()
+
+
 def test_what_happens_when() -> None:
     cfg = default_config()
     assert relocation_at(cfg, 100, 0.5) is None
