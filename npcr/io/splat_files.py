@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import plyfile
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError, NpcrError
+from npcr.errors import NpcrError
+from npcr.extras import import_extra
 from npcr.io.files import atomic_path, atomic_write
 
 _CONSTANT_HARMONIC = 0.28209479177387814
@@ -88,7 +89,7 @@ def write_spz(path: str | Path, cloud: SplatCloud) -> dict[str, int]:
         NpcrError: a coordinate is beyond the format.
         OSError: the file cannot be written.
     """
-    gsply = import_gsply()
+    gsply = import_extra("gsply")
     scales, rotations = _log_scales_and_rotations(cloud)
     constant, higher = _constant_harmonics(cloud), cloud.harmonics[:, 1:]
     parts = {"means": cloud.means, "scales": scales, "quats": rotations, "opacities": cloud.opacity, "sh0": constant,
@@ -99,22 +100,6 @@ def write_spz(path: str | Path, cloud: SplatCloud) -> dict[str, int]:
     beyond = {"size": (scales < _SPZ_SCALES[0]) | (scales > _SPZ_SCALES[1]),
               "color": np.abs(constant) > _SPZ_COLOR, "color by direction": np.abs(higher) > 1}
     return {name: int(outside.reshape(len(outside), -1).any(axis=1).sum()) for name, outside in beyond.items()}
-
-
-def import_gsply() -> Any:
-    """Import gsply.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import gsply
-    except ImportError:
-        raise MissingExtraError("a .spz needs gsply: pip install 'npcr[splats]'") from None
-    return gsply
 
 
 def spz_fraction_bits(means: Array) -> int:
