@@ -93,8 +93,9 @@ def test_from_nothing_to_an_orbit_by_the_wheel_alone(source: Path, tmp_path: Pat
     assert re.search(rf"cpu: {re.escape(str(tmp_path))}.*_pcpr_cpu", version)
     out = installed.npcr("demo", "--quick", "--frames", "3", "MODEL.DEVICE", "cpu", "SOLVER.MAX_EPOCHS", "1",
                          "REFINE.STEPS", "1")
-    assert re.findall(r"^\$ npcr (\w+)", out, re.MULTILINE) == ["fuzzy", "train", "evaluate", "orbit", "render",
-                                                                "refine", "render"]
+    steps = ["fuzzy", "train", "evaluate", "orbit", "render", "refine", "render"]
+    assert re.findall(r"^\$ npcr (\w+)", out, re.MULTILINE) == steps
+    assert re.findall(r"^  npcr (\w+) +\d+ s$", out, re.MULTILINE) == steps
     for name in ("evaluation/evaluation.json", "orbit/video.mp4", "orbit_refined/rgba/img_0003.png"):
         assert (installed.folder / "output" / "quick" / name).stat().st_size > 100
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
