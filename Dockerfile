@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # NPCR in a container, from the wheels that `make wheel` put into dist. For a CPU:
 #     docker build -t npcr --build-arg TORCH_INDEX=INDEX .    # INDEX: that of torch's builds for CPUs, on torch's site
-#     docker run --rm -v "$PWD:/work" npcr demo --quick
+#     docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" npcr demo --quick
 # For a GPU (kernels for it are in the wheel where `make wheel` found nvcc; NVIDIA's container toolkit lends the driver):
 #     docker build -t npcr-gpu .
-#     docker run --rm --gpus all -v "$PWD:/work" npcr-gpu demo --quick
+#     docker run --rm --user "$(id -u):$(id -g)" --gpus all -v "$PWD:/work" npcr-gpu demo --quick
 FROM python:3.12-slim
 
 # Without an index pip takes torch for CUDA on x86-64, with all that it needs, 5 GB; it runs on a CPU, too.

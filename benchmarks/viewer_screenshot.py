@@ -20,6 +20,7 @@ import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 from PIL import Image  # noqa: E402
 
 from npcr.commands import view  # noqa: E402
+from npcr.extras import import_extra  # noqa: E402
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--config-file", required=True, help="of the model, as npcr view takes it")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images", help="folder (default: docs/images)")
     args = parser.parse_args()
+    import_extra("playwright")
     from playwright.sync_api import sync_playwright
 
     app = view.build(view.parse(["--config-file", args.config_file, "MODEL.DEVICE", "cpu"]))

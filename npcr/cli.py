@@ -166,9 +166,10 @@ def report_unread_keys(cfg: CfgNode) -> None:
 
 
 def _known_configs() -> str:
-    known = sorted(shipped_file(str(CONFIG.parent)).glob("*.yml"))
-    names = ", ".join(os.path.relpath(file) for file in known)
-    return "--config-file names one" + (f", such as {names}, or a scene's scene.yml" if names else "")
+    folder = shipped_file(str(CONFIG.parent))
+    names = ", ".join(sorted(file.name for file in folder.glob("*.yml")))
+    return (as_typed("--config-file names one, such as the scene.yml that npcr import and npcr fuzzy write")
+            + (f"; in {os.path.relpath(folder)} are {names}" if names else ""))
 
 
 def resolve_device(name: str) -> torch.device:

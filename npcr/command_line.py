@@ -127,8 +127,9 @@ def _version() -> str:
 
     lines = [f"npcr     {npcr.__version__}", f"commit   {commit() or 'unknown'}"]
     for kind in pcpr_ext.KINDS:
-        library = pcpr_ext.library(kind)
-        lines.append(f"kernels  {kind}: {library.path if library else 'none; ' + pcpr_ext.why_missing(kind)}")
+        library, unneeded = pcpr_ext.library(kind), kind == "cuda" and not torch.cuda.is_available()
+        why = "only a GPU needs it, and torch finds none" if unneeded else pcpr_ext.why_missing(kind)
+        lines.append(f"kernels  {kind}: {library.path if library else f'none; {why}'}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return "\n".join([*lines, f"torch    {torch.__version__}", f"python   {platform.python_version()}",
                       f"device   {device}"])

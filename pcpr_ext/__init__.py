@@ -150,7 +150,7 @@ def _load(kind: str) -> tuple[Library | None, str]:
         compiler = "a CUDA compiler (nvcc)" if kind == "cuda" else "a C++17 compiler (g++ or clang++)"
         return None, (
             f"the native {kind} library was not built. Install {compiler} and run "
-            "'python -m pcpr_ext.build' to get the fast path"
+            "'python -m pcpr_ext.build' to get the fast path, or install a wheel that has it (docs/install.md)"
         )
     try:
         return Library(path), ""

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from npcr.extras import EXTRAS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Each room may import itself, what stands in its list, and what anyone may import.
-ANYONE = {"errors", "progress", "out_of_memory", "transfers", "numerics", "installation", "command_names",
+ANYONE = {"errors", "extras", "progress", "out_of_memory", "transfers", "numerics", "installation", "command_names",
           "distributed", "__version__"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "extras": set(),
     "progress": set(),
     "out_of_memory": set(),
     "transfers": set(),
@@ -84,8 +87,7 @@ def test_imports_run_one_way(file: Path) -> None:
     assert _imports(file) <= allowed, f"{file.name} imports {_imports(file) - allowed}"
 
 
-OPTIONAL = ("mitsuba", "pycolmap", "av", "viser", "trimesh", "apex", "torchmetrics", "laspy", "pymatting", "pycvvdp",
-            "pillow_heif", "OpenEXR", "gsply", "playwright")
+OPTIONAL = (*EXTRAS, "av", "apex", "torchmetrics")
 
 
 def test_importing_npcr_needs_no_optional_package_and_leaves_the_environment_alone() -> None:

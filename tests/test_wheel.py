@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -33,9 +34,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def make_wheel(source: Path, folder: Path, cpu: str) -> Path:
+def make_wheel(source: Path, folder: Path, cpu: str, **environment: str) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    _run([*command, str(source)], env=os.environ | {"NPCR_BUILD_CPU": cpu, "NPCR_BUILD_CUDA": "0"})
+    _run([*command, str(source)], env=os.environ | {"NPCR_BUILD_CPU": cpu, "NPCR_BUILD_CUDA": "0"} | environment)
     (found,) = folder.iterdir()
     return found
 
@@ -50,7 +51,8 @@ class Installed:
         site = Path(_run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
         others = [name for name in sys.path if Path(name).name in ("site-packages", "dist-packages")]
         (site / "others.pth").write_text("\n".join(others))  # editable installations in them do not count
-        _run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet", str(wheel)])
+        _run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet", str(wheel)],
+             env=_outside())
         self.folder = folder / "empty"
         self.folder.mkdir()
 
@@ -64,8 +66,13 @@ class Installed:
 
     def _run(self, *command: str) -> str:
         """Run with nothing but the environment on PATH."""
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CUDA_HOME")}
-        return _run([str(self._bin / command[0]), *command[1:]], cwd=self.folder, env=kept | {"PATH": str(self._bin)})
+        return _run([str(self._bin / command[0]), *command[1:]], cwd=self.folder,
+                    env=_outside() | {"PATH": str(self._bin)})
+
+
+def _outside() -> dict[str, str]:
+    """The environment's variables but for those of compilers, and the way to the clone, which pip takes for installed."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CUDA_HOME")}
 
 
 def _run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
@@ -93,8 +100,9 @@ def test_from_nothing_to_an_orbit_by_the_wheel_alone(source: Path, tmp_path: Pat
     assert re.search(rf"cpu: {re.escape(str(tmp_path))}.*_pcpr_cpu", version)
     out = installed.npcr("demo", "--quick", "--frames", "3", "MODEL.DEVICE", "cpu", "SOLVER.MAX_EPOCHS", "1",
                          "REFINE.STEPS", "1")
-    assert re.findall(r"^\$ npcr (\w+)", out, re.MULTILINE) == ["fuzzy", "train", "evaluate", "orbit", "render",
-                                                                "refine", "render"]
+    steps = ["fuzzy", "train", "evaluate", "orbit", "render", "refine", "render"]
+    assert re.findall(r"^\$ npcr (\w+)", out, re.MULTILINE) == steps
+    assert re.findall(r"^  npcr (\w+) +\d+ s$", out, re.MULTILINE) == steps
     for name in ("evaluation/evaluation.json", "orbit/video.mp4", "orbit_refined/rgba/img_0003.png"):
         assert (installed.folder / "output" / "quick" / name).stat().st_size > 100
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -110,3 +118,13 @@ def test_a_wheel_of_pure_torch(source: Path, tmp_path: Path) -> None:
         assert not [name for name in archive.namelist() if name.endswith(".so")]
     version = Installed(wheel, tmp_path).npcr("--version")
     assert "kernels  cpu: none; the native cpu library was not built. Install a C++17 compiler" in version
+
+
+def test_clang_builds_the_kernels_of_the_source_distribution(source: Path, tmp_path: Path) -> None:
+    if not shutil.which("clang++"):
+        pytest.skip("no clang++ here")
+    wheel = make_wheel(source, tmp_path / "wheel", cpu="1", CXX="clang++")
+    with zipfile.ZipFile(wheel) as archive:
+        assert b"clang version" in archive.read("pcpr_ext/_pcpr_cpu.so")
+    version = Installed(wheel, tmp_path).npcr("--version")
+    assert re.search(rf"kernels  cpu: {re.escape(str(tmp_path))}.*_pcpr_cpu", version)

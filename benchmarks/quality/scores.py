@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from npcr.errors import MissingExtraError
 from npcr.evaluation.contact_sheet import sheet_row
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views
+from npcr.extras import import_extra
 from npcr.factory import load_renderer
 from npcr.io.images import write_image
 from npcr.renderers.losses import VggFeatures
@@ -25,11 +25,7 @@ METRICS = ("psnr", "ssim", "flip", "alpha_mae", "alpha_sad", "perceptual")
 
 def load_flip() -> Callable[..., Any]:
     """Return the evaluator of NVIDIA's FLIP package. Raises `MissingExtraError`."""
-    try:
-        from flip_evaluator import evaluate as flip_evaluate
-    except ImportError:
-        raise MissingExtraError("FLIP needs flip-evaluator: pip install 'npcr[study]'") from None
-    return flip_evaluate
+    return import_extra("flip_evaluator").evaluate  # type: ignore[no-any-return]
 
 
 def flip(image: Tensor, target: Tensor) -> float:

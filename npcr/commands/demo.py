@@ -66,26 +66,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run every step as a command, and print where the results are."""
+    """Run every step as a command, and print where the results are and how long each step took."""
     args = parse(arguments)
-    began = time.monotonic()
+    steps = Steps()
     scene, output = args.scene, args.output
     if not (scene / "scene.yml").exists():
-        _generate(scene, args.quick)
+        _generate(steps, scene, args.quick)
     options = ["DATASETS.TRAIN", str(scene), "OUTPUT_DIR", str(output), *_training_time(args), *args.options]
     config = ["--config-file", args.config_file]
-    _command("train", *config, *options, *(["RESUME", "True"] if _has_checkpoint(output) else []))
+    steps.run("train", *config, *options, *(["RESUME", "True"] if _has_checkpoint(output) else []))
     model = model_path(output, find_epoch(output, -1))
-    _command("evaluate", *config, "--checkpoint", model, "--output", output / "evaluation", *options)
+    steps.run("evaluate", *config, "--checkpoint", model, "--output", output / "evaluation", *options)
 
     path = output / "CamPose.inf"
-    _command("orbit", *orbit_arguments(scene, path, args.frames))
+    steps.run("orbit", *orbit_arguments(scene, path, args.frames))
     walk = [*config, "--cam-pose", path, "--intrinsics", scene / "Intrinsic.inf"]
-    _command("render", *walk, "--checkpoint", model, "--output", output / "orbit", *options)
+    steps.run("render", *walk, "--checkpoint", model, "--output", output / "orbit", *options)
     refined = model.with_name(f"{model.stem}_refined.pth")
-    _command("refine", *walk, "--checkpoint", model, "--overwrite", *options)
-    _command("render", *walk, "--checkpoint", refined, "--output", output / "orbit_refined", *options)
-    _report(output, time.monotonic() - began)
+    steps.run("refine", *walk, "--checkpoint", model, "--overwrite", *options)
+    steps.run("render", *walk, "--checkpoint", refined, "--output", output / "orbit_refined", *options)
+    _report(output)
+    print(steps.report())
 
 
 def orbit_arguments(scene: Path, path: Path, frames: int) -> list[str | Path]:
@@ -103,24 +104,52 @@ def orbit_arguments(scene: Path, path: Path, frames: int) -> list[str | Path]:
             "--cloud", scene / "pointclouds" / "frame1.ply", "--center", "cloud", "--look-at-center"]
 
 
-def _command(name: str, *arguments: str | Path) -> None:
-    """Show a command as a user would type it, and run it."""
-    words = [*(["--quiet"] if is_quiet() else []), *map(str, arguments)]
-    typed = as_typed(f"npcr {name}")
-    print(f"\n$ {typed} {shlex.join(words)}", flush=True)
-    status = subprocess.run([*to_start(name), *words], check=False).returncode
-    if status == 130:
-        raise KeyboardInterrupt
-    if status:
-        raise NpcrError(f"{typed} failed with status {status}; its message stands above")
+class Steps:
+    """The demo's commands, one after the other, and how long each took."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._took: list[tuple[str, float]] = []  # command as typed, seconds
+
+    def run(self, name: str, *arguments: str | Path) -> None:
+        """Show a command as a user would type it, and run it.
+
+        Args:
+            name: of the command.
+            arguments: of the command.
+
+        Raises:
+            KeyboardInterrupt: it was stopped by Ctrl-C.
+            NpcrError: it failed.
+        """
+        words = [*(["--quiet"] if is_quiet() else []), *map(str, arguments)]
+        typed = as_typed(f"npcr {name}")
+        print(f"\n$ {typed} {shlex.join(words)}", flush=True)
+        began = time.monotonic()
+        status = subprocess.run([*to_start(name), *words], check=False).returncode
+        self._took.append((typed, time.monotonic() - began))
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            raise NpcrError(f"{typed} failed with status {status}; its message stands above")
+
+    def report(self) -> str:
+        """Tell how long all took, and in a line each how long each command took.
+
+        Returns:
+            The text, without a last line end.
+        """
+        width = max(len(typed) for typed, _ in self._took)
+        lines = [f"  {typed:{width}} {seconds:6.0f} s" for typed, seconds in self._took]
+        return "\n".join([f"Took {(time.monotonic() - self._began) / 60:.1f} minutes:", *lines])
 
 
-def _generate(scene: Path, quick: bool) -> None:
+def _generate(steps: Steps, scene: Path, quick: bool) -> None:
     if quick:
-        _command("fuzzy", scene)
+        steps.run("fuzzy", scene)
         return
     try:
-        _command("hair", scene, "--format", "jpg", "--path-frames", "0")
+        steps.run("hair", scene, "--format", "jpg", "--path-frames", "0")
     except NpcrError as error:
         raise NpcrError(f"{error}. {as_typed('npcr demo')} --quick generates a scene without ray tracing") from error
 
@@ -147,10 +176,9 @@ def _training_time(args: argparse.Namespace) -> list[str]:
     return ["SOLVER.MAX_MINUTES", str(GPU_MINUTES)]
 
 
-def _report(output: Path, seconds: float) -> None:
+def _report(output: Path) -> None:
     scores = json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))["mean"]
-    print(f"\nDone in {seconds / 60:.1f} minutes. Held-out views: "
-          + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    print("\nHeld-out views: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     for what, where in (("orbit", "orbit/video.mp4"), ("orbit, refined", "orbit_refined/video.mp4"),
                         ("contact sheet", "evaluation/contact_sheet.png"),
                         ("numbers", "evaluation/evaluation.json"), ("model", "nr_model_*.pth"),

@@ -16,8 +16,9 @@ from npcr import __version__, cli
 from npcr.checkpoints import choose_model
 from npcr.errors import ConfigError, SceneError
 from npcr.evaluation.views import evaluate_views, mean_scores
+from npcr.extras import import_extra
 from npcr.factory import View, build_dataset, held_out_views, load_renderer, open_scene
-from npcr.io.splat_files import SplatCloud, import_gsply, spz_fraction_bits, write_splats, write_spz
+from npcr.io.splat_files import SplatCloud, spz_fraction_bits, write_splats, write_spz
 from npcr.renderers import Renderer, StrandsRenderer
 
 logger = logging.getLogger("npcr")
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     if output.suffix.lower() not in (".ply", ".spz"):
         raise ConfigError(f"command line: --output is {output}; its suffix must be .ply or .spz")
     if output.suffix.lower() == ".spz":
-        import_gsply()  # before what takes time
+        import_extra("gsply")  # before what takes time
     if not renderer.has_network:
         loss = "the model has no network: the splats are all of it"
     elif args.no_score:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from npcr import cli, distributed
 from npcr.errors import ConfigError
+from npcr.extras import import_extra
 from npcr.training.run_status import RunStatus
 from npcr.training.trainer import Trainer
-from npcr.viewer.app import import_viser
 from npcr.viewer.live import LiveTraining
 
 EXAMPLES = """\
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.port is not None and not args.view:
         raise ConfigError(f"command line: --port {args.port} is read with --view alone")
     if args.view:
-        import_viser()  # before what takes time
+        import_extra("viser")  # before what takes time
     with distributed.processes(cfg.SOLVER.TIMEOUT), RunStatus(Path(cfg.OUTPUT_DIR)) as status:
         if args.view and distributed.world_size() > 1:
             raise ConfigError(f"command line: --view shows a training of one process, here are "

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError, SceneError
+from npcr.errors import SceneError
+from npcr.extras import import_extra
 
 TRIMAP_TOLERANCE = 5  # of 255: how far from 0 and 255 a trimap's certain pixels may be
 
@@ -70,10 +71,7 @@ def matte_from_trimap(pixels: NDArray[np.uint8], trimap: NDArray[np.uint8], name
     known = np.where(trimap <= TRIMAP_TOLERANCE, 0.0, np.where(trimap >= 255 - TRIMAP_TOLERANCE, 1.0, 0.5))
     if not (known == 0).any() or not (known == 1).any():
         raise SceneError(f"{name}: a trimap needs black pixels (background) and white ones (object)")
-    try:
-        import pymatting
-    except ImportError:
-        raise MissingExtraError("--trimap needs pymatting: pip install 'npcr[matting]'") from None
+    pymatting = import_extra("pymatting")
     image = pixels / 255.0
     alpha = known if not (known == 0.5).any() else np.clip(pymatting.estimate_alpha_cf(image, known), 0, 1)
     color = pymatting.estimate_foreground_ml(image, alpha)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError
+from npcr.extras import import_extra
 from npcr.io.files import atomic_path
 
 FAR = 1e10  # Z where nothing is, as Blender writes it: behind all else
@@ -29,25 +29,6 @@ class ExrFormat(NamedTuple):
     linear: bool = True  # color is scene-linear; False: as rendered
 
 
-def require_openexr(what: str) -> Any:
-    """Import the OpenEXR library.
-
-    Args:
-        what: needs it, for the message.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import OpenEXR
-    except ImportError:
-        raise MissingExtraError(f"{what} needs OpenEXR: pip install 'npcr[exr]'") from None
-    return OpenEXR
-
-
 def write_exr(path: str | Path, rgba: NDArray[np.float32], depth: NDArray[np.float32],
               form: ExrFormat) -> None:
     """Write an EXR file, atomically: channels R, G, B, A, Z, with ZIP compression.
@@ -64,7 +45,7 @@ def write_exr(path: str | Path, rgba: NDArray[np.float32], depth: NDArray[np.flo
         MissingExtraError: OpenEXR is not installed.
         OSError: the file cannot be written.
     """
-    library = require_openexr(str(path))
+    library = import_extra("OpenEXR", path)
     pixels = to_scene_linear(rgba) if form.linear else np.asarray(rgba)
     channels = {"RGBA": np.ascontiguousarray(pixels, np.float16 if form.half else np.float32),
                 "Z": np.where(depth > 0, depth, np.float32(FAR)).astype(np.float32)}

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from npcr.errors import MissingExtraError, SceneError
+from npcr.errors import SceneError
+from npcr.extras import import_extra
 
 RAW_SUFFIXES = (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".gpr", ".iiq", ".kdc", ".mos", ".mrw", ".nef",
                 ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
@@ -89,7 +90,7 @@ def open_image(path: Path) -> Image.Image:
         except UnidentifiedImageError:
             if not _is_heif(path):
                 raise
-            _register_heif(path)
+            import_extra("pillow_heif", path).register_heif_opener()
             image = Image.open(path)
     except FileNotFoundError:
         raise SceneError(f"{path}: no such picture") from None
@@ -253,15 +254,6 @@ def _is_heif(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(12)
     return start[4:8] == b"ftyp" and start[8:].startswith(_HEIF_BRANDS)
-
-
-def _register_heif(path: Path) -> None:
-    try:
-        import pillow_heif
-    except ImportError:
-        raise MissingExtraError(f"{path}: reading HEIC needs pillow-heif: pip install 'npcr[heic]'; or convert it to "
-                                "JPEG or PNG") from None
-    pillow_heif.register_heif_opener()
 
 
 def _raw_file(path: Path) -> SceneError:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from npcr.errors import MissingExtraError, SceneError
+from npcr.errors import SceneError
+from npcr.extras import import_extra
 from npcr.io.points_columns import RawPoints, named_points
 
 logger = logging.getLogger("npcr")
@@ -32,10 +33,7 @@ def read_las(path: Path) -> RawPoints:
         SceneError: the file is damaged.
         MissingExtraError: laspy is not installed.
     """
-    try:
-        import laspy
-    except ImportError:
-        raise MissingExtraError(f"{path}: reading .las and .laz needs laspy: pip install 'npcr[las]'") from None
+    laspy = import_extra("laspy", path)
     _check_las_records(path)
     try:
         with laspy.open(path) as file:

@@ -4,27 +4,33 @@
 A vertex of the .ply has x y z, nx ny nz (0), f_dc_0 to 2 and f_rest_0 to 44 (spherical harmonics of the color minus one
 half; the higher ones channel by channel), opacity before the sigmoid, scale_0 to 2 as logarithms, and rot_0 to 3, a
 quaternion w x y z: 248 bytes. A .spz has the same numbers rounded to 65 bytes at most (github.com/nianticlabs/spz,
-version 3), compressed; it is written by gsply (extra `splats`), in the scene's coordinates as the .ply is. Viewers draw
-with a low-pass filter of their own.
+version 3), compressed; it is written by gsply (extra `splats`). Its axes are x right, y up, z back by definition, those
+of a .ply x right, y down, z forward by custom, so that readers turn the one into the other half around x; here it is
+the .ply that has the scene's coordinates. Viewers draw with a low-pass filter of their own.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import plyfile
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError, NpcrError
+from npcr.errors import NpcrError
+from npcr.extras import import_extra
 from npcr.io.files import atomic_path, atomic_write
 
 _CONSTANT_HARMONIC = 0.28209479177387814
 _HIGHER = 15  # harmonics of degree 1 to 3, which the first viewer demands; lower degrees are filled up with 0
 _SPZ_SCALES = (-10.0, 255 / 16 - 10)  # logarithms that a .spz holds
 _SPZ_COLOR = 127.5 / (0.15 * 255)  # of the constant harmonic
+_SPZ_FLAGS, _SPZ_ANTIALIASED = 14, 1  # a byte of its header, and the bit that says: trained with Mip-Splatting's filter
+_HALF_AROUND_X = np.array([1, -1, -1], np.float32)
+_HARMONICS_AROUND_X = np.array([1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
 _SMALLEST = 1e-12  # world units: of what is thinner no logarithm could be written
 Array = NDArray[np.float32]
 
@@ -71,7 +77,7 @@ def write_splats(path: str | Path, cloud: SplatCloud, comments: Sequence[str] = 
 
 
 def write_spz(path: str | Path, cloud: SplatCloud) -> dict[str, int]:
-    """Write splats as .spz, atomically.
+    """Write splats as .spz, atomically, in the format's axes and marked as trained with Mip-Splatting's filter.
 
     Positions are rounded to as fine a step as the farthest allows, 2^-23 of its coordinate or less.
 
@@ -88,7 +94,8 @@ def write_spz(path: str | Path, cloud: SplatCloud) -> dict[str, int]:
         NpcrError: a coordinate is beyond the format.
         OSError: the file cannot be written.
     """
-    gsply = import_gsply()
+    gsply = import_extra("gsply")
+    cloud = _turned_half_around_x(cloud)
     scales, rotations = _log_scales_and_rotations(cloud)
     constant, higher = _constant_harmonics(cloud), cloud.harmonics[:, 1:]
     parts = {"means": cloud.means, "scales": scales, "quats": rotations, "opacities": cloud.opacity, "sh0": constant,
@@ -96,25 +103,12 @@ def write_spz(path: str | Path, cloud: SplatCloud) -> dict[str, int]:
     data = gsply.GSData(**{name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()})
     with atomic_path(path) as temporary:
         gsply.write_spz(temporary, data, fractional_bits=spz_fraction_bits(cloud.means))
+        content = bytearray(gzip.decompress(temporary.read_bytes()))
+        content[_SPZ_FLAGS] |= _SPZ_ANTIALIASED  # gsply leaves it off
+        temporary.write_bytes(gzip.compress(content, mtime=0))
     beyond = {"size": (scales < _SPZ_SCALES[0]) | (scales > _SPZ_SCALES[1]),
               "color": np.abs(constant) > _SPZ_COLOR, "color by direction": np.abs(higher) > 1}
     return {name: int(outside.reshape(len(outside), -1).any(axis=1).sum()) for name, outside in beyond.items()}
-
-
-def import_gsply() -> Any:
-    """Import gsply.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import gsply
-    except ImportError:
-        raise MissingExtraError("a .spz needs gsply: pip install 'npcr[splats]'") from None
-    return gsply
 
 
 def spz_fraction_bits(means: Array) -> int:
@@ -135,6 +129,13 @@ def spz_fraction_bits(means: Array) -> int:
         raise NpcrError(f"a splat has a coordinate of {largest:g} world units; a .spz holds 4.19e6 at most: write a "
                         ".ply, or scale the scene")
     return bits
+
+
+def _turned_half_around_x(cloud: SplatCloud) -> SplatCloud:
+    """From x right, y down, z forward to x right, y up, z back, or the other way."""
+    signs = _HARMONICS_AROUND_X[:cloud.harmonics.shape[1], None]
+    return cloud._replace(means=cloud.means * _HALF_AROUND_X, strands=cloud.strands * _HALF_AROUND_X,
+                          harmonics=cloud.harmonics * signs)
 
 
 def _log_scales_and_rotations(cloud: SplatCloud) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from npcr.cameras import Cameras, project
-from npcr.errors import MissingExtraError
+from npcr.extras import import_extra
 
 DEPTH_TOLERANCE = 0.01  # relative depth difference up to which a point is visible in a pixel
 MIN_VISIBLE_WEIGHT = 0.5  # bilinear weight of the four pixels around a point in which it must be visible
@@ -246,11 +246,7 @@ def color_video_vdp(rendered: NDArray[np.uint8], reference: NDArray[np.uint8], f
         >>> round(color_video_vdp(video, video, fps=30), 2)
         10.0
     """
-    try:
-        import pycvvdp
-    except ImportError as error:
-        raise MissingExtraError("ColorVideoVDP needs the package cvvdp: pip install 'npcr[cvvdp]' "
-                                f"({error})") from None
+    pycvvdp = import_extra("pycvvdp")
     metric = pycvvdp.cvvdp(display_name=DISPLAY, quiet=True, device=torch.device("cpu"))
     with torch.no_grad():
         quality, _ = metric.predict(rendered, reference, dim_order="FHWC", frames_per_second=fps)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from yacs.config import CfgNode
 
 from npcr.errors import NpcrError
-from npcr.io.exr import ExrFormat, require_openexr, write_exr
+from npcr.extras import import_extra
+from npcr.io.exr import ExrFormat, write_exr
 from npcr.io.files import atomic_write, remove_leftovers, reraise_with_path
 from npcr.io.images import write_image
 from npcr.io.pixels import fit_size, resized
@@ -60,7 +61,7 @@ class FrameWriter:
                  exr: ExrFormat | None = None, *, tidy: bool = True,
                  on_written: Callable[[int, FramePixels], None] | None = None) -> None:
         if exr is not None:
-            require_openexr("RENDER.EXR")
+            import_extra("OpenEXR", "RENDER.EXR")
         self.folder = folder
         self.count = 0  # of frames handed over
         self.videos = PathVideos(folder, fps, videos)

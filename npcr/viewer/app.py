@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError, NpcrError
+from npcr.errors import NpcrError
+from npcr.extras import import_extra
 from npcr.viewer.browser import Browser
 from npcr.viewer.film import Film
 from npcr.viewer.path_editor import PathEditor
@@ -42,22 +43,6 @@ class Settings:
     largest: int = 1024  # pixels of a full frame's longer side at most
 
 
-def import_viser() -> Any:
-    """Import viser.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import viser
-    except ImportError:
-        raise MissingExtraError("the viewer needs viser: pip install 'npcr[viewer]'") from None
-    return viser
-
-
 class ViewerApp:
     """The viewer's server, from its making until `stop`.
 
@@ -75,7 +60,7 @@ class ViewerApp:
 
     def __init__(self, engine: Engine, settings: Settings, film: Film, views: PhotographedViews | None = None,
                  host: str = LOCAL[0], port: int = 8080) -> None:
-        viser = import_viser()
+        viser = import_extra("viser")
         self.engine, self.settings, self.film, self.views = engine, settings, film, views
         self._browsers: dict[int, Browser] = {}
         self._scales: dict[int, QuickScale] = {}

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +102,11 @@ def test_thin_splats_and_long_ones() -> None:
     np.testing.assert_allclose(rotations[1], [np.cos(np.pi / 8), 0, 0, np.sin(np.pi / 8)], atol=1e-12)
 
 
-def read_spz(path: Path) -> dict[str, np.ndarray]:
-    """Version 3 by its specification (github.com/nianticlabs/spz), in the terms of a .ply."""
+def read_by_the_specification(path: Path) -> dict[str, np.ndarray]:
+    """Version 3 (github.com/nianticlabs/spz), in the terms of a .ply."""
     content = gzip.decompress(path.read_bytes())
-    magic, version, count, degree, bits, _, _ = struct.unpack_from("<4sIIBBBB", content)
-    assert (magic, version) == (b"NGSP", 3)
+    magic, version, count, degree, bits, flags, reserved = struct.unpack_from("<4sIIBBBB", content)
+    assert (magic, version, flags, reserved) == (b"NGSP", 3, 1, 0)  # 1: antialiased
     parts, start = [], 16
     for width in (9, 1, 3, 3, 4, 3 * ((degree + 1) ** 2 - 1)):
         parts.append(np.frombuffer(content, np.uint8, count * width, start).reshape(count, width).astype(np.int64))
@@ -127,8 +129,36 @@ def read_spz(path: Path) -> dict[str, np.ndarray]:
             "rotations": quaternions[:, [3, 0, 1, 2]], "harmonics": (harmonics.reshape(count, -1, 3) - 128) / 128}
 
 
+def read_by_niantics_library(path: Path) -> dict[str, np.ndarray]:
+    """By the one within gaussforge, which turns no axes."""
+    converted = pytest.importorskip("gaussforge", reason="needs the extra dev").GaussForge().convert(
+        path.read_bytes(), "spz", "ply")
+    vertices = plyfile.PlyData.read(io.BytesIO(converted["data"]))["vertex"].data
+
+    def columns(*names: str) -> np.ndarray:
+        return np.stack([vertices[name].astype(float) for name in names], axis=1)
+
+    rest = sum(name.startswith("f_rest_") for name in vertices.dtype.names)
+    harmonics = [vertices[f"f_rest_{index}"] for index in range(rest)] or np.zeros((0, len(vertices)))
+    return {"places": columns(*"xyz"), "alpha": 1 / (1 + np.exp(-vertices["opacity"].astype(float))),
+            "colors": columns("f_dc_0", "f_dc_1", "f_dc_2"), "scales": columns("scale_0", "scale_1", "scale_2"),
+            "rotations": columns("rot_0", "rot_1", "rot_2", "rot_3"),
+            "harmonics": np.reshape(harmonics, (3, -1, len(vertices))).T}
+
+
+def harmonics_around_x(count: int) -> np.ndarray:
+    """(count, 1) 1 or -1: what a harmonic becomes where y and z change their signs."""
+    direction = torch.tensor([0.3, 0.5, 0.8])
+    unit = torch.eye(count)[..., None].expand(-1, -1, 3)
+    seen = [view_colors(places.expand(count, 3), torch.zeros(3), unit[:, :1], unit[:, 1:])[:, :1]
+            for places in (direction, direction * torch.tensor([1, -1, -1]))]
+    return (seen[1] / seen[0]).round().numpy()
+
+
+@pytest.mark.parametrize("read_spz", [read_by_the_specification, read_by_niantics_library])
 @pytest.mark.parametrize("harmonics", [1, 4, 9, 16])
-def test_a_spz_holds_the_same_rounded(harmonics: int, tmp_path: Path) -> None:
+def test_a_spz_holds_the_same_rounded_and_turned(harmonics: int, read_spz: Callable[[Path], dict[str, np.ndarray]],
+                                                 tmp_path: Path) -> None:
     pytest.importorskip("gsply", reason="needs the extra splats")
     cloud = random_cloud(harmonics=harmonics)
     cloud.harmonics[:, 1:] *= 0.5
@@ -136,17 +166,19 @@ def test_a_spz_holds_the_same_rounded(harmonics: int, tmp_path: Path) -> None:
     assert beyond["size"] == 0
     assert beyond["color"] == 0
     assert beyond["color by direction"] == (abs(cloud.harmonics[:, 1:]) > 1).any(axis=(1, 2)).sum()
-    read, vertices = read_spz(tmp_path / "a.spz"), {}
-    np.testing.assert_allclose(read["places"], cloud.means, atol=0.5**21)
+    read = read_spz(tmp_path / "a.spz")
+    np.testing.assert_allclose(read["places"], cloud.means * [1, -1, -1], atol=0.5**21)
     np.testing.assert_allclose(read["alpha"], 1 / (1 + np.exp(-cloud.opacity)), atol=0.5 / 255 + 1e-6)
     write_splats(tmp_path / "a.ply", cloud)
     vertices = read_vertices(tmp_path / "a.ply")
     for name, key, step in (("f_dc", "colors", 0.5 / 38), ("scale", "scales", 0.5 / 16), ("rot", "rotations", 0.004)):
         expected = np.stack([vertices[f"{name}_{part}"] for part in range(read[key].shape[1])], axis=1)
         if name == "rot":
+            expected *= [1, 1, -1, -1]
             expected *= np.sign((expected * read[key]).sum(axis=1, keepdims=True))  # q and -q are one turn
         np.testing.assert_allclose(read[key], expected, atol=step)
-    np.testing.assert_allclose(read["harmonics"], cloud.harmonics[:, 1:].clip(-1, 127 / 128), atol=0.5 / 128 + 1e-6)
+    turned = cloud.harmonics[:, 1:] * harmonics_around_x(harmonics)[1:]
+    np.testing.assert_allclose(read["harmonics"], turned.clip(-1, 127 / 128), atol=0.5 / 128 + 1e-6)
 
 
 def test_a_spz_is_as_fine_as_its_size_allows() -> None:

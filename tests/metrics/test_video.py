@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import builtins
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -159,13 +159,6 @@ def test_color_video_vdp_recognizes_flicker() -> None:
 
 
 def test_color_video_vdp_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *rest: object, **named: object) -> object:
-        if name == "pycvvdp":
-            raise ImportError("No module named 'pycvvdp'")
-        return real(name, *rest, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "pycvvdp", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'npcr\[cvvdp\]'"):
         color_video_vdp(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.uint8), 30)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pcpr_ext.build import CPU_FLAGS, SOURCES, cpu_compiler
+from pcpr_ext.build import CPU_FLAGS, SOURCES, build_cpu, cpu_compiler
 
 FUZZ = Path(__file__).with_name("fuzz.cpp")
+KERNELS = sorted(SOURCES.glob("*.cpp"))
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 
 
@@ -46,19 +48,29 @@ def test_kernels_by_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 def test_kernels_on_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the wheel for arm64 is built of, by the compiler that builds it, emulated."""
+    """The library as the wheel for arm64 has it, emulated."""
     if not shutil.which(ARM_COMPILER) or not shutil.which("qemu-aarch64"):
         pytest.skip("no compiler for arm64 or no emulator; Debian's are in g++-aarch64-linux-gnu and qemu-user")
     monkeypatch.setenv("CXX", ARM_COMPILER)
-    _fuzz(["-Werror"], 10, tmp_path, ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"))
+    library = build_cpu(tmp_path / "_pcpr_cpu.so", ["-Werror"])
+    _fuzz(["-Werror"], 10, tmp_path, ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"), kernels=[library])
 
 
-def _fuzz(flags: list[str], rounds: int, folder: Path, emulator: Sequence[str] = ()) -> None:
+def test_every_kernel_is_driven() -> None:
+    interface = (SOURCES / "interface.h").read_text(encoding="utf-8")
+    kernels = re.findall(r"^NPCR_API \w+ (npcr_\w+)\(const Npcr", interface, re.MULTILINE)
+    driver = "".join(path.read_text(encoding="utf-8") for path in FUZZ.parent.glob("fuzz*"))
+    assert "npcr_composite_gaussians_grad" in kernels
+    assert [name for name in kernels if not re.search(rf"\b{name}\b", driver)] == []
+
+
+def _fuzz(flags: list[str], rounds: int, folder: Path, emulator: Sequence[str] = (),
+          kernels: Sequence[Path] = KERNELS) -> None:
     compiler = cpu_compiler()
     if compiler is None:
         pytest.skip("no C++ compiler here")
     kept = [flag for flag in CPU_FLAGS if flag not in ("-shared", "-O3", "-fPIC")]
-    sources = [str(path) for path in (FUZZ, *sorted(SOURCES.glob("*.cpp")))]
+    sources = [str(path) for path in (FUZZ, *kernels)]
     program = folder / "fuzz"
     built = subprocess.run(
         [*shlex.split(compiler), *kept, "-O1", *flags, f"-I{SOURCES}", *sources, "-o", str(program)],

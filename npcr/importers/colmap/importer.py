@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from npcr.camera_paths import orthonormal_pose
 from npcr.errors import NpcrError, SceneError
+from npcr.extras import import_extra
 from npcr.importers.base import Capture, Importer, Option, View
-from npcr.importers.colmap.model import SparseModel, count_images, is_model, load_pycolmap, read_model
+from npcr.importers.colmap.model import SparseModel, count_images, is_model, read_model
 from npcr.importers.colmap.photographs import find_photographs, warn_of_unplaced
 from npcr.importers.lenses import Lens
 from npcr.importers.masks import find_masks, find_masks_near
@@ -154,7 +155,7 @@ def _find_images(folder: Path, model: Path) -> Path:
 
 @lru_cache(maxsize=64)
 def _camera(model: str, params: tuple[float, ...]) -> Any:
-    return load_pycolmap().Camera(model=model, width=1, height=1, params=list(params))
+    return import_extra("pycolmap").Camera(model=model, width=1, height=1, params=list(params))
 
 
 def _lens(camera: Any, file: Path) -> Lens:

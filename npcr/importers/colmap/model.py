@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npcr.errors import MissingExtraError, SceneError
+from npcr.errors import SceneError
+from npcr.extras import import_extra
 from npcr.importers.colmap.binary import copy_binary_model, count_binary_images
 from npcr.importers.colmap.records import MODEL_FILES, RIG_FILES, ImageRecord
 from npcr.importers.colmap.text import copy_text_model, count_text_images
@@ -45,22 +46,6 @@ class SparseModel:
             return None
 
 
-def load_pycolmap() -> Any:
-    """Import pycolmap.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import pycolmap
-    except ImportError:
-        raise MissingExtraError("reading COLMAP models needs pycolmap: pip install 'npcr[colmap]'") from None
-    return pycolmap
-
-
 def read_model(folder: Path) -> SparseModel:
     """Read the model in a folder; where it is there as binary and as text, the binary files count, as in COLMAP.
 
@@ -74,7 +59,7 @@ def read_model(folder: Path) -> SparseModel:
         SceneError: a file is missing, damaged or malformed; the message names it.
         MissingExtraError: pycolmap is missing.
     """
-    load_pycolmap()
+    import_extra("pycolmap")
     whole = _whole_suffixes(folder)
     if not whole:
         begun = ".bin" if (folder / "cameras.bin").is_file() else ".txt"
@@ -127,7 +112,7 @@ def _read(folder: Path, suffix: str) -> SparseModel:
                        rigs[0], suffix, " and ".join(RIG_FILES), suffix)
     with tempfile.TemporaryDirectory() as place:
         records = (copy_binary_model if binary else copy_text_model)(folder, Path(place), _parameters)
-        reconstruction = load_pycolmap().Reconstruction()
+        reconstruction = import_extra("pycolmap").Reconstruction()
         try:
             (reconstruction.read_binary if binary else reconstruction.read_text)(place)
         except (ValueError, RuntimeError, IndexError, KeyError, MemoryError, TypeError) as error:
@@ -143,7 +128,7 @@ def _read(folder: Path, suffix: str) -> SparseModel:
 
 @lru_cache(maxsize=64)
 def _parameters(model: str | int) -> list[str] | None:
-    pycolmap = load_pycolmap()
+    pycolmap = import_extra("pycolmap")
     by_name = pycolmap.CameraModelId.__members__
     found = by_name.get(model) if isinstance(model, str) else next(
         (member for member in by_name.values() if member.value == model), None)
@@ -154,7 +139,7 @@ def _parameters(model: str | int) -> list[str] | None:
 
 
 def _stated_pose(record: ImageRecord) -> NDArray[np.float64]:
-    pycolmap = load_pycolmap()
+    pycolmap = import_extra("pycolmap")
     w, x, y, z, *translation = record.pose
     return np.asarray(pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([x, y, z, w])), np.array(translation)).matrix())
 

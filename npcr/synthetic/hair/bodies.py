@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from npcr.errors import MissingExtraError, SceneError
+from npcr.errors import SceneError
+from npcr.extras import import_extra
 from npcr.synthetic.hair.ellipsoids import Ellipsoid, blended_mesh
 from npcr.synthetic.hair.meshes import Mesh, sphere_mesh, to_z_up
 
@@ -119,10 +120,7 @@ def read_body(path: str | Path, up: str = "z", min_height: float = 0.0) -> Body:
         MissingExtraError: trimesh is not installed.
     """
     path = Path(path)
-    try:
-        import trimesh
-    except ImportError:
-        raise MissingExtraError(f"{path}: reading a mesh needs trimesh: pip install 'npcr[hair]'") from None
+    trimesh = import_extra("trimesh", path)
     if not path.is_file():
         raise SceneError(f"{path}: no such mesh")
     try:

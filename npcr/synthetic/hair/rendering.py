@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import plyfile
 
-from npcr.errors import MissingExtraError
+from npcr.extras import import_extra
 from npcr.synthetic.hair.bodies import Body
 from npcr.synthetic.hair.lighting import environment_map
 from npcr.synthetic.hair.meshes import Mesh
@@ -54,10 +54,7 @@ def load_mitsuba() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        import mitsuba
-    except ImportError:
-        raise MissingExtraError("ray tracing needs Mitsuba 3: pip install 'npcr[hair]'") from None
+    mitsuba = import_extra("mitsuba")
     mitsuba.set_variant("scalar_rgb")
     return mitsuba
 
