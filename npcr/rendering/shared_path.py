@@ -150,20 +150,6 @@ def fingerprint(inputs: PathInputs) -> str:
     return digest.hexdigest()
 
 
-def stretch(numbers: list[int], rank: int, processes: int) -> list[int]:
-    """Choose a process's part of some frames: one stretch, as long as the others' or one longer.
-
-    Args:
-        numbers: of the frames, ascending.
-        rank: of the process, from 0.
-        processes: how many there are.
-
-    Returns:
-        Its numbers.
-    """
-    return numbers[rank * len(numbers) // processes:(rank + 1) * len(numbers) // processes]
-
-
 def runs(numbers: list[int]) -> Iterator[range]:
     """Find the runs of numbers that follow each other.
 
@@ -203,7 +189,7 @@ def render_shared(inputs: PathInputs, output: Path) -> int:
         unfinished.begin()
         build_writer(inputs.cfg, output, videos=False).__exit__(None, None, None)  # makes folders, removes leftovers
     todo = distributed.from_writer(unfinished.missing() if distributed.is_writer() else [])
-    mine = stretch(todo, distributed.rank(), distributed.world_size())
+    mine = distributed.stretch(todo)
     written = _keep_outputs(unfinished, mine) if unfinished.blend_later else _write_stretch(unfinished, mine, output)
     distributed.barrier()
     if distributed.is_writer():

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from npcr import distributed
 from npcr.checkpoints import make_checkpoint, model_path, save_model
 from npcr.config import changed, default_config, dump_config, explicit_keys, load_config, to_dict
 from npcr.data.scene import load_clouds
 from npcr.factory import build_renderer
 from npcr.io.points import PointCloud
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
-from npcr.rendering.shared_path import FOLDER, UnfinishedPath, render_shared, runs, stretch
+from npcr.rendering.shared_path import FOLDER, UnfinishedPath, render_shared, runs
 from tests.scenes import default_intrinsics, orbit_poses, write_blocks, write_poses, write_tiny_scene
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "render.py"
@@ -66,9 +67,13 @@ def contents(folder: Path) -> dict[str, bytes]:
             if file.is_file() and file.name != "config.yml"}
 
 
-def test_stretches_cover_the_path_and_are_about_as_long() -> None:
+def test_stretches_cover_the_path_and_are_about_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = [1, 2, 3, 7, 8, 9, 10]
-    parts = [stretch(numbers, rank, 3) for rank in range(3)]
+    parts = []
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(distributed.stretch(numbers))
     assert [number for part in parts for number in part] == numbers
     assert {len(part) for part in parts} == {2, 3}
     assert list(runs(numbers)) == [range(1, 4), range(7, 11)]

@@ -169,7 +169,7 @@ def train_and_fail(cfg: CfgNode, rank: int, fault: str) -> int:
 def test_a_fault_of_one_process_ends_the_others(fault: str, scene: Path, tmp_path: Path) -> None:
     cfg = settings("strands", scene, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "1")
     timeout = 10.0 if fault == "hangs" else 200.0
-    survivors = 2 if fault == "full disk" else 1
+    survivors = 1 if fault == "hangs" else 2  # whoever dies has ended, too
     first, second = run_together(2, train_and_fail, cfg, [0, 1], fault, timeout=timeout, survivors=survivors)
     lost = "LostProcessError: another process has ended or does not answer"
     if fault == "full disk":
