@@ -6,6 +6,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +16,37 @@ from typing import Any
 import pytest
 import torch
 
-from npcr.checkpoints import ModelCheckpoint, load_model, load_training_state
-from npcr.config import load_config
+from npcr.checkpoints import (
+    ModelCheckpoint,
+    load_model,
+    load_training_state,
+    make_checkpoint,
+    model_path,
+    save_model,
+)
+from npcr.config import changed, default_config, dump_config, explicit_keys, load_config, to_dict
+from npcr.data.scene import load_clouds
+from npcr.factory import build_renderer
 from npcr.refine import validation
 from npcr.refine.clips import PathClips
 from npcr.refine.published import PathRefiner, RefineSettings
 from npcr.refine.run import Progress, RefineRun, RunSettings, Scheme, state_path
+from npcr.refine.setup import build_run
 from npcr.refine.steady import SteadyRefiner, SteadySettings
 from npcr.refine.validation import RefineValidator
+from npcr.rendering.path_inputs import load_path_inputs
 from npcr.training.optimizers import build_optimizer
 from tests.path_stub import orbit
 from tests.refine.shimmer import Shimmer
 from tests.refine.test_run import interrupt_after
 from tests.refine.test_steady import bright_photographs
-from tests.training.processes import run_together
+from tests.scenes import write_tiny_scene
+from tests.training.kills import children, rank_of
+from tests.training.processes import run_together, train
+from tests.training.test_determinism import form_config
+from tests.training.test_trainer import same_parameters
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4  # of a pass of the steady scheme
 RESULT = "nr_model_7_refined.pth"
 
@@ -96,6 +115,37 @@ def test_the_renderings_are_shared(tmp_path: Path) -> None:
     clips = 2 * 2 * validation.CLIPS
     assert run_together(2, work_of, tmp_path / "steady", False) == [(STEPS, clips // 2), (2 * STEPS, clips // 2)]
     assert run_together(2, work_of, tmp_path / "published", True) == [(3, clips // 2 + 1), (2, clips // 2 + 1)]
+
+
+def refine_scene(config: Path, scene: Path, result: Path, scheme: str) -> None:
+    options = ["REFINE.SCHEME", scheme, "REFINE.PATH", "random" if scheme == "steady" else "given"]
+    inputs = load_path_inputs(
+        load_config(config, options), torch.device("cpu"), explicit=explicit_keys(config, options),
+        cam_pose=scene / "CamPose.inf", intrinsics=scene / "Intrinsic.inf", checkpoint=model_path(config.parent, 1))
+    build_run(inputs, result).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["strands", "blended"])
+def test_processes_refine_a_scene_as_one(form: str, tmp_path: Path) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", cameras=6, size=(48, 40))
+    train(form_config(form, scene, tmp_path, "SOLVER.MAX_EPOCHS", "1", "INPUT.SIZE_RAW", "[48, 40]", "INPUT.SIZE_TEST",
+                      "[48, 40]", "DATASETS.HOLDOUT_EVERY", "3", "REFINE.PASSES", "2", "REFINE.STEPS", "6",
+                      "REFINE.PATIENCE", "0", "REFINE.PSNR_DROP", "100", "LOSS.PERCEPTUAL", "0", "LOSS.MSE", "1"))
+    for scheme in ("steady", "published"):
+        states = []
+        for processes in (1, 2, 3):
+            result = tmp_path / f"{scheme}{processes}" / RESULT
+            run_together(processes, refine_scene, tmp_path / "config.yml", scene, result, scheme)
+            states.append(load_training_state(state_path(result)))
+        one, two, three = (torch.cat([value.double().flatten() for value in state["model"].values()])
+                           for state in states)
+        if scheme == "steady":
+            assert torch.equal(one, two)
+            assert states[0]["start"] == states[1]["start"]
+            assert states[0]["best"] == states[1]["best"]
+        for other in (two, three):
+            assert (other - one).norm() < 1e-6 * one.norm()
 
 
 # How they end -------------------------------------------------------------------------------------------------
@@ -168,3 +218,43 @@ def test_a_process_that_dies_costs_the_steps_since_the_last_pass(tmp_path: Path)
 
 def resume(folder: Path) -> Progress:
     return refine(folder, resume=True)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_the_command_goes_on_by_itself_after_a_kill(tmp_path: Path) -> None:
+    """With --max-restarts 1, over a result of an earlier refining; the weights are those of one process."""
+    scene = write_tiny_scene(tmp_path / "scene", cameras=6, size=(48, 40))
+    cfg = changed(default_config(), MODEL__FORM="strands", MODEL__NETWORK=False, MODEL__DEVICE="cpu",
+                  INPUT__SIZE_RAW=[48, 40], INPUT__SIZE_TRAIN=[48, 40], INPUT__SIZE_TEST=[48, 40], REFINE__STEPS=8,
+                  REFINE__PASSES=4, REFINE__PATH="random", REFINE__PATIENCE=0, REFINE__PSNR_DROP=100.0,
+                  LOSS__PERCEPTUAL=0.0, LOSS__MSE=1.0, DATASETS__TRAIN=str(scene), OUTPUT_DIR=str(tmp_path / "output"))
+    clouds = load_clouds(scene, 1)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        dump_config(cfg, tmp_path / name / "config.yml")
+        untrained = make_checkpoint(build_renderer(cfg, clouds), clouds, to_dict(cfg), 3)
+        save_model(model_path(tmp_path / name, 3), untrained)
+    model, state = (tmp_path / "two" / f"nr_{kind}_3_refined.pth" for kind in ("model", "optimizer"))
+    for old in (model, state):
+        old.write_bytes(b"of an earlier refining")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    refine_there = [str(ROOT / "tools" / "refine.py"), "--overwrite", "--config-file"]
+    subprocess.run([sys.executable, *refine_there, str(tmp_path / "one" / "config.yml"), "--checkpoint",
+                    str(tmp_path / "one")], env=environment, check=True)
+    together = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1",
+         *refine_there, str(tmp_path / "two" / "config.yml"), "--checkpoint", str(tmp_path / "two")],
+        env=environment, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 200
+    while state.stat().st_size < 100 and time.monotonic() < end and together.poll() is None:
+        time.sleep(0.01)
+    second = [pid for pid in children(together.pid) if rank_of(pid) == 1]
+    os.kill(second[0], signal.SIGKILL)
+    _, messages = together.communicate(timeout=200)
+    assert together.returncode == 0, messages
+    assert f"restart 1 by torchrun: going on from {state}" in messages
+    results = [load_training_state(file) for file in (tmp_path / "one" / state.name, state)]
+    assert results[0]["progress"][:2] == results[1]["progress"][:2] == [4, 0]
+    assert all(torch.equal(value, results[1]["model"][name]) for name, value in results[0]["model"].items())
+    assert same_parameters(tmp_path / "one" / model.name, model)
