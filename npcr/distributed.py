@@ -145,6 +145,18 @@ def share(items: Sequence[Value]) -> list[Value]:
     return list(items[rank()::world_size()])
 
 
+def stretch(items: Sequence[Value]) -> list[Value]:
+    """Choose this process's stretch of some work: items that follow each other, as many as the others' or one more.
+
+    Args:
+        items: the same in all processes.
+
+    Returns:
+        Its items; the stretches of all processes, by rank, are `items`.
+    """
+    return list(items[rank() * len(items) // world_size():(rank() + 1) * len(items) // world_size()])
+
+
 def gather(value: Value) -> list[Value]:
     """Collect a value from each process; all of them must call this.
 

@@ -20,7 +20,6 @@ from npcr import cli, distributed
 from npcr.checkpoints import choose_model, load_model
 from npcr.config import dump_config, to_dict
 from npcr.data.samples import SceneDataset
-from npcr.errors import ConfigError
 from npcr.evaluation import views as evaluator
 from npcr.evaluation.contact_sheet import sheet_row, write_contact_sheet
 from npcr.evaluation.video_report import BLENDS, PathSelection, evaluate_paths
@@ -41,7 +40,7 @@ EXAMPLES = """\
   npcr evaluate --config-file models/config.yml --checkpoint models/nr_model_0.pth --all
   npcr evaluate --config-file output/config.yml --output scores LOAD_EPOCH 99 MODEL.DEVICE cpu
   torchrun --standalone --nproc_per_node 4 --no-python npcr evaluate --config-file output/config.yml
-      the views shared out among four processes
+      the views shared out among four processes; with --video the frames of the path
   npcr evaluate --config-file output/config.yml --video
       how steady the path in DATASETS.TRAIN/path comes out: single frames, legacy and default blending
   npcr evaluate --config-file output/config.yml --video --cam-pose models/CamPose.inf \\
@@ -103,13 +102,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     facts = {"checkpoint": str(checkpoint), "epoch": epoch, "config": to_dict(cfg), "commit": commit(),
              "versions": _versions(), "device": str(device)}
     if args.video:
-        if distributed.world_size() > 1:
-            raise ConfigError("npcr evaluate --video runs in one process, since its blends follow one another; start "
-                              "it without torchrun")
         output = args.output or Path(cfg.OUTPUT_DIR) / f"video_{epoch}"
         selection = PathSelection(args.cam_pose, args.intrinsics, 1 if args.frame is None else args.frame, args.row,
                                   tuple(args.blend or BLENDS))
-        evaluate_paths(renderer, cfg, selection, output, facts)
+        evaluate_paths(renderer, cfg, selection, output, facts, checkpoint)
         return
     views, which, kind = _choose_views(cfg, device, args.all)
     if kind == "held out":

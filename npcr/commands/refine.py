@@ -2,7 +2,8 @@
 """Refine a trained model, so that it renders a moving camera's video more steadily (docs/refining.md)."""
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -13,8 +14,11 @@ from npcr.config import dump_config
 from npcr.errors import ConfigError
 from npcr.out_of_memory import explain_out_of_memory
 from npcr.refine.run import RefineRun, state_path
-from npcr.refine.setup import build_run
+from npcr.refine.setup import build_run, log_folder
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
+from npcr.training.restarts import LAUNCH_FILE, note_launch, there_at_launch
+
+logger = logging.getLogger("npcr")
 
 EXAMPLES = """\
   npcr refine
@@ -25,6 +29,8 @@ EXAMPLES = """\
       for every view around the object; the scene's own cameras say where that is
   npcr refine --resume
       go on after Ctrl-C
+  torchrun --standalone --nproc_per_node 2 --no-python npcr refine --config-file output/config.yml
+      in two processes, which share each step and the validation (docs/distributed.md)
   npcr refine REFINE.SCHEME published REFINE.PATH given REFINE.PASSES 20
       as published: one optimizer step for each walk over the path
   npcr refine LOSS.PERCEPTUAL 0 MODEL.DEVICE cpu
@@ -55,26 +61,32 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Refine, and print where the result is and what it is."""
     args = parse(arguments)
-    if distributed.launched() > 1:
-        raise ConfigError("npcr refine runs in one process so far; start it without torchrun, and render the result "
-                          "with it")
     cfg, explicit = cli.config_from_args(args)
+    with distributed.processes(cfg.SOLVER.TIMEOUT):
+        _refine(cfg, explicit, args)
+
+
+def _refine(cfg: CfgNode, explicit: Collection[str], args: argparse.Namespace) -> None:
     cam_pose, intrinsics = _choose_cameras(cfg, args)
     inputs = load_path_inputs(
-        cfg, cli.resolve_device(cfg.MODEL.DEVICE), explicit=explicit, cam_pose=cam_pose,
+        cfg, distributed.own_device(cli.resolve_device(cfg.MODEL.DEVICE)), explicit=explicit, cam_pose=cam_pose,
         intrinsics=intrinsics, frame=args.frame,
         checkpoint=choose_model(args.checkpoint, cli.MODELS, cfg.LOAD_EPOCH))
-    destination = _refined_path(inputs, args)
+    destination = model_path(inputs.checkpoint.parent, inputs.epoch, refined=True)
+    resume = distributed.from_writer(_choose_start(inputs, destination, args) if distributed.is_writer() else False)
     run = build_run(inputs, destination)
     try:
         with explain_out_of_memory("refining", inputs.cameras.size, LESS_MEMORY):
-            best = run.run(args.resume)
+            best = run.run(resume)
     except KeyboardInterrupt:
-        _report_stop(run)
+        if distributed.is_writer():
+            _report_stop(run)
         raise
     finally:
-        if run.has_result:
+        if run.has_result and distributed.is_writer():
             dump_config(inputs.cfg, destination.with_suffix(".yml"))
+    if not distributed.is_writer():
+        return
     if run.progress.best_pass == 0:
         print("no pass was steadier within REFINE.PSNR_DROP; the result is the model as it was. More REFINE.STEPS "
               "or another REFINE.STEADINESS may help")
@@ -88,19 +100,27 @@ def _choose_cameras(cfg: CfgNode, args: argparse.Namespace) -> tuple[Path, Path]
     return args.cam_pose, args.intrinsics
 
 
-def _refined_path(inputs: PathInputs, args: argparse.Namespace) -> Path:
-    """Where the result goes; checked before the work begins."""
-    destination = model_path(inputs.checkpoint.parent, inputs.epoch, refined=True)
+def _choose_start(inputs: PathInputs, destination: Path, args: argparse.Namespace) -> bool:
+    """Whether to resume: as --resume says, and at a restart by torchrun where this launch wrote a state.
+
+    What is there already is refused before the work begins.
+    """
     if destination.resolve() == inputs.checkpoint.resolve():
         raise ConfigError(f"{destination}: would overwrite itself; copy it to another folder first")
-    state = state_path(destination)
-    if args.resume:
-        return destination
-    for file in (destination, state):
+    state, record = state_path(destination), log_folder(inputs) / LAUNCH_FILE
+    written = {state.name: state.stat().st_mtime_ns} if state.exists() else {}
+    before = there_at_launch(record)
+    if before is not None:
+        resume = args.resume or written not in ({}, before)
+        logger.info("restart %d by torchrun: %s", distributed.restarts(),
+                    f"going on from {state}" if resume else "nothing was written yet; beginning as before")
+        return resume
+    for file in (destination, state) if not args.resume else ():
         if file.exists() and not args.overwrite:
             hint = "; --resume goes on with it" if state.exists() else ""
             raise ConfigError(f"{file}: exists already; --overwrite replaces it{hint}")
-    return destination
+    note_launch(record, written)
+    return bool(args.resume)
 
 
 def _report_stop(run: RefineRun) -> None:

@@ -7,7 +7,6 @@ before rounding. Measures are taken within the ground truth's matte where there 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,9 +29,8 @@ from npcr.metrics.video import (
     warp_error,
 )
 from npcr.progress import progress_bar
-from npcr.renderers import Renderer, over_background
-from npcr.renderers.tiles import render_pictures
-from npcr.rendering.frames import composite_frames, frame_from_output
+from npcr.renderers import Renderer, RenderOutput, over_background
+from npcr.rendering.frames import composite_frames, device_time, frame_from_output, render_timed
 from npcr.temporal import Blender, RenderedFrame
 
 # Relative depth difference up to which a point counts as visible in a rendered pixel. It separates front from back
@@ -82,7 +80,8 @@ class _PathFrame:
 
 def evaluate_video(renderer: Renderer, cameras: Cameras, blenders: Mapping[str, Blender | None], *, gray: float,
                    ground_truth: PathGroundTruth | None = None, frame: int = 0, keep_pictures: bool = True,
-                   description: str = "path", progress: bool = True) -> VideoScores:
+                   description: str = "path", progress: bool = True,
+                   outputs: Iterator[tuple[RenderOutput, float]] | None = None) -> VideoScores:
     """Render a camera path and score it with each of several blenders.
 
     Args:
@@ -95,6 +94,7 @@ def evaluate_video(renderer: Renderer, cameras: Cameras, blenders: Mapping[str, 
         keep_pictures: whether scores hold each frame's pixels, 3 bytes each, for slices and ColorVideoVDP.
         description: of the progress bar.
         progress: whether to show one.
+        outputs: frames of the path that were rendered before, as `render_timed` yields them; None: they are rendered.
 
     Returns:
         The scores.
@@ -102,17 +102,18 @@ def evaluate_video(renderer: Renderer, cameras: Cameras, blenders: Mapping[str, 
     Raises:
         SceneError: a file of the ground truth cannot be read.
     """
-    renderer.eval()
+    outputs = render_timed(renderer, cameras, frame) if outputs is None else outputs
     scores = VideoScores(len(cameras), blend_seconds=dict.fromkeys(blenders, 0.0))
     recent: deque[_PathFrame] = deque(maxlen=3)
     with torch.inference_mode():
-        frames, *readers = fan_out(_render(renderer, cameras, frame, scores), 1 + len(blenders))
+        source = _Source(outputs, cameras.to(renderer.device), scores)
+        frames, *readers = fan_out(source, 1 + len(blenders))
         streams = {name: composite_frames(reader, gray, blender)
                    for reader, (name, blender) in zip(readers, blenders.items(), strict=True)}
         path = progress_bar(frames, title=description, unit="frame", total=len(cameras), hidden=not progress,
                             leave=False)
         for index, rendered in enumerate(path):
-            images = {name: _next_image(name, stream, rendered, scores) for name, stream in streams.items()}
+            images = {name: _next_image(name, stream, source, scores) for name, stream in streams.items()}
             recent.append(_with_ground_truth(rendered, images, gray, ground_truth, index))
             _score(scores, index, list(recent))
             for name, image in recent[-1].images.items() if keep_pictures else ():
@@ -150,24 +151,31 @@ def fan_out(source: Iterable[T], count: int) -> list[Iterator[T]]:
     return [read(own) for own in queues]
 
 
-def _render(renderer: Renderer, cameras: Cameras, frame: int, scores: VideoScores) -> Iterator[RenderedFrame]:
-    device = renderer.device
-    for index in range(len(cameras)):
-        camera = cameras[index].to(device)
-        start = _now(device)
-        rendered = frame_from_output(render_pictures(renderer, camera, frame), camera)
-        scores.render_seconds += (_now(device) - start) / scores.frames
-        yield rendered
+class _Source:
+    """The frames of a path, rendered or read when they are asked for, and the time that this has taken."""
+
+    def __init__(self, outputs: Iterator[tuple[RenderOutput, float]], cameras: Cameras, scores: VideoScores) -> None:
+        self.outputs = outputs
+        self.cameras = cameras
+        self.scores = scores
+        self.device = cameras.cam_to_world.device
+        self.seconds = 0.0  # of all frames so far; of frames that are read this is not the time to render them
+
+    def __iter__(self) -> Iterator[RenderedFrame]:
+        for index in range(len(self.cameras)):
+            start = device_time(self.device)
+            output, seconds = next(self.outputs)
+            self.scores.render_seconds += seconds / self.scores.frames
+            self.seconds += device_time(self.device) - start
+            yield frame_from_output(output, self.cameras[index])
 
 
-def _next_image(name: str, stream: Iterator[tuple[Tensor, Tensor]], rendered: RenderedFrame,
-                scores: VideoScores) -> Tensor:
-    """The next image of a blending, whose time is recorded without that of frames rendered meanwhile."""
-    device = rendered.depth.device
-    start, render_seconds = _now(device), scores.render_seconds
+def _next_image(name: str, stream: Iterator[tuple[Tensor, Tensor]], source: _Source, scores: VideoScores) -> Tensor:
+    """The next image of a blending, whose time is recorded without that of getting frames meanwhile."""
+    start, before = device_time(source.device), source.seconds
     image = next(stream)[0].clamp(0, 1)
-    seconds = (_now(device) - start) / scores.frames
-    scores.blend_seconds[name] += seconds - (scores.render_seconds - render_seconds)
+    seconds = device_time(source.device) - start - (source.seconds - before)
+    scores.blend_seconds[name] += seconds / scores.frames
     return image
 
 
@@ -233,9 +241,3 @@ def _correspond_by_rendered_depth(current: RenderedFrame, other: RenderedFrame) 
 def _to_bytes(image: Tensor) -> NDArray[np.uint8]:
     """(1, 3, H, W) in [0, 1] to (H, W, 3)."""
     return (image[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +14,9 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from npcr import distributed
 from npcr.camera_paths import orbit
-from npcr.cameras import Cameras
+from npcr.cameras import Cameras, concatenate
 from npcr.config import changed, dump_config
 from npcr.data.path_ground_truth import PathGroundTruth
 from npcr.errors import ConfigError, MissingExtraError
@@ -23,7 +26,9 @@ from npcr.factory import build_blender
 from npcr.io.camera_files import read_cameras
 from npcr.io.json_files import write_json
 from npcr.metrics.video import color_video_vdp
-from npcr.renderers import Renderer
+from npcr.renderers import Renderer, RenderOutput
+from npcr.rendering import shared_path
+from npcr.rendering.path_inputs import PathInputs
 from npcr.temporal import Blender
 
 logger = logging.getLogger("npcr")
@@ -44,22 +49,22 @@ class PathSelection(NamedTuple):
 
 
 def evaluate_paths(renderer: Renderer, cfg: CfgNode, selection: PathSelection, output: Path,
-                   metadata: Mapping[str, Any]) -> dict[str, Any]:
+                   metadata: Mapping[str, Any], checkpoint: Path) -> None:
     """Evaluate a model's video; write video.json, curves.png, slices.png and config.yml, and print a table.
+
+    Several processes of torchrun share the rendering; the first one measures and writes.
 
     Args:
         renderer: on the device to render on.
         cfg: the configuration.
         selection: which path and blendings.
         output: the folder for the files.
-        metadata: entries that video.json begins with.
-
-    Returns:
-        What video.json holds.
+        metadata: entries that video.json begins with, `epoch` among them.
+        checkpoint: the model's file.
 
     Raises:
         ConfigError: the selection does not fit the model or the path.
-        NpcrError: a file of the path cannot be read.
+        NpcrError: a file of the path cannot be read; or several processes were not started alike.
     """
     if not 1 <= selection.frame <= renderer.frames:
         raise ConfigError(f"command line: --frame is {selection.frame}; the model has frames 1 to {renderer.frames}")
@@ -73,13 +78,32 @@ def evaluate_paths(renderer: Renderer, cfg: CfgNode, selection: PathSelection, o
     ground_truth = PathGroundTruth(cam_pose.parent, len(cameras), cameras.size)
     center = renderer.points(selection.frame - 1).mean(dim=0).cpu().numpy()
     paths = {"path": cameras, "fine orbit": fine_orbit(cameras[0], center), "still camera": cameras[[0] * STILL_FRAMES]}
-    scores = {name: evaluate_video(renderer, path, build_blenders(cfg, selection.blends),
-                                   gray=cfg.BACKGROUND_GRAY / 255, frame=selection.frame - 1, description=name,
-                                   ground_truth=ground_truth if name == "path" else None,
-                                   keep_pictures=name == "path")
-              for name, path in paths.items()}
+    together = concatenate(list(paths.values()))
+    inputs = PathInputs(cfg, renderer, checkpoint, metadata["epoch"], together, selection.frame - 1,
+                        (selection.frame - 1,) * len(together))
+    with _outputs(inputs, output) as outputs:
+        if distributed.is_writer():
+            scores = {name: evaluate_video(renderer, path, build_blenders(cfg, selection.blends),
+                                           gray=cfg.BACKGROUND_GRAY / 255, frame=selection.frame - 1, description=name,
+                                           ground_truth=ground_truth if name == "path" else None,
+                                           keep_pictures=name == "path",
+                                           outputs=None if outputs is None else islice(outputs, len(path)))
+                      for name, path in paths.items()}
+            _write(scores, cfg, selection, ground_truth, output, {**metadata, "cam_pose": str(cam_pose)})
+
+
+def _outputs(inputs: PathInputs,
+             output: Path) -> AbstractContextManager[Iterator[tuple[RenderOutput, float]] | None]:
+    """The frames of all paths by several processes, or of an unfinished evaluation; None where one renders alone."""
+    if distributed.world_size() > 1 or (output / shared_path.FOLDER).exists():
+        return shared_path.shared_outputs(inputs, output)
+    return nullcontext()
+
+
+def _write(scores: Mapping[str, VideoScores], cfg: CfgNode, selection: PathSelection, ground_truth: PathGroundTruth,
+           output: Path, metadata: Mapping[str, Any]) -> None:
     row = _write_pictures(output, scores["path"], selection.row)
-    report = {**metadata, "cam_pose": str(cam_pose), "row": row, "paths": {}}
+    report: dict[str, Any] = {**metadata, "row": row, "paths": {}}
     for name, one in scores.items():
         means = one.means()
         if name == "path" and ground_truth.has_images:
@@ -90,7 +114,6 @@ def evaluate_paths(renderer: Renderer, cfg: CfgNode, selection: PathSelection, o
     write_json(output / "video.json", report)
     print(format_report(report))
     print(f"{output}/video.json, curves.png, slices.png")
-    return report
 
 
 def build_blenders(cfg: CfgNode, blends: Sequence[str] = BLENDS) -> dict[str, Blender | None]:

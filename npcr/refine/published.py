@@ -7,6 +7,8 @@ image with the target, which is held fixed. Gradients add up over the path, then
 
 By default images are premultiplied RGBA, warped by `npcr.temporal.reproject`. A legacy model is refined as published:
 its color sum (0-1, no background) is warped by `reproject_legacy`.
+
+Several processes of torchrun render neighboring frames of the path at the same time, one each, and all blend them all.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from npcr import distributed
 from npcr.cameras import Cameras
 from npcr.errors import TrainingError
+from npcr.refine.frames import gather_frames
 from npcr.renderers import Renderer
 from npcr.renderers.losses import VggFeatures
 from npcr.temporal import RenderedFrame, reproject, reproject_legacy
+from npcr.training.exchange import StepExchange
+from npcr.training.optimizers import trained_parameters
 from npcr.training.pending_losses import PendingLosses
 
 
@@ -81,6 +87,7 @@ class PathRefiner:
         self.whole_passes = True
         self._legacy = renderer.legacy
         self._device = renderer.device
+        self._exchange = StepExchange(self._device) if distributed.world_size() > 1 else None
 
     def run_pass(self, number: int = 1, first: int = 0) -> Iterator[PendingLosses[RefineLoss]]:
         """Go along the path once, then make an optimizer step.
@@ -103,20 +110,33 @@ class PathRefiner:
         with torch.no_grad():
             earlier = self._render(0)
         blended = earlier.image
-        losses = []
-        for index in range(1, len(self.cameras)):
-            raw = self._render(index)
-            target = self._target(raw.detach(), earlier, blended)
-            feature, mse = self._terms(raw.image, target)
-            total = feature + mse
-            losses.append(PendingLosses(partial(_not_finite, index + 1, number), _combine))
-            losses[-1].add({"feature": feature, "mse": mse, "total": total})
-            total.backward()
-            earlier = raw.detach()
-            blended = self.settings.weights[2] * earlier.image + self.settings.weights[3] * target
-            yield losses[-1]
+        losses: list[PendingLosses[RefineLoss]] = []
+        for start in range(1, len(self.cameras), distributed.world_size()):
+            numbers = range(start, min(start + distributed.world_size(), len(self.cameras)))
+            own = {i: self._render(numbers[i]) for i in distributed.share(range(len(numbers)))}  # one, or none
+            terms = torch.zeros(len(numbers), 2, device=self._device)  # feature and mse, of all processes' frames
+            total: Tensor | None = None  # of this process's frame
+            cameras = self.cameras[start:numbers.stop].to(self._device)
+            for i, raw in enumerate(gather_frames(own, cameras, 3 if self._legacy else 4, self._exchange)):
+                target = self._target(raw.detach(), earlier, blended)
+                if i in own:
+                    feature, mse = self._terms(raw.image, target)
+                    total = feature + mse
+                    terms[i] = torch.stack([feature, mse]).detach()
+                earlier = raw.detach()
+                blended = self.settings.weights[2] * earlier.image + self.settings.weights[3] * target
+            if self._exchange is not None:
+                self._exchange.sum(terms)
+            for index, (feature, mse) in zip(numbers, terms, strict=True):
+                losses.append(PendingLosses(partial(_not_finite, index + 1, number), _combine))
+                losses[-1].add({"feature": feature, "mse": mse, "total": feature + mse})
+            if total is not None:
+                total.backward()
+            yield from losses[-len(numbers):]
         for pending in losses:
             pending.read()
+        if self._exchange is not None:
+            self._exchange.add_up(trained_parameters(self.optimizer), terms.new_zeros(0), stop=False)
         self.optimizer.step()
 
     def _render(self, index: int) -> RenderedFrame:

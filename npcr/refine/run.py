@@ -2,32 +2,34 @@
 """A refining run: passes with a validation after each, keeping the best model, and resuming after a stop.
 
 It writes two files beside the model: `nr_model_{epoch}_refined.pth`, the best model so far, and
-`nr_optimizer_{epoch}_refined.pth`, the state that resuming needs.
+`nr_optimizer_{epoch}_refined.pth`, the state that resuming needs. Of several processes of torchrun the first one writes
+and reports; nothing in the files tells how many there were.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from npcr import checkpoints
+from npcr import checkpoints, distributed
 from npcr.checkpoints import ModelCheckpoint
 from npcr.errors import CheckpointError
 from npcr.io.files import remove_leftovers
 from npcr.progress import progress_bar, write_result
 from npcr.refine.validation import RefineValidator, ValidationScores
 from npcr.renderers import Renderer
+from npcr.training.agreement import refuse_different_weights
+from npcr.training.interruption import StopRequest
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, take_read
 
 logger = logging.getLogger("npcr")
@@ -92,7 +94,7 @@ class RefineRun:
         self.progress = Progress()
         self.start: ValidationScores | None = None
         self.best: ValidationScores | None = None
-        self.stop_requested = False
+        self.stop = StopRequest()
         self.has_result = False  # whether `destination` holds a model of this run
 
     def run(self, resume: bool = False) -> ValidationScores:
@@ -109,30 +111,34 @@ class RefineRun:
         Raises:
             CheckpointError: the state is missing, or of another run.
             TrainingError: a loss is not finite.
+            NpcrError: another process was lost, or has other weights.
         """
-        remove_leftovers(self.destination.parent)
+        if distributed.is_writer():
+            remove_leftovers(self.destination.parent)
         if resume:
             self._load()
-        previous = signal.signal(signal.SIGINT, self._request_stop)
-        try:
-            with SummaryWriter(str(self.log), purge_step=self.progress.passes + 1 if resume else None) as board:
-                if self.start is None:
-                    self._measure_unrefined(board)
-                while self.progress.passes < self.settings.passes and not self._patience_is_exhausted():
-                    self._run_pass(board)
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        with self.stop.listening(), self._open_board(resume) as board:
+            if self.start is None:
+                self._measure_unrefined(board)
+            while self.progress.passes < self.settings.passes and not self._patience_is_exhausted():
+                self._run_pass(board)
         if self.progress.best_pass == 0:
             self._save_model(self.source.model)
         assert self.best is not None
         return self.best
 
-    def _measure_unrefined(self, board: SummaryWriter) -> None:
+    def _open_board(self, resume: bool) -> AbstractContextManager[SummaryWriter | None]:
+        if not distributed.is_writer():
+            return nullcontext()
+        board: SummaryWriter = SummaryWriter(str(self.log), purge_step=self.progress.passes + 1 if resume else None)
+        return board
+
+    def _measure_unrefined(self, board: SummaryWriter | None) -> None:
         self.start = self.best = self.validator.measure(self.scheme.renderer)
         self._report(board, self.start, "unrefined")
         self._stop_if_requested()
 
-    def _run_pass(self, board: SummaryWriter) -> None:
+    def _run_pass(self, board: SummaryWriter | None) -> None:
         number, first = self.progress.passes + 1, self.progress.steps
         sums: dict[str, float] = {}
         unread: deque[PendingLosses[Any]] = deque()
@@ -140,7 +146,7 @@ class RefineRun:
         with progress_bar(total=steps, initial=first, title=f"pass {number}/{self.settings.passes}", unit="step",
                           leave=False) as bar:
             def show(ahead: int = STEPS_AHEAD) -> None:
-                for losses in take_read(unread, ahead):
+                for losses in take_read(unread, ahead, early=distributed.world_size() == 1):
                     for name, value in losses._asdict().items():
                         sums[name] = sums.get(name, 0.0) + value
                     bar.set_postfix(loss=f"{losses.total:.4g}", refresh=False)
@@ -150,19 +156,17 @@ class RefineRun:
                 unread.append(losses)
                 self.progress = self.progress._replace(steps=self.progress.steps + 1)
                 show()
-                if self.stop_requested and self.progress.steps < steps:
-                    show(ahead=0)  # weights after a loss that is not finite are not kept
-                    self._stop_if_requested()
+                if self.progress.steps < steps:
+                    self._stop_if_requested(before=lambda: show(ahead=0))  # which raises where a loss is not finite
             show(ahead=0)
         means = {name: value / (steps - first) for name, value in sums.items()}
-        for name, value in means.items():
-            board.add_scalar(f"refine/{name}", value, number)
+        _add_scalars(board, "refine", means, number)
         self.progress = self.progress._replace(passes=number, steps=0)
         self._validate(board, number, means)
         self._save_state()
         self._stop_if_requested()
 
-    def _validate(self, board: SummaryWriter, number: int, means: dict[str, float]) -> None:
+    def _validate(self, board: SummaryWriter | None, number: int, means: dict[str, float]) -> None:
         """Measure the model, and keep it where it is the best so far."""
         assert self.start is not None
         assert self.best is not None
@@ -180,45 +184,49 @@ class RefineRun:
             self.progress = self.progress._replace(best_pass=number)
             self._save_model(self.scheme.renderer.state_dict())
 
-    def _report(self, board: SummaryWriter, scores: ValidationScores, label: str, note: str = "") -> None:
-        write_result(f"{label}: {scores}{note}")
-        for name, value in asdict(scores).items():
-            if value == value:  # not NaN
-                board.add_scalar(f"validation/{name}", value, self.progress.passes)
+    def _report(self, board: SummaryWriter | None, scores: ValidationScores, label: str, note: str = "") -> None:
+        _write(f"{label}: {scores}{note}")
+        _add_scalars(board, "validation", asdict(scores), self.progress.passes)
 
     def _patience_is_exhausted(self) -> bool:
         stale = self.progress.stale_passes
         exhausted = 0 < self.settings.patience <= stale
         if exhausted:
-            write_result(f"the last {stale} passes were no steadier; stopping (REFINE.PATIENCE)")
+            _write(f"the last {stale} passes were no steadier; stopping (REFINE.PATIENCE)")
         return exhausted
 
     # Stopping and resuming --------------------------------------------------------------------------------
 
-    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self.stop_requested:
-            raise KeyboardInterrupt
-        self.stop_requested = True
-        logger.info("\nstopping after this step or measurement, and saving (Ctrl-C again: at once, without saving)")
-
-    def _stop_if_requested(self) -> None:
-        if self.stop_requested:
+    def _stop_if_requested(self, before: Callable[[], None] | None = None) -> None:
+        """Save and raise `KeyboardInterrupt` where any process is to stop; all must ask after the same step."""
+        if any(distributed.gather(self.stop.made)):
+            if before is not None:
+                before()
             if self.scheme.whole_passes:
                 self.progress = self.progress._replace(steps=0)
             self._save_state()
             raise KeyboardInterrupt
 
     def _save_model(self, state: dict[str, Tensor]) -> None:
-        checkpoints.save_model(self.destination, replace(self.source, model=_on_cpu(state)))
+        self._refuse_different_weights()
+        if distributed.is_writer():
+            checkpoints.save_model(self.destination, replace(self.source, model=_on_cpu(state)))
         self.has_result = True
 
     def _save_state(self) -> None:
         assert self.start is not None
         assert self.best is not None
+        self._refuse_different_weights()
+        if not distributed.is_writer():
+            return
         checkpoints.save_training_state(self.state_file, {
             "identity": self._identity(), "progress": list(self.progress), "flicker_range": FLICKER_RANGE,
             "start": asdict(self.start), "best": asdict(self.best), "model": _on_cpu(self.scheme.renderer.state_dict()),
             "optimizer": self.scheme.optimizer.state_dict()})
+
+    def _refuse_different_weights(self) -> None:
+        refuse_different_weights(self.scheme.renderer,
+                                 self.progress.passes * self.scheme.steps_per_pass + self.progress.steps)
 
     def _load(self) -> None:
         """Continue from the state beside the result; `CheckpointError` where it is of another run."""
@@ -262,6 +270,18 @@ def state_path(destination: Path) -> Path:
 def _read_scores(values: dict[str, float], flicker_range: float) -> ValidationScores:
     """Scores of a state whose flicker is 0 to `flicker_range`."""
     return ValidationScores(**{**values, "flicker": values["flicker"] * FLICKER_RANGE / flicker_range})
+
+
+def _add_scalars(board: SummaryWriter | None, group: str, values: Mapping[str, float], number: int) -> None:
+    """Log what is not NaN, of pass `number`, where there is a board: in the first process."""
+    for name, value in values.items() if board is not None else ():
+        if not math.isnan(value):
+            board.add_scalar(f"{group}/{name}", value, number)  # type: ignore[union-attr]
+
+
+def _write(text: str) -> None:
+    if distributed.is_writer():
+        write_result(text)
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from npcr import distributed
 from npcr.checkpoints import load_model
 from npcr.data.samples import Sample, SceneDataset
 from npcr.data.scene import Scene, split_holdout
@@ -22,6 +23,12 @@ from npcr.refine.run import RefineRun, RunSettings, Scheme
 from npcr.refine.steady import PhotometricSource, SteadyRefiner, SteadySettings
 from npcr.refine.validation import RefineValidator
 from npcr.rendering.path_inputs import PathInputs
+from npcr.training.agreement import (
+    refuse_different_paths,
+    refuse_different_scenes,
+    refuse_different_settings,
+    refuse_different_weights,
+)
 from npcr.training.optimizers import build_optimizer
 
 logger = logging.getLogger("npcr")
@@ -43,6 +50,7 @@ def build_run(inputs: PathInputs, destination: Path) -> RefineRun:
         ConfigError: settings contradict each other, or VGG-19's weights cannot be had.
         TrainingError: the path is too short.
         SceneError: a file of DATASETS.TEST is missing or wrong.
+        NpcrError: several processes have other settings, models, paths, scenes or versions.
     """
     cfg = inputs.cfg
     steady = cfg.REFINE.SCHEME == "steady"
@@ -50,13 +58,50 @@ def build_run(inputs: PathInputs, destination: Path) -> RefineRun:
         raise ConfigError(f"REFINE.PATH random needs REFINE.SCHEME steady; this run's is {cfg.REFINE.SCHEME} (legacy "
                           "models take it by themselves)")
     scene = _open_scene_if_available(cfg)
+    _refuse_differences(inputs, scene)
     clips = _build_clips(inputs)
     scheme: Scheme = _build_steady_refiner(inputs, clips, scene) if steady else _build_path_refiner(inputs)
+    _report_sharing(scheme, min(cfg.REFINE.WINDOW, len(inputs.cameras)))
     settings = RunSettings(cfg.REFINE.PASSES, cfg.REFINE.PSNR_DROP if steady else math.inf,
                            cfg.REFINE.PATIENCE if steady else 0, _identity(inputs))
-    log = Path(cfg.OUTPUT_DIR) / f"refine_{inputs.epoch}"
     return RefineRun(scheme, _build_validator(inputs, clips, scene), settings, source=load_model(inputs.checkpoint),
-                     destination=destination, log=log)
+                     destination=destination, log=log_folder(inputs))
+
+
+def log_folder(inputs: PathInputs) -> Path:
+    """Name the folder of a run's log.
+
+    Args:
+        inputs: model and configuration.
+
+    Returns:
+        OUTPUT_DIR/refine_{epoch}.
+    """
+    return Path(inputs.cfg.OUTPUT_DIR) / f"refine_{inputs.epoch}"
+
+
+def _refuse_differences(inputs: PathInputs, scene: Scene | None) -> None:
+    refuse_different_settings(inputs.cfg, inputs.renderer.device)
+    refuse_different_weights(inputs.renderer, 0)
+    refuse_different_paths(inputs.cameras, inputs.frame)
+    distributed.refuse_differences({"whether there are photographs": scene is not None})
+    if scene is not None:
+        refuse_different_scenes(scene, [])
+
+
+def _report_sharing(scheme: Scheme, clip: int) -> None:
+    """Say what several processes share, and which of them have nothing to do in a step."""
+    processes = distributed.world_size()
+    if processes == 1:
+        return
+    if isinstance(scheme, SteadyRefiner):
+        logger.info("%d processes share the %d renderings of a step, and clips and views of the validation", processes,
+                    scheme.renderings(clip))
+        if processes > scheme.renderings(clip) and distributed.is_writer():
+            logger.warning("a step has %d renderings to learn from: %d of %d processes take part in the validation "
+                           "alone", scheme.renderings(clip), processes - scheme.renderings(clip), processes)
+    else:
+        logger.info("%d processes share the frames of the path, and clips and views of the validation", processes)
 
 
 def _open_scene_if_available(cfg: CfgNode) -> Scene | None:

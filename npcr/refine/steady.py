@@ -8,6 +8,9 @@ A step draws a short clip of neighboring frames (`npcr.refine.clips`) and adds u
 - anchor: the rendering should stay near the unrefined model's. Without photographs nothing else keeps it in place.
 
 Step k draws from (seed, k) alone, so that a resumed run sees the same clips as one that never stopped.
+
+Several processes of torchrun share the renderings of a step: each has some of the clip's frames, or the photograph's
+view. All get all frames and compute the clip's loss, and each passes on the gradients of its own frames.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -24,19 +27,23 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from npcr import distributed
 from npcr.cameras import Cameras
 from npcr.data.samples import Sample
 from npcr.errors import TrainingError
 from npcr.refine.clips import ClipSource
+from npcr.refine.frames import gather_frames
 from npcr.refine.losses import anchor_loss, steady_loss
 from npcr.renderers import Renderer
 from npcr.renderers.half_activations import half_activations
 from npcr.renderers.losses import RenderLoss
 from npcr.rendering.frames import frame_from_output
 from npcr.temporal import RenderedFrame
-from npcr.training.optimizers import set_learning_rate
+from npcr.training.exchange import StepExchange
+from npcr.training.optimizers import set_learning_rate, trained_parameters
 from npcr.training.pending_losses import PendingLosses
 
+_PHOTOGRAPH = -1  # among the numbers of a clip's frames
 WARM_UP = 5  # steps in which the learning rate grows to its full value; Adam's first ones are uncertain
 
 
@@ -113,6 +120,18 @@ class SteadyRefiner:
         self.whole_passes = False
         self._anchor = copy.deepcopy(renderer).requires_grad_(False) if settings.anchor else None
         self._device = renderer.device
+        self._exchange = StepExchange(self._device) if distributed.world_size() > 1 else None
+
+    def renderings(self, clip: int) -> int:
+        """Count the renderings of a step that are learned from, which the processes share.
+
+        Args:
+            clip: frames of a clip.
+
+        Returns:
+            The frames and, where there is one, the photograph.
+        """
+        return len(self._work(clip))
 
     def run_pass(self, number: int, first: int = 0) -> Iterator[PendingLosses[SteadyLoss]]:
         """Make the steps of a pass.
@@ -136,29 +155,54 @@ class SteadyRefiner:
         rng = np.random.default_rng([self.settings.seed, index])
         set_learning_rate(self.optimizer, self._learning_rate(index))
         self.optimizer.zero_grad(set_to_none=True)
-        with half_activations(self.settings.half_activations):
-            steadiness, anchor = self._clip_terms(self.clips.draw(rng))
-        clip_loss = steadiness + anchor
+        clip = self.clips.draw(rng)
+        mine = distributed.stretch(self._work(len(clip)))
+        steadiness, anchor = self._learn_clip(clip, mine)  # before the photograph: two graphs need not be in memory
+        photometric = self._learn_photograph(rng) if _PHOTOGRAPH in mine else torch.zeros_like(steadiness)
+        terms = torch.stack([steadiness, photometric, anchor])
+        if self._exchange is not None:
+            if not distributed.is_writer():
+                terms[[0, 2]] = 0  # all processes have them
+            self._exchange.add_up(trained_parameters(self.optimizer), terms, stop=False)
         losses = PendingLosses(partial(self._not_finite, index), _combine)
-        losses.add({"total": clip_loss, "steadiness": steadiness, "anchor": anchor})
-        clip_loss.backward()  # before the photograph: two graphs need not be in memory at once
-        if self.photographs is not None and self.settings.photometric:
-            photometric = self._photometric_loss(self.photographs, rng)
-            losses.add({"total": photometric})
-            photometric.backward()
+        losses.add(dict(zip(SteadyLoss._fields, (*terms, terms.sum()), strict=True)))
         self.optimizer.step()
         return losses
 
-    def _clip_terms(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
-        frames = [self._render(cameras[i].to(self._device)) for i in range(len(cameras))]
-        steadiness = self.settings.steadiness * steady_loss(frames, self.settings.depth_tolerance)
-        anchor = steadiness.new_zeros(())
-        if self._anchor is not None:
-            middle = frames[len(frames) // 2]
+    def _work(self, frames: int) -> list[int]:
+        """What a step of a clip of so many frames renders; neighbors go to one process where it has several."""
+        photograph = self.photographs is not None and self.settings.photometric
+        return [*([_PHOTOGRAPH] if photograph else []), *range(frames)]
+
+    def _learn_clip(self, cameras: Cameras, mine: list[int]) -> tuple[Tensor, Tensor]:
+        """Add the gradients of this process's frames of a clip; return the clip's terms, alike in all processes."""
+        with half_activations(self.settings.half_activations):
+            own = {number: self._render(cameras[number].to(self._device)) for number in mine if number != _PHOTOGRAPH}
+            frames, reference = self._gather(own, cameras)
+            for number, frame in own.items():  # the loss's gradients end at images, whoever rendered their neighbors
+                frames[number] = replace(frame, image=frame.image.detach().requires_grad_())
+            steadiness = self.settings.steadiness * steady_loss(frames, self.settings.depth_tolerance)
+            anchor = steadiness.new_zeros(())
+            if reference is not None:
+                anchor = self.settings.anchor * anchor_loss(frames[len(frames) // 2], reference)
+        if own:
+            gradients = torch.autograd.grad(steadiness + anchor, [frames[number].image for number in own])
+            torch.autograd.backward([frame.image for frame in own.values()], gradients)
+        return steadiness.detach(), anchor.detach()
+
+    def _gather(self, own: dict[int, RenderedFrame],
+                cameras: Cameras) -> tuple[list[RenderedFrame], RenderedFrame | None]:
+        """All frames of a clip, and the unrefined model's of its middle, which the first process renders."""
+        if self._anchor is None:
+            return gather_frames(own, cameras.to(self._device), 4, self._exchange), None
+        count = len(cameras)
+        everything = dict(own)
+        if distributed.is_writer():
             with torch.no_grad():
-                reference = render_frame(self._anchor, middle.cameras, self.frame)
-            anchor = self.settings.anchor * anchor_loss(middle, reference)
-        return steadiness, anchor
+                everything[count] = render_frame(self._anchor, cameras[count // 2].to(self._device), self.frame)
+        cameras = cameras[[*range(count), count // 2]].to(self._device)
+        *frames, reference = gather_frames(everything, cameras, 4, self._exchange)
+        return frames, reference
 
     def _render(self, camera: Cameras) -> RenderedFrame:
         if self.settings.one_frame_at_a_time:
@@ -166,12 +210,16 @@ class SteadyRefiner:
             return rendered
         return render_frame(self.renderer, camera, self.frame)
 
-    def _photometric_loss(self, photographs: PhotometricSource, rng: np.random.Generator) -> Tensor:
-        sample = photographs.draw(rng)
+    def _learn_photograph(self, rng: np.random.Generator) -> Tensor:
+        """Add the gradients of a photograph; return its term."""
+        assert self.photographs is not None
+        sample = self.photographs.draw(rng)
         with half_activations(self.settings.half_activations):
             output = self.renderer(sample.cameras, sample.frame)
-            terms = photographs.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
-            return self.settings.photometric * terms["total"]
+            terms = self.photographs.loss(output.trained_color, output.alpha, output.depth, sample.target[None])
+            loss: Tensor = self.settings.photometric * terms["total"]
+        loss.backward()
+        return loss.detach()
 
     def _learning_rate(self, index: int) -> float:
         """Linear warm-up times a cosine that falls to 0, so that the last steps settle."""
@@ -185,6 +233,4 @@ class SteadyRefiner:
 
 
 def _combine(parts: list[dict[str, float]]) -> SteadyLoss:
-    """The losses of a step from those of its clip and, where there is one, of its photograph."""
-    clip, photometric = parts[0], sum((part["total"] for part in parts[1:]), 0.0)
-    return SteadyLoss(clip["steadiness"], photometric, clip["anchor"], clip["total"] + photometric)
+    return SteadyLoss(**parts[0])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of a model that is refined: flicker without reference, and PSNR against photographs."""
+"""Validation of a model that is refined: flicker without reference, and PSNR against photographs.
+
+Several processes of torchrun share its clips and views; all get the same scores.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from npcr import distributed
 from npcr.cameras import Cameras
 from npcr.data.samples import SceneDataset
 from npcr.evaluation.views import ViewPictures, ViewScore, evaluate_views, mean_scores
@@ -66,26 +70,28 @@ class RefineValidator:
         self._batch = batch
 
     def measure(self, renderer: Renderer) -> ValidationScores:
-        """Render the clips and views and score them; a progress bar is visible meanwhile."""
+        """Render the clips and views and score them; a progress bar is visible meanwhile. All processes call it."""
         device = renderer.device
-        flickers = []
-        for cameras in progress_bar(self._clips, total=len(self._clips), title="measuring flicker", unit="clip",
-                                    leave=False):
+        clips = distributed.share(self._clips)
+        own = []
+        for cameras in progress_bar(clips, total=len(clips), title="measuring flicker", unit="clip", leave=False):
             with torch.no_grad():
                 frames = [render_frame(renderer, cameras[i].to(device), self._frame) for i in range(len(cameras))]
-            flickers.append(flicker(frames, self._depth_tolerance))
+            own.append(flicker(frames, self._depth_tolerance))
+        flickers = distributed.gather_shares(own)
         return ValidationScores(sum(flickers) / len(flickers), *self._compare(renderer, device))
 
     def _compare(self, renderer: Renderer, device: torch.device) -> tuple[float, float]:
         """PSNR over black and over white; NaN without photographs."""
         if self._dataset is None or not self._views:
             return math.nan, math.nan
-        white: list[float] = []
+        own_white: list[float] = []
 
         def over_white(_: ViewScore, pictures: ViewPictures) -> None:
             rendered, target = pictures.rendered + 1 - pictures.alpha, pictures.target + 1 - pictures.target_alpha
-            white.append(psnr(rendered.clamp(0, 1)[None], target.clamp(0, 1)[None]).item())
+            own_white.append(psnr(rendered.clamp(0, 1)[None], target.clamp(0, 1)[None]).item())
 
-        scores = evaluate_views(renderer, self._dataset, self._views, batch=self._batch, device=device,
-                                on_view=over_white)
+        own = evaluate_views(renderer, self._dataset, distributed.share(self._views), batch=self._batch, device=device,
+                             on_view=over_white)
+        scores, white = distributed.gather_shares(own), distributed.gather_shares(own_white)
         return mean_scores(scores)["psnr"], sum(white) / len(white)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -94,6 +95,40 @@ def render_outputs(renderer: Renderer, cameras: Cameras, frame: int | Sequence[i
         with torch.inference_mode(), explain_out_of_memory("rendering", cameras.size, _LESS_MEMORY):
             output = render_pictures(renderer, cameras[index].to(renderer.device), frames[index])
         yield output
+
+
+def render_timed(renderer: Renderer, cameras: Cameras,
+                 frame: int | Sequence[int] = 0) -> Iterator[tuple[RenderOutput, float]]:
+    """Render as `render_outputs` does, and measure how long each frame takes.
+
+    Args:
+        renderer, cameras, frame: as of `render_outputs`.
+
+    Yields:
+        The frame of each camera, and its seconds.
+
+    Raises:
+        OutOfMemoryError: the memory does not suffice.
+    """
+    outputs = render_outputs(renderer, cameras, frame)
+    for _ in range(len(cameras)):
+        start = device_time(renderer.device)
+        output = next(outputs)
+        yield output, device_time(renderer.device) - start
+
+
+def device_time(device: torch.device) -> float:
+    """Read the clock when a device has done what it was given.
+
+    Args:
+        device: a GPU is waited for.
+
+    Returns:
+        Seconds, to subtract from others.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @torch.inference_mode()

@@ -2,8 +2,8 @@
 """A camera path rendered by several processes (torchrun), each a stretch of it; and what a stopped run left to do.
 
 Finished frames are noted in a folder beside them, so that whoever renders the same path next, in any number of
-processes, renders only the others. What needs all frames in order, videos and the legacy blend, the first process makes
-in the end, of what lies there without loss.
+processes, renders only the others. What needs all frames in order (videos, the legacy blend, the measures of a video)
+the first process makes in the end, of what lies there without loss.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from npcr.io.video_formats import FORMATS
 from npcr.progress import progress_bar
 from npcr.renderers import RenderOutput
 from npcr.rendering.frame_writer import WRITE_AHEAD, PathVideos, build_writer, frame_name
-from npcr.rendering.frames import FramePixels, finish_frames, render_outputs, render_path
+from npcr.rendering.frames import FramePixels, finish_frames, render_path, render_timed
 from npcr.rendering.path_inputs import PathInputs
 
 logger = logging.getLogger("npcr")
@@ -41,7 +42,7 @@ logger = logging.getLogger("npcr")
 # Processes that are done wait for the others, whose frames may take long; one that dies is noticed at once.
 WAIT = 24 * 3600.0  # seconds
 FOLDER = ".unfinished"
-_KEPT = ("color", "alpha", "depth", "legacy_color")  # of a frame that is blended later
+_KEPT = ("color", "alpha", "depth", "legacy_color")  # of a frame that is blended or measured later
 
 
 class UnfinishedPath:
@@ -50,12 +51,13 @@ class UnfinishedPath:
     Args:
         output: that folder.
         inputs: what is rendered.
+        keep: whether to keep frames as numbers, to be measured later.
     """
 
-    def __init__(self, output: Path, inputs: PathInputs) -> None:
+    def __init__(self, output: Path, inputs: PathInputs, *, keep: bool = False) -> None:
         self.folder = output / FOLDER
         self.inputs = inputs
-        self.of_what = fingerprint(inputs)
+        self.of_what = f"{fingerprint(inputs)}{' as numbers' if keep else ''}"
         blender = build_blender(inputs.cfg)
         self.blend_later = blender is not None and blender.reach is None
         self._with_pictures = any(not FORMATS[name].alpha for name in inputs.cfg.RENDER.VIDEO)
@@ -93,21 +95,22 @@ class UnfinishedPath:
                 write_image(path, frame.picture)
         self._mark(number).touch()
 
-    def note_output(self, number: int, output: RenderOutput) -> None:
-        """Keep a frame that is to be blended later."""
+    def note_output(self, number: int, output: RenderOutput, seconds: float) -> None:
+        """Keep a frame that is to be blended or measured later, and how long it took to render."""
         path = self._numbers(number)
         numbers = {name: value.cpu().numpy() for name in _KEPT if (value := getattr(output, name)) is not None}
         with reraise_with_path(path), atomic_write(path) as file:
-            np.savez(file, **numbers)
+            np.savez(file, seconds=seconds, **numbers)
         self._mark(number).touch()
 
-    def outputs(self, device: torch.device) -> Iterator[RenderOutput]:
-        """The frames that `note_output` kept, in order, without their layers."""
+    def outputs(self, device: torch.device) -> Iterator[tuple[RenderOutput, float]]:
+        """The frames that `note_output` kept, in order, without their layers; and the seconds of each."""
         for number in range(1, len(self.inputs.cameras) + 1):
             with np.load(self._numbers(number)) as stored:
-                kept = {name: torch.from_numpy(stored[name]).to(device) for name in stored.files}
+                kept = {name: torch.from_numpy(stored[name]).to(device) for name in _KEPT if name in stored.files}
+                seconds = float(stored["seconds"])
             none = kept["depth"].new_empty(1, 0, *kept["depth"].shape[1:])
-            yield RenderOutput(**kept, layer_rgba=none[:, :, None], layer_depth=none)
+            yield RenderOutput(**kept, layer_rgba=none[:, :, None], layer_depth=none), seconds
 
     def pictures(self) -> Iterator[FramePixels]:
         """The frames that are finished, in order, as bytes."""
@@ -150,20 +153,6 @@ def fingerprint(inputs: PathInputs) -> str:
     return digest.hexdigest()
 
 
-def stretch(numbers: list[int], rank: int, processes: int) -> list[int]:
-    """Choose a process's part of some frames: one stretch, as long as the others' or one longer.
-
-    Args:
-        numbers: of the frames, ascending.
-        rank: of the process, from 0.
-        processes: how many there are.
-
-    Returns:
-        Its numbers.
-    """
-    return numbers[rank * len(numbers) // processes:(rank + 1) * len(numbers) // processes]
-
-
 def runs(numbers: list[int]) -> Iterator[range]:
     """Find the runs of numbers that follow each other.
 
@@ -198,12 +187,10 @@ def render_shared(inputs: PathInputs, output: Path) -> int:
         LostProcessError: another process has ended.
     """
     unfinished = UnfinishedPath(output, inputs)
-    distributed.refuse_differences({"what is rendered (model, path, configuration)": unfinished.of_what})
+    mine = _begin(unfinished)
     if distributed.is_writer():
-        unfinished.begin()
         build_writer(inputs.cfg, output, videos=False).__exit__(None, None, None)  # makes folders, removes leftovers
-    todo = distributed.from_writer(unfinished.missing() if distributed.is_writer() else [])
-    mine = stretch(todo, distributed.rank(), distributed.world_size())
+    distributed.barrier()
     written = _keep_outputs(unfinished, mine) if unfinished.blend_later else _write_stretch(unfinished, mine, output)
     distributed.barrier()
     if distributed.is_writer():
@@ -214,6 +201,41 @@ def render_shared(inputs: PathInputs, output: Path) -> int:
         unfinished.remove()
     distributed.barrier()
     return written
+
+
+@contextmanager
+def shared_outputs(inputs: PathInputs, output: Path) -> Iterator[Iterator[tuple[RenderOutput, float]]]:
+    """Render a path in as many processes as there are, for the first one to go through within the block.
+
+    Frames are those of one process, to the last bit on a CPU. They lie in the folder until the block has ended without
+    an error: frames that an earlier run finished stay. All processes must enter.
+
+    Args:
+        inputs: a model and a path.
+        output: the folder of the results.
+
+    Yields:
+        In the first process all frames in order, and the seconds that each took to render; nothing in the others.
+
+    Raises:
+        NpcrError: the processes were not started alike, or a file cannot be written.
+        LostProcessError: another process has ended.
+    """
+    unfinished = UnfinishedPath(output, inputs, keep=True)
+    _keep_outputs(unfinished, _begin(unfinished))
+    distributed.barrier()
+    yield unfinished.outputs(inputs.renderer.device) if distributed.is_writer() else iter(())
+    if distributed.is_writer():
+        unfinished.remove()
+    distributed.barrier()
+
+
+def _begin(unfinished: UnfinishedPath) -> list[int]:
+    """The numbers of the frames that this process is to render."""
+    distributed.refuse_differences({"what is rendered (model, path, configuration)": unfinished.of_what})
+    if distributed.is_writer():
+        unfinished.begin()
+    return distributed.stretch(distributed.from_writer(unfinished.missing() if distributed.is_writer() else []))
 
 
 def _bar(count: int) -> Any:
@@ -246,16 +268,17 @@ def _keep_outputs(unfinished: UnfinishedPath, mine: list[int]) -> int:
     with _bar(len(mine)) as bar:
         for numbers in runs(mine):
             part = slice(numbers.start - 1, numbers.stop - 1)
-            for number, output in zip(numbers, render_outputs(inputs.renderer, inputs.cameras[part],
-                                                              inputs.frames[part]), strict=True):
-                unfinished.note_output(number, output)
+            rendered = render_timed(inputs.renderer, inputs.cameras[part], inputs.frames[part])
+            for number, (output, seconds) in zip(numbers, rendered, strict=True):
+                unfinished.note_output(number, output, seconds)
                 bar.update()
     return len(mine)
 
 
 def _blend_all(unfinished: UnfinishedPath, output: Path) -> None:
     inputs, device = unfinished.inputs, unfinished.inputs.renderer.device
-    frames = finish_frames(unfinished.outputs(device), inputs.cameras, device, gray=inputs.cfg.BACKGROUND_GRAY / 255,
+    outputs = (output for output, _ in unfinished.outputs(device))
+    frames = finish_frames(outputs, inputs.cameras, device, gray=inputs.cfg.BACKGROUND_GRAY / 255,
                            blender=build_blender(inputs.cfg), raw=inputs.cfg.RENDER.RAW,
                            floats=inputs.cfg.RENDER.EXR != "off")
     with build_writer(inputs.cfg, output, tidy=False) as writer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals of several processes that cannot train as one: too small batches, other settings, scenes or versions."""
+"""Refusals of several processes that cannot train or refine as one: other settings, scenes, versions; small batches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 import npcr
 from npcr import distributed
+from npcr.cameras import Cameras
 from npcr.config import KEYS, source_of
 from npcr.config.keys import locate
 from npcr.data.scene import Scene
@@ -29,18 +30,16 @@ _PLACES = {"DATASETS.TRAIN", "DATASETS.TEST", "PERCEPTUAL.CHECKPOINT", "OUTPUT_D
 
 
 def refuse_different_settings(cfg: CfgNode, device: torch.device) -> None:
-    """Refuse what several processes cannot train, or would train differently; nothing where there is one.
+    """Compare the processes' configurations, versions and kinds of device; nothing where there is one.
 
     Args:
         cfg: the configuration.
         device: of this process.
 
     Raises:
-        ConfigError: MODEL.NORM batch, or SOLVER.IMS_PER_BATCH has no view for each process.
-        NpcrError: the processes' configurations, versions or kinds of device differ.
+        NpcrError: they differ.
     """
-    processes, size = distributed.world_size(), cfg.SOLVER.IMS_PER_BATCH
-    if processes == 1:
+    if distributed.world_size() == 1:
         return
     values = {name: locate(cfg, name) for name in KEYS if name not in _PLACES}
     distributed.refuse_differences({
@@ -48,6 +47,20 @@ def refuse_different_settings(cfg: CfgNode, device: torch.device) -> None:
         "the version of torch": torch.__version__, "the version of numpy": np.__version__,
         "the kind of device": device.type, "whether kernels are compiled": compiled_available(),
         **{name: node[leaf] for name, (node, leaf) in values.items()}})
+
+
+def refuse_untrainable(cfg: CfgNode) -> None:
+    """Refuse what several processes cannot train as one does.
+
+    Args:
+        cfg: the configuration.
+
+    Raises:
+        ConfigError: MODEL.NORM batch, or SOLVER.IMS_PER_BATCH has no view for each process.
+    """
+    processes, size = distributed.world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if processes == 1:
+        return
     if cfg.MODEL.NORM == "batch" and cfg.MODEL.FORM == "layered":
         raise ConfigError(f"{source_of(cfg, 'MODEL.NORM')}: MODEL.NORM batch keeps running statistics, which each of "
                           f"{processes} processes would take from its own views alone; use instance or none")
@@ -75,11 +88,26 @@ def refuse_different_scenes(scene: Scene, clouds: Sequence[PointCloud]) -> None:
     distributed.refuse_differences({
         "the number of frames of the scene": len(scene.frames),
         "the number of cameras of the scene": len(scene.cameras),
-        "the checksum of the cameras": _checksum([scene.cameras.cam_to_world.numpy().tobytes(),
-                                                  scene.cameras.intrinsics.numpy().tobytes()]),
+        "the checksum of the cameras": _of_cameras(scene.cameras),
         "the checksum of the point clouds": _checksum(np.ascontiguousarray(part).tobytes() for cloud in clouds
                                                       for part in (cloud.positions, cloud.colors) if part is not None),
         "the checksum of the photographs' names and sizes": _checksum(map(_name_and_size, files))})
+
+
+def refuse_different_paths(cameras: Cameras, frame: int) -> None:
+    """Compare the processes' camera paths.
+
+    Args:
+        cameras: the path.
+        frame: of the scene that it shows, from 0.
+
+    Raises:
+        NpcrError: they differ.
+    """
+    if distributed.world_size() == 1:
+        return
+    distributed.refuse_differences({"the number of cameras of the path": len(cameras), "--frame": frame + 1,
+                                    "the checksum of the path's cameras": _of_cameras(cameras)})
 
 
 def refuse_different_weights(renderer: Renderer, step: int) -> None:
@@ -116,6 +144,10 @@ def _code() -> str:
     folder = Path(npcr.__file__).parent
     return _checksum(part for file in sorted(folder.rglob("*.py"))
                      for part in (file.relative_to(folder).as_posix().encode(), file.read_bytes()))
+
+
+def _of_cameras(cameras: Cameras) -> str:
+    return _checksum(part.cpu().contiguous().numpy().tobytes() for part in (cameras.cam_to_world, cameras.intrinsics))
 
 
 def _name_and_size(path: Path) -> bytes:

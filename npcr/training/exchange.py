@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a training tell each other in a step: gradients, losses, and whether one is to stop.
+"""What the processes that train or refine tell each other in a step: gradients, losses, and whether one is to stop.
 
 A gradient is a sum over the views of a batch, so that N processes with one view each are one process with N views. All
 gradients go in one tensor, dense: a view touches most rows of the points' tables (docs/distributed.md has figures).
@@ -32,7 +32,7 @@ class StepExchange:
 
         Args:
             parameters: those that are trained, in the same order everywhere; their gradients change.
-            losses: (B, T) float32 on the parameters' device, 0 in rows of other processes' views; changed.
+            losses: float32 on the parameters' device, of any shape, 0 where another process has the value; changed.
             stop: whether this process is to stop after the step.
 
         Returns:
@@ -48,11 +48,22 @@ class StepExchange:
                      for parameter, processes in zip(parameters, there, strict=True) if processes]
         together = torch.cat([losses.flatten(), *(gradient.flatten() for gradient in gradients)])
         self.bytes = together.numel() * together.element_size()
-        distributed.sum_over(together, self._group)
+        self.sum(together)
         sums = together.split([losses.numel(), *(gradient.numel() for gradient in gradients)])
         for into, total in zip([losses, *gradients], sums, strict=True):
             into.copy_(total.view(into.shape))
         return bool(stopping)
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all processes.
+
+        Args:
+            tensor: on the parameters' device, of the same shape everywhere; changed.
+
+        Raises:
+            LostProcessError: a process did not answer.
+        """
+        distributed.sum_over(tensor, self._group)
 
 
 def _zeros(parameter: nn.Parameter) -> Tensor:

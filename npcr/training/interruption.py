@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C while training: once to stop after the step, twice to stop at once."""
+"""Ctrl-C while training or refining: once to stop after the step, twice to stop at once."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ class StopRequest:
                 return
             raise KeyboardInterrupt
         self.made, self._since = True, time.monotonic()
-        logger.info("\nstopping after this step and writing a checkpoint (Ctrl-C again: at once, without)")
+        logger.info("\nstopping after this step or measurement, and saving (Ctrl-C again: at once, without saving)")

@@ -44,6 +44,18 @@ def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -
     return _make(cfg.SOLVER, groups)
 
 
+def trained_parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """List what an optimizer trains.
+
+    Args:
+        optimizer: of `build_optimizer`.
+
+    Returns:
+        The parameters, in the same order for the same model.
+    """
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _refuse_beyond_memory(cfg: CfgNode, renderer: Renderer, groups: list[dict[str, Any]]) -> None:
     """Gradients and the optimizer's numbers come with the first step: better to refuse before it."""
     copies = {"SGD": 2}.get(cfg.SOLVER.OPTIMIZER_NAME, 3)  # gradient and moments

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a training goes on: as RESUME says, or, after a restart by torchrun, from the newest whole checkpoint.
+"""Where a run goes on: as RESUME or --resume says, or, after a restart by torchrun, from what it wrote since.
 
-A folder may hold checkpoints of an earlier training, which a restart must not take for its own. With --max-restarts the
-first process therefore writes down which files were there when the training was launched.
+A folder may hold files of an earlier run, which a restart must not take for its own. With --max-restarts the first
+process therefore writes down which files were there when the run was launched, and when they were written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -20,7 +21,7 @@ from npcr.io.files import atomic_write, reraise_with_path
 
 logger = logging.getLogger("npcr")
 
-LAUNCH_FILE = "launch.json"  # in OUTPUT_DIR
+LAUNCH_FILE = "launch.json"  # in OUTPUT_DIR, or in the folder of a refining's log
 
 
 def epoch_to_resume(cfg: CfgNode) -> int | None:
@@ -43,18 +44,42 @@ def epoch_to_resume(cfg: CfgNode) -> int | None:
     return checkpoints.find_epoch(cfg.OUTPUT_DIR, cfg.LOAD_EPOCH, resume=True) if cfg.RESUME else None
 
 
+def there_at_launch(record: Path) -> dict[str, int] | None:
+    """Tell what was there when torchrun began.
+
+    Args:
+        record: the file of `note_launch`.
+
+    Returns:
+        What was noted then; None at the first attempt of a launch, and where that did not come so far.
+    """
+    launch = _read(record) if distributed.restarts() else {}
+    return launch["states"] if launch.get("id") == _launch_id() else None
+
+
+def note_launch(record: Path, states: Mapping[str, int]) -> None:
+    """Note what is there when a run begins, for its restarts; nothing without --max-restarts.
+
+    Args:
+        record: the file to write.
+        states: by name, when each was written.
+
+    Raises:
+        NpcrError: the file cannot be written.
+    """
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        with reraise_with_path(record), atomic_write(record, "w") as file:
+            json.dump({"id": _launch_id(), "states": dict(states)}, file)
+
+
 def _newest_since_launch(output: Path) -> int | None:
     """The newest whole checkpoint that was written since torchrun began; None at its first attempt, and without one."""
-    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+    states = {str(epoch): _written(output, epoch) for epoch in checkpoints.whole_epochs(output)}
+    before = there_at_launch(output / LAUNCH_FILE)
+    if before is None:
+        note_launch(output / LAUNCH_FILE, states)
         return None
-    launch = _read(output / LAUNCH_FILE)
-    if distributed.restarts() == 0 or launch.get("id") != _launch_id():
-        there = {str(epoch): _written(output, epoch) for epoch in checkpoints.whole_epochs(output)}
-        with reraise_with_path(output / LAUNCH_FILE), atomic_write(output / LAUNCH_FILE, "w") as file:
-            json.dump({"id": _launch_id(), "states": there}, file)
-        return None
-    new = [epoch for epoch in checkpoints.whole_epochs(output)
-           if _written(output, epoch) != launch["states"].get(str(epoch))]
+    new = [int(epoch) for epoch, written in states.items() if written != before.get(epoch)]
     logger.info("restart %d by torchrun: %s", distributed.restarts(),
                 f"going on from epoch {new[-1]}" if new else "no checkpoint was written yet; beginning as before")
     return new[-1] if new else None

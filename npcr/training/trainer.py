@@ -49,13 +49,14 @@ from npcr.training.agreement import (
     refuse_different_scenes,
     refuse_different_settings,
     refuse_different_weights,
+    refuse_untrainable,
     weights_checksum,
 )
 from npcr.training.batches import Order, samples_from
 from npcr.training.exchange import StepExchange
 from npcr.training.interruption import StopRequest
 from npcr.training.log import NoLog, TrainingLog
-from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
+from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate, trained_parameters
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, StepLosses, mean_losses, take_read
 from npcr.training.population import dropping_at, prune, relocation_at
 from npcr.training.restarts import epoch_to_resume
@@ -94,6 +95,7 @@ class Trainer:
         self.device = device
         self.output = Path(cfg.OUTPUT_DIR)
         refuse_different_settings(cfg, device)
+        refuse_untrainable(cfg)
         scene = open_scene(cfg, cfg.DATASETS.TRAIN)
         clouds: list[PointCloud] = [
             with_size(cloud, cfg.MODEL.MAX_SPLATS, (cfg.SOLVER.SEED, frame), f"frame {frame + 1}")
@@ -171,8 +173,7 @@ class Trainer:
             self.scaler.scale(terms["total"] / count).backward()
             self.result = StepResult(losses, output, sample)
         if self.exchange is not None:
-            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-            self._stop_agreed = self.exchange.add_up(parameters, shared, self.stop.made)
+            self._stop_agreed = self.exchange.add_up(trained_parameters(self.optimizer), shared, self.stop.made)
             for place, row in zip(places, shared, strict=True):
                 losses.add(dict(zip(self.loss.names, row, strict=True)), self.dataset.name(*place.view))
         self.scaler.step(self.optimizer)

@@ -10,19 +10,22 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from npcr import distributed
 from npcr.checkpoints import make_checkpoint, model_path, save_model
 from npcr.config import changed, default_config, dump_config, explicit_keys, load_config, to_dict
 from npcr.data.scene import load_clouds
 from npcr.factory import build_renderer
 from npcr.io.points import PointCloud
+from npcr.rendering.frames import render_outputs
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
-from npcr.rendering.shared_path import FOLDER, UnfinishedPath, render_shared, runs, stretch
+from npcr.rendering.shared_path import FOLDER, UnfinishedPath, render_shared, runs, shared_outputs
 from tests.scenes import default_intrinsics, orbit_poses, write_blocks, write_poses, write_tiny_scene
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "render.py"
@@ -66,9 +69,13 @@ def contents(folder: Path) -> dict[str, bytes]:
             if file.is_file() and file.name != "config.yml"}
 
 
-def test_stretches_cover_the_path_and_are_about_as_long() -> None:
+def test_stretches_cover_the_path_and_are_about_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = [1, 2, 3, 7, 8, 9, 10]
-    parts = [stretch(numbers, rank, 3) for rank in range(3)]
+    parts = []
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(distributed.stretch(numbers))
     assert [number for part in parts for number in part] == numbers
     assert {len(part) for part in parts} == {2, 3}
     assert list(runs(numbers)) == [range(1, 4), range(7, 11)]
@@ -85,10 +92,10 @@ def test_a_stopped_run_goes_on_with_what_is_missing(blend: str, models: Path, tm
     out, name = tmp_path / "stopped", "note_output" if blend == "legacy" else "note"
     note = getattr(UnfinishedPath, name)
 
-    def full_disk(self: UnfinishedPath, number: int, frame: object) -> None:
+    def full_disk(self: UnfinishedPath, number: int, *what: object) -> None:
         if number == 20:
             raise OSError(28, "No space left on device")
-        note(self, number, frame)
+        note(self, number, *what)
 
     monkeypatch.setattr(UnfinishedPath, name, full_disk)
     with pytest.raises(OSError, match="No space"):
@@ -134,24 +141,69 @@ def test_one_two_and_three_processes_write_the_same_files(models: Path, tmp_path
     assert contents(tmp_path / "3") == alone
 
 
-@pytest.mark.slow
-def test_the_views_of_an_evaluation_are_shared_out(tmp_path: Path) -> None:
-    scene = write_tiny_scene(tmp_path / "scene", cameras=5)
+def write_scored_model(folder: Path) -> Path:
+    """A folder with config.yml and a model; and a scene of five photographs, which is returned."""
+    scene = write_tiny_scene(folder / "scene", cameras=5)
     cfg = changed(default_config(), MODEL__FORM="strands", MODEL__NETWORK=False, MODEL__DEVICE="cpu",
                   INPUT__SIZE_RAW=[24, 16], INPUT__SIZE_TEST=[24, 24], DATASETS__TRAIN=str(scene),
-                  OUTPUT_DIR=str(tmp_path))
-    dump_config(cfg, tmp_path / "config.yml")
+                  OUTPUT_DIR=str(folder))
+    dump_config(cfg, folder / "config.yml")
     clouds = load_clouds(scene, 1)
-    save_model(model_path(tmp_path, 3), make_checkpoint(build_renderer(cfg, clouds), clouds, to_dict(cfg), 3))
+    save_model(model_path(folder, 3), make_checkpoint(build_renderer(cfg, clouds), clouds, to_dict(cfg), 3))
+    return scene
+
+
+def evaluate(folder: Path, processes: int, *options: str) -> None:
+    """Evaluate under torchrun; results go to a folder with the number of processes as its name."""
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+                    str(SCRIPT.with_name("evaluate.py")), "--config-file", str(folder / "config.yml"), "--output",
+                    str(folder / str(processes)), *options], check=True, env=environment())
+
+
+@pytest.mark.slow
+def test_the_views_of_an_evaluation_are_shared_out(tmp_path: Path) -> None:
+    write_scored_model(tmp_path)
     for processes in (1, 2):
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
-                        str(processes), str(SCRIPT.with_name("evaluate.py")), "--config-file",
-                        str(tmp_path / "config.yml"), "--all", "--output", str(tmp_path / str(processes))], check=True,
-                       env=environment())
+        evaluate(tmp_path, processes, "--all")
     one, two = (json.loads((tmp_path / str(n) / "evaluation.json").read_text()) for n in (1, 2))
     assert len(one["each"]) == 5
     assert two == one
     assert (tmp_path / "1" / "contact_sheet.png").read_bytes() == (tmp_path / "2" / "contact_sheet.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_frames_of_a_video_are_shared_out_and_measured_by_one(tmp_path: Path) -> None:
+    scene = write_scored_model(tmp_path)
+    for processes in (1, 2):
+        evaluate(tmp_path, processes, "--video", "--cam-pose", str(scene / "CamPose.inf"))
+    one, two = (json.loads((tmp_path / str(n) / "video.json").read_text()) for n in (1, 2))
+    for report in (one, two):
+        for path in report["paths"].values():
+            assert path.pop("seconds")["render"] > 0
+    assert two == one
+    assert list(one["paths"]) == ["path", "fine orbit", "still camera"]
+    assert contents(tmp_path / "2").keys() == contents(tmp_path / "1").keys()  # nothing unfinished is left
+    for name in ("curves.png", "slices.png"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_what_is_to_be_measured_stays_until_it_was(models: Path, tmp_path: Path) -> None:
+    """And is not rendered again; a run for pictures does not take it over."""
+    inputs = inputs_of(models)
+    with suppress(KeyboardInterrupt), shared_outputs(inputs, tmp_path) as outputs:
+        first = [(output.color, output.depth, seconds) for output, seconds in outputs]
+        raise KeyboardInterrupt
+    assert len(first) == FRAMES
+    assert UnfinishedPath(tmp_path, inputs, keep=True).is_of_this()
+    assert not UnfinishedPath(tmp_path, inputs).is_of_this()
+    with shared_outputs(inputs, tmp_path) as outputs:
+        for before, (output, seconds) in zip(first, outputs, strict=True):
+            assert torch.equal(before[0], output.color)
+            assert torch.equal(before[1], output.depth)
+            assert before[2] == seconds > 0  # noted then: it was not rendered again
+    assert not (tmp_path / FOLDER).exists()
+    rendered = [output.color for output in render_outputs(inputs.renderer, inputs.cameras, inputs.frames)]
+    assert all(torch.equal(color, kept) for color, (kept, *_) in zip(rendered, first, strict=True))
 
 
 @pytest.mark.slow
@@ -167,8 +219,8 @@ def test_a_killed_process_loses_only_unfinished_frames(models: Path, tmp_path: P
     subprocess.run(command(models, tmp_path / "whole", 0), check=True, env=environment())
     out = tmp_path / "killed"
     with subprocess.Popen(command(models, out, 2), env=environment(), stderr=subprocess.PIPE, text=True) as running:
-        end = time.monotonic() + 60
-        while len(list((out / FOLDER).glob("*.done"))) < 3 and time.monotonic() < end:
+        end = time.monotonic() + 300
+        while len(list((out / FOLDER).glob("*.done"))) < 3 and time.monotonic() < end and running.poll() is None:
             time.sleep(0.002)
         workers = [int(pid) for pid in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()]
         os.kill(workers[-1], signal.SIGKILL)

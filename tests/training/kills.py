@@ -58,7 +58,7 @@ def survives(folder: Path, moments: int, seed: int, limit: float) -> bool:
 def _kill(agent: subprocess.Popen, output: Path, moments: int, rng: random.Random, end: float) -> None:
     seen: set[int] = set()
     for number in range(moments):
-        while len(workers := [pid for pid in _children(agent.pid) if pid not in seen]) < 2:
+        while len(workers := [pid for pid in children(agent.pid) if pid not in seen]) < 2:
             if agent.poll() is not None or time.monotonic() > end:
                 return
             time.sleep(0.05)
@@ -69,7 +69,7 @@ def _kill(agent: subprocess.Popen, output: Path, moments: int, rng: random.Rando
                 return
             time.sleep(0.02)
         time.sleep(2 * rng.random())
-        ranks = {_rank(pid): pid for pid in workers}
+        ranks = {rank_of(pid): pid for pid in workers}
         if agent.poll() is None and number % 2 in ranks:
             print(f"killing process {number % 2}; epochs with a checkpoint: {len(whole_epochs(output))}", flush=True)
             try:
@@ -78,15 +78,17 @@ def _kill(agent: subprocess.Popen, output: Path, moments: int, rng: random.Rando
                 return  # the training was over before
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that a torchrun has started and that run, by their numbers in /proc."""
     try:
         children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return [child for child in children if _rank(child) is not None]
+        return [child for child in children if rank_of(child) is not None]
     except OSError:
         return []
 
 
-def _rank(pid: int) -> int | None:
+def rank_of(pid: int) -> int | None:
+    """Which of a torchrun's processes this is, from 0; None: it is none, or gone."""
     try:
         pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -78,16 +78,21 @@ def _child(environment: dict[str, str], timeout: float, answers: Any, body: Body
 
 
 def train(cfg: CfgNode) -> int:
-    """Train, the layered form with a small network; the steps that were made.
+    """Train as `train_whole`, but the layered form with a small network."""
+    with mock.patch("npcr.renderers.layered.GatedUNet", SmallNetwork):
+        return train_whole(cfg)
+
+
+def train_whole(cfg: CfgNode) -> int:
+    """Train; the steps that were made.
 
     With one thread, as in each of several processes: torch's convolutions round otherwise with two.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with mock.patch("npcr.renderers.layered.GatedUNet", SmallNetwork):
-            trainer = Trainer(cfg, torch.device("cpu"))
-            trainer.run()
+        trainer = Trainer(cfg, torch.device("cpu"))
+        trainer.run()
     finally:
         torch.set_num_threads(threads)
     return trainer.iteration

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -14,17 +17,18 @@ import torch
 from yacs.config import CfgNode
 
 from npcr.checkpoints import model_path, whole_epochs
-from npcr.config import changed
+from npcr.config import changed, dump_config
 from npcr.renderers import FORMS
 from npcr.renderers.losses import RenderLoss
 from npcr.training.trainer import Trainer
 from tests.scenes import write_tiny_scene
-from tests.training.processes import distance, run_together, train, train_together
+from tests.training.processes import distance, free_port, run_together, train, train_together, train_whole
 from tests.training.test_determinism import RANDOM, form_config
 from tests.training.test_trainer import copy_epoch, same_parameters
 
 EPOCHS = 7  # of 5 views in batches of 2: 21 steps, the third of each epoch with a view for one process only
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 MOVES = {"strands": [*RANDOM["strands"], "SOLVER.RELOCATE_EVERY", "3", "SOLVER.RELOCATE_BELOW", "0.7",
                      "MODEL.MAX_SPLATS", "90", "MODEL.WIDTH", "4", "SOLVER.PRUNE_BELOW", "0.5"]}
 
@@ -45,6 +49,33 @@ def settings(form: str, scene: Path, output: Path, *options: str) -> CfgNode:
 def test_two_processes_equal_one_bit_for_bit(form: str, scene: Path, tmp_path: Path) -> None:
     for count in (1, 2):
         assert train_together(count, settings(form, scene, tmp_path / str(count))) == [21] * count
+    assert same_parameters(model_path(tmp_path / "1", EPOCHS), model_path(tmp_path / "2", EPOCHS))
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_layered_form_s_real_network_as_one(scene: Path, tmp_path: Path) -> None:
+    options = ["SOLVER.MAX_EPOCHS", "1", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.PERIOD", "0"]
+    assert train_whole(settings("layered", scene, tmp_path / "1", *options)) == 3
+    assert run_together(2, train_whole, settings("layered", scene, tmp_path / "2", *options)) == [3, 3]
+    assert same_parameters(model_path(tmp_path / "1", 1), model_path(tmp_path / "2", 1))
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(scene: Path, tmp_path: Path) -> None:
+    """Two launchers of one process each that find each other, on one host; the second has its scene elsewhere."""
+    cfg = settings("strands", scene, tmp_path / "2", "SOLVER.TIMEOUT", "100")
+    train(changed(cfg, OUTPUT_DIR=str(tmp_path / "1")))
+    dump_config(cfg, tmp_path / "first.yml")
+    dump_config(changed(cfg, DATASETS__TRAIN=str(shutil.copytree(scene, tmp_path / "copy"))), tmp_path / "second.yml")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--rdzv-backend",
+              "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "--rdzv-id", "pair", "--local-addr", "127.0.0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    machines = [subprocess.Popen([*launch, str(ROOT / "tools" / "train.py"), "--config-file",
+                                  str(tmp_path / f"{name}.yml")], env=environment, stdout=subprocess.PIPE, text=True)
+                for name in ("first", "second")]
+    said = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0]
+    assert sorted(text.count("checkpoints, config.yml and TensorBoard log") for text in said) == [0, 1]  # the first's
     assert same_parameters(model_path(tmp_path / "1", EPOCHS), model_path(tmp_path / "2", EPOCHS))
 
 
@@ -169,7 +200,7 @@ def train_and_fail(cfg: CfgNode, rank: int, fault: str) -> int:
 def test_a_fault_of_one_process_ends_the_others(fault: str, scene: Path, tmp_path: Path) -> None:
     cfg = settings("strands", scene, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "1")
     timeout = 10.0 if fault == "hangs" else 200.0
-    survivors = 2 if fault == "full disk" else 1
+    survivors = 1 if fault == "hangs" else 2  # whoever dies has ended, too
     first, second = run_together(2, train_and_fail, cfg, [0, 1], fault, timeout=timeout, survivors=survivors)
     lost = "LostProcessError: another process has ended or does not answer"
     if fault == "full disk":
