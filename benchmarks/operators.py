@@ -48,7 +48,7 @@ from npcr.training.optimizers import build_optimizer  # noqa: E402
 KINDS = ("computing", "host", "other", "kernels")
 COLUMNS = ("what", "place", *KINDS)
 _HOST = ("aten.lift_fresh", "aten._local_scalar_dense")
-_ALLOCATIONS = ("aten.empty", "aten.new_empty")
+_WITHOUT_KERNELS = ("aten.empty", "aten.new_empty", "aten.detach_")  # and whatever returns a view
 _FOR_OTHERS = ("ops/native.py", "ops/memory.py", "renderers/acceleration.py")  # allocate and run what others ask for
 _MADE_OF_OTHERS = "CompositeImplicitAutograd"  # which without gradients comes here whole
 _PACKAGE = ROOT / "npcr"
@@ -85,7 +85,7 @@ def _kind(function: Any) -> str:
     if name.startswith(_HOST):
         return "host"
     looks = any(alias is not None and not alias.is_write for alias in aliases)
-    return "other" if looks or name.startswith(_ALLOCATIONS) else "computing"
+    return "other" if looks or name.startswith(_WITHOUT_KERNELS) else "computing"
 
 
 def _place() -> str:
