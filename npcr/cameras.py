@@ -22,7 +22,7 @@ class Cameras:
     """B pinhole cameras that share one image size."""
 
     cam_to_world: Tensor  # (B, 4, 4) float32
-    intrinsics: Tensor  # (B, 3, 3) float32, in pixels of `size`
+    intrinsics: Tensor  # (B, 3, 3) float32, in pixels of `size`, upper triangular, last row 0 0 1
     size: tuple[int, int]  # (width, height)
 
     def __post_init__(self) -> None:
@@ -36,11 +36,12 @@ class Cameras:
         return self.cam_to_world.shape[0]
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Cameras:
-        """Return a sub-batch; an integer gives a batch of one."""
+        """Return a sub-batch, a view where the index is no list; an integer gives a batch of one."""
         if isinstance(index, int):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"camera {index} of {len(self)}")
-            index = [index]
+            index %= len(self)
+            index = slice(index, index + 1)  # no list: a GPU would wait for it to be copied
         return Cameras(self.cam_to_world[index], self.intrinsics[index], self.size)
 
     def to(self, device: torch.device | str) -> Cameras:
@@ -96,25 +97,8 @@ def concatenate(cameras: list[Cameras]) -> Cameras:
                    torch.cat([one.intrinsics for one in cameras]), cameras[0].size)
 
 
-def pixel_grid(size: tuple[int, int], device: torch.device | str = "cpu", box: Box | None = None) -> Tensor:
-    """Return the coordinates of all pixel centers, which are integers.
-
-    Args:
-        size: (width, height).
-        device: of the result.
-        box: the pixels that are wanted; None: all.
-
-    Returns:
-        (H, W, 2) float32, (x, y).
-    """
-    left, top, right, bottom = (0, 0, *size) if box is None else box
-    y, x = torch.meshgrid(torch.arange(top, bottom, device=device, dtype=torch.float32),
-                          torch.arange(left, right, device=device, dtype=torch.float32), indexing="ij")
-    return torch.stack([x, y], dim=-1)
-
-
 def camera_rays(cameras: Cameras, box: Box | None = None) -> Tensor:
-    """Return the ray through each pixel center, R K^-1 [x, y, 1].
+    """Return the ray through each pixel center, R K^-1 [x, y, 1], integer x and y.
 
     Args:
         cameras: B cameras.
@@ -123,12 +107,15 @@ def camera_rays(cameras: Cameras, box: Box | None = None) -> Tensor:
     Returns:
         (B, H, W, 3) float32 directions in world axes, of camera-space z 1.
     """
-    device = cameras.intrinsics.device
-    grid = pixel_grid(cameras.size, device, box)
-    homogeneous = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1)  # (H, W, 3)
-    # `inv` would wait for a GPU, to say whether the matrix is singular; intrinsics are not.
-    to_world = cameras.cam_to_world[:, :3, :3] @ torch.linalg.inv_ex(cameras.intrinsics).inverse  # (B, 3, 3)
-    return torch.einsum("bij,hwj->bhwi", to_world, homogeneous)
+    left, top, right, bottom = (0, 0, *cameras.size) if box is None else box
+    rotation, intrinsics = cameras.cam_to_world[:, :3, :3], cameras.intrinsics
+    device = intrinsics.device
+    x = torch.arange(left, right, device=device, dtype=torch.float32).view(-1, 1)
+    y = torch.arange(top, bottom, device=device, dtype=torch.float32).view(-1, 1, 1)
+    # R K^-1: K being triangular, a GPU needs no LU decomposition, in many small kernels, for it.
+    to_world = torch.linalg.solve_triangular(intrinsics, rotation, upper=True, left=False)  # (B, 3, 3)
+    by_x, by_y, origin = to_world.mT.view(-1, 3, 1, 1, 3).unbind(1)
+    return torch.addcmul(torch.addcmul(origin, by_y, y), by_x, x)
 
 
 def view_directions(cameras: Cameras, legacy: bool = False, box: Box | None = None) -> Tensor:
@@ -143,9 +130,11 @@ def view_directions(cameras: Cameras, legacy: bool = False, box: Box | None = No
         (B, 3, H, W) float32, in world axes.
     """
     rays = camera_rays(cameras, box)
-    if legacy:
-        rays = rays + cameras.cam_to_world[:, None, None, :3, 3]
-    return torch.nn.functional.normalize(rays, dim=-1).permute(0, 3, 1, 2)
+    if legacy:  # a sum that may be 0, and then stays 0
+        directions = torch.nn.functional.normalize(rays + cameras.cam_to_world[:, None, None, :3, 3], dim=-1)
+    else:
+        directions = rays / torch.linalg.vector_norm(rays, dim=-1, keepdim=True)
+    return directions.permute(0, 3, 1, 2)
 
 
 def unproject(depth: Tensor, cameras: Cameras) -> Tensor:

@@ -61,9 +61,41 @@ def test_directions_are_unit_rays_and_legacy_adds_the_center() -> None:
     torch.testing.assert_close(legacy, torch.nn.functional.normalize(shifted, dim=-1))
 
 
+def test_rays_of_a_skewed_camera_and_their_gradients() -> None:
+    """As of R K^-1 [x, y, 1] in float64."""
+    cameras = random_cameras()
+    cameras.intrinsics[:, 0, 1] = 3.5
+    weights = torch.rand(3, 20, 30, 3, generator=torch.Generator().manual_seed(1))
+
+    def gradients(rays: torch.Tensor, *of: torch.Tensor) -> list[torch.Tensor]:
+        return [grad.triu() if grad.shape[1] == 3 else grad
+                for grad in torch.autograd.grad((rays * weights).sum(), of)]  # below K's diagonal nothing can change
+
+    pose, intrinsics = (x.double().requires_grad_() for x in (cameras.cam_to_world, cameras.intrinsics))
+    pixels = torch.from_numpy(np.stack([*np.meshgrid(np.arange(30.0), np.arange(20.0)), np.ones((20, 30))], -1))
+    expected = torch.einsum("bij,hwj->bhwi", pose[:, :3, :3] @ torch.linalg.inv(intrinsics), pixels)
+    moved = Cameras(*(x.float().detach().requires_grad_() for x in (pose, intrinsics)), cameras.size)
+    rays = camera_rays(moved)
+    torch.testing.assert_close(rays.double(), expected, rtol=1e-5, atol=1e-6)
+    for grad, wanted in zip(gradients(rays, moved.cam_to_world, moved.intrinsics),
+                            gradients(expected, pose, intrinsics), strict=True):
+        torch.testing.assert_close(grad.double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+    torch.testing.assert_close(camera_rays(cameras, (4, 3, 11, 20)), camera_rays(cameras)[:, 3:20, 4:11])
+
+
+def test_a_legacy_direction_that_is_0_stays_0() -> None:
+    camera = Cameras(torch.eye(4)[None].clone(), torch.tensor([[[8.0, 0, 5], [0, 8, 4], [0, 0, 1]]]), (11, 9))
+    camera.cam_to_world[:, 2, 3] = -1  # a unit before the origin, which the ray of pixel (5, 4) meets
+    directions = view_directions(camera, legacy=True)[0]
+    assert (directions[:, 4, 5] == 0).all()
+    assert directions.isfinite().all()
+
+
 def test_batches() -> None:
     cameras = random_cameras()
     assert len(cameras[1]) == 1
+    assert torch.equal(cameras[-1].cam_to_world, cameras.cam_to_world[2:])
+    assert torch.equal(cameras[[2, 0]].intrinsics, cameras.intrinsics[[2, 0]])
     assert len(cameras[1:]) == 2
     assert torch.equal(concatenate([cameras[0], cameras[1:]]).cam_to_world, cameras.cam_to_world)
     identity = cameras.world_to_cam @ cameras.cam_to_world

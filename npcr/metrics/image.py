@@ -75,11 +75,11 @@ def ssim(image: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
         # The five moments that SSIM is made of; those of a target alone need no gradient.
         mean_x, xx, xy = _Filter.apply(torch.stack([x, x * x, x * y]), window, 0)
         mean_y, yy = _Filter.apply(torch.stack([y, y * y]), window, 0)
-        variance_x, variance_y = xx - mean_x**2, yy - mean_y**2
-        covariance = xy - mean_x * mean_y
+        mean_xx, mean_yy, mean_xy = mean_x * mean_x, mean_y * mean_y, mean_x * mean_y
+        variances, covariance = (xx - mean_xx) + (yy - mean_yy), xy - mean_xy
         c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
-        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-        contrast_structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+        luminance = (2 * mean_xy + c1) / (mean_xx + mean_yy + c1)
+        contrast_structure = (2 * covariance + c2) / (variances + c2)
         return (luminance * contrast_structure).flatten(1).mean(1)
 
 
@@ -139,8 +139,8 @@ def _gaussian(largest: int, device: torch.device) -> Tensor:
     size = largest - (largest + 1) % 2
     sigma = SSIM_SIGMA * size / SSIM_WINDOW
     offsets = range(-(size // 2), size // 2 + 1)
-    weights = to_device(torch.tensor([math.exp(-(i**2) / (2 * sigma**2)) for i in offsets]), device)
-    return weights / weights.sum()
+    weights = torch.tensor([math.exp(-(i**2) / (2 * sigma**2)) for i in offsets])
+    return to_device(weights / weights.sum(), device)
 
 
 class _Filter(torch.autograd.Function):

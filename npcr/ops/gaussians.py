@@ -119,7 +119,7 @@ class _ProjectGaussians(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        tensors = [tensor.detach().contiguous() for tensor in arguments[:6]]
+        tensors = [tensor.contiguous() for tensor in arguments[:6]]
         ellipses = native_gaussians.project(*tensors, *arguments[6:])
         ctx.save_for_backward(*tensors, ellipses)
         ctx.settings = arguments[6:]
@@ -142,7 +142,7 @@ class _CompositeGaussians(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ellipses: Tensor, values: Tensor,  # type: ignore[override]
                 size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        ellipses, values = ellipses.detach().contiguous(), values.detach().contiguous()
+        ellipses, values = ellipses.contiguous(), values.contiguous()
         image, mean_depth, ctx.visibility = native_gaussians.composite(ellipses, values, size)
         ctx.save_for_backward(ellipses, values)
         ctx.mark_non_differentiable(mean_depth)

@@ -107,7 +107,7 @@ class _ViewColors(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, origin: Tensor, constant: Tensor,  # type: ignore[override]
                 others: Tensor) -> Tensor:
-        tensors = [tensor.detach().contiguous() for tensor in (points, origin, constant, others)]
+        tensors = [tensor.contiguous() for tensor in (points, origin, constant, others)]
         colors = empty((len(points), 3), points.device)
         run(pcpr_ext.Harmonics(**_seen(tensors[0], tensors[1], others), constant=tensors[2].data_ptr(),
                                others=tensors[3].data_ptr(), colors=colors.data_ptr()), points.device)

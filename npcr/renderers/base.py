@@ -330,6 +330,18 @@ def check_point_rows(state: Mapping[str, Tensor], clouds: Sequence[Tensor], sour
                                   f"{len(cloud)} rows")
 
 
+def stack(images: Sequence[Tensor]) -> Tensor:
+    """Stack images as a batch; a single one is not copied.
+
+    Args:
+        images: at least one; all of one shape.
+
+    Returns:
+        (B, ...).
+    """
+    return images[0][None] if len(images) == 1 else torch.stack(list(images))
+
+
 def unit_colors(clouds: Sequence[PointCloud]) -> list[Tensor]:
     """Colors of clouds as numbers from 0 to 1.
 

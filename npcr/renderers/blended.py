@@ -23,6 +23,7 @@ from npcr.renderers.base import (
     RenderOutput,
     check_feature_rows,
     network_groups,
+    stack,
     unit_colors,
 )
 from npcr.renderers.patches import Patch
@@ -152,7 +153,7 @@ class BlendedRenderer(Renderer):
             fragments = self._project(cameras, frame)
             composed = [self._compose(cameras[i], Fragments(*(part[i:i + 1] for part in fragments)), frame)
                         for i in range(len(cameras))]
-        values, alpha, depth = (torch.stack(parts) for parts in zip(*composed, strict=True))
+        values, alpha, depth = (stack(parts) for parts in zip(*composed, strict=True))
         rgba = torch.cat([values[:, :3], alpha[:, None]], dim=1)
         if self.finishing:
             directions = view_directions(cameras) * alpha[:, None]

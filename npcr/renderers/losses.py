@@ -192,7 +192,7 @@ class RenderLoss(nn.Module):
         mask = roi if self.everywhere else roi * ((depth[:, None] + target_alpha) > 0)
         rgb, target_rgb, alpha = rgb * mask, target_rgb * mask, alpha * roi
         both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
-        terms = {"mse": F.mse_loss(both, target_both)}
+        terms = {"mse": self._if_weighted("mse", lambda: F.mse_loss(both, target_both))}
         if self.weights["l1"]:
             terms["l1"] = F.l1_loss(both, target_both)
         terms["gradient"] = self._if_weighted("gradient", lambda: F.mse_loss(

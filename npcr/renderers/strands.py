@@ -26,6 +26,7 @@ from npcr.renderers.base import (
     SplatRenderer,
     check_point_rows,
     network_groups,
+    stack,
     unit_colors,
 )
 from npcr.renderers.patches import Patch
@@ -166,12 +167,12 @@ class StrandsRenderer(SplatRenderer):
         """As `Renderer.forward`."""
         with torch.autocast(cameras.cam_to_world.device.type, enabled=False):
             images, depths = zip(*(self._composite(cameras[i], frame) for i in range(len(cameras))), strict=True)
-        values, depth = torch.stack(images).movedim(-1, 1), torch.stack(depths)
-        rgba = torch.cat([values[:, :3], values[:, -1:]], dim=1)
+        values, depth = stack(images).movedim(-1, 1), stack(depths)
+        color, _, alpha = values.split([3, values.shape[1] - 4, 1], dim=1)
+        rgba = torch.cat([color, alpha], dim=1)
         if self.has_network and self.finishing:
-            directions = view_directions(cameras) * values[:, -1:]
-            rgba = rgba + self.run_network(torch.cat([values, directions], dim=1)).float()
-        return RenderOutput(rgba[:, :3], rgba[:, 3:], depth, rgba[:, None], depth[:, None])
+            rgba = rgba + self.run_network(torch.cat([values, view_directions(cameras) * alpha], dim=1)).float()
+        return RenderOutput(*rgba.split([3, 1], dim=1), depth, rgba[:, None], depth[:, None])
 
     def gaussians(self, frame: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return a frame's Gaussians as training has made them.
@@ -285,17 +286,16 @@ class StrandsRenderer(SplatRenderer):
     def _project(self, camera: Cameras, frame: int) -> tuple[Tensor, Tensor]:
         """(N, 8) ellipses and (N, C) color and features of one camera."""
         means, strands, widths, opacities = self.gaussians(frame)
-        dropping, degree = self.dropping if self.training else None, self.degree
+        shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
+        dropping = self.dropping if self.training else None
         if dropping is not None:
             if dropping.splats:
                 opacities = opacities * kept_share(means.detach(), self.spacing[frame], dropping)
-            degree = harmonic_degree(degree, dropping)
+            shades = shades[:, :(harmonic_degree(self.degree, dropping) + 1)**2 - 1]
         pose = camera.cam_to_world[0]
         ellipses = project_gaussians(means, strands, widths, opacities, pose, camera.intrinsics[0], camera.size,
                                      backend=self.backend)
-        shades = self.shades[frame] if self.degree else self.colors[frame][:, :0]
-        values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades[:, :(degree + 1)**2 - 1],
-                             backend=self.backend)
+        values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades, backend=self.backend)
         if self.has_network and self.finishing:
             values = torch.cat([values, self.features[frame]], dim=1)
         return ellipses, values

@@ -90,10 +90,11 @@ def render_outputs(renderer: Renderer, cameras: Cameras, frame: int | Sequence[i
         OutOfMemoryError: the memory does not suffice.
     """
     renderer.eval()
+    cameras = cameras.to(renderer.device)  # at once: each frame's would be copies of their own
     frames = [frame] * len(cameras) if isinstance(frame, int) else frame
     for index in range(len(cameras)):
         with torch.inference_mode(), explain_out_of_memory("rendering", cameras.size, _LESS_MEMORY):
-            output = render_pictures(renderer, cameras[index].to(renderer.device), frames[index])
+            output = render_pictures(renderer, cameras[index], frames[index])
         yield output
 
 
@@ -145,12 +146,13 @@ def finish_frames(outputs: Iterable[RenderOutput], cameras: Cameras, device: tor
     Yields:
         A frame for each camera, in the same order.
     """
+    cameras = cameras.to(device)
     pending: deque[RenderOutput] = deque()  # of frames that are not yielded yet: a blender may read ahead
 
     def rendered_frames() -> Iterator[RenderedFrame]:
         for index, output in enumerate(outputs):
             pending.append(output)
-            yield frame_from_output(output, cameras[index].to(device))
+            yield frame_from_output(output, cameras[index])
 
     ahead = 1 if device.type == "cuda" else 0
     copies: deque[HostCopy] = deque()
@@ -218,9 +220,9 @@ def _over_gray(rgba: Tensor, gray: float) -> Tensor:
 
 def _straight_bytes(rgba: Tensor) -> Tensor:
     """Premultiplied (B, 4, H, W) to bytes of straight alpha; black where alpha is not above 0."""
-    alpha = rgba[:, 3:]
-    color = (rgba[:, :3] / alpha.clamp_min(1e-12)).masked_fill_(~(alpha > 0), 0)
-    return torch.cat([_to_bytes(color), _to_bytes(alpha.clone())], dim=1)
+    straight, alpha = rgba.clone(), rgba[:, 3:]
+    straight[:, :3].div_(alpha.clamp_min(1e-12)).masked_fill_(~(alpha > 0), 0)
+    return _to_bytes(straight)
 
 
 def _to_bytes(image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from npcr.camera_paths import look_at
-from npcr.cameras import Cameras, pixel_grid, project
+from npcr.cameras import Cameras, project
 from npcr.synthetic.hair.bodies import Body
 from npcr.synthetic.hair.meshes import sphere_mesh
 from npcr.synthetic.hair.rendering import HairRenderer, Intrinsics, write_model
@@ -16,6 +16,7 @@ from npcr.synthetic.hair.strands import Strands, to_splines
 pytest.importorskip("mitsuba", reason="mitsuba is not installed: pip install 'npcr[hair]'")
 
 SIZE = (28, 24)
+PIXELS = np.stack(np.meshgrid(np.arange(SIZE[0]), np.arange(SIZE[1])), -1)  # (H, W, 2) their centers
 INTRINSICS = Intrinsics(*SIZE, focal=52.0)
 POSE = look_at([1.0, -4.0, 1.5], [0.05, 0.0, 0.1])
 SPOTS = np.array([[-0.5, 0.2, 0.4], [0.6, -0.3, -0.2], [0.1, 0.3, -0.45]])
@@ -51,7 +52,7 @@ def test_positions_project_onto_the_pixels_that_saw_them(renderer):
     hit = geometry.depth > 0
     assert 0.1 < hit.mean() < 0.9
     pixels, depth = project(torch.from_numpy(geometry.position[hit])[None], cameras())
-    np.testing.assert_allclose(pixels[0], pixel_grid(SIZE).numpy()[hit], atol=2e-3)
+    np.testing.assert_allclose(pixels[0], PIXELS[hit], atol=2e-3)
     np.testing.assert_allclose(depth[0], geometry.depth[hit], atol=1e-4)
     assert np.isnan(geometry.position[~hit]).all()
 
@@ -78,7 +79,7 @@ def test_photographs_show_things_where_they_project(tmp_path):
         write_model(folder, Body(mesh, np.ones(len(mesh.quads))), dots(np.array([[0, 0, 5.0]])))
         alpha = HairRenderer(folder, Intrinsics(*SIZE, 52.0)).render(POSE, 0, 400)[..., 3]
         assert alpha.sum() > 3  # wide enough for its middle to mean something
-        seen = (alpha[..., None] * pixel_grid(SIZE).numpy()).sum((0, 1)) / alpha.sum()
+        seen = (alpha[..., None] * PIXELS).sum((0, 1)) / alpha.sum()
         expected = project(torch.from_numpy(spot[None, None]).float(), cameras())[0][0, 0].numpy()
         np.testing.assert_allclose(seen, expected, atol=0.05)
 
