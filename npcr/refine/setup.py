@@ -61,7 +61,7 @@ def build_run(inputs: PathInputs, destination: Path) -> RefineRun:
     _refuse_differences(inputs, scene)
     clips = _build_clips(inputs)
     scheme: Scheme = _build_steady_refiner(inputs, clips, scene) if steady else _build_path_refiner(inputs)
-    _report_sharing(scheme, min(cfg.REFINE.WINDOW, len(inputs.cameras)))
+    _report_sharing(scheme, len(clips.draw(np.random.default_rng(0))))
     settings = RunSettings(cfg.REFINE.PASSES, cfg.REFINE.PSNR_DROP if steady else math.inf,
                            cfg.REFINE.PATIENCE if steady else 0, _identity(inputs))
     return RefineRun(scheme, _build_validator(inputs, clips, scene), settings, source=load_model(inputs.checkpoint),

@@ -222,9 +222,15 @@ def shared_outputs(inputs: PathInputs, output: Path) -> Iterator[Iterator[tuple[
         LostProcessError: another process has ended.
     """
     unfinished = UnfinishedPath(output, inputs, keep=True)
-    _keep_outputs(unfinished, _begin(unfinished))
-    distributed.barrier()
-    yield unfinished.outputs(inputs.renderer.device) if distributed.is_writer() else iter(())
+    mine = _begin(unfinished)
+    try:
+        _keep_outputs(unfinished, mine)
+        distributed.barrier()
+        yield unfinished.outputs(inputs.renderer.device) if distributed.is_writer() else iter(())
+    except BaseException:  # Ctrl-C, a full disk, a process that is gone
+        logger.info("%s: %d of %d frames are rendered and kept; the same command goes on with them", output,
+                    len(inputs.cameras) - len(unfinished.missing()), len(inputs.cameras))
+        raise
     if distributed.is_writer():
         unfinished.remove()
     distributed.barrier()

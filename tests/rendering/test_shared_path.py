@@ -187,13 +187,16 @@ def test_the_frames_of_a_video_are_shared_out_and_measured_by_one(tmp_path: Path
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
-def test_what_is_to_be_measured_stays_until_it_was(models: Path, tmp_path: Path) -> None:
+def test_what_is_to_be_measured_stays_until_it_was(models: Path, tmp_path: Path,
+                                                   caplog: pytest.LogCaptureFixture) -> None:
     """And is not rendered again; a run for pictures does not take it over."""
     inputs = inputs_of(models)
+    caplog.set_level(logging.INFO, logger="npcr")
     with suppress(KeyboardInterrupt), shared_outputs(inputs, tmp_path) as outputs:
         first = [(output.color, output.depth, seconds) for output, seconds in outputs]
         raise KeyboardInterrupt
     assert len(first) == FRAMES
+    assert f"{FRAMES} of {FRAMES} frames are rendered and kept; the same command goes on with them" in caplog.text
     assert UnfinishedPath(tmp_path, inputs, keep=True).is_of_this()
     assert not UnfinishedPath(tmp_path, inputs).is_of_this()
     with shared_outputs(inputs, tmp_path) as outputs:
