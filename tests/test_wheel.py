@@ -71,7 +71,7 @@ class Installed:
 
 
 def _outside() -> dict[str, str]:
-    """The environment's variables but for compilers and the way to the clone, which pip takes for installed."""
+    """The environment's variables but for compilers, and the way to the clone, which pip takes for installed."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CXX", "CUDA_HOME")}
 
 

@@ -57,12 +57,12 @@ def main(arguments: Sequence[str]) -> None:
         raise SceneError(f"--views is {args.views}; it must be at least 1")
     folder, cfg = _scene(args.scene)
     data = load_scene_data(folder, frame=args.frame, mask=cfg.DATASETS.MASK if cfg else None,
-                           progress=_progress_bar("reading"))
+                           progress=_progress_bar("reading", "photograph"))
     values = {} if cfg is None else {"size_raw": cfg.INPUT.SIZE_RAW, "near_far_size": cfg.INPUT.NEAR_FAR_SIZE,
                                      "size_test": cfg.INPUT.SIZE_TEST}
-    report = check_scene(data, progress=_progress_bar("checking"), **values)
+    report = check_scene(data, progress=_progress_bar("checking", "try"), **values)
     images = write_images(args.output or folder / "check", data, args.views,
-                          progress=_progress_bar("pictures")) if args.pictures else []
+                          progress=_progress_bar("pictures", "picture")) if args.pictures else []
     if args.json:
         print(json.dumps({**dataclasses.asdict(report), "pictures": [str(p) for p in images]}, indent=1,
                          allow_nan=False))
@@ -90,5 +90,5 @@ def _scene(path: Path) -> tuple[Path, CfgNode | None]:
     return scene_folder(cfg), cfg
 
 
-def _progress_bar(name: str) -> Progress:
-    return titled(name, delay=1, leave=False)
+def _progress_bar(name: str, unit: str) -> Progress:
+    return titled(name, unit=unit, delay=1, leave=False)
