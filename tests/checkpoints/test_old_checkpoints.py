@@ -26,6 +26,9 @@ DATA = Path(__file__).with_name("data")
 MODEL = DATA / "nr_model_3.pth"
 SIZE = (32, 24)
 TOLERANCE = 1e-5
+# Random weights amplify rounding: with and without kernels, and on two processors, pictures differ by 1e-3 of the
+# largest number.
+LAYERED_TOLERANCE = 3e-3
 
 
 def camera() -> Cameras:
@@ -88,7 +91,8 @@ def test_the_layered_model_renders_as_it_did(expected: dict[str, Tensor], legacy
     renderer.load_state_dict(seeded_state(shapes))
     wanted = expected[f"layered_{'legacy' if legacy else 'default'}_rgba"]
     assert wanted.abs().max() > 1
-    torch.testing.assert_close(rgba(renderer), wanted, atol=TOLERANCE * float(wanted.abs().max()), rtol=0)
+    tolerance = LAYERED_TOLERANCE * float(wanted.abs().max())
+    torch.testing.assert_close(rgba(renderer), wanted, atol=tolerance, rtol=0)
 
 
 def seeded_state(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
