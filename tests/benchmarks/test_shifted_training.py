@@ -76,8 +76,7 @@ def test_a_variant_is_trained_its_way(tmp_path: Path) -> None:
     pytest.importorskip("flip_evaluator", reason="flip-evaluator is not installed")
     made = make_study(tmp_path)
     small = {"MODEL.WIDTH": 4, "DATASETS.SHIFT": 1}
-    results = [run(Job(made, Variant(name, small, shifted=name), 0)) for name in ("cubic", "blur")]
-    assert [result["settings"]["shifted"] for result in results] == ["cubic", "blur"]
+    assert run(Job(made, Variant("cubic", small, shifted="cubic"), 0))["settings"]["shifted"] == "cubic"
     unknown = Job(made, Variant("other", small, shifted="sideways"), 0)
     with pytest.raises(Exception, match="sideways: no such way of shifting"):
         run(unknown)

@@ -81,7 +81,7 @@ def weights(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize(("published", "length", "processes"), [
     (False, 2, 2), (True, 2, 2), *(pytest.param(*each, marks=pytest.mark.slow)
-                                   for each in ((False, 3, 2), (False, 2, 4), (True, 2, 4)))])
+                                   for each in ((False, 3, 2), (False, 2, 4)))])
 def test_processes_refine_as_one(published: bool, length: int, processes: int, tmp_path: Path) -> None:
     """Two with a clip of two frames bit for bit; else sums come in another order. A path of 6 has 5 frames to share."""
     alone = refine(tmp_path / "1", published, length)
@@ -126,10 +126,9 @@ def refine_scene(config: Path, scene: Path, result: Path, scheme: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["strands", "blended"])
-def test_processes_refine_a_scene_as_one(form: str, tmp_path: Path) -> None:
+def test_processes_refine_a_scene_as_one(tmp_path: Path) -> None:
     scene = write_tiny_scene(tmp_path / "scene", cameras=6, size=(48, 40))
-    train(form_config(form, scene, tmp_path, "SOLVER.MAX_EPOCHS", "1", "INPUT.SIZE_RAW", "[48, 40]", "INPUT.SIZE_TEST",
+    train(form_config("strands", scene, tmp_path, "SOLVER.MAX_EPOCHS", "1", "INPUT.SIZE_RAW", "[48, 40]", "INPUT.SIZE_TEST",
                       "[48, 40]", "DATASETS.HOLDOUT_EVERY", "3", "REFINE.PASSES", "2", "REFINE.STEPS", "6",
                       "REFINE.PATIENCE", "0", "REFINE.PSNR_DROP", "100", "LOSS.PERCEPTUAL", "0", "LOSS.MSE", "1"))
     for scheme in ("steady", "published"):
