@@ -172,7 +172,8 @@ class StrandsRenderer(SplatRenderer):
         rgba = torch.cat([color, alpha], dim=1)
         if self.has_network and self.finishing:
             rgba = rgba + self.run_network(torch.cat([values, view_directions(cameras) * alpha], dim=1)).float()
-        return RenderOutput(*rgba.split([3, 1], dim=1), depth, rgba[:, None], depth[:, None])
+        color, alpha = rgba.split([3, 1], dim=1)
+        return RenderOutput(color, alpha, depth, rgba[:, None], depth[:, None])
 
     def gaussians(self, frame: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return a frame's Gaussians as training has made them.
