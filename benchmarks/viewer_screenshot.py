@@ -36,12 +36,13 @@ def main() -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=[
             "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
-        page = browser.new_page(viewport={"width": 960, "height": 600})
+        page = browser.new_page(viewport={"width": 1160, "height": 620})
         page.goto(app.address)
         page.get_by_role("button", name="Add keyframe here").click(timeout=60_000)
         page.get_by_role("button").and_(page.locator(".mantine-Notification-closeButton")).click()
         save(page, args.output / "viewer.jpg")
-        page.get_by_label("Cameras over it").click()
+        page.get_by_label("Show cameras").click()
+        page.get_by_label("Show cloud").click()
         page.mouse.move(350, 300)
         page.mouse.wheel(0, 1500)  # away, until cameras are seen
         save(page, args.output / "viewer_cameras.jpg")

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
 import threading
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +46,11 @@ class Settings:
     largest: int = 1024  # pixels of a full frame's longer side at most
 
 
+def _unsaid() -> contextlib.AbstractContextManager[object]:
+    """Keep back what viser prints of itself: commands say the address, in one way."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
 class ViewerApp:
     """The viewer's server, from its making until `stop`.
 
@@ -67,7 +75,10 @@ class ViewerApp:
         self._lock = threading.Lock()
         self.scheduler: FrameScheduler[View] = FrameScheduler(self._render, self._say)
         logging.getLogger("websockets").setLevel(logging.WARNING)  # else each browser that comes and goes is a line
-        self.server = viser.ViserServer(host=host, port=port, label="NPCR", verbose=False)
+        warnings.filterwarnings("ignore", "Queued a .* on a closed connection")  # it has gone with its frame in work
+        with _unsaid():
+            self.server = viser.ViserServer(host=host, port=port, label="NPCR", verbose=False)
+        self.server.gui.configure_theme(show_share_button=False)  # a click would open the server to all the world
         up = -settings.pose[:3, 1]
         self.server.scene.set_up_direction(tuple(up))
         camera = self.server.initial_camera
@@ -91,7 +102,8 @@ class ViewerApp:
         """Close the server."""
         self.film.cancel()
         self.scheduler.stop()
-        self.server.stop()
+        with _unsaid():
+            self.server.stop()
 
     def editor(self) -> PathEditor:
         """Make an empty path for a browser."""

@@ -105,7 +105,7 @@ class Browser:
         for control in filter(None, (self._mode, self._background, self._gray, self._frame)):
             control.on_update(lambda _: self.ask())
         self._fov.on_update(lambda _: self._set_fov())
-        self._cloud = gui.add_checkbox("Cloud over it", False, hint="the points of this frame, hidden by nothing")
+        self._cloud = gui.add_checkbox("Show cloud", False, hint="the points of this frame, hidden by nothing")
         self._cloud.on_update(lambda _: self._guarded(self._draw_cloud))
         if self._frame is not None:
             self._frame.on_update(lambda _: self._guarded(self._draw_cloud))
@@ -115,7 +115,7 @@ class Browser:
         gui, views = self._client.gui, self._app.views
         assert views is not None
         with gui.add_folder("Photographs"):
-            cameras = gui.add_checkbox("Cameras over it", False, hint="a click on one jumps there and chooses it; "
+            cameras = gui.add_checkbox("Show cameras", False, hint="a click on one jumps there and chooses it; "
                                        "orange: of training, blue: held out")
             cameras.on_update(lambda _: self._draw_cameras(bool(cameras.value)))
             self._camera = gui.add_slider("Camera", 1, len(views), 1, 1)
@@ -139,9 +139,9 @@ class Browser:
             self._name = gui.add_text("Name", "path")
             self._button("Save path", self._save)
             upload = gui.add_upload_button("Load path (.json)", mime_type="application/json")
-            upload.on_upload(lambda _: self._guarded(lambda: self._load(upload.value.content)))
+            upload.on_upload(lambda _: self._guarded(lambda: self._load(upload.value.name, upload.value.content)))
             self._button("Render this path", self._film)
-            self._button("Cancel rendering", self._app.film.cancel)
+            self._button("Cancel rendering", self._cancel)
             self._progress = gui.add_progress_bar(0.0, visible=False)
         self._summarize()
 
@@ -160,7 +160,7 @@ class Browser:
 
     def _summarize(self) -> None:
         editor = self._editor
-        self._summary.content = (f"{len(editor.keyframes)} keyframes · {editor.seconds:.1f} s · "
+        self._summary.content = (f"{_counted(len(editor.keyframes), 'keyframe')} · {editor.seconds:.1f} s · "
                                  f"{editor.size[0]}×{editor.size[1]}, {editor.fps:g} fps")
 
     def _set_fov(self) -> None:
@@ -237,13 +237,17 @@ class Browser:
             self._playing.clear()
             return
         self._editor.at(0)  # says that there is no keyframe
+        if not self._editor.seconds:
+            raise NpcrError("a path of one keyframe stands still; go to another view, and press Add keyframe here")
         self._playing.set()
         start, end = time.monotonic(), self._editor.seconds
-        while self._playing.is_set() and (seconds := time.monotonic() - start) <= end:
-            self._show(self._editor.at(seconds))
-            time.sleep(0.04)
-        self._playing.clear()
-        self.ask()
+        try:
+            while self._playing.is_set() and (seconds := time.monotonic() - start) <= end:
+                self._show(self._editor.at(seconds))
+                time.sleep(0.04)
+        finally:  # its keyframes may have been deleted
+            self._playing.clear()
+            self.ask()
 
     def _show(self, frame: PathFrame) -> None:
         moment = frames_of_times([frame.time], self._app.engine.renderer.frames)[0]
@@ -255,11 +259,14 @@ class Browser:
         self.note("Saved", ", ".join(map(str, files)))
         self._client.send_file_download(f"{self._name.value}.json", files[0].read_bytes())
 
-    def _load(self, content: bytes) -> None:
+    def _load(self, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "uploaded.json"
             file.write_bytes(content)
-            self._editor.load(file)
+            try:
+                self._editor.load(file)
+            except NpcrError as error:
+                raise NpcrError(str(error).replace(str(file), name)) from None
         self._loop.value = self._editor.loop
 
     def _save_still(self) -> None:
@@ -267,11 +274,24 @@ class Browser:
 
     def _film(self) -> None:
         folder = self._editor.save(self._app.settings.output, self._name.value)[0].parent
-        self._progress.visible = True
 
         def tell(done: int, total: int) -> None:
             if not self._gone:
-                self._progress.value = 100 * done / total
+                self._progress.visible, self._progress.value = True, 100 * done / total
 
-        count = self._app.film.render(self._editor.path(), folder, tell)
-        self.note("Rendered", f"{count} frames: {folder}")
+        path = self._editor.path()
+        try:
+            count = self._app.film.render(path, folder, tell)
+        finally:
+            if not self._gone:
+                self._progress.visible = False
+        self.note("Rendered" if count == len(path.cameras) else "Stopped",
+                  f"{count} of {_counted(len(path.cameras), 'frame')}: {folder}")
+
+    def _cancel(self) -> None:
+        if not self._app.film.cancel():
+            raise NpcrError("no path is being rendered")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -33,9 +33,10 @@ class Film:
         self._busy = threading.Lock()
         self._cancelled = threading.Event()
 
-    def cancel(self) -> None:
-        """Let the path in work end after its frame."""
+    def cancel(self) -> bool:
+        """Let the path in work end after its frame; returns whether there is one."""
         self._cancelled.set()
+        return self._busy.locked()
 
     def render(self, path: CameraPath, folder: Path, progress: Callable[[int, int], None]) -> int:
         """Render a path.

@@ -94,8 +94,11 @@ class LiveTraining:
         if self._app is None:
             return
         try:
-            self._tell("paused" if self._gate.paused else "training")
-            self._refresh()
+            if self._gate.paused:
+                self._show_pause()
+            else:
+                self._tell("training")
+                self._refresh()
             self._gate.let_in(self._held)
         except Exception as error:
             self._give_up(f"{type(error).__name__}: {error}")
@@ -105,8 +108,14 @@ class LiveTraining:
 
     def _held(self) -> bool:
         if self._state != "paused":
-            self._tell("paused")
+            self._show_pause()
         return not self._trainer.stop.made and self._app is not None and self._app.alive
+
+    def _show_pause(self) -> None:
+        """Say it, and show the model as it stands, not as it was when its last picture was due."""
+        assert self._app is not None
+        self._tell("paused")
+        self._app.scheduler.refresh()
 
     def _after_epoch(self) -> None:
         if self._app is not None:

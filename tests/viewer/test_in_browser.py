@@ -152,6 +152,32 @@ def test_a_path_is_set_saved_played_and_filmed(app: ViewerApp, pages: Any, tmp_p
     assert browser._compared.image.shape == (36, 144, 3)
 
 
+def test_mistakes_are_said_and_nothing_stays_stuck(app: ViewerApp, pages: Any) -> None:
+    page = open_page(app, pages)
+    browser = rested(app)
+    icons = [page.locator(f".tabler-icon-{name}").count() for name in ("adjustments", "share")]
+    assert icons == [1, 0]  # the second would open a public address
+
+    def said(label: str, message: str) -> None:
+        page.get_by_role("button", name=label).first.click()
+        page.get_by_text(message).wait_for(timeout=20_000)
+
+    said("Play or stop", "needs at least one keyframe")
+    said("Cancel rendering", "no path is being rendered")
+    browser._put(None)
+    said("Play or stop", "a path of one keyframe stands still")
+    for _ in range(2):
+        browser._put(None)
+    page.get_by_role("button", name="Play or stop").first.click()
+    wait_for(browser._playing.is_set)
+    browser._editor.keyframes.clear()
+    wait_for(lambda: not browser._playing.is_set())  # else no frame would be rendered any more
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="Load path").first.click()
+    chosen.value.set_files([{"name": "mine.json", "mimeType": "application/json", "buffer": b"{}"}])
+    page.get_by_text("mine.json: needs 'camera_path'").wait_for(timeout=20_000)
+
+
 def test_browsers_come_and_vanish(app: ViewerApp, pages: Any) -> None:
     opened = []
     for count in (1, 2):  # one after the other: a page in the background does not draw, and connects when it draws
@@ -176,7 +202,7 @@ def test_a_click_on_a_camera_leads_there(app: ViewerApp, pages: Any) -> None:
     browser._move_to(look_at((0, -14, 5), (0, 0, 0)), 40.0)  # from where cameras are seen
     rested(app)
     plain = screenshot(page)
-    page.get_by_label("Cameras over it").click()
+    page.get_by_label("Show cameras").click()
     wait_for(lambda: np.abs(free(screenshot(page)) - free(plain)).max() > 60)
     assert app.views is not None
     pixels, depth = place_of_cameras(app, browser)
@@ -187,8 +213,8 @@ def test_a_click_on_a_camera_leads_there(app: ViewerApp, pages: Any) -> None:
     page.mouse.click(*map(float, pixels[camera]))
     wait_for(lambda: np.allclose(browser.view().cam_to_world, app.views.poses[camera], atol=1e-4))  # type: ignore[union-attr]
     assert browser._camera.value == camera + 1
-    page.get_by_label("Cameras over it").click()
-    page.get_by_label("Cloud over it").click()
+    page.get_by_label("Show cameras").click()
+    page.get_by_label("Show cloud").click()
     rested(app)
     wait_for(lambda: np.abs(free(screenshot(page)) - CLOUD_COLOR).sum(axis=2).min() < 60)
 

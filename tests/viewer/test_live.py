@@ -55,9 +55,10 @@ class Status:
 
 
 class StubApp:
-    """A server with one browser, which asks for other views all the time."""
+    """A server with one browser, which asks for other views all the time, unless it rests."""
 
     address = "nowhere"
+    rests = False
 
     def __init__(self, engine: Engine, settings: object, film: Film, *_: object) -> None:
         self.engine, self.film = engine, film
@@ -78,7 +79,8 @@ class StubApp:
         modes = self.engine.modes
         self.engine.show(View(view.cam_to_world, view.fov, view.size, modes[self.frames % len(modes)]))
         self.frames += 1
-        self.look()
+        if not self.rests:
+            self.look()
 
     def _say(self, key: Hashable, error: Exception) -> None:
         if "the training is over" not in str(error):  # to who waits when it ends
@@ -263,6 +265,31 @@ def test_paused_it_stands_still_films_and_goes_on(scene: Path, tmp_path: Path, a
     assert (found["filmed"], found["stood"], found["buttons"]) == (21, True, (False, True))
     assert trainer.iteration == 10
     assert same_parameters(model_path(tmp_path / "alone", 2), model_path(tmp_path / "seen", 2))
+
+
+def test_a_pause_shows_the_model_as_it_stands(scene: Path, tmp_path: Path, apps: list[StubApp],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StubApp, "rests", True)
+    monkeypatch.setattr(module, "REFRESH", 1000.0)  # no other picture is due
+    trainer = Trainer(config(scene, tmp_path, *STRANDS), CPU)
+    seen: list[int] = []
+
+    def person() -> None:
+        app = apps[0]
+        try:
+            wait_for(lambda: app.frames == 3)  # a quick one, a full one, and that of the pause
+            seen.append(trainer.iteration)
+        finally:
+            app.engine._gate.resume()
+
+    def pause(app: StubApp, step: int) -> None:
+        if step == 6:
+            wait_for(lambda: app.frames == 2 or app.engine._gate._waiting)
+            app.controls["Pause"].click()
+            later(person)
+
+    run(trainer, apps, pause)
+    assert seen == [6]
 
 
 def test_ctrl_c_while_paused_writes_a_checkpoint_without_another_step(scene: Path, tmp_path: Path,

@@ -133,8 +133,9 @@ def test_one_film_at_a_time_and_it_can_be_cancelled(tmp_path: Path) -> None:
                 film.render(editor().path(), tmp_path / "b", lambda *_: None)
             except NpcrError as error:
                 refused.append(str(error))
-            film.cancel()
+            assert film.cancel()
 
+    assert not film.cancel()  # there is nothing to cancel
     assert film.render(editor().path(), tmp_path / "a", tell) == 2
     assert begun.is_set()
     assert refused == ["another path is being rendered; wait for it, or cancel it"]
