@@ -86,12 +86,12 @@ class Looking(LiveTraining):
     def _enter(self, case: str) -> None:
         assert self._app is not None
         self._moving.clear()
-        self._app.scheduler.remove("browser")
+        self._app.scheduler.remove(self._case)
         self._case = case
         if case in CASES[2:]:
             if case == "one moves":
                 self._moving.set()
-            self._app.scheduler.submit("browser", self._view)
+            self._app.scheduler.submit(case, self._view)
 
     def _draw(self, key: Hashable, view: View, quick: bool) -> None:
         assert self._app is not None
@@ -99,9 +99,9 @@ class Looking(LiveTraining):
         if quick:
             self._scale.learn(shown.seconds)
         cv2.imencode(".jpg" if quick else ".png", shown.picture[..., ::-1])
-        self.frames[self._case] += 1
+        self.frames[str(key)] += 1  # of the case that asked, though it may have ended meanwhile
         if self._moving.is_set():
-            self._app.scheduler.submit("browser", self._view)
+            self._app.scheduler.submit(key, self._view)
 
 
 def main() -> None:

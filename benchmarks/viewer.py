@@ -9,7 +9,6 @@ to the PNG of the full frame, of which `scheduler.SETTLE` seconds are waiting. T
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import threading
@@ -28,17 +27,17 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from yacs.config import CfgNode  # noqa: E402
 
-from benchmarks.common import environment  # noqa: E402
+from benchmarks.common import environment, print_table, write_json  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.camera_paths import look_at  # noqa: E402
 from npcr.checkpoints import choose_model  # noqa: E402
 from npcr.config import changed  # noqa: E402
+from npcr.errors import NpcrError  # noqa: E402
 from npcr.factory import build_renderer, load_renderer, prepare_rendering  # noqa: E402
-from npcr.io.json_files import write_json  # noqa: E402
 from npcr.io.points import PointCloud  # noqa: E402
 from npcr.renderers import Renderer  # noqa: E402
 from npcr.viewer.pictures import Engine, View  # noqa: E402
-from npcr.viewer.scheduler import SETTLE, FrameScheduler, QuickScale  # noqa: E402
+from npcr.viewer.scheduler import FrameScheduler, QuickScale  # noqa: E402
 
 EXAMPLES = """\
   python benchmarks/viewer.py --config-file output/beads/strands/config.yml MODEL.DEVICE cpu
@@ -53,6 +52,7 @@ class Timed:
     def __init__(self, engine: Engine) -> None:
         self.engine, self.scale = engine, QuickScale()
         self.ready = {True: threading.Event(), False: threading.Event()}
+        self.error: Exception | None = None
 
     def render(self, _: Hashable, view: View, quick: bool) -> None:
         """As `ViewerApp` does."""
@@ -62,6 +62,22 @@ class Timed:
         cv2.imencode(".jpg" if quick else ".png", shown.picture[..., ::-1])
         self.ready[quick].set()
 
+    def fail(self, _: Hashable, error: Exception) -> None:
+        """Let who waits for the frame know."""
+        self.error = error
+        for event in self.ready.values():
+            event.set()
+
+    def milliseconds(self, scheduler: FrameScheduler[View], view: View, quick: bool) -> float:
+        """Ask for a view, and time its quick or its full frame."""
+        self.ready[quick].clear()
+        start = time.perf_counter()
+        scheduler.submit("browser", view)
+        self.ready[quick].wait()
+        if self.error is not None:
+            raise NpcrError(f"a frame of {view.size[0]}x{view.size[1]} failed: {self.error}")
+        return 1000 * (time.perf_counter() - start)
+
 
 def measure(engine: Engine, side: int, moves: int) -> dict[str, Any]:
     """Time moves of a square window's camera, in milliseconds."""
@@ -70,25 +86,17 @@ def measure(engine: Engine, side: int, moves: int) -> dict[str, Any]:
     views = [View(look_at(center + 2.5 * radius * np.array([np.cos(a), np.sin(a), 0.2]), center), 36.0, (side, side))
              for a in np.linspace(0, 2, moves + 10)]
     timed = Timed(engine)
-    scheduler: FrameScheduler[View] = FrameScheduler(timed.render, lambda _, error: print(error, file=sys.stderr))
-    moving, still = [], []
-    for index, view in enumerate(views):
-        timed.ready[True].clear()
-        start = time.perf_counter()
-        scheduler.submit("browser", view)
-        timed.ready[True].wait(60)
-        if index >= 10:  # the scale has settled
-            moving.append(1000 * (time.perf_counter() - start))
-    for view in views[:max(5, moves // 4)]:
-        timed.ready[False].clear()
-        start = time.perf_counter()
-        scheduler.submit("browser", view)
-        timed.ready[False].wait(60)
-        still.append(1000 * (time.perf_counter() - start))
-    scheduler.stop()
-    return {"side": side, "scale": timed.scale.scale, "settle_ms": 1000 * SETTLE,
-            **{name: {"median": statistics.median(times), "p95": float(np.percentile(times, 95)), "count": len(times)}
-               for name, times in (("moving_ms", moving), ("still_ms", still))}}
+    scheduler: FrameScheduler[View] = FrameScheduler(timed.render, timed.fail)
+    try:
+        moving = [timed.milliseconds(scheduler, view, True) for view in views][10:]  # by then the scale has settled
+        still = [timed.milliseconds(scheduler, view, False) for view in views[:max(5, moves // 4)]]
+    finally:
+        scheduler.stop()
+    row = {"side": side, "scale": timed.scale.scale}
+    for name, times in (("moving", moving), ("still", still)):
+        row |= {f"{name}_ms": statistics.median(times), f"{name}_p95_ms": float(np.percentile(times, 95)),
+                f"{name}_count": len(times)}
+    return row
 
 
 def ball(count: int, cfg: CfgNode) -> Renderer:
@@ -120,19 +128,23 @@ def main() -> None:
     parser.add_argument("--splats", type=int, metavar="N", help="measure a ball of N random splats in place of a model")
     parser.add_argument("--sides", type=int, nargs="+", help="pixels (default: 200 400, on a GPU 200 400 800)")
     parser.add_argument("--moves", type=int, default=60, help="of the camera, for each side (default: 60)")
-    parser.add_argument("--output", type=Path, help="JSON of the results")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "viewer.json",
+                        help="JSON of the results (default: output/benchmarks/viewer.json)")
     cli.add_config_options(parser)
     args = parser.parse_args()
     renderer, cfg = load(args)
     prepare_rendering(renderer, cfg)
     device = renderer.device
     sides = args.sides or ([200, 400, 800] if device.type == "cuda" else [200, 400])
-    results = [measure(Engine(renderer), side, args.moves) for side in sides]
-    report = {"form": "strands" if args.splats else cfg.MODEL.FORM, "model": "random" if args.splats else "trained",
-              "points": len(renderer.points(0)), "environment": environment(device, args), "results": results}
-    if args.output:
-        write_json(args.output, report)
-    print(json.dumps(report, indent=1))
+    described = environment(device, args)
+    rows = []
+    for side in sides:
+        print(f"{side}x{side}: {args.moves + 10} moves", file=sys.stderr)
+        rows.append({"form": "strands" if args.splats else cfg.MODEL.FORM, "trained": not args.splats,
+                     "points": len(renderer.points(0)), **measure(Engine(renderer), side, args.moves)})
+    print_table(rows, ("form", "points", "side", "moving_ms", "moving_p95_ms", "scale", "still_ms", "still_p95_ms"))
+    write_json(args.output, rows, described)
+    print(f"written to {args.output}")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class ViewerApp:
 
     def stop(self) -> None:
         """Close the server."""
-        self.film.cancel()
+        self.film.close()
         self.scheduler.stop()
         with _unsaid():
             self.server.stop()

@@ -18,6 +18,8 @@ from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import frames_of_times
 from npcr.viewer.pictures import Engine
 
+_LOOK = 0.1  # seconds between looks at whether a path has ended
+
 
 class Film:
     """Renders paths with the files of `npcr render`, one path at a time.
@@ -37,6 +39,11 @@ class Film:
         """Let the path in work end after its frame; returns whether there is one."""
         self._cancelled.set()
         return self._busy.locked()
+
+    def close(self) -> None:
+        """Let the path in work end after its frame, wait until its files are whole, and refuse all others."""
+        while not self._busy.acquire(timeout=_LOOK):
+            self._cancelled.set()  # again and again: one that is just beginning forgets it
 
     def render(self, path: CameraPath, folder: Path, progress: Callable[[int, int], None]) -> int:
         """Render a path.

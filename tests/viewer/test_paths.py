@@ -122,6 +122,26 @@ def test_a_film_has_the_files_of_render(tmp_path: Path) -> None:
     np.testing.assert_allclose(alpha, 255 * last.alpha[0, 0].clamp(0, 1), atol=1)
 
 
+def test_closing_waits_until_the_files_are_whole(tmp_path: Path) -> None:
+    film = Film(Engine(small_model()), changed(default_config(), RENDER__VIDEO=["h264"], TEMPORAL__BLEND="off"))
+    begun, go_on, counts = threading.Event(), threading.Event(), []
+
+    def tell(done: int, total: int) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    thread = threading.Thread(target=lambda: counts.append(film.render(editor((40, 30)).path(), tmp_path, tell)))
+    thread.start()
+    assert begun.wait(60)
+    threading.Timer(0.3, go_on.set).start()  # it is asked to end before
+    film.close()
+    thread.join(1)
+    assert counts == [1]
+    assert (tmp_path / "video.mp4").stat().st_size > 0
+    with pytest.raises(NpcrError, match="another path"):
+        film.render(editor().path(), tmp_path, tell)
+
+
 def test_one_film_at_a_time_and_it_can_be_cancelled(tmp_path: Path) -> None:
     film = Film(Engine(small_model()), changed(default_config(), RENDER__VIDEO=[], TEMPORAL__BLEND="off"))
     begun, refused = threading.Event(), []
