@@ -81,7 +81,7 @@ def weights(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize(("published", "length", "processes"), [
     (False, 2, 2), (True, 2, 2), *(pytest.param(*each, marks=pytest.mark.slow)
-                                   for each in ((False, 3, 2), (False, 2, 3), (False, 2, 4), (True, 2, 4)))])
+                                   for each in ((False, 3, 2), (False, 2, 4), (True, 2, 4)))])
 def test_processes_refine_as_one(published: bool, length: int, processes: int, tmp_path: Path) -> None:
     """Two with a clip of two frames bit for bit; else sums come in another order. A path of 6 has 5 frames to share."""
     alone = refine(tmp_path / "1", published, length)
@@ -126,26 +126,24 @@ def refine_scene(config: Path, scene: Path, result: Path, scheme: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["strands", "blended"])
-def test_processes_refine_a_scene_as_one(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "scheme", "processes"), [
+    ("strands", "steady", 3), ("blended", "steady", 2), ("strands", "published", 3)])
+def test_processes_refine_a_scene_as_one(form: str, scheme: str, processes: int, tmp_path: Path) -> None:
     scene = write_tiny_scene(tmp_path / "scene", cameras=6, size=(48, 40))
     train(form_config(form, scene, tmp_path, "SOLVER.MAX_EPOCHS", "1", "INPUT.SIZE_RAW", "[48, 40]", "INPUT.SIZE_TEST",
                       "[48, 40]", "DATASETS.HOLDOUT_EVERY", "3", "REFINE.PASSES", "2", "REFINE.STEPS", "6",
                       "REFINE.PATIENCE", "0", "REFINE.PSNR_DROP", "100", "LOSS.PERCEPTUAL", "0", "LOSS.MSE", "1"))
-    for scheme in ("steady", "published"):
-        states = []
-        for processes in (1, 2, 3):
-            result = tmp_path / f"{scheme}{processes}" / RESULT
-            run_together(processes, refine_scene, tmp_path / "config.yml", scene, result, scheme)
-            states.append(load_training_state(state_path(result)))
-        one, two, three = (torch.cat([value.double().flatten() for value in state["model"].values()])
-                           for state in states)
-        if scheme == "steady":
-            assert torch.equal(one, two)
-            assert states[0]["start"] == states[1]["start"]
-            assert states[0]["best"] == states[1]["best"]
-        for other in (two, three):
-            assert (other - one).norm() < 1e-6 * one.norm()
+    states = []
+    for count in (1, processes):
+        result = tmp_path / str(count) / RESULT
+        run_together(count, refine_scene, tmp_path / "config.yml", scene, result, scheme)
+        states.append(load_training_state(state_path(result)))
+    one, several = (torch.cat([value.double().flatten() for value in state["model"].values()]) for state in states)
+    assert states[0]["start"] == states[1]["start"]
+    assert (several - one).norm() < 1e-6 * one.norm()
+    if processes == 2:
+        assert torch.equal(one, several)
+        assert states[0]["best"] == states[1]["best"]
 
 
 # How they end -------------------------------------------------------------------------------------------------
@@ -159,6 +157,7 @@ def refine_until_ctrl_c(folder: Path, rank: int) -> None:
     run.run()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_one_process_stops_all_and_any_number_goes_on(tmp_path: Path) -> None:
     refine(tmp_path / "whole")
     assert run_together(2, refine_until_ctrl_c, tmp_path / "stopped", [0, 1]) == ["KeyboardInterrupt"] * 2
@@ -181,7 +180,7 @@ def refine_with_nan(folder: Path, rank: int, published: bool) -> None:
     run.run()
 
 
-@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("published", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_nan_in_one_process_ends_all(published: bool, tmp_path: Path) -> None:
     """The second process renders a clip's two frames, and as published every other frame from the third."""
     where = "frame 5 in pass 1" if published else "step 1 in pass 1"
@@ -206,6 +205,7 @@ def refine_and_die(folder: Path, rank: int) -> None:
     run.run()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_the_steps_since_the_last_pass(tmp_path: Path) -> None:
     refine(tmp_path / "whole")
     first, second = run_together(2, refine_and_die, tmp_path / "died", [0, 1])
