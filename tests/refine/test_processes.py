@@ -81,7 +81,7 @@ def weights(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize(("published", "length", "processes"), [
     (False, 2, 2), (True, 2, 2), *(pytest.param(*each, marks=pytest.mark.slow)
-                                   for each in ((False, 3, 2), (False, 2, 4), (True, 2, 4)))])
+                                   for each in ((False, 3, 2), (False, 2, 4)))])
 def test_processes_refine_as_one(published: bool, length: int, processes: int, tmp_path: Path) -> None:
     """Two with a clip of two frames bit for bit; else sums come in another order. A path of 6 has 5 frames to share."""
     alone = refine(tmp_path / "1", published, length)
