@@ -173,6 +173,10 @@ _TABLE = (
     Key("SOLVER.NETWORK_FROM", 0.0,
         "Share of the training after which the network of the strands form joins. Before that the splats alone are "
         "trained, in shorter steps.", range=(0, 0.95), unread_by=("layered", "blended"), in_scene_files=True),
+    Key("SOLVER.RESOLUTION_SCHEDULE", [],
+        "Shares of the training at which the photographs' sides double. Before the first, INPUT.SIZE_TRAIN is halved "
+        "as often as there are shares; steps are shorter then. Empty: full resolution from the start.",
+        range=(0, 0.95), element=float, unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.PRECISION", "float32",
         "What training computes in; refining is in float32. The short ones are for GPUs (docs/performance.md).",
         choices=("float32", "tf32", "bfloat16", "float16", "float16x2")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,22 @@ class Sample:
     def color(self) -> Tensor:
         """(3, H, W): the target's RGB, premultiplied."""
         return self.target[:3] if self.premultiplied else self.target[:3] * self.target[3:4]
+
+    def halved(self, times: int) -> Sample:
+        """Return the sample at a lower resolution.
+
+        Args:
+            times: how often its sides are halved, by means of 2x2 pixels; an odd last row or column is left out.
+
+        Returns:
+            The sample, and the camera that matches it.
+        """
+        if not times:
+            return self
+        width, height = (side // 2 for side in self.cameras.size)
+        even = Cameras(self.cameras.cam_to_world, self.cameras.intrinsics, (2 * width, 2 * height))
+        half = replace(self, cameras=even.resized((width, height)), target=F.avg_pool2d(self.target, 2))
+        return half.halved(times - 1)
 
 
 class SceneDataset:

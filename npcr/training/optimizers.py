@@ -125,3 +125,17 @@ def layers_at(cfg: CfgNode, epoch: int) -> int:
     if not cfg.SOLVER.LAYER_SCHEDULE:
         return cfg.INPUT.LAYER_NUM
     return 1 + bisect_right(cfg.SOLVER.LAYER_SCHEDULE, epoch)
+
+
+def halvings_at(cfg: CfgNode, progress: float) -> int:
+    """Return how often a step's photographs are halved, by SOLVER.RESOLUTION_SCHEDULE.
+
+    Args:
+        cfg: the configuration.
+        progress: the share of the training that is over, 0 to 1.
+
+    Returns:
+        0: full resolution.
+    """
+    schedule = cfg.SOLVER.RESOLUTION_SCHEDULE
+    return len(schedule) - bisect_right(schedule, progress)

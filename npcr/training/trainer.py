@@ -56,7 +56,14 @@ from npcr.training.batches import Order, samples_from
 from npcr.training.exchange import StepExchange
 from npcr.training.interruption import StopRequest
 from npcr.training.log import NoLog, TrainingLog
-from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate, trained_parameters
+from npcr.training.optimizers import (
+    build_optimizer,
+    halvings_at,
+    layers_at,
+    learning_rate,
+    set_learning_rate,
+    trained_parameters,
+)
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, StepLosses, mean_losses, take_read
 from npcr.training.population import dropping_at, prune, relocation_at
 from npcr.training.restarts import epoch_to_resume
@@ -158,10 +165,11 @@ class Trainer:
                                partial(mean_losses, self.iteration + 1, self.optimizer.param_groups[0]["lr"]))
         shared = torch.zeros(count, len(self.loss.names), device=self.device)  # losses of all processes
         splats = self.renderer if isinstance(self.renderer, SplatRenderer) else None
-        for position, sample in zip(distributed.share(range(count)), batch, strict=True):
+        for position, whole in zip(distributed.share(range(count)), batch, strict=True):
             if splats is not None:
                 splats.dropping = dropping_at(self.cfg, self.iteration, position, self._progress())
                 splats.finishing = self._progress() >= self.cfg.SOLVER.NETWORK_FROM
+            sample = whole.halved(halvings_at(self.cfg, self._progress()) if splats else 0)
             with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
                 regularizers = splats.regularizers(sample.frame) if splats and self.loss.regularizers else None

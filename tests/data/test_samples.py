@@ -138,12 +138,23 @@ def test_the_image_moves_with_its_camera(tmp_path: Path, size: tuple[int, int],
     rng = np.random.default_rng(0)
     samples = [dataset.sample(0, 0)]
     samples += [dataset.augmented_sample(0, 0, rng, shift=10, max_zoom=0.5, rotation=60) for _ in range(12)]
+    samples += [sample.halved(1) for sample in samples]
     places = []
     for sample in samples:
         expected, _ = project(torch.from_numpy(point)[None].float(), sample.cameras)
         places.append(expected[0, 0].numpy())
         np.testing.assert_allclose(_centroid(sample.target[0]), places[-1], atol=0.05)
     assert np.std(places, axis=0).min() > 1  # they do move
+
+
+def test_a_halved_sample_has_the_means_of_2x2_pixels(tmp_path: Path) -> None:
+    sample = SceneDataset(_tiny(tmp_path), size=(15, 13)).sample(0, 1)
+    half, quarter = sample.halved(1), sample.halved(2)
+    assert half.cameras.size == (7, 6)
+    assert quarter.cameras.size == (3, 3)
+    torch.testing.assert_close(half.target[:, 5, 6], sample.target[:, 10:12, 12:14].mean(dim=(1, 2)))
+    torch.testing.assert_close(quarter.target[:, 2, 1], sample.target[:, 8:12, 4:8].mean(dim=(1, 2)))
+    assert sample.halved(0) is sample
 
 
 def test_no_augmentation_gives_the_whole_photograph(tmp_path: Path) -> None:

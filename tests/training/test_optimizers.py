@@ -7,7 +7,7 @@ import torch
 from npcr.config import load_config
 from npcr.errors import ConfigError, MissingExtraError
 from npcr.renderers import BlendedRenderer, LayeredRenderer, StrandsRenderer
-from npcr.training.optimizers import build_optimizer, layers_at, learning_rate, set_learning_rate
+from npcr.training.optimizers import build_optimizer, halvings_at, layers_at, learning_rate, set_learning_rate
 
 
 def config(*options: str):  # type: ignore[no-untyped-def]
@@ -111,3 +111,9 @@ def test_layers_are_added_at_their_epochs() -> None:
     cfg = config("INPUT.LAYER_NUM", "3", "SOLVER.LAYER_SCHEDULE", "[4, 6]")
     assert [layers_at(cfg, epoch) for epoch in range(1, 8)] == [1, 1, 1, 2, 2, 3, 3]
     assert layers_at(config("INPUT.LAYER_NUM", "3"), 1) == 3
+
+
+def test_the_resolution_doubles_at_its_shares() -> None:
+    cfg = config("SOLVER.RESOLUTION_SCHEDULE", "[0.2, 0.5]")
+    assert [halvings_at(cfg, progress) for progress in (0, 0.19, 0.2, 0.49, 0.5, 1)] == [2, 2, 1, 1, 0, 0]
+    assert halvings_at(config(), 0) == 0

@@ -10,11 +10,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from npcr.cameras import Cameras
 from npcr.checkpoints import load_model, model_path
 from npcr.config import default_config
 from npcr.errors import CheckpointError
 from npcr.factory import load_renderer
-from npcr.renderers import StrandsRenderer
+from npcr.renderers import RenderOutput, StrandsRenderer
 from npcr.training.population import dropping_at, relocation_at
 from npcr.training.trainer import Trainer
 from tests.devices import DEVICES
@@ -102,6 +103,27 @@ def test_the_network_joins_late_and_resuming_across_it_is_exact(scene: Path, tmp
     assert not torch.equal(before["features.0"], after["features.0"])
     train(scene, tmp_path / "shorter", *options[:-1], "0.6", "SOLVER.MAX_EPOCHS", "1")
     assert not (load_model(model_path(tmp_path / "shorter", 1)).model["network.out.weight"] == 0).all()
+
+
+def test_the_resolution_doubles_and_resuming_across_it_is_exact(tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", cameras=5, size=(97, 97), points=60)
+    options = [*RANDOM, "INPUT.SIZE_RAW", "[97, 97]", "INPUT.SIZE_TRAIN", "[97, 97]",
+               "SOLVER.RESOLUTION_SCHEDULE", "[0.35, 0.7]"]
+    sizes: list[tuple[int, int]] = []
+    forward = StrandsRenderer.forward
+
+    def seen(self: StrandsRenderer, cameras: Cameras, frame: int = 0) -> RenderOutput:
+        sizes.append(cameras.size)
+        return forward(self, cameras, frame)
+
+    monkeypatch.setattr(StrandsRenderer, "forward", seen)
+    train(scene, tmp_path / "whole", *options)
+    assert sizes == [(24, 24)] * 4 + [(48, 48)] * 3 + [(97, 97)] * 3  # of two epochs of five steps
+    copy_epoch(tmp_path / "whole", tmp_path / "resumed", 1)
+    train(scene, tmp_path / "resumed", *options, "RESUME", "True", "LOAD_EPOCH", "1")
+    assert sizes[10:] == sizes[5:10]
+    assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "resumed", 2))
 
 
 def test_what_happens_when() -> None:
