@@ -43,6 +43,10 @@ _TABLE = (
         range=(1, 64), checkpoint="structure", unread_by=("strands",)),
     Key("MODEL.NETWORK", True, "Finish the picture of the strands form by a network. False: it is splats alone.",
         checkpoint="structure", only_form="strands"),
+    Key("MODEL.NETWORK_HALVINGS", 0,
+        "How often the picture's sides are halved before the network of the strands form sees it. With 1 a step and a "
+        "frame are shorter, and what the network adds is as smooth.", range=(0, 1), unread_by=("layered", "blended"),
+        checkpoint="structure", in_scene_files=True),
     Key("MODEL.MAX_SPLATS", 0,
         "Splats of a frame in the strands form, whatever its cloud has: a larger cloud is thinned, the points of a "
         "smaller one are repeated beside themselves. 0: one for each point.",

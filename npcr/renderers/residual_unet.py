@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -25,12 +26,14 @@ class ResidualUNet(nn.Module):
     Args:
         in_channels: of the input.
         out_channels: of the output.
-        width: channels at full resolution; there are twice as many after each halving.
+        width: channels at its highest resolution; there are twice as many after each halving.
+        halvings: of the input before the first convolution; the output is doubled as often.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, width: int, halvings: int = 0) -> None:
         super().__init__()
         self.in_channels = in_channels
+        self.halvings = halvings
         widths = [width * min(2**level, MAX_WIDENING) for level in range(LEVELS + 1)]
         self.enter = _double_conv(in_channels, widths[0])
         self.down = nn.ModuleList(_double_conv(a, b) for a, b in pairwise(widths))
@@ -45,23 +48,32 @@ class ResidualUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W), H and W at least 24, to (B, out_channels, H, W)."""
+        sizes = []
+        for _ in range(self.halvings):
+            sizes.append(x.shape[2:])
+            x = F.avg_pool2d(x, 2)
         levels = [self.enter(x.contiguous(memory_format=torch.channels_last))]
         for down in self.down:
             levels.append(down(F.avg_pool2d(levels[-1], 2)))
         y = levels.pop()
         for up in reversed(self.up):
             skip = levels.pop()
-            y = up(torch.cat([skip, F.interpolate(y, size=skip.shape[2:], mode="bilinear", align_corners=False)], 1))
+            y = up(torch.cat([skip, _resized(y, skip.shape[2:])], 1))
         result: Tensor = self.out(y)
+        for size in reversed(sizes):
+            result = _resized(result, size)
         return result
 
     def input_region(self, wanted: PixelRegion) -> PixelRegion:
         """As `npcr.renderers.patches.RegionalNetwork.input_region`."""
-        return _regions(wanted)[0][0].grown(2)
+        return self._inputs(wanted)[0]
 
     def forward_region(self, x: Patch, wanted: PixelRegion) -> Tensor:
         """As `npcr.renderers.patches.RegionalNetwork.forward_region`."""
-        encoded, decoded = _regions(wanted)
+        results = self._results(wanted)
+        encoded, decoded = _regions(results[-1])
+        for region in self._inputs(wanted)[1:]:
+            x = Patch(F.avg_pool2d(x.part(region.before_mean(x.region.size)), 2), region)
         levels = [_on_region(self.enter, x.part(encoded[0].grown(2)), encoded[0])]
         for down, region in zip(self.down, encoded[1:], strict=True):
             around = region.grown(2)
@@ -72,7 +84,30 @@ class ResidualUNet(nn.Module):
             around = region.grown(2)
             skip = levels.pop().part(around)
             y = _on_region(up, torch.cat([skip, doubled(y, around, align_corners=False)], 1), region)
-        return Patch(self.out(y.part(wanted.grown(1))), wanted.grown(1)).part(wanted)
+        last = results.pop()
+        result = Patch(Patch(self.out(y.part(last.grown(1))), last.grown(1)).part(last), last)
+        for region in reversed(results):
+            result = Patch(doubled(result, region, align_corners=False), region)
+        return result.pixels
+
+    def _inputs(self, wanted: PixelRegion) -> list[PixelRegion]:
+        """The regions of the input that are read: of the input itself, and after each halving."""
+        results = self._results(wanted)
+        regions = [_regions(results[-1])[0][0].grown(2)]
+        for larger in reversed(results[:-1]):
+            regions.insert(0, regions[0].before_mean(larger.size))
+        return regions
+
+    def _results(self, wanted: PixelRegion) -> list[PixelRegion]:
+        """The regions of the output that are computed: the one wanted, and before each doubling."""
+        regions = [wanted]
+        for _ in range(self.halvings):
+            regions.append(regions[-1].before_resizing())
+        return regions
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def _regions(wanted: PixelRegion) -> tuple[list[PixelRegion], list[PixelRegion]]:

@@ -65,7 +65,8 @@ class StrandsRenderer(SplatRenderer):
         colors: (N, 3) in [0, 1] of each cloud, from which the points' colors start; None: gray.
         feature_dim: learned numbers per point beside its color, for the network.
         degree: of the spherical harmonics that make a point's color depend on the view direction, 0 to 3.
-        width: channels of the network at full resolution; 0: no network, and no features.
+        width: channels of the network at its highest resolution; 0: no network, and no features.
+        halvings: of the picture that the network sees; what it adds is doubled as often.
         strands: whether splats start along the strands that the photographs show; else nearly round, in any direction.
         backend: "auto", "compiled" or "torch": which kernels run.
 
@@ -76,8 +77,8 @@ class StrandsRenderer(SplatRenderer):
     shows_points_alone = True
 
     def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
-                 feature_dim: int = 8, degree: int = 2, width: int = 16, strands: bool = True,
-                 backend: str = "auto") -> None:
+                 feature_dim: int = 8, degree: int = 2, width: int = 16, halvings: int = 0,
+                 strands: bool = True, backend: str = "auto") -> None:
         super().__init__(clouds, layers=1)
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("StrandsRenderer: colors must have a row for every point of every cloud")
@@ -104,7 +105,7 @@ class StrandsRenderer(SplatRenderer):
                 nn.init.normal_(strand, std=_START_WIDTH / 3**0.5)
         self.opacity = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
         self.log_width = nn.ParameterList([torch.zeros(len(cloud), 1) for cloud in clouds])
-        self.network = ResidualUNet(feature_dim + 7, 4, width) if width else nn.Identity()
+        self.network = ResidualUNet(feature_dim + 7, 4, width, halvings) if width else nn.Identity()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -114,7 +115,7 @@ class StrandsRenderer(SplatRenderer):
         return cls([torch.from_numpy(cloud.positions) for cloud in clouds],
                    [assumed_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
                    degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH if cfg.MODEL.NETWORK else 0,
-                   strands=cfg.MODEL.STRANDS, backend=cfg.PROJECTION.BACKEND)
+                   halvings=cfg.MODEL.NETWORK_HALVINGS, strands=cfg.MODEL.STRANDS, backend=cfg.PROJECTION.BACKEND)
 
     @torch.no_grad()
     def initialize_from(self, clouds: Sequence[PointCloud],

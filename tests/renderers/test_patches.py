@@ -12,7 +12,7 @@ from npcr.renderers.patches import Patch, RegionalNetwork
 from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
 
-SIZES = {"residual": [(86, 103)], "batch": [(71, 75)], "none": [(64, 80)]}  # (height, width)
+SIZES = {"residual": [(86, 103)], "residual-half": [(86, 103), (187, 190)], "batch": [(71, 75)], "none": [(64, 80)]}  # (height, width)
 
 
 def regions(size: tuple[int, int]) -> list[PixelRegion]:
@@ -20,6 +20,12 @@ def regions(size: tuple[int, int]) -> list[PixelRegion]:
     height, width = size
     return [PixelRegion(0, 0, 31, 20, size), PixelRegion(width - 17, height - 33, width, height, size),
             PixelRegion(30, 40, 61, 53, size), PixelRegion(width // 2, 50, width // 2 + 1, 51, size)]
+
+
+def made(kind: str) -> nn.Module:
+    if kind.startswith("residual"):
+        return ResidualUNet(5, 4, 8, halvings=int(kind.endswith("-half")))
+    return GatedUNet(5, kind, backend="torch")
 
 
 def randomized(network: nn.Module) -> nn.Module:
@@ -39,7 +45,7 @@ def randomized(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind, sizes in SIZES.items() for size in sizes])
 @torch.no_grad()
 def test_a_region_is_as_in_the_whole_image(kind: str, size: tuple[int, int]) -> None:
-    network = randomized(ResidualUNet(5, 4, 8) if kind == "residual" else GatedUNet(5, kind, backend="torch"))
+    network = randomized(made(kind))
     assert isinstance(network, RegionalNetwork)
     image = torch.randn(1, 5, *size, generator=torch.Generator().manual_seed(1))
     whole = network(image)
@@ -50,13 +56,13 @@ def test_a_region_is_as_in_the_whole_image(kind: str, size: tuple[int, int]) -> 
         torch.testing.assert_close(found, region.within(whole), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["residual", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["residual", "residual-half", pytest.param("none", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_pixels_beyond_the_input_region_do_not_count(kind: str) -> None:
     """The input region is wide enough: what lies beyond it may be anything."""
-    network = randomized(ResidualUNet(5, 4, 8) if kind == "residual" else GatedUNet(5, kind, backend="torch"))
+    network = randomized(made(kind))
     assert isinstance(network, RegionalNetwork)
-    size = (185, 185) if kind == "residual" else (485, 485)
+    size = {"residual": (185, 185), "residual-half": (375, 375)}.get(kind, (485, 485))
     region = PixelRegion(size[1] // 2, size[0] // 2, size[1] // 2 + 8, size[0] // 2 + 8, size)
     seen = network.input_region(region)
     assert seen.left > 8
