@@ -363,8 +363,6 @@ CONFIGS: list[tuple[str, str | bytes, list[str], str]] = [
      "FILE: SOLVER.LAYER_SCHEDULE has 1 epochs, but INPUT.LAYER_NUM 1 adds 0 layers to the first"),
     ("resolutions-backwards", "SOLVER:\n  RESOLUTION_SCHEDULE: [0.5, 0.2]\n", [],
      "FILE: SOLVER.RESOLUTION_SCHEDULE is [0.5, 0.2]; the shares must increase"),
-    ("resolution-too-low", "INPUT:\n  SIZE_TRAIN: [100, 80]\nSOLVER:\n  RESOLUTION_SCHEDULE: [0.2, 0.5]\n", [],
-     "FILE: SOLVER.RESOLUTION_SCHEDULE halves INPUT.SIZE_TRAIN [100, 80] 2 times, to 20 pixels; 24 are the fewest"),
     ("steps-backwards", "SOLVER:\n  STEPS: [9, 4]\n", [],
      "FILE: SOLVER.STEPS is [9, 4]; the epochs must increase"),
     ("nothing-to-learn", "LOSS:\n  PERCEPTUAL: 0\n  MSE: 0\n", [],

@@ -59,6 +59,8 @@ LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": Tr
 BLENDED = {"MODEL.FORM": "blended", "MODEL.FEATURE_DIM": 8, "MODEL.WIDTH": 16, "MODEL.DOTS": 5, "INPUT.LAYER_NUM": 64,
            "PROJECTION.PEELING": "pixel"}
 ALL_KEPT = {"SOLVER.DROP_SPLATS": 0}
+FULL_NETWORK = {"MODEL.NETWORK_HALVINGS": 0}
+ALWAYS_FULL = {"SOLVER.RESOLUTION_SCHEDULE": []}
 UNMOVED = {"SOLVER.RELOCATE_EVERY": 0}
 EPS = {"SOLVER.POINT_EPS": 1e-15}
 SLOW = {"SOLVER.OPACITY_LR_FACTOR": 30, "SOLVER.POSITION_LR_FACTOR": 10, "SOLVER.WIDTH_LR_FACTOR": 10}
@@ -66,7 +68,7 @@ SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 # What stands in for 3D Gaussian Splatting where there is no GPU for it.
-SPLATS_ALONE = ALL_KEPT | {"SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
+SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | {"SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
 
 
 def questions() -> tuple[Question, ...]:
@@ -81,9 +83,20 @@ def questions() -> tuple[Question, ...]:
             ("layered, tuned, 1 layer", _layered("1")),
             ("layered, tuned, 4 layers", _layered("4", INPUT__LAYER_NUM=4)),
             ("blended, recommended before", Variant("blended", BLENDED)),
-            ("strands (recommended)", BASE),
+            ("strands (recommended at that commit)", BASE),
             ("strands without network", Variant("alone", {"MODEL.NETWORK": False})),
-            ("splats alone: no network, no strands to start from, moved", Variant("splats-alone", SPLATS_ALONE)))),
+            ("splats alone: no network, no strands to start from, moved", Variant("splats-alone", SPLATS_ALONE)),
+            ("the same, the first quarter at half the resolution", Variant("splats-alone-schedule", {
+                key: value for key, value in SPLATS_ALONE.items() if key not in ALWAYS_FULL})))),
+        Question("resolution", "Resolution of the photographs and of the network", (
+            recommended,
+            ("photographs at full resolution from the start", Variant("schedule-none", ALWAYS_FULL)),
+            ("network at full resolution", Variant("network-full", FULL_NETWORK)),
+            ("both", Variant("full-resolution", ALWAYS_FULL | FULL_NETWORK)),
+            ("photographs at half the resolution for 40% of the time", Variant("schedule-40", {
+                "SOLVER.RESOLUTION_SCHEDULE": [0.4]})),
+            ("network joins with the full resolution", Variant("network-from-25", {"SOLVER.NETWORK_FROM": 0.25})),
+            ("16 channels", Variant("half-width-16", {"MODEL.WIDTH": 16})))),
         Question("heart", "Against learning by heart", (
             recommended,
             ("none moved", Variant("unmoved", UNMOVED)),

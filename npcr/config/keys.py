@@ -179,8 +179,8 @@ _TABLE = (
         "trained, in shorter steps.", range=(0, 0.95), unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.RESOLUTION_SCHEDULE", [],
         "Shares of the training at which the photographs' sides double. Before the first, INPUT.SIZE_TRAIN is halved "
-        "as often as there are shares; steps are shorter then. Empty: full resolution from the start.",
-        range=(0, 0.95), element=float, unread_by=("layered", "blended"), in_scene_files=True),
+        "as often as there are shares, but not below 24 pixels; steps are shorter then. Empty: full resolution from "
+        "the start.", range=(0, 0.95), element=float, unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.PRECISION", "float32",
         "What training computes in; refining is in float32. The short ones are for GPUs (docs/performance.md).",
         choices=("float32", "tf32", "bfloat16", "float16", "float16x2")),

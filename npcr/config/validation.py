@@ -58,10 +58,6 @@ def _check_together(cfg: CfgNode, source: str) -> None:
     doublings = cfg.SOLVER.RESOLUTION_SCHEDULE
     if doublings != sorted(set(doublings)):
         raise ConfigError(f"{source}: SOLVER.RESOLUTION_SCHEDULE is {doublings}; the shares must increase")
-    smallest, least = min(cfg.INPUT.SIZE_TRAIN) // 2 ** len(doublings), KEYS["INPUT.SIZE_TRAIN"].range[0]
-    if doublings and smallest < least:
-        raise ConfigError(f"{source}: SOLVER.RESOLUTION_SCHEDULE halves INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN} "
-                          f"{len(doublings)} times, to {smallest} pixels; {least:g} are the fewest")
     if cfg.SOLVER.RECOMPUTE_LAYERS and cfg.MODEL.NORM == "batch":
         raise ConfigError(f"{source}: SOLVER.RECOMPUTE_LAYERS takes layers one by one, but MODEL.NORM batch has "
                           "statistics over all of them; use instance or none")

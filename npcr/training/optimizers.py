@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer, and schedules of learning rate and layers."""
+"""Optimizer, and schedules of learning rate, layers and resolution."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from npcr.config import KEYS
 from npcr.errors import MissingExtraError
 from npcr.out_of_memory import refuse_beyond_memory
 from npcr.renderers import Renderer
@@ -128,7 +129,7 @@ def layers_at(cfg: CfgNode, epoch: int) -> int:
 
 
 def halvings_at(cfg: CfgNode, progress: float) -> int:
-    """Return how often a step's photographs are halved, by SOLVER.RESOLUTION_SCHEDULE.
+    """Return how often a step's photographs are halved: SOLVER.RESOLUTION_SCHEDULE, as far as they are large enough.
 
     Args:
         cfg: the configuration.
@@ -137,5 +138,6 @@ def halvings_at(cfg: CfgNode, progress: float) -> int:
     Returns:
         0: full resolution.
     """
-    schedule = cfg.SOLVER.RESOLUTION_SCHEDULE
-    return len(schedule) - bisect_right(schedule, progress)
+    schedule, smallest = cfg.SOLVER.RESOLUTION_SCHEDULE, KEYS["INPUT.SIZE_TRAIN"].range[0]
+    possible = max(0, int(math.log2(min(cfg.INPUT.SIZE_TRAIN) / smallest)))
+    return min(possible, len(schedule) - bisect_right(schedule, progress))

@@ -12,7 +12,8 @@ from npcr.renderers.patches import Patch, RegionalNetwork
 from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
 
-SIZES = {"residual": [(86, 103)], "residual-half": [(86, 103), (187, 190)], "batch": [(71, 75)], "none": [(64, 80)]}  # (height, width)
+SIZES = {"residual": [(86, 103)], "residual-half": [(86, 103), (187, 190)],  # (height, width)
+         "batch": [(71, 75)], "none": [(64, 80)]}
 
 
 def regions(size: tuple[int, int]) -> list[PixelRegion]:

@@ -114,6 +114,10 @@ def test_layers_are_added_at_their_epochs() -> None:
 
 
 def test_the_resolution_doubles_at_its_shares() -> None:
-    cfg = config("SOLVER.RESOLUTION_SCHEDULE", "[0.2, 0.5]")
+    cfg = config("SOLVER.RESOLUTION_SCHEDULE", "[0.2, 0.5]", "INPUT.SIZE_TRAIN", "[96, 300]")
     assert [halvings_at(cfg, progress) for progress in (0, 0.19, 0.2, 0.49, 0.5, 1)] == [2, 2, 1, 1, 0, 0]
     assert halvings_at(config(), 0) == 0
+    small, larger = (config("SOLVER.RESOLUTION_SCHEDULE", "[0.2, 0.5]", "INPUT.SIZE_TRAIN", size)
+                     for size in ("[95, 24]", "[95, 300]"))
+    assert halvings_at(small, 0) == 0
+    assert [halvings_at(larger, progress) for progress in (0, 0.3, 0.5)] == [1, 1, 0]
