@@ -90,6 +90,36 @@ def _timing(times: list[float]) -> Timing:
     return Timing(median, low, high, min(times), len(times))
 
 
+class PeakMemory:
+    """The most memory that this process has in use from now on, over what it has now (on a CPU: Linux only).
+
+    The system's ru_maxrss would not do: a process starts with that of the one that began it.
+
+    Args:
+        device: whose memory; for a GPU what torch has given out, and all of it, for what is there belongs to the run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self.before = _resident_mb("VmRSS")
+
+    def mb(self) -> float:
+        """Return it in MiB."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return _resident_mb("VmHWM") - self.before
+
+
+def _resident_mb(kind: str) -> float:
+    """VmRSS, what is in use, or VmHWM, its peak since a reset."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.split(f"{kind}:")[1].split()[0]) / 2**10  # of kB
+
+
 def environment(device: torch.device, options: argparse.Namespace | None = None) -> dict[str, Any]:
     """Describe the hardware, versions, commit and, where they are given, the options of a measurement."""
     described: dict[str, Any] = {

@@ -4,17 +4,17 @@
     python benchmarks/sizes.py
     python benchmarks/sizes.py --only tiles --size 4096 4096 --tile 1024
 
-Each measurement is a process of its own, whose peak memory is what it had at its largest less what it had before the
-renderer was made (on a GPU torch's own count). "tiles": a frame of the strands form whole and in tiles, and the largest
-difference of their numbers. "frames" and "steps": one without gradients, one of training (Adam), by points and by
-pixels; column "formula_mb" is what docs/sizes.md says, "of_formula" the ratio.
+Each measurement is a process of its own, whose peak memory is what it had at its largest less what it had just before
+the renderer was made (on a GPU torch's own count; else it needs Linux, which tells a process's peak since a reset).
+"tiles": a frame of the strands form whole and in tiles, and the largest difference of their numbers. "frames" and
+"steps": one without gradients, one of training (Adam), by points and by pixels; column "formula_mb" is what
+docs/sizes.md says, "of_formula" the ratio.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +31,7 @@ import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 # isort: split
 import torch  # noqa: E402
 
-from benchmarks.common import environment, print_table, write_json  # noqa: E402
+from benchmarks.common import PeakMemory, environment, print_table, write_json  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.renderers import StrandsRenderer  # noqa: E402
@@ -76,7 +76,7 @@ def measure_here(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one thing in this process."""
     device, size = torch.device(options.device), tuple(options.size)
     make(1000, (64, 64), device)[0](*make(1000, (64, 64), device)[1:])  # libraries, and threads
-    before = _peak_mb(device)
+    peak = PeakMemory(device)
     renderer, camera = make(int(options.points), size, device)
     start = time.perf_counter()
     if options.kind == "step":
@@ -91,16 +91,10 @@ def measure_here(options: argparse.Namespace) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.synchronize()
     row = {"kind": options.kind, "points": int(options.points), "width": size[0], "height": size[1],
-           "tile": options.tile or None, "seconds": time.perf_counter() - start, "peak_mb": _peak_mb(device) - before}
+           "tile": options.tile or None, "seconds": time.perf_counter() - start, "peak_mb": peak.mb()}
     if options.keep is not None:  # after the peak was read
         torch.save(numbers.cpu(), options.keep)
     return row
-
-
-def _peak_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def measure(options: argparse.Namespace, kind: str, points: float, size: Sequence[int], tile: int = 0,

@@ -41,7 +41,7 @@ import npcr.entry_point  # noqa: E402, F401  before torch is loaded
 # isort: split
 import torch  # noqa: E402
 
-from benchmarks.common import environment, measure, print_table, write_json  # noqa: E402
+from benchmarks.common import PeakMemory, environment, measure, print_table, write_json  # noqa: E402
 from benchmarks.frame import make  # noqa: E402
 from benchmarks.plain_network import plain_copy  # noqa: E402
 from npcr import cli  # noqa: E402
@@ -53,16 +53,6 @@ DEFAULT_VARIANTS = ("plain", "ours", "half", "recompute", "both")
 VARIANTS = (*DEFAULT_VARIANTS, "reference", *REDUCED, *(f"{precision}+recompute" for precision in REDUCED))
 COLUMNS = ("variant", "median_ms", "low_ms", "high_ms", "runs", "peak_mb", "time_ratio", "memory_ratio",
            "gradient_error")
-
-
-def _memory_mb(kind: str) -> float:
-    """Resident memory of this process: VmRSS, the current value, or VmHWM, the peak since `_reset_peak` (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def run_variant(options: argparse.Namespace) -> dict[str, Any]:
@@ -99,14 +89,10 @@ def run_variant(options: argparse.Namespace) -> dict[str, Any]:
         differentiate(half, precision)
         return torch.cat([p.grad.flatten() for p in renderer.parameters() if p.grad is not None])
 
-    cuda = device.type == "cuda"
-    if not cuda:
-        _reset_peak()
-        before = _memory_mb("VmRSS")
+    peak = PeakMemory(device)
     timing = measure(step, repeats=options.repeats, device=device, warm_up=1, limit_s=120)
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else _memory_mb("VmHWM") - before
     row = {"variant": options.variant, "median_ms": timing.median, "low_ms": timing.low, "high_ms": timing.high,
-           "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak, "losses": losses[:3]}
+           "best_ms": timing.best, "runs": timing.runs, "peak_mb": peak.mb(), "losses": losses[:3]}
     if half or precision != "float32":
         exact = gradient(False, "float32")
         row["gradient_error"] = ((gradient(half, precision) - exact).norm() / exact.norm()).item()

@@ -120,8 +120,9 @@ def test_a_run_that_really_has_too_little_memory(tmp_path: Path) -> None:
                           timeout=300)
     assert done.returncode == 2, done.stderr[-2000:]
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: host memory ran out (")
-    assert "asked for" in last
+    # Which allocation is the one too many, and whether it says its size, differs from machine to machine.
+    assert last.startswith("error: host memory ran out")
+    assert "need less" in last
 
 
 def strands_of(count: int, **keys: object) -> tuple[CfgNode, list[PointCloud]]:
