@@ -66,7 +66,7 @@ class ResidualUNet(nn.Module):
 
     def input_region(self, wanted: PixelRegion) -> PixelRegion:
         """As `npcr.renderers.patches.RegionalNetwork.input_region`."""
-        return self._inputs(wanted)[0]
+        return self._inputs(wanted)[0].union(wanted)  # an odd last row of the picture is in no mean
 
     def forward_region(self, x: Patch, wanted: PixelRegion) -> Tensor:
         """As `npcr.renderers.patches.RegionalNetwork.forward_region`."""

@@ -32,8 +32,8 @@ def make(form: str) -> Renderer:
     torch.manual_seed(1)
     points = cloud()
     renderer: Renderer
-    if form == "strands":
-        renderer = StrandsRenderer([points], [0.15], feature_dim=3, width=8)
+    if form.startswith("strands"):
+        renderer = StrandsRenderer([points], [0.15], feature_dim=3, width=8, halvings=int(form.endswith("half")))
     elif form == "splats":
         renderer = StrandsRenderer([points], [0.15], width=0)
     elif form == "blended":
@@ -43,7 +43,7 @@ def make(form: str) -> Renderer:
         renderer = LayeredRenderer([points], feature_dim=4, layers=2, splat=SPLAT, norm=norm,
                                    legacy=option == "legacy", margin=2 if option == "margin" else -1,
                                    backend="auto" if option == "kernels" else "torch")
-    if form in ("strands", "splats", "blended"):
+    if not isinstance(renderer, LayeredRenderer):
         with torch.no_grad():
             for values in (*renderer.colors, *renderer.strands, *renderer.opacity):
                 values.add_(0.7 * torch.randn(values.shape))
@@ -70,7 +70,7 @@ def largest_difference(renderer: Renderer, cameras: Cameras) -> float:
     return max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs)
 
 
-@pytest.mark.parametrize("form", ["strands", "splats", "blended"])
+@pytest.mark.parametrize("form", ["strands", "strands, half", "splats", "blended"])
 def test_tiles_equal_the_whole_picture(form: str) -> None:
     assert largest_difference(make(form), orbit_cameras(2, SIZE)) <= 1e-6
 
