@@ -313,5 +313,9 @@ def _answers() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        reason = re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0])  # without the line of torch's source
-        raise LostProcessError(f"another process has ended or does not answer ({reason})") from error
+        raise LostProcessError(f"another process has ended or does not answer ({_reason(error)})") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first sentence of torch's message, without the line of its source; gloo's others are advice of its own."""
+    return re.sub(r"^\[[^]]*\] ", "", str(error).partition("\n")[0]).partition(". ")[0]

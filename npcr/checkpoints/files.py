@@ -166,7 +166,13 @@ def choose_model(chosen: Path | None, folder: str | Path, load_epoch: int) -> Pa
     """
     if chosen is not None and not chosen.is_dir():
         return chosen
-    return model_path(chosen or folder, find_epoch(chosen or folder, load_epoch))
+    place = chosen or folder
+    try:
+        return model_path(place, find_epoch(place, load_epoch))
+    except CheckpointError as error:
+        if chosen is not None or _epochs(place, "model"):
+            raise
+        raise CheckpointError(f"{error}; --checkpoint names a model or the folder of one") from None
 
 
 def save_model(path: str | Path, checkpoint: ModelCheckpoint) -> None:

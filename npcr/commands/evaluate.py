@@ -27,6 +27,7 @@ from npcr.factory import build_dataset, held_out_views, load_renderer, open_scen
 from npcr.installation import commit
 from npcr.io.json_files import write_json
 from npcr.rendering import shared_path
+from npcr.training.agreement import refuse_different_scenes, refuse_different_settings, weights_checksum
 from npcr.visualization.captions import Pixels
 
 logger = logging.getLogger("npcr")
@@ -98,6 +99,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     device = distributed.own_device(cli.resolve_device(given.MODEL.DEVICE))
     checkpoint = choose_model(args.checkpoint, given.OUTPUT_DIR, given.LOAD_EPOCH)
     renderer, cfg, epoch = load_renderer(given, checkpoint, device, explicit=explicit)
+    refuse_different_settings(cfg, device)
+    distributed.refuse_differences({"the checksum of the model's weights": weights_checksum(renderer)})
     prepare_rendering(renderer, cfg)
     facts = {"checkpoint": str(checkpoint), "epoch": epoch, "config": to_dict(cfg), "commit": commit(),
              "versions": _versions(), "device": str(device)}
@@ -119,7 +122,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         if (score.frame, score.camera) in shown:
             rows[score.frame, score.camera] = sheet_row(score, pictures)
 
-    distributed.refuse_differences({"the checkpoint": str(checkpoint), "its epoch": epoch, "the views": len(which)})
+    refuse_different_scenes(views.scene, [])
     own = evaluator.evaluate_views(renderer, views, distributed.share(which), batch=cfg.TEST.IMS_PER_BATCH,
                                    device=device, on_view=keep_row, progress=distributed.is_writer())
     scores = distributed.gather_shares(own)

@@ -29,7 +29,8 @@ EXAMPLES = """\
       for every view around the object; the scene's own cameras say where that is
   npcr refine --resume
       go on after Ctrl-C
-  torchrun --standalone --nproc_per_node 2 --no-python npcr refine --config-file output/config.yml
+  torchrun --standalone --nproc_per_node 2 --no-python npcr refine --config-file output/config.yml \\
+      --checkpoint output REFINE.PATH random
       in two processes, which share each step and the validation (docs/distributed.md)
   npcr refine REFINE.SCHEME published REFINE.PATH given REFINE.PASSES 20
       as published: one optimizer step for each walk over the path

@@ -14,6 +14,7 @@ from npcr.rendering import shared_path
 from npcr.rendering.frame_writer import PathVideos, build_writer
 from npcr.rendering.frames import render_path
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
+from npcr.training.agreement import refuse_different_settings
 
 EXAMPLES = """\
   npcr render
@@ -33,7 +34,7 @@ EXAMPLES = """\
       faster on a GPU; what that costs: docs/performance.md
   npcr render INPUT.SIZE_TEST "[4096, 4096]" RENDER.TILE 1024
       a picture larger than memory, in tiles (docs/sizes.md)
-  torchrun --standalone --nproc_per_node 4 --no-python npcr render --config-file output/config.yml
+  torchrun --standalone --nproc_per_node 4 --no-python npcr render --config-file output/config.yml --checkpoint output
       in four processes, each a stretch of the path; after a stop the same command renders what is missing
 
 results, in --output:
@@ -100,6 +101,7 @@ def _render_alone(inputs: PathInputs, output: Path) -> None:
 
 def _render_shared(inputs: PathInputs, output: Path) -> None:
     count = len(inputs.cameras)
+    refuse_different_settings(inputs.cfg, inputs.renderer.device)
     if distributed.is_writer():
         dump_config(inputs.cfg, output / "config.yml")
     try:

@@ -89,8 +89,10 @@ def _rounded(size: int) -> int:
 
 
 def _map(size: int) -> mmap.mmap:
+    # Python's default is memory that a forked process shares: both would write their pictures into it.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
-        memory = mmap.mmap(-1, size)
+        memory = mmap.mmap(-1, size, **private)
     except OSError as error:
         raise MemoryError(f"unable to allocate {size} bytes: {error.strerror}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):

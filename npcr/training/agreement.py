@@ -58,18 +58,31 @@ def refuse_untrainable(cfg: CfgNode) -> None:
     Raises:
         ConfigError: MODEL.NORM batch, or SOLVER.IMS_PER_BATCH has no view for each process.
     """
-    processes, size = distributed.world_size(), cfg.SOLVER.IMS_PER_BATCH
+    processes, size, source = distributed.world_size(), cfg.SOLVER.IMS_PER_BATCH, source_of(cfg, "SOLVER.IMS_PER_BATCH")
     if processes == 1:
         return
     if cfg.MODEL.NORM == "batch" and cfg.MODEL.FORM == "layered":
         raise ConfigError(f"{source_of(cfg, 'MODEL.NORM')}: MODEL.NORM batch keeps running statistics, which each of "
                           f"{processes} processes would take from its own views alone; use instance or none")
     if size < processes:
-        raise ConfigError(f"{source_of(cfg, 'SOLVER.IMS_PER_BATCH')}: SOLVER.IMS_PER_BATCH is {size}, which counts the "
-                          f"views of all processes, and there are {processes}; set it to {processes} or a multiple "
-                          "(docs/distributed.md has the rule for rates)")
+        remedy = (f"start at most {size}: a training that goes on keeps its batch" if cfg.RESUME else
+                  f"set it to {processes} or a multiple (docs/distributed.md has the rule for rates)")
+        raise ConfigError(f"{source}: SOLVER.IMS_PER_BATCH is {size}, which counts the views of all processes, and "
+                          f"there are {processes}; {remedy}")
     if size % processes:
         logger.info("SOLVER.IMS_PER_BATCH %d is no multiple of %d processes: some wait for others", size, processes)
+
+
+def warn_of_idle_processes(views: int) -> None:
+    """Say where there are more processes than training views, which one process each would show at most.
+
+    Args:
+        views: of the training.
+    """
+    idle = distributed.world_size() - views
+    if idle > 0 and distributed.is_writer():
+        logger.warning("the scene has %d training views for %d processes: %d of them have nothing to learn from", views,
+                       distributed.world_size(), idle)
 
 
 def refuse_different_scenes(scene: Scene, clouds: Sequence[PointCloud]) -> None:

@@ -50,6 +50,7 @@ from npcr.training.agreement import (
     refuse_different_settings,
     refuse_different_weights,
     refuse_untrainable,
+    warn_of_idle_processes,
     weights_checksum,
 )
 from npcr.training.batches import Order, samples_from
@@ -110,6 +111,7 @@ class Trainer:
         refuse_different_scenes(scene, clouds)
         cameras = split_holdout(len(scene.cameras), cfg.DATASETS.HOLDOUT_EVERY)[0]
         self.views: list[View] = [(frame, camera) for frame in range(len(scene.frames)) for camera in cameras]
+        warn_of_idle_processes(len(self.views))
         self.dataset = build_dataset(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
         self.held_out = held_out_views(cfg, scene, device)
         renderer = build_renderer(cfg, clouds)
@@ -369,11 +371,13 @@ class Trainer:
         self._take_points(model, model_path)
         checkpoints.load_parameters(self.renderer, model, model_path)
         state = checkpoints.load_training_state(path)
-        for name, now in (("optimizer_name", self.cfg.SOLVER.OPTIMIZER_NAME), ("seed", self.cfg.SOLVER.SEED),
-                          ("steps_per_epoch", self.steps_per_epoch),
-                          ("jobs", [list(view) for view in self.views])):
+        for name, what, now in (
+                ("optimizer_name", "SOLVER.OPTIMIZER_NAME", self.cfg.SOLVER.OPTIMIZER_NAME),
+                ("seed", "SOLVER.SEED", self.cfg.SOLVER.SEED),
+                ("jobs", "the list of training views", [list(view) for view in self.views]),
+                ("steps_per_epoch", "the number of steps of an epoch, by another SOLVER.IMS_PER_BATCH,",
+                 self.steps_per_epoch)):
             if state[name] != now:
-                what = "the list of training views" if name == "jobs" else name
                 values = "" if name == "jobs" else f" ({state[name]} then, {now} now)"
                 raise CheckpointError(f"{path}: cannot resume: {what} differs from the run that wrote it{values}")
         if state.get("weights") not in (None, weights_checksum(self.renderer)):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from npcr.checkpoints import (
+    choose_model,
     find_epoch,
     load_model,
     load_training_state,
@@ -133,6 +134,8 @@ def test_find_epoch_without_any(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError) as caught:
             find_epoch(folder)
         assert str(caught.value) == f"{folder}: no nr_model_*.pth; epochs there: none"
+    with pytest.raises(CheckpointError, match=r"epochs there: none; --checkpoint names a model or the folder of one$"):
+        choose_model(None, tmp_path, -1)
     (tmp_path / "nr_model_3.pth").touch()
     with pytest.raises(
         CheckpointError, match=r"no nr_optimizer_\*.pth, which resuming needs; complete .*: none"

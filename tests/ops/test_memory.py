@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
+
+import pytest
 import torch
 
 from npcr.ops.memory import MemoryPool
@@ -31,6 +34,18 @@ def test_every_type_has_its_size() -> None:
         assert (x == 7).all()
         del x
         assert pool.bytes_in_use == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_forked_process_has_its_own() -> None:
+    pool = MemoryPool()
+    kept = pool.empty(300, 400).fill_(1)
+    child = os.fork()
+    if child == 0:
+        kept.numpy().fill(2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (kept == 1).all()
 
 
 def test_small_tensors_are_torchs_own() -> None:

@@ -12,60 +12,34 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from npcr.checkpoints import (
-    ModelCheckpoint,
-    load_model,
-    load_training_state,
-    make_checkpoint,
-    model_path,
-    save_model,
-)
+from npcr.checkpoints import load_model, load_training_state, make_checkpoint, model_path, save_model
 from npcr.config import changed, default_config, dump_config, explicit_keys, load_config, to_dict
 from npcr.data.scene import load_clouds
 from npcr.factory import build_renderer
 from npcr.refine import validation
-from npcr.refine.clips import PathClips
-from npcr.refine.published import PathRefiner, RefineSettings
-from npcr.refine.run import Progress, RefineRun, RunSettings, Scheme, state_path
+from npcr.refine.run import Progress, RefineRun, state_path
 from npcr.refine.setup import build_run
-from npcr.refine.steady import SteadyRefiner, SteadySettings
-from npcr.refine.validation import RefineValidator
 from npcr.rendering.path_inputs import load_path_inputs
-from npcr.training.optimizers import build_optimizer
-from tests.path_stub import orbit
-from tests.refine.shimmer import Shimmer
-from tests.refine.test_run import interrupt_after
+from tests.refine.shimmer_run import RESULT, interrupt_after, shimmer_run, validator
 from tests.refine.test_steady import bright_photographs
 from tests.scenes import write_tiny_scene
 from tests.training.kills import children, rank_of
 from tests.training.processes import run_together, train
 from tests.training.test_determinism import form_config
-from tests.training.test_trainer import same_parameters
+from tests.training.test_trainer import SmallNetwork, same_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4  # of a pass of the steady scheme
-RESULT = "nr_model_7_refined.pth"
 
 
 def build(folder: Path, published: bool = False, length: int = 2, passes: int = 3) -> RefineRun:
-    renderer = Shimmer()
-    source = ModelCheckpoint(epoch=7, config={}, model={k: v.clone() for k, v in renderer.state_dict().items()})
-    optimizer = build_optimizer(load_config(), renderer, lr=0.01)
-    scheme: Scheme
-    if published:
-        settings = RefineSettings((0.5, 0.5, 0.25, 0.75), 1e9, 0.01, perceptual=0.0)
-        scheme = PathRefiner(renderer, orbit(6), optimizer, None, settings)
-    else:
-        scheme = SteadyRefiner(renderer, PathClips(orbit(6), length), optimizer,
-                               SteadySettings(passes, STEPS, 0.01, 30.0, 1.0, 1.0, 0.02),
-                               photographs=bright_photographs(0.6))
-    return RefineRun(scheme, RefineValidator(PathClips(orbit(6), 2), depth_tolerance=0.02, seed=0),
-                     RunSettings(passes, math.inf, 0, {}), source=source, destination=folder / RESULT,
-                     log=folder / "log")
+    return shimmer_run(folder, validator(), passes=passes, steps=STEPS, drop=math.inf, length=length,
+                       photographs=bright_photographs(0.6), published=published)
 
 
 def refine(folder: Path, *options: Any, resume: bool = False) -> tuple[float, Progress]:
@@ -118,16 +92,18 @@ def test_the_renderings_are_shared(tmp_path: Path) -> None:
 
 
 def refine_scene(config: Path, scene: Path, result: Path, scheme: str) -> None:
+    """Refine as the command does, but the layered form with the small network that it was trained with."""
     options = ["REFINE.SCHEME", scheme, "REFINE.PATH", "random" if scheme == "steady" else "given"]
-    inputs = load_path_inputs(
-        load_config(config, options), torch.device("cpu"), explicit=explicit_keys(config, options),
-        cam_pose=scene / "CamPose.inf", intrinsics=scene / "Intrinsic.inf", checkpoint=model_path(config.parent, 1))
-    build_run(inputs, result).run()
+    with mock.patch("npcr.renderers.layered.GatedUNet", SmallNetwork):
+        inputs = load_path_inputs(
+            load_config(config, options), torch.device("cpu"), explicit=explicit_keys(config, options),
+            cam_pose=scene / "CamPose.inf", intrinsics=scene / "Intrinsic.inf", checkpoint=model_path(config.parent, 1))
+        build_run(inputs, result).run()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "scheme", "processes"), [
-    ("strands", "steady", 3), ("blended", "steady", 2), ("strands", "published", 3)])
+    ("strands", "steady", 3), ("blended", "steady", 2), ("layered", "steady", 2), ("strands", "published", 3)])
 def test_processes_refine_a_scene_as_one(form: str, scheme: str, processes: int, tmp_path: Path) -> None:
     scene = write_tiny_scene(tmp_path / "scene", cameras=6, size=(48, 40))
     train(form_config(form, scene, tmp_path, "SOLVER.MAX_EPOCHS", "1", "INPUT.SIZE_RAW", "[48, 40]", "INPUT.SIZE_TEST",

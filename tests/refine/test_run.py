@@ -2,29 +2,19 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from npcr.checkpoints import ModelCheckpoint, load_model, load_training_state, save_training_state
-from npcr.config import load_config
+from npcr.checkpoints import load_model, load_training_state, save_training_state
 from npcr.errors import CheckpointError
-from npcr.refine.clips import PathClips
-from npcr.refine.published import PathRefiner, RefineSettings
-from npcr.refine.run import RefineRun, RunSettings, state_path
-from npcr.refine.steady import SteadyLoss, SteadyRefiner, SteadySettings
-from npcr.refine.validation import RefineValidator, ValidationScores
+from npcr.refine.run import state_path
+from npcr.refine.validation import ValidationScores
 from npcr.renderers import Renderer
-from npcr.training.optimizers import build_optimizer
-from npcr.training.pending_losses import PendingLosses
-from tests.path_stub import orbit
-from tests.refine.shimmer import Shimmer
+from tests.refine.shimmer_run import interrupt_after, shimmer_run, validator
 
 
 class FixedScores:
@@ -37,48 +27,12 @@ class FixedScores:
         return self.scores.pop(0)
 
 
-def validator() -> RefineValidator:
-    return RefineValidator(PathClips(orbit(6), 2), depth_tolerance=0.02, seed=0)
-
-
-def make(folder: Path, validate_by: Any, passes: int = 4, drop: float = 0.1, patience: int = 0,
-         published: bool = False) -> RefineRun:
-    renderer = Shimmer()
-    source = ModelCheckpoint(epoch=7, config={}, model={k: v.clone() for k, v in renderer.state_dict().items()})
-    optimizer = build_optimizer(load_config(), renderer, lr=0.01)
-    scheme: Any
-    if published:
-        settings = RefineSettings((0.5, 0.5, 0.25, 0.75), 1e9, 0.01, perceptual=0.0)
-        scheme = PathRefiner(renderer, orbit(6), optimizer, None, settings)
-    else:
-        scheme = SteadyRefiner(renderer, PathClips(orbit(6), 2), optimizer,
-                               SteadySettings(passes, 5, 0.01, 30.0, 0.0, 1.0, 0.02))
-    return RefineRun(scheme, validate_by, RunSettings(passes, drop, patience, {"REFINE.STEPS": 5}), source=source,
-                     destination=folder / "nr_model_7_refined.pth", log=folder / "log")
-
-
 def shimmer(file: Path) -> float:
     return load_model(file).model["shimmer"].item()
 
 
-def interrupt_after(run: RefineRun, steps: int, times: int = 1) -> None:
-    """Ctrl-C while step `steps` of the run is done."""
-    inner, count = run.scheme.run_pass, 0
-
-    def run_pass(number: int, first: int = 0) -> Iterator[PendingLosses[SteadyLoss]]:
-        nonlocal count
-        for loss in inner(number, first):
-            count += 1
-            if count == steps:
-                for _ in range(times):
-                    os.kill(os.getpid(), signal.SIGINT)
-            yield loss
-
-    run.scheme.run_pass = run_pass  # type: ignore[method-assign]
-
-
 def test_a_run_makes_the_model_steadier_and_logs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make(tmp_path, validator())
+    run = shimmer_run(tmp_path, validator())
     best = run.run()
     assert run.start is not None
     assert best.flicker < 0.5 * run.start.flicker
@@ -100,7 +54,7 @@ def test_a_run_makes_the_model_steadier_and_logs_it(tmp_path: Path, capsys: pyte
 
 def test_what_costs_too_much_psnr_or_is_no_steadier_is_not_kept(tmp_path: Path,
                                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    run = make(tmp_path, FixedScores((0.05, 30), (0.03, 29.95), (0.01, 29.89), (0.04, 31), (0.02, 29.91)))
+    run = shimmer_run(tmp_path, FixedScores((0.05, 30), (0.03, 29.95), (0.01, 29.89), (0.04, 31), (0.02, 29.91)))
     assert run.run() == ValidationScores(0.02, 29.91)
     assert run.progress.best_pass == 4
     out = capsys.readouterr().out
@@ -109,7 +63,8 @@ def test_what_costs_too_much_psnr_or_is_no_steadier_is_not_kept(tmp_path: Path,
 
 
 def test_the_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
-    run = make(tmp_path, FixedScores((0.05, 30), (0.03, 30), (0.04, 30), (0.04, 30), (0.01, 30)), passes=9, patience=2)
+    scores = FixedScores((0.05, 30), (0.03, 30), (0.04, 30), (0.04, 30), (0.01, 30))
+    run = shimmer_run(tmp_path, scores, passes=9, patience=2)
     assert run.run() == ValidationScores(0.03, 30)
     assert run.progress.passes == 3
 
@@ -124,35 +79,36 @@ def test_a_matte_that_smears_is_not_kept() -> None:
 
 def test_passes_whose_psnr_is_too_low_are_waited_out(tmp_path: Path) -> None:
     scores = FixedScores((0.05, 30), (0.03, 20), (0.03, 20), (0.03, 20), (0.04, 30), (0.04, 30), (0.04, 30), (0.01, 30))
-    run = make(tmp_path, scores, passes=9, patience=2)
+    run = shimmer_run(tmp_path, scores, passes=9, patience=2)
     assert run.run() == ValidationScores(0.04, 30)
     assert run.progress.best_pass == 4  # the falling learning rate brought PSNR back
     assert run.progress.passes == 6
 
 
 def test_where_no_pass_is_worth_keeping_the_model_is_the_result_as_it_was(tmp_path: Path) -> None:
-    run = make(tmp_path, FixedScores((0.05, 30), (0.06, 30), (0.01, 20)), passes=2)
+    run = shimmer_run(tmp_path, FixedScores((0.05, 30), (0.06, 30), (0.01, 20)), passes=2)
     assert run.run() == ValidationScores(0.05, 30)
     assert shimmer(run.destination) == pytest.approx(0.1)
     assert run.progress.best_pass == 0
 
 
 def test_the_published_scheme_keeps_its_last_pass_whatever_it_is(tmp_path: Path) -> None:
-    run = make(tmp_path, FixedScores((0.05, 30), (0.01, 30), (0.06, 20)), passes=2, drop=math.inf, published=True)
+    scores = FixedScores((0.05, 30), (0.01, 30), (0.06, 20))
+    run = shimmer_run(tmp_path, scores, passes=2, drop=math.inf, published=True)
     assert run.run() == ValidationScores(0.06, 20)
     assert shimmer(run.destination) == run.scheme.renderer.state_dict()["shimmer"].item()
 
 
 @pytest.mark.parametrize("steps", [3, 5, 7, 18])
 def test_resuming_equals_not_stopping_bit_for_bit(tmp_path: Path, steps: int) -> None:
-    whole = make(tmp_path / "whole", validator())
+    whole = shimmer_run(tmp_path / "whole", validator())
     whole.run()
-    stopped = make(tmp_path / "parts", validator())
+    stopped = shimmer_run(tmp_path / "parts", validator())
     interrupt_after(stopped, steps)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert stopped.progress.passes * 5 + stopped.progress.steps == steps
-    resumed = make(tmp_path / "parts", validator())
+    resumed = shimmer_run(tmp_path / "parts", validator())
     assert resumed.run(resume=True) == whole.best
     assert resumed.progress == whole.progress
     first, second = load_model(whole.destination).model, load_model(resumed.destination).model
@@ -161,9 +117,9 @@ def test_resuming_equals_not_stopping_bit_for_bit(tmp_path: Path, steps: int) ->
 
 def test_states_with_flicker_of_255_are_resumed_as_if_it_were_of_1(tmp_path: Path) -> None:
     """States had no entry for the range of flicker when it was 0 to 255."""
-    whole = make(tmp_path / "whole", validator())
+    whole = shimmer_run(tmp_path / "whole", validator())
     whole.run()
-    stopped = make(tmp_path / "parts", validator())
+    stopped = shimmer_run(tmp_path / "parts", validator())
     interrupt_after(stopped, 12)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
@@ -174,7 +130,7 @@ def test_states_with_flicker_of_255_are_resumed_as_if_it_were_of_1(tmp_path: Pat
     for name in ("start", "best"):
         state[name]["flicker"] *= 255
     save_training_state(stopped.state_file, state)
-    resumed = make(tmp_path / "parts", validator())
+    resumed = shimmer_run(tmp_path / "parts", validator())
     best = resumed.run(resume=True)
     assert whole.best is not None
     assert best.flicker == pytest.approx(whole.best.flicker, rel=1e-12)
@@ -185,21 +141,21 @@ def test_states_with_flicker_of_255_are_resumed_as_if_it_were_of_1(tmp_path: Pat
 
 
 def test_a_published_pass_that_was_stopped_is_repeated(tmp_path: Path) -> None:
-    whole = make(tmp_path / "whole", validator(), passes=2, drop=math.inf, published=True)
+    whole = shimmer_run(tmp_path / "whole", validator(), passes=2, drop=math.inf, published=True)
     whole.run()
-    stopped = make(tmp_path / "parts", validator(), passes=2, drop=math.inf, published=True)
+    stopped = shimmer_run(tmp_path / "parts", validator(), passes=2, drop=math.inf, published=True)
     interrupt_after(stopped, 7)
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert (stopped.progress.passes, stopped.progress.steps) == (1, 0)
-    resumed = make(tmp_path / "parts", validator(), passes=2, drop=math.inf, published=True)
+    resumed = shimmer_run(tmp_path / "parts", validator(), passes=2, drop=math.inf, published=True)
     resumed.run(resume=True)
     assert shimmer(resumed.destination) == shimmer(whole.destination)
 
 
 def test_ctrl_c_twice_stops_at_once_and_the_handler_goes(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    run = make(tmp_path, validator())
+    run = shimmer_run(tmp_path, validator())
     interrupt_after(run, 3, times=2)
     with pytest.raises(KeyboardInterrupt):
         run.run()
@@ -208,19 +164,19 @@ def test_ctrl_c_twice_stops_at_once_and_the_handler_goes(tmp_path: Path) -> None
 
 
 def test_the_state_of_another_run_or_model_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, validator(), passes=1).run()
-    changed = make(tmp_path, validator())
+    shimmer_run(tmp_path, validator(), passes=1).run()
+    changed = shimmer_run(tmp_path, validator())
     changed.settings.identity["REFINE.STEPS"] = 6
     with pytest.raises(CheckpointError, match=r"REFINE\.STEPS differs from the run .* \(5 then, 6 now\)"):
         changed.run(resume=True)
-    other = make(tmp_path, validator())
+    other = shimmer_run(tmp_path, validator())
     other.source.model["default_feature"] += 1
     with pytest.raises(CheckpointError, match="model differs from the run that wrote it; --overwrite"):
         other.run(resume=True)
     state_path(tmp_path / "nr_model_7_refined.pth").rename(tmp_path / "kept")
     with pytest.raises(CheckpointError, match=r"nr_optimizer_7_refined\.pth: no such checkpoint"):
-        make(tmp_path, validator()).run(resume=True)
+        shimmer_run(tmp_path, validator()).run(resume=True)
     (tmp_path / "kept").rename(tmp_path / "nr_optimizer_7_refined.pth")
     (tmp_path / "nr_model_7_refined.pth").unlink()
     with pytest.raises(CheckpointError, match="is gone, which held the best of the run so far"):
-        make(tmp_path, validator()).run(resume=True)
+        shimmer_run(tmp_path, validator()).run(resume=True)

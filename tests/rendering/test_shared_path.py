@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from npcr.rendering.frames import render_outputs
 from npcr.rendering.path_inputs import PathInputs, load_path_inputs
 from npcr.rendering.shared_path import FOLDER, UnfinishedPath, render_shared, runs, shared_outputs
 from tests.scenes import default_intrinsics, orbit_poses, write_blocks, write_poses, write_tiny_scene
+from tests.training.processes import run_together
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "render.py"
 FRAMES = 40
@@ -158,6 +160,23 @@ def evaluate(folder: Path, processes: int, *options: str) -> None:
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
                     str(SCRIPT.with_name("evaluate.py")), "--config-file", str(folder / "config.yml"), "--output",
                     str(folder / str(processes)), *options], check=True, env=environment())
+
+
+def start(name: str, arguments: list[str]) -> None:
+    importlib.import_module(f"npcr.commands.{name}").main(arguments)
+
+
+@pytest.mark.parametrize("name", ["render", "evaluate"])
+def test_processes_of_other_settings_are_refused_with_the_key(name: str, tmp_path: Path) -> None:
+    scene = write_scored_model(tmp_path)
+    options = ["--config-file", str(tmp_path / "config.yml"), "--checkpoint", str(tmp_path), "--output",
+               str(tmp_path / "out")]
+    if name == "render":
+        options += ["--cam-pose", str(scene / "CamPose.inf"), "--intrinsics", str(scene / "Intrinsic.inf")]
+    both = [[*options, "BACKGROUND_GRAY", gray] for gray in ("0", "9")]
+    for message in run_together(2, start, name, both):
+        assert "BACKGROUND_GRAY is 0 in process 0 and 9 in process 1" in message
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

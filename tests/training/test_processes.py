@@ -20,6 +20,7 @@ from npcr.checkpoints import model_path, whole_epochs
 from npcr.config import changed, dump_config
 from npcr.renderers import FORMS
 from npcr.renderers.losses import RenderLoss
+from npcr.training.agreement import warn_of_idle_processes
 from npcr.training.trainer import Trainer
 from tests.scenes import write_tiny_scene
 from tests.training.processes import distance, free_port, run_together, train, train_together, train_whole
@@ -118,15 +119,26 @@ def test_what_does_not_fit_together_is_refused_at_the_start(scene: Path, tmp_pat
     other = write_tiny_scene(tmp_path / "other", cameras=6, size=(32, 28), points=19)
     cfg = settings("strands", scene, tmp_path)
     batch = settings("layered", scene, tmp_path, "MODEL.NORM", "batch")
-    mine = [cfg, cfg, changed(cfg, SOLVER__IMS_PER_BATCH=1), batch]
+    small = changed(cfg, SOLVER__IMS_PER_BATCH=1)
+    mine = [cfg, cfg, small, changed(small, RESUME=True), batch]
     others = [changed(cfg, SOLVER__SEED=1), changed(cfg, DATASETS__TRAIN=str(other)), *mine[2:]]
     said = run_together(2, refusals, [mine, others])
     assert said[0] == said[1]
     for message, wanted in zip(said[0], (
             "SOLVER.SEED is 0 in process 0 and 1 in process 1", "the checksum of the point clouds is",
             "SOLVER.IMS_PER_BATCH is 1, which counts the views of all processes, and there are 2; set it to 2",
+            "there are 2; start at most 1: a training that goes on keeps its batch",
             "MODEL.NORM batch keeps running statistics"), strict=True):
         assert wanted in message
+
+
+def test_processes_that_never_have_a_view_are_reported(monkeypatch: pytest.MonkeyPatch,
+                                                       caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("npcr.distributed.world_size", lambda: 8)
+    for views in (8, 5):
+        warn_of_idle_processes(views)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the scene has 5 training views for 8 processes: 3 of them have nothing to learn from"]
 
 
 def train_with_nan(cfg: CfgNode, rank: int) -> int:

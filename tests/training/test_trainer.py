@@ -199,8 +199,9 @@ def test_a_finished_run_is_left_alone(scene: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_network")
 def test_resuming_something_else_is_refused(scene: Path, tmp_path: Path) -> None:
     Trainer(config(scene, tmp_path, "SOLVER.MAX_EPOCHS", "1"), CPU).run()
-    for options, message in ((("SOLVER.OPTIMIZER_NAME", "SGD"), r"optimizer_name differs.*Adam then, SGD now"),
-                             (("DATASETS.HOLDOUT_EVERY", "2"), "differs"),
+    for options, message in ((("SOLVER.OPTIMIZER_NAME", "SGD"), r"SOLVER.OPTIMIZER_NAME differs.*Adam then, SGD now"),
+                             (("DATASETS.HOLDOUT_EVERY", "2"), "the list of training views differs"),
+                             (("SOLVER.IMS_PER_BATCH", "2"), r"another SOLVER\.IMS_PER_BATCH, differs"),
                              (("MODEL.FEATURE_DIM", "8"), "trained with MODEL.FEATURE_DIM 4, the configuration says 8"),
                              (("LOAD_EPOCH", "7"), "nr_model_7.pth")):
         with pytest.raises(CheckpointError, match=message):
