@@ -13,15 +13,22 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
 from npcr import checkpoints, distributed
+from npcr.errors import CheckpointError
 from npcr.io.files import atomic_write, reraise_with_path
 
 logger = logging.getLogger("npcr")
 
 LAUNCH_FILE = "launch.json"  # in OUTPUT_DIR, or in the folder of a refining's log
+
+
+# What a training state says of its run, in words.
+_RUN = {"optimizer_name": "SOLVER.OPTIMIZER_NAME", "seed": "SOLVER.SEED", "jobs": "the list of training views",
+        "steps_per_epoch": "the number of steps of an epoch, by another SOLVER.IMS_PER_BATCH,"}
 
 
 def epoch_to_resume(cfg: CfgNode) -> int | None:
@@ -102,3 +109,20 @@ def _read(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) and isinstance(content.get("states"), dict) else {}
+
+
+def refuse_other_run(state: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Compare the run that wrote a training state with this one.
+
+    Args:
+        state: as `npcr.checkpoints.load_training_state` reads it.
+        now: the same of this run, of some of its entries.
+        path: the state's file, for the message.
+
+    Raises:
+        CheckpointError: they differ; the message says in what.
+    """
+    for name, value in now.items():
+        if state[name] != value:
+            values = "" if isinstance(value, list) else f" ({state[name]} then, {value} now)"
+            raise CheckpointError(f"{path}: cannot resume: {_RUN[name]} differs from the run that wrote it{values}")

@@ -67,7 +67,7 @@ from npcr.training.optimizers import (
 )
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, StepLosses, mean_losses, take_read
 from npcr.training.population import dropping_at, prune, relocation_at
-from npcr.training.restarts import epoch_to_resume
+from npcr.training.restarts import epoch_to_resume, refuse_other_run
 
 logger = logging.getLogger("npcr")
 
@@ -371,15 +371,9 @@ class Trainer:
         self._take_points(model, model_path)
         checkpoints.load_parameters(self.renderer, model, model_path)
         state = checkpoints.load_training_state(path)
-        for name, what, now in (
-                ("optimizer_name", "SOLVER.OPTIMIZER_NAME", self.cfg.SOLVER.OPTIMIZER_NAME),
-                ("seed", "SOLVER.SEED", self.cfg.SOLVER.SEED),
-                ("jobs", "the list of training views", [list(view) for view in self.views]),
-                ("steps_per_epoch", "the number of steps of an epoch, by another SOLVER.IMS_PER_BATCH,",
-                 self.steps_per_epoch)):
-            if state[name] != now:
-                values = "" if name == "jobs" else f" ({state[name]} then, {now} now)"
-                raise CheckpointError(f"{path}: cannot resume: {what} differs from the run that wrote it{values}")
+        refuse_other_run(state, {"optimizer_name": self.cfg.SOLVER.OPTIMIZER_NAME, "seed": self.cfg.SOLVER.SEED,
+                                 "jobs": [list(view) for view in self.views],
+                                 "steps_per_epoch": self.steps_per_epoch}, path)
         if state.get("weights") not in (None, weights_checksum(self.renderer)):
             raise CheckpointError(f"{path}: is not of the same step as {model_path.name}, for writing was interrupted "
                                   "between them; name an earlier epoch by LOAD_EPOCH")
