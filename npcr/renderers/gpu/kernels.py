@@ -90,7 +90,7 @@ def convolve(high0, low0, high1, low1, high2, low2, weight_high, weight_low, bia
 def join_moments(means, squares, weight, bias, affine, images, pixels, tiles, tile_pixels, channels, eps,
                  COUT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr):
     """From each tile's mean and sum of squared deviations an image's mean, 1 / deviation, scale and shift."""
-    image = tl.program_id(0)
+    image = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     known = n < COUT
     # Around the first tile's mean, so that a mean much larger than the deviations does not swallow them.
