@@ -195,7 +195,9 @@ def split(x, high, low, kept, height, width, s_image, s_channel, s_row, s_column
     mask = i < values
     p, n = i // C, i % C
     x += image * s_image
-    value = tl.load(x + ((p // width) * s_row + (p % width) * s_column + n * s_channel), mask & (n < channels), 0.0)
+    # 64 bits, for x may lie in a larger tensor.
+    row, column, channel = (p // width).to(tl.int64), (p % width).to(tl.int64), n.to(tl.int64)
+    value = tl.load(x + (row * s_row + column * s_column + channel * s_channel), mask & (n < channels), 0.0)
     start = image * values
     _store_split(i, value, high + start, low + start, kept + start, mask, SPLIT, KEEP)
 
