@@ -4,7 +4,10 @@
 //
 // Point peeling: every point is projected once, its rectangle and depth are kept, and the first layer is
 // filled on the way. After each layer the winners' rectangles are marked as gone, and the next layer reads
-// the rectangles that are left.
+// the rectangles that are left. What takes time is reading keys: every point one for each pixel that it covers,
+// wherever that is. In a dense cloud nearly all points lie behind what every sixteenth of them shows already. So each
+// layer is filled by those first; then the farthest depth of each tile of pixels fits into a block's shared memory, and
+// of the other points only those that are nearer read keys. Keys get smaller only, so the picture is the same.
 // Pixel peeling: one pass into a k-buffer. A key that displaces another hands the larger of the two to the
 // next slot; as every slot ends with the least of all keys that reached it, the slots end up sorted.
 
@@ -30,6 +33,54 @@ constexpr uint32_t kGone = 0xffffffffu;
 
 __device__ __forceinline__ uint32_t pack(int x, int y) {
     return static_cast<uint32_t>(x) | static_cast<uint32_t>(y) << 16;
+}
+
+// Which points a launch takes, a warp's 32 at a time: all, every sixteenth 32, or the others.
+enum Part { kAll, kSample, kRest };
+constexpr int64_t kSampled = 16;
+
+inline int64_t chunks_of(int64_t points, Part part) {
+    const int64_t chunks = (points + kWarp - 1) / kWarp, sampled = (chunks + kSampled - 1) / kSampled;
+    return part == kAll ? chunks : part == kSample ? sampled : chunks - sampled;
+}
+
+__device__ __forceinline__ int64_t chunk_at(uint32_t place, Part part) {
+    constexpr uint32_t step = kSampled;
+    if (part == kAll) return place;
+    return part == kSample ? int64_t{place} * step : int64_t{place / (step - 1)} * step + 1 + place % (step - 1);
+}
+
+// The farthest depth in each tile of pixels, as bits, which sort as depths do; above all where a pixel is empty.
+struct Bounds {
+    uint32_t* depths;  // (rows, columns); null where the cloud is not dense enough
+    int shift;         // a tile has 2^shift pixels a side
+    int columns, rows;
+};
+constexpr int kBounds = 6144;         // tiles at most: 24 KiB of a block's shared memory
+constexpr int64_t kDense = 64;        // points a pixel, so that the sampled ones leave few pixels empty
+constexpr int64_t kPerBlock = 8192;   // points, so that reading the bounds is little beside them
+
+inline Bounds bounds_of(int64_t width, int64_t height) {
+    for (int shift = 3;; ++shift) {
+        const int64_t columns = ((width - 1) >> shift) + 1, rows = ((height - 1) >> shift) + 1;
+        if (columns * rows <= kBounds) return {nullptr, shift, static_cast<int>(columns), static_cast<int>(rows)};
+    }
+}
+
+// Called by whole blocks; followed by a __syncthreads.
+__device__ __forceinline__ void copy_bounds(const Bounds& bounds, uint32_t* to) {
+    for (int i = threadIdx.x; i < bounds.columns * bounds.rows; i += kThreads) to[i] = bounds.depths[i];
+}
+
+// Whether a splat lies behind everything in its tiles; false for one that reaches beyond two tiles a side.
+__device__ __forceinline__ bool is_behind(const Bounds& bounds, const uint32_t* depths, Rectangle rectangle,
+                                          uint32_t depth) {
+    const int left = (rectangle.x & 0xffff) >> bounds.shift, top = (rectangle.x >> 16) >> bounds.shift;
+    const int right = (rectangle.y & 0xffff) >> bounds.shift, bottom = (rectangle.y >> 16) >> bounds.shift;
+    if (right - left > 1 || bottom - top > 1) return false;
+    const uint32_t* upper = depths + top * bounds.columns;
+    const uint32_t* lower = depths + bottom * bounds.columns;
+    return depth > upper[left] && depth > upper[right] && depth > lower[left] && depth > lower[right];
 }
 
 struct Target {
@@ -84,26 +135,35 @@ __device__ void fill(const Target& target, Rectangle rectangle, Key key) {
     }
 }
 
-// Projects every point and fills the first layer (by_pixel: all layers). Rectangles and depths are kept for
-// the layers to come unless `rectangles` is null.
-template <bool by_pixel>
+// Calls visit(i, whether there is such a point) for a part; all lanes of a warp together, as `fill` wants it.
+template <class Visit>
+__device__ __forceinline__ void for_each_point(int64_t count, int64_t chunks, Part part, Visit visit) {
+    constexpr int warps = kThreads / kWarp;
+    for (int64_t place = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / kWarp; place < chunks;
+         place += static_cast<int64_t>(gridDim.x) * warps) {
+        const int64_t i = chunk_at(static_cast<uint32_t>(place), part) * kWarp + threadIdx.x % kWarp;
+        visit(i, i < count);
+    }
+}
+
+// Projects points and fills the first layer (by_pixel: all layers). Rectangles and depths are kept for the layers to
+// come unless `rectangles` is null.
+template <bool by_pixel, bool bounded>
 __global__ void __launch_bounds__(kThreads)
     project_points(NpcrRasterize task, int64_t camera_index, Target target, Rectangle* rectangles,
-                   uint32_t* depths) {
+                   uint32_t* depths, int64_t chunks, Part part, Bounds bounds) {
     __shared__ Camera camera;
+    __shared__ uint32_t farthest[bounded ? kBounds : 1];
     if (threadIdx.x == 0) {
         camera = make_camera(task.cam_to_world + 16 * camera_index, task.intrinsics + 9 * camera_index,
                              task.near_depth, task.far_depth, task.max_size, task.width, task.height);
     }
+    if (bounded) copy_bounds(bounds, farthest);
     __syncthreads();
-    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-    // `start` is the same for a whole warp, as `fill` wants it.
-    for (int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x / kWarp * kWarp;
-         start < task.point_count; start += step) {
-        const int64_t i = start + threadIdx.x % kWarp;
+    for_each_point(task.point_count, chunks, part, [&](int64_t i, bool exists) {
         Rectangle rectangle = make_uint2(kGone, kGone);
         uint32_t depth = 0;
-        if (i < task.point_count) {
+        if (exists) {
             const float* point = task.points + 3 * i;
             const Splat splat = project(camera, point[0], point[1], point[2]);
             if (splat.visible) {
@@ -115,21 +175,47 @@ __global__ void __launch_bounds__(kThreads)
                 depths[i] = depth;
             }
         }
+        if (bounded && rectangle.x != kGone && is_behind(bounds, farthest, rectangle, depth)) rectangle.x = kGone;
         fill<by_pixel>(target, rectangle, make_key(depth, static_cast<uint32_t>(i)));
-    }
+    });
 }
 
 // One further layer of point peeling, from the rectangles that are left.
+template <bool bounded>
 __global__ void __launch_bounds__(kThreads)
-    fill_layer(int64_t point_count, Target target, const Rectangle* rectangles, const uint32_t* depths) {
-    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-    for (int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x / kWarp * kWarp;
-         start < point_count; start += step) {
-        const int64_t i = start + threadIdx.x % kWarp;
-        const Rectangle rectangle = i < point_count ? rectangles[i] : make_uint2(kGone, kGone);
-        const uint32_t depth = rectangle.x != kGone ? depths[i] : 0;
-        fill<false>(target, rectangle, make_key(depth, static_cast<uint32_t>(i)));
+    fill_layer(int64_t point_count, Target target, const Rectangle* rectangles, const uint32_t* depths,
+               int64_t chunks, Part part, Bounds bounds) {
+    __shared__ uint32_t farthest[bounded ? kBounds : 1];
+    if (bounded) {
+        copy_bounds(bounds, farthest);
+        __syncthreads();
     }
+    for_each_point(point_count, chunks, part, [&](int64_t i, bool exists) {
+        Rectangle rectangle = exists ? rectangles[i] : make_uint2(kGone, kGone);
+        const uint32_t depth = rectangle.x != kGone ? depths[i] : 0;
+        if (bounded && rectangle.x != kGone && is_behind(bounds, farthest, rectangle, depth)) rectangle.x = kGone;
+        fill<false>(target, rectangle, make_key(depth, static_cast<uint32_t>(i)));
+    });
+}
+
+// Point peeling: a tile's bound from the keys so far, by a warp each.
+__global__ void __launch_bounds__(kThreads) bound_tiles(const Key* keys, int width, int height, Bounds bounds) {
+    const int lane = threadIdx.x % kWarp, side = 1 << bounds.shift;
+    const int tile = static_cast<int>(blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp);
+    if (tile >= bounds.columns * bounds.rows) return;
+    const int left = tile % bounds.columns * side, top = tile / bounds.columns * side;
+    const int columns = left + side < width ? side : width - left, rows = top + side < height ? side : height - top;
+    uint32_t farthest = 0;
+    for (int i = lane; i < columns * rows; i += kWarp) {
+        const Key key = keys[static_cast<int64_t>(top + i / columns) * width + left + i % columns];
+        const uint32_t depth = static_cast<uint32_t>(key >> 32);
+        farthest = depth > farthest ? depth : farthest;
+    }
+    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, farthest, distance);
+        farthest = other > farthest ? other : farthest;
+    }
+    if (lane == 0) bounds.depths[tile] = farthest;
 }
 
 template <class Index>
@@ -168,19 +254,23 @@ __global__ void __launch_bounds__(kThreads)
 // The caller's scratch memory, cut up; while the size is asked for, the addresses mean nothing.
 struct Scratch {
     Key* keys;
+    Bounds bounds;
     Rectangle* rectangles;  // null where no later layer needs them
     uint32_t* depths;
     int64_t key_bytes, bytes;
 
-    explicit Scratch(const NpcrRasterize& task) {
+    explicit Scratch(const NpcrRasterize& task) : bounds(bounds_of(task.width, task.height)) {
         const int64_t pixels = task.width * task.height;
         const int64_t kept = task.peel_pixels || task.layers == 1 ? 0 : task.point_count;
+        const bool bounded = !task.peel_pixels && task.point_count >= kDense * pixels;
         key_bytes = pixels * (task.peel_pixels ? task.layers : 1) * static_cast<int64_t>(sizeof(Key));
         const uintptr_t base = (reinterpret_cast<uintptr_t>(task.scratch) + 255) / 256 * 256;
         const uintptr_t after_keys = base + static_cast<uintptr_t>(key_bytes + 255) / 256 * 256;
-        const uintptr_t after_rectangles = after_keys + static_cast<uintptr_t>(kept) * sizeof(Rectangle);
+        const uintptr_t after_bounds = after_keys + (bounded ? kBounds * sizeof(uint32_t) : 0);
+        const uintptr_t after_rectangles = after_bounds + static_cast<uintptr_t>(kept) * sizeof(Rectangle);
         keys = reinterpret_cast<Key*>(base);
-        rectangles = kept ? reinterpret_cast<Rectangle*>(after_keys) : nullptr;
+        bounds.depths = bounded ? reinterpret_cast<uint32_t*>(after_keys) : nullptr;
+        rectangles = kept ? reinterpret_cast<Rectangle*>(after_bounds) : nullptr;
         depths = reinterpret_cast<uint32_t*>(after_rectangles);
         // The same for any address: 256 covers the alignment of the first part.
         const uintptr_t end = after_rectangles + static_cast<uintptr_t>(kept) * sizeof(uint32_t);
@@ -188,26 +278,48 @@ struct Scratch {
     }
 };
 
+// Point peeling: fills a layer by a part of the points.
+template <bool bounded>
+int32_t fill_by(const NpcrRasterize& task, const Scratch& scratch, int64_t camera, bool is_first, Part part) {
+    cudaStream_t stream = static_cast<cudaStream_t>(task.stream);
+    const Target target{scratch.keys, static_cast<int>(task.width), 1};
+    const int64_t chunks = chunks_of(task.point_count, part);
+    const unsigned blocks = blocks_for(chunks * kWarp, bounded ? kPerBlock : kThreads);
+    if (is_first) {
+        NPCR_LAUNCH((project_points<false, bounded>), blocks, kThreads, stream, task, camera, target,
+                    scratch.rectangles, scratch.depths, chunks, part, scratch.bounds);
+    } else {
+        NPCR_LAUNCH((fill_layer<bounded>), blocks, kThreads, stream, task.point_count, target,
+                    scratch.rectangles, scratch.depths, chunks, part, scratch.bounds);
+    }
+    NPCR_CHECK(cudaGetLastError());
+    return NPCR_OK;
+}
+
+// Point peeling: fills a layer by a sample of a dense cloud, then by those of the others that are not behind it.
+int32_t fill_within_bounds(const NpcrRasterize& task, const Scratch& scratch, int64_t camera, bool is_first) {
+    int32_t status = fill_by<false>(task, scratch, camera, is_first, kSample);
+    if (status != NPCR_OK) return status;
+    const int64_t tiles = static_cast<int64_t>(scratch.bounds.columns) * scratch.bounds.rows;
+    NPCR_LAUNCH(bound_tiles, blocks_for(tiles, kThreads / kWarp), kThreads, static_cast<cudaStream_t>(task.stream),
+                scratch.keys, static_cast<int>(task.width), static_cast<int>(task.height), scratch.bounds);
+    NPCR_CHECK(cudaGetLastError());
+    return fill_by<true>(task, scratch, camera, is_first, kRest);
+}
+
 template <class Index>
 int32_t rasterize_by_point(const NpcrRasterize& task, const Scratch& scratch, int64_t camera) {
-    cudaStream_t stream = static_cast<cudaStream_t>(task.stream);
     const int64_t pixels = task.width * task.height;
-    const Target target{scratch.keys, static_cast<int>(task.width), 1};
-    const unsigned point_blocks = blocks_for(task.point_count, kThreads);
-    const unsigned pixel_blocks = blocks_for(pixels, kThreads);
     Index* index = static_cast<Index*>(task.index) + camera * task.layers * pixels;
     float* depth = task.depth + camera * task.layers * pixels;
     for (int64_t layer = 0; layer < task.layers; ++layer) {
-        if (layer == 0) {
-            NPCR_LAUNCH((project_points<false>), point_blocks, kThreads, stream, task, camera, target,
-                        scratch.rectangles, scratch.depths);
-        } else {
-            NPCR_LAUNCH(fill_layer, point_blocks, kThreads, stream, task.point_count, target,
-                        scratch.rectangles, scratch.depths);
-        }
-        NPCR_CHECK(cudaGetLastError());
-        NPCR_LAUNCH((write_layer<Index>), pixel_blocks, kThreads, stream, pixels, scratch.keys,
-                    scratch.rectangles, index + layer * pixels, depth + layer * pixels);
+        const int32_t status = scratch.bounds.depths != nullptr
+                                   ? fill_within_bounds(task, scratch, camera, layer == 0)
+                                   : fill_by<false>(task, scratch, camera, layer == 0, kAll);
+        if (status != NPCR_OK) return status;
+        NPCR_LAUNCH((write_layer<Index>), blocks_for(pixels, kThreads), kThreads,
+                    static_cast<cudaStream_t>(task.stream), pixels, scratch.keys, scratch.rectangles,
+                    index + layer * pixels, depth + layer * pixels);
         NPCR_CHECK(cudaGetLastError());
     }
     return NPCR_OK;
@@ -218,8 +330,8 @@ int32_t rasterize_by_pixel(const NpcrRasterize& task, const Scratch& scratch, in
     cudaStream_t stream = static_cast<cudaStream_t>(task.stream);
     const int64_t pixels = task.width * task.height;
     const Target target{scratch.keys, static_cast<int>(task.width), static_cast<int>(task.layers)};
-    NPCR_LAUNCH((project_points<true>), blocks_for(task.point_count, kThreads), kThreads, stream, task,
-                camera, target, nullptr, nullptr);
+    NPCR_LAUNCH((project_points<true, false>), blocks_for(task.point_count, kThreads), kThreads, stream, task,
+                camera, target, nullptr, nullptr, chunks_of(task.point_count, kAll), kAll, scratch.bounds);
     NPCR_CHECK(cudaGetLastError());
     NPCR_LAUNCH((write_layers<Index>), blocks_for(pixels, kThreads), kThreads, stream, pixels, target.layers,
                 scratch.keys, static_cast<Index*>(task.index) + camera * task.layers * pixels,
@@ -260,7 +372,7 @@ int32_t npcr_abi_version() { return NPCR_ABI_VERSION; }
 
 int32_t npcr_ready() {
     cudaFuncAttributes attributes;
-    NPCR_CHECK(cudaFuncGetAttributes(&attributes, npcr::fill_layer));
+    NPCR_CHECK(cudaFuncGetAttributes(&attributes, npcr::fill_layer<false>));
     return NPCR_OK;
 }
 

@@ -201,8 +201,13 @@ T __shfl_xor_sync(unsigned, T value, int lanes) {
 }
 inline int __clz(unsigned value) { return value ? __builtin_clz(value) : 32; }
 inline int __ffs(unsigned value) { return __builtin_ffs(static_cast<int>(value)); }
+// How many reads past the first cache there were, for tests of what kernels leave out.
+extern "C" {
+inline __attribute__((used)) unsigned long long on_host_reads;
+}
 template <class T>
 T __ldcg(const T* address) {
+    ++on_host_reads;
     return __atomic_load_n(address, __ATOMIC_RELAXED);
 }
 inline unsigned long long atomicMin(unsigned long long* address, unsigned long long value) {

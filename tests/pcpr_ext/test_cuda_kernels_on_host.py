@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
@@ -35,6 +37,29 @@ def test_large_splats_are_filled_by_a_whole_warp(
     monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
     for found, wanted in zip(native.rasterize(*arguments), expected, strict=True):
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("size", "max_size", "layers"), [((19, 21), 1.4, 3), ((5, 40), 3.0, 2)])
+def test_points_behind_all_of_a_dense_cloud_read_no_pixel(
+    size: tuple[int, int], max_size: float, layers: int, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = 2 * torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0)) - 1
+    points[::3] = (points[::3] * 8).round() / 8  # equal depths
+    pose = torch.eye(4).repeat(2, 1, 1)
+    pose[:, 2, 3] = torch.tensor([-4.0, -3.0])
+    focal = 1.7 * max(size)
+    intrinsics = torch.tensor([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]]).repeat(2, 1, 1)
+    arguments = (points, pose, intrinsics, *size, 3.0, 5.0, max_size, layers, "point")
+    expected = reference.rasterize(*arguments)
+    splats = [reference.project(points, *camera, *size, 3.0, 5.0, max_size)
+              for camera in zip(pose, intrinsics, strict=True)]
+    covered = sum(int(((each.x1 - each.x0 + 1) * (each.y1 - each.y0 + 1)).sum()) for each in splats)
+    reads = ctypes.c_uint64.in_dll(ctypes.CDLL(str(library.path)), "on_host_reads")
+    reads.value = 0
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    for found, wanted in zip(native.rasterize(*arguments), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert 0 < reads.value < layers * covered / 3
 
 
 @pytest.mark.parametrize("peeling", ["point", "pixel"])

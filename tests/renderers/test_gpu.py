@@ -24,12 +24,13 @@ from npcr.renderers.gpu.runner import EXACT_BLOCKS, runner_of, why_no_triton, wh
 from tests.scenes import orbit_cameras
 
 KERNELS = Path(__file__).with_name("triton_kernels.py")
+ADDRESSES = Path(__file__).with_name("triton_addresses.py")
 needs_triton = pytest.mark.skipif(why_no_triton() is not None,
                                   reason=f"{why_no_triton()}; torch's wheels for CUDA bring it")
 
 
-def run_kernel_tests(marks: str, names: str = "test", **environment: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-m", marks, "-k", names, str(KERNELS)],
+def run_kernel_tests(marks: str, names: str = "test", file: Path = KERNELS, **environment: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-m", marks, "-k", names, str(file)],
                           text=True, capture_output=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
@@ -45,6 +46,12 @@ def test_kernels_in_the_interpreter() -> None:
 def test_more_cases_in_the_interpreter() -> None:
     """All but the whole network, which takes minutes there, and is compared on a GPU."""
     run_kernel_tests("slow", "not whole_network", TRITON_INTERPRET="1")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_no_kernel_reaches_beyond_its_tensors() -> None:
+    run_kernel_tests("slow or not slow", file=ADDRESSES, TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
@@ -102,14 +109,16 @@ class OnGpu:
 
     is_cuda, device, dtype = True, torch.device("cuda"), torch.float32
 
-    def __init__(self, side: int = 600) -> None:
-        self.shape = (6, 5, side, side)
+    def __init__(self, side: int, channels: int) -> None:
+        self.shape = (6, channels, side, side)
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
     ({}, None), ({"capability": (7, 5)}, "compute capability 8.0"),
     ({"triton": "3.5.1"}, "Triton 3.6 or newer, installed is 3.5.1"), ({"norm": "batch"}, "MODEL.NORM instance"),
-    ({"side": 7000}, "the image has 49,000,000"), ({"double": True}, "float32 weights")])
+    ({"side": 7000}, "the image has 49,000,000"), ({"side": 5000}, None),
+    ({"side": 5000, "channels": 90}, "fewer than 22,369,621 pixels, the image has 25,000,000"),
+    ({"double": True}, "float32 weights")])
 def test_what_the_kernels_do_not_serve_is_said(changes: dict[str, Any], reason: str | None,
                                                monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
                                                caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +127,7 @@ def test_what_the_kernels_do_not_serve_is_said(changes: dict[str, Any], reason: 
     why_no_triton.cache_clear()
     request.addfinalizer(why_no_triton.cache_clear)
     net = GatedUNet(5, changes.get("norm", "instance"))
-    x: Any = OnGpu(changes.get("side", 600))
+    x: Any = OnGpu(changes.get("side", 600), changes.get("channels", 5))
     found = why_not(net.double() if changes.get("double") else net, x)
     assert (reason is None) == (found is None)
     gpu_runner._say_why_not.cache_clear()

@@ -90,7 +90,7 @@ def convolve(high0, low0, high1, low1, high2, low2, weight_high, weight_low, bia
 def join_moments(means, squares, weight, bias, affine, images, pixels, tiles, tile_pixels, channels, eps,
                  COUT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr):
     """From each tile's mean and sum of squared deviations an image's mean, 1 / deviation, scale and shift."""
-    image = tl.program_id(0)
+    image = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     known = n < COUT
     # Around the first tile's mean, so that a mean much larger than the deviations does not swallow them.
@@ -195,7 +195,9 @@ def split(x, high, low, kept, height, width, s_image, s_channel, s_row, s_column
     mask = i < values
     p, n = i // C, i % C
     x += image * s_image
-    value = tl.load(x + ((p // width) * s_row + (p % width) * s_column + n * s_channel), mask & (n < channels), 0.0)
+    # 64 bits, for x may lie in a larger tensor.
+    row, column, channel = (p // width).to(tl.int64), (p % width).to(tl.int64), n.to(tl.int64)
+    value = tl.load(x + (row * s_row + column * s_column + channel * s_channel), mask & (n < channels), 0.0)
     start = image * values
     _store_split(i, value, high + start, low + start, kept + start, mask, SPLIT, KEEP)
 

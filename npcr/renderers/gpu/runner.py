@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from npcr.numerics import current_precision
 from npcr.renderers.gated_blocks import DoubleConv, Down, GatedConv, Out, Up
 from npcr.renderers.gpu import autograd
-from npcr.renderers.gpu.feature_map import FeatureMap
+from npcr.renderers.gpu.feature_map import FeatureMap, padded
 from npcr.renderers.norms import ImageNorm
 
 logger = logging.getLogger("npcr")
@@ -27,7 +27,7 @@ BlockRunner = Callable[..., Any]
 EXACT_BLOCKS = frozenset({"enter", "down1", "down2", "down3"})
 OLDEST_TRITON = (3, 6)  # that the kernels were tested with
 LARGEST = 2**31  # values of an image's feature map that a kernel can address
-WIDEST = 64  # channels of the largest feature map of a whole image: value and gate of the last decoder
+WIDEST = 64  # channels of a whole image's largest feature map but the input: value and gate of the last decoder
 
 
 def block_runner(network: nn.Module, x: Tensor, backend: str) -> BlockRunner | None:
@@ -87,8 +87,9 @@ def why_not(network: nn.Module, x: Tensor) -> str | None:
         return "they need MODEL.NORM instance"
     if x.dtype != torch.float32 or any(parameter.dtype != torch.float32 for parameter in network.parameters()):
         return "they need float32 weights and input"
-    if x.shape[2] * x.shape[3] * WIDEST >= LARGEST:
-        return f"they address fewer than {LARGEST // WIDEST:,} pixels, the image has {x.shape[2] * x.shape[3]:,}"
+    pixels, widest = x.shape[2] * x.shape[3], max(WIDEST, padded(x.shape[1]))
+    if pixels * widest >= LARGEST:
+        return f"they address fewer than {LARGEST // widest:,} pixels, the image has {pixels:,}"
     return None
 
 
