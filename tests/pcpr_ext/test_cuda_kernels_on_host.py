@@ -62,6 +62,23 @@ def test_points_behind_all_of_a_dense_cloud_read_no_pixel(
     assert 0 < reads.value < layers * covered / 3
 
 
+def test_a_dense_cloud_is_seen_through_the_last_pixel_of_a_tile(library: pcpr_ext.Library,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    points = 2 * torch.rand(60_000, 3, generator=torch.Generator().manual_seed(1)) - 1
+    intrinsics, pose = torch.tensor([[40.0, 0, 10], [0, 40.0, 10], [0, 0, 1]]), torch.eye(4)
+    pose[2, 3] = -4.0
+    column, row = (40 * points[:, :2] / (points[:, 2:] + 4) + 10).round().unbind(1)
+    last = ((column % 8 == 7) | (column == 20)) & ((row % 8 == 7) | (row == 18))
+    points = points[~last | (points[:, 2] > 0.8)]
+    arguments = (points, pose[None], intrinsics[None], 21, 19, 3.0, 5.0, 0.0, 2, "point")
+    expected = reference.rasterize(*arguments)
+    monkeypatch.setattr(pcpr_ext, "library", lambda kind: library)
+    for found, wanted in zip(native.rasterize(*arguments), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert (expected[1][0, 0, 7::8, 7::8] > 4.8).all()
+    assert (expected[1][0, 0] > 4.8).sum() <= 9
+
+
 @pytest.mark.parametrize("peeling", ["point", "pixel"])
 def test_rasterize_with_int64_indices(peeling: str, library: pcpr_ext.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     (points, poses, intrinsics, size), settings = random_case(12)
