@@ -45,8 +45,8 @@ _TABLE = (
         checkpoint="structure", only_form="strands"),
     Key("MODEL.NETWORK_HALVINGS", 0,
         "How often the picture's sides are halved before the network of the strands form sees it. With 1 a step and a "
-        "frame are shorter, and what the network adds is as smooth.", range=(0, 1), unread_by=("layered", "blended"),
-        checkpoint="structure", in_scene_files=True),
+        "frame are shorter, and what the network adds has no finer detail.", range=(0, 1),
+        unread_by=("layered", "blended"), checkpoint="structure", in_scene_files=True),
     Key("MODEL.MAX_SPLATS", 0,
         "Splats of a frame in the strands form, whatever its cloud has: a larger cloud is thinned, the points of a "
         "smaller one are repeated beside themselves. 0: one for each point.",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_right
 from typing import Any
@@ -13,7 +14,9 @@ from yacs.config import CfgNode
 from npcr.config import KEYS
 from npcr.errors import MissingExtraError
 from npcr.out_of_memory import refuse_beyond_memory
-from npcr.renderers import Renderer
+from npcr.renderers import Renderer, SplatRenderer
+
+logger = logging.getLogger("npcr")
 
 
 def build_optimizer(cfg: CfgNode, renderer: Renderer, lr: float | None = None) -> torch.optim.Optimizer:
@@ -141,3 +144,17 @@ def halvings_at(cfg: CfgNode, progress: float) -> int:
     schedule, smallest = cfg.SOLVER.RESOLUTION_SCHEDULE, KEYS["INPUT.SIZE_TRAIN"].range[0]
     possible = max(0, int(math.log2(min(cfg.INPUT.SIZE_TRAIN) / smallest)))
     return min(possible, len(schedule) - bisect_right(schedule, progress))
+
+
+def warn_of_small_photographs(cfg: CfgNode, renderer: Renderer) -> None:
+    """Say where INPUT.SIZE_TRAIN is too small for SOLVER.RESOLUTION_SCHEDULE.
+
+    Args:
+        cfg: the configuration.
+        renderer: only a `SplatRenderer` reads the schedule.
+    """
+    asked, made = len(cfg.SOLVER.RESOLUTION_SCHEDULE), halvings_at(cfg, 0.0)
+    if made < asked and isinstance(renderer, SplatRenderer):
+        logger.warning("SOLVER.RESOLUTION_SCHEDULE asks for %d halvings; INPUT.SIZE_TRAIN %s is halved %d times, for "
+                       "no side may be below %d pixels", asked, list(cfg.INPUT.SIZE_TRAIN), made,
+                       KEYS["INPUT.SIZE_TRAIN"].range[0])

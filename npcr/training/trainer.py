@@ -64,6 +64,7 @@ from npcr.training.optimizers import (
     learning_rate,
     set_learning_rate,
     trained_parameters,
+    warn_of_small_photographs,
 )
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, StepLosses, mean_losses, take_read
 from npcr.training.population import dropping_at, prune, relocation_at
@@ -115,6 +116,7 @@ class Trainer:
         self.dataset = build_dataset(cfg, scene, cfg.INPUT.SIZE_TRAIN, device)
         self.held_out = held_out_views(cfg, scene, device)
         renderer = build_renderer(cfg, clouds)
+        warn_of_small_photographs(cfg, renderer)
         self.clouds = renderer.initialize_from(clouds, partial(self._photographs, cameras))
         self.renderer = renderer.to(device)
         self.loss = build_loss(cfg).to(device)

@@ -126,6 +126,13 @@ def test_the_resolution_doubles_and_resuming_across_it_is_exact(tmp_path: Path,
     assert same_parameters(model_path(tmp_path / "whole", 2), model_path(tmp_path / "resumed", 2))
 
 
+def test_photographs_too_small_for_the_schedule_are_said(scene: Path, tmp_path: Path,
+                                                         caplog: pytest.LogCaptureFixture) -> None:
+    train(scene, tmp_path, "SOLVER.RESOLUTION_SCHEDULE", "[0.5]", "SOLVER.MAX_EPOCHS", "1")
+    assert "SOLVER.RESOLUTION_SCHEDULE asks for 1 halvings; INPUT.SIZE_TRAIN" in caplog.text
+    assert "is halved 0 times, for no side may be below 24 pixels" in caplog.text
+
+
 def test_what_happens_when() -> None:
     cfg = default_config()
     assert relocation_at(cfg, 100, 0.5) is None
