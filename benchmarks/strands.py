@@ -45,7 +45,8 @@ Stages = dict[str, Callable[[], Any]]
 def make_strands(options: argparse.Namespace, other: Renderer, device: torch.device) -> StrandsRenderer:
     """Return a renderer of the points, colors and strands of a blended one."""
     spacing = (12.57 / int(options.points)) ** 0.5
-    renderer = StrandsRenderer([other.points(0).cpu()], [spacing], feature_dim=options.features, width=options.width)
+    renderer = StrandsRenderer([other.points(0).cpu()], [spacing], feature_dim=options.features, width=options.width,
+                               halvings=options.halvings)
     renderer.to(device)
     with torch.no_grad():
         renderer.colors[0].copy_(other.colors[0])
@@ -157,6 +158,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="MODEL.FEATURE_DIM of the strands form (default: %(default)s)")
     parser.add_argument("--width", type=int, default=8, metavar="C",
                         help="MODEL.WIDTH of the strands form (default: %(default)s); of the blended form it is 16")
+    parser.add_argument("--halvings", type=int, choices=(0, 1), default=1,
+                        help="MODEL.NETWORK_HALVINGS of the strands form (default: %(default)s)")
     parser.add_argument("--reference", action="store_true", help="also time the torch reference")
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
