@@ -58,6 +58,9 @@ LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": Tr
 # As new scenes were trained before the strands form; the other settings are the same.
 BLENDED = {"MODEL.FORM": "blended", "MODEL.FEATURE_DIM": 8, "MODEL.WIDTH": 16, "MODEL.DOTS": 5, "INPUT.LAYER_NUM": 64,
            "PROJECTION.PEELING": "pixel"}
+OLD_FILTER = {"MODEL.FILTER_VARIANCE": 0.2}
+ALONE_HARMONICS = {"SOLVER.HARMONICS_CELL": 0}
+EQUAL_MATTE = {"LOSS.MATTE": 1}
 ALL_KEPT = {"SOLVER.DROP_SPLATS": 0}
 FULL_NETWORK = {"MODEL.NETWORK_HALVINGS": 0}
 ALWAYS_FULL = {"SOLVER.RESOLUTION_SCHEDULE": []}
@@ -68,7 +71,9 @@ SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 # What stands in for 3D Gaussian Splatting where there is no GPU for it.
-SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | {"SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
+SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | ALONE_HARMONICS | EQUAL_MATTE | {
+    "SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
+GSPLAT_FILTER = {"MODEL.FILTER_VARIANCE": 0.3}  # gsplat's `eps2d`
 
 
 def questions() -> tuple[Question, ...]:
@@ -87,7 +92,17 @@ def questions() -> tuple[Question, ...]:
             ("strands without network", Variant("alone", {"MODEL.NETWORK": False})),
             ("splats alone: no network, no strands to start from, moved", Variant("splats-alone", SPLATS_ALONE)),
             ("the same, the first quarter at half the resolution", Variant("splats-alone-schedule", {
-                key: value for key, value in SPLATS_ALONE.items() if key not in ALWAYS_FULL})))),
+                key: value for key, value in SPLATS_ALONE.items() if key not in ALWAYS_FULL})),
+            ("splats alone, with the filter that gsplat has", Variant("splats-alone-gsplat-filter",
+                                                                     SPLATS_ALONE | GSPLAT_FILTER)))),
+        Question("sharpness", "Filter, matte, color by direction", (
+            recommended,
+            *((f"a filter of {variance:g} square pixels", Variant(f"filter-{variance:g}", {
+                "MODEL.FILTER_VARIANCE": variance})) for variance in (0.05, 0.2)),
+            ("each splat learns its color by direction alone", Variant("harmonics-alone", ALONE_HARMONICS)),
+            ("matte as a color channel", Variant("matte-1", EQUAL_MATTE)),
+            ("ten times a color channel", Variant("matte-10", {"LOSS.MATTE": 10})),
+            ("none of the three", Variant("blunt", OLD_FILTER | ALONE_HARMONICS | EQUAL_MATTE)))),
         Question("resolution", "Resolution of the photographs and of the network", (
             recommended,
             ("photographs at full resolution from the start", Variant("schedule-none", ALWAYS_FULL)),

@@ -47,6 +47,10 @@ _TABLE = (
         "How often the picture's sides are halved before the network of the strands form sees it. With 1 a step and a "
         "frame are shorter, and what the network adds has no finer detail.", range=(0, 1),
         unread_by=("layered", "blended"), checkpoint="structure", in_scene_files=True),
+    Key("MODEL.FILTER_VARIANCE", 0.2,
+        "Of the low-pass filter of the strands form's pictures, square pixels. A smaller one is sharper, a wider one "
+        "flickers less; the area of a pixel has 1/12.", range=(0.01, 10), unread_by=("layered", "blended"),
+        checkpoint="rendering", in_scene_files=True),
     Key("MODEL.MAX_SPLATS", 0,
         "Splats of a frame in the strands form, whatever its cloud has: a larger cloud is thinned, the points of a "
         "smaller one are repeated beside themselves. 0: one for each point.",
@@ -123,6 +127,10 @@ _TABLE = (
         "Factor of the learning rate of the change of a point's color with direction.", range=(0, 1e6)),
     Key("SOLVER.HARMONICS_DECAY", 0.0, "Weight decay of the change of a point's color with direction (AdamW).",
         range=(0, 1e6)),
+    Key("SOLVER.HARMONICS_CELL", 0.0,
+        "Splats learn the change of their color with direction together with their neighbors: with those in a cell of "
+        "this side, in spacings of the cloud. 0: each by itself.", range=(0, 1e4), unread_by=("layered", "blended"),
+        in_scene_files=True),
     Key("SOLVER.OPACITY_LR_FACTOR", 30.0, "Factor of the learning rate of the points' opacity.",
         range=(0, 1e6)),
     Key("SOLVER.POSITION_LR_FACTOR", 5.0,
@@ -203,6 +211,8 @@ _TABLE = (
     Key("LOSS.GRADIENT", 0.0, "Weight of the difference of gradient magnitudes; 0: it is only logged.",
         range=(0, inf)),
     Key("LOSS.SSIM", 0.0, "Weight of 1 - SSIM.", range=(0, inf)),
+    Key("LOSS.MATTE", 1.0, "Factor of alpha's error in LOSS.MSE and LOSS.L1; that of each color channel is 1.",
+        range=(0, inf)),
     Key("LOSS.OPACITY", 0.0, "Weight of the mean opacity of the strands form's splats (Kheradmand et al. 2024: 0.01).",
         range=(0, inf), only_form="strands"),
     Key("LOSS.SIZE", 0.0,
@@ -231,6 +241,9 @@ _TABLE = (
 
     Key("TEMPORAL.BLEND", "default", "How frames are blended. legacy: as published.",
         choices=("default", "legacy", "off")),
+    Key("TEMPORAL.FILTER_VARIANCE", 0.0,
+        "MODEL.FILTER_VARIANCE for the frames of camera paths: a wider filter is steadier. 0: the same.",
+        range=(0, 10), unread_by=("layered", "blended"), in_scene_files=True),
     Key("TEMPORAL.HISTORY", 3.0,
         "Frames that the default blend mixes into one, with the frame itself in the middle; 1: itself alone.",
         range=(1, 99)),

@@ -91,7 +91,8 @@ def render_frame(renderer: Renderer, camera: Cameras, frame: int) -> RenderedFra
     Returns:
         The frame, with gradients.
     """
-    return frame_from_output(renderer(camera, frame), camera)
+    with renderer.as_path_frames():
+        return frame_from_output(renderer(camera, frame), camera)
 
 
 class SteadyRefiner:

@@ -163,6 +163,15 @@ class Renderer(nn.Module, ABC):
         return f"{type(self).__name__} renders whole pictures alone"
 
     @contextmanager
+    def as_path_frames(self) -> Iterator[None]:
+        """Render pictures within the context as frames of a camera path, where a form has a steadier way for these.
+
+        Yields:
+            Nothing.
+        """
+        yield
+
+    @contextmanager
     def points_alone(self) -> Iterator[None]:
         """Leave the network out within the context, so that the picture is what the points themselves show.
 
@@ -228,6 +237,15 @@ class SplatRenderer(Renderer):
 
         Returns:
             How many moved, of all frames.
+        """
+
+    @abstractmethod
+    def share_gradients(self, side: float, seeds: Sequence[int]) -> None:
+        """Let neighbors learn together how their color changes with direction (`population.share_gradients`).
+
+        Args:
+            side: of the cells, in spacings of the cloud, above 0.
+            seeds: from which the place of their grid follows.
         """
 
     @abstractmethod

@@ -148,6 +148,7 @@ class RenderLoss(nn.Module):
         ssim: weight of 1 - SSIM.
         vgg: for the perceptual term; None only where its weight is 0.
         l1: weight of the mean absolute error.
+        matte: factor of alpha's error in the squared and in the absolute error; that of each color channel is 1.
         everywhere: compare colors in the whole region of interest; else only where layer 0 or the matte is there too.
         opacity: weight of the splats' mean opacity.
         size: weight of the splats' mean size.
@@ -157,7 +158,7 @@ class RenderLoss(nn.Module):
     """
 
     def __init__(self, *, perceptual: float, mse: float, gradient: float, ssim: float,
-                 vgg: VggFeatures | None, l1: float = 0.0, everywhere: bool = False,
+                 vgg: VggFeatures | None, l1: float = 0.0, matte: float = 1.0, everywhere: bool = False,
                  opacity: float = 0.0, size: float = 0.0) -> None:
         super().__init__()
         if perceptual and vgg is None:
@@ -165,6 +166,7 @@ class RenderLoss(nn.Module):
         self.weights = {"perceptual": perceptual, "mse": mse, "l1": l1, "gradient": gradient, "ssim": ssim}
         self.regularizers = {name: weight for name, weight in (("opacity", opacity), ("size", size)) if weight}
         self.vgg = vgg
+        self.matte = matte
         self.everywhere = everywhere
 
     @property
@@ -192,9 +194,9 @@ class RenderLoss(nn.Module):
         mask = roi if self.everywhere else roi * ((depth[:, None] + target_alpha) > 0)
         rgb, target_rgb, alpha = rgb * mask, target_rgb * mask, alpha * roi
         both, target_both = torch.cat([rgb, alpha], 1), torch.cat([target_rgb, target_alpha], 1)
-        terms = {"mse": self._if_weighted("mse", lambda: F.mse_loss(both, target_both))}
+        terms = {"mse": self._if_weighted("mse", lambda: self._mean(F.mse_loss, both, target_both))}
         if self.weights["l1"]:
-            terms["l1"] = F.l1_loss(both, target_both)
+            terms["l1"] = self._mean(F.l1_loss, both, target_both)
         terms["gradient"] = self._if_weighted("gradient", lambda: F.mse_loss(
             gradient_magnitude(rgb), gradient_magnitude(target_rgb)))
         if self.vgg is not None and self.weights["perceptual"]:
@@ -209,6 +211,12 @@ class RenderLoss(nn.Module):
             weights = weights | self.regularizers
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return {"total": total, **terms}
+
+    def _mean(self, error: Callable[[Tensor, Tensor], Tensor], both: Tensor, target: Tensor) -> Tensor:
+        """Average an error over the four channels, alpha's with its factor."""
+        if self.matte == 1:
+            return error(both, target)
+        return (3 * error(both[:, :3], target[:, :3]) + self.matte * error(both[:, 3:], target[:, 3:])) / 4
 
     def _if_weighted(self, name: str, term: Callable[[], Tensor]) -> Tensor:
         """Evaluate `term`, without a graph where its weight is 0 and it is only logged."""

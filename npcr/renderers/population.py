@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 _APART = 0.1  # standard deviations across: how far pieces that would lie in one place are moved from each other
 _SQUARES = "exp_avg_sq"  # Adam's name for the mean squares of the gradients
+_OWN_SHARE = 0.1  # of a splat's gradient, beside the mean of its cell's
 _CELLS = 2**16  # random numbers of a grid without end, cells far from each other share one
 
 
@@ -200,13 +201,33 @@ def kept_share(positions: Tensor, spacing: float, dropping: Dropping) -> Tensor:
     device = positions.device
     generator = torch.Generator(device).manual_seed(_seed(dropping.seeds))
     if dropping.cell:
-        corner = torch.rand(3, generator=generator, device=device)
-        x, y, z = torch.floor(positions / (dropping.cell * spacing) + corner).long().unbind(1)
-        lots = torch.rand(_CELLS, generator=generator, device=device)[(73856093 * x + 19349663 * y + 83492791 * z)
-                                                                      % _CELLS]
+        cells = _cells(positions, dropping.cell * spacing, generator)
+        lots = torch.rand(_CELLS, generator=generator, device=device)[cells]
     else:
         lots = torch.rand(len(positions), generator=generator, device=device)
     return (lots >= dropping.splats) / (1 - dropping.splats)
+
+
+def share_gradients(gradients: Tensor, positions: Tensor, side: float, seeds: Sequence[int]) -> None:
+    """Let points learn together with their neighbors: add a tenth of each one's gradient to the mean of its cell.
+
+    What Adam makes of a gradient depends on how steady it is, not on how large. The few pixels of one splat hardly tell
+    how its color changes with direction; those of a cell are steady, and what is the splat's own comes slowly. The grid
+    lies elsewhere in each step, so that cells have no borders.
+
+    Args:
+        gradients: (N, …), changed; their sum over a cell keeps its direction.
+        positions: (N, 3) world coordinates, finite where they share.
+        side: of the cells, world units, above 0.
+        seeds: from which the place of the grid follows.
+    """
+    generator = torch.Generator(positions.device).manual_seed(_seed(seeds))
+    cells = _cells(positions, side, generator)
+    rows = gradients.flatten(1)
+    sums = rows.new_zeros(_CELLS, rows.shape[1] + 1)
+    sums.index_add_(0, cells, torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1))
+    means = sums[:, :-1] / sums[:, -1:].clamp_min(1)
+    gradients.mul_(_OWN_SHARE).add_(means.index_select(0, cells).view_as(gradients))
 
 
 def harmonic_degree(degree: int, dropping: Dropping) -> int:
@@ -221,6 +242,13 @@ def harmonic_degree(degree: int, dropping: Dropping) -> int:
     """
     rng = np.random.default_rng([*dropping.seeds, 1])
     return int(rng.integers(degree)) if degree and rng.random() < dropping.harmonics else degree
+
+
+def _cells(positions: Tensor, side: float, generator: torch.Generator) -> Tensor:
+    """Draw a grid and return (N,) the cell of each position, from 0 to below `_CELLS`."""
+    corner = torch.rand(3, generator=generator, device=positions.device)
+    x, y, z = torch.floor(positions.nan_to_num() / side + corner).long().unbind(1)
+    return (73856093 * x + 19349663 * y + 83492791 * z) % _CELLS
 
 
 def _seed(seeds: Sequence[int]) -> int:

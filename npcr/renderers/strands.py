@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from npcr.data.cloud_geometry import assumed_spacing
 from npcr.data.point_initialization import strand_directions, with_colors
 from npcr.io.points import PointCloud
 from npcr.ops import composite_gaussians, composite_gaussians_within, project_gaussians, view_colors
+from npcr.ops.gaussians import FILTER_VARIANCE
 from npcr.ops.spherical_harmonics import MAX_DEGREE, constant_coefficient
 from npcr.renderers.base import (
     Painter,
@@ -40,6 +42,7 @@ from npcr.renderers.population import (
     kept_share,
     mean_gradients,
     random_shifts,
+    share_gradients,
 )
 from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
@@ -68,6 +71,8 @@ class StrandsRenderer(SplatRenderer):
         width: channels of the network at its highest resolution; 0: no network, and no features.
         halvings: of the picture that the network sees; what it adds is doubled as often.
         strands: whether splats start along the strands that the photographs show; else nearly round, in any direction.
+        filter_variance: of the low-pass filter of every image, square pixels, above 0; a pixel's area has 1/12.
+        path_filter_variance: the same for the frames of a camera path: a wider one is steadier; 0: as every image.
         backend: "auto", "compiled" or "torch": which kernels run.
 
     Raises:
@@ -78,7 +83,8 @@ class StrandsRenderer(SplatRenderer):
 
     def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
                  feature_dim: int = 8, degree: int = 2, width: int = 16, halvings: int = 0,
-                 strands: bool = True, backend: str = "auto") -> None:
+                 strands: bool = True, filter_variance: float = FILTER_VARIANCE, path_filter_variance: float = 0.0,
+                 backend: str = "auto") -> None:
         super().__init__(clouds, layers=1)
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("StrandsRenderer: colors must have a row for every point of every cloud")
@@ -89,6 +95,8 @@ class StrandsRenderer(SplatRenderer):
         self.spacing = list(spacing)
         self.degree = degree
         self.from_photographs = strands
+        self.filter_variance = filter_variance
+        self.path_filter_variance = path_filter_variance or filter_variance
         self.backend = backend
         if colors is None:
             colors = [torch.full_like(cloud, 0.5) for cloud in clouds]
@@ -115,7 +123,9 @@ class StrandsRenderer(SplatRenderer):
         return cls([torch.from_numpy(cloud.positions) for cloud in clouds],
                    [assumed_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
                    degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH if cfg.MODEL.NETWORK else 0,
-                   halvings=cfg.MODEL.NETWORK_HALVINGS, strands=cfg.MODEL.STRANDS, backend=cfg.PROJECTION.BACKEND)
+                   halvings=cfg.MODEL.NETWORK_HALVINGS, strands=cfg.MODEL.STRANDS,
+                   filter_variance=cfg.MODEL.FILTER_VARIANCE, path_filter_variance=cfg.TEMPORAL.FILTER_VARIANCE,
+                   backend=cfg.PROJECTION.BACKEND)
 
     @torch.no_grad()
     def initialize_from(self, clouds: Sequence[PointCloud],
@@ -197,6 +207,13 @@ class StrandsRenderer(SplatRenderer):
         return {"opacity": opacities.mean(), "size": (widths + along).mean() / (2 * self.spacing[frame])}
 
     @torch.no_grad()
+    def share_gradients(self, side: float, seeds: Sequence[int]) -> None:
+        """As `SplatRenderer.share_gradients`."""
+        for frame, shades in enumerate(self.shades if self.degree else ()):
+            if shades.grad is not None:  # other frames were not in this step
+                share_gradients(shades.grad, self.gaussians(frame)[0], side * self.spacing[frame], (*seeds, frame))
+
+    @torch.no_grad()
     def relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation) -> int:
         """As `SplatRenderer.relocate`; waits for the device, since the host decides."""
         return sum(self._relocate(optimizer, relocation, frame) for frame in range(self.frames))
@@ -229,7 +246,8 @@ class StrandsRenderer(SplatRenderer):
         sums = torch.zeros_like(widths)
         for camera in (cameras[i] for i in range(len(cameras))):
             ellipses = project_gaussians(means, strands, widths, opacities, camera.cam_to_world[0],
-                                         camera.intrinsics[0], camera.size, backend=self.backend)
+                                         camera.intrinsics[0], camera.size, filter_variance=self.filter_variance,
+                                         backend=self.backend)
             values = torch.ones_like(sums)[:, None].requires_grad_()
             image, _ = composite_gaussians(ellipses, values, camera.size, backend=self.backend)
             sums += torch.autograd.grad(image[..., 0].sum(), values)[0][:, 0]
@@ -261,6 +279,16 @@ class StrandsRenderer(SplatRenderer):
     def why_no_tiles(self) -> str:
         """As `Renderer.why_no_tiles`."""
         return ""
+
+    @contextmanager
+    def as_path_frames(self) -> Iterator[None]:
+        """As `Renderer.as_path_frames`: with the wider filter."""
+        usual = self.filter_variance
+        self.filter_variance = self.path_filter_variance
+        try:
+            yield
+        finally:
+            self.filter_variance = usual
 
     @torch.no_grad()
     def painter(self, camera: Cameras, frame: int = 0) -> Painter:
@@ -296,7 +324,7 @@ class StrandsRenderer(SplatRenderer):
             shades = shades[:, :(harmonic_degree(self.degree, dropping) + 1)**2 - 1]
         pose = camera.cam_to_world[0]
         ellipses = project_gaussians(means, strands, widths, opacities, pose, camera.intrinsics[0], camera.size,
-                                     backend=self.backend)
+                                     filter_variance=self.filter_variance, backend=self.backend)
         values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades, backend=self.backend)
         if self.has_network and self.finishing:
             values = torch.cat([values, self.features[frame]], dim=1)

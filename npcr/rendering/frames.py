@@ -93,7 +93,8 @@ def render_outputs(renderer: Renderer, cameras: Cameras, frame: int | Sequence[i
     cameras = cameras.to(renderer.device)  # at once: each frame's would be copies of their own
     frames = [frame] * len(cameras) if isinstance(frame, int) else frame
     for index in range(len(cameras)):
-        with torch.inference_mode(), explain_out_of_memory("rendering", cameras.size, _LESS_MEMORY):
+        with (torch.inference_mode(), explain_out_of_memory("rendering", cameras.size, _LESS_MEMORY),
+              renderer.as_path_frames()):
             output = render_pictures(renderer, cameras[index], frames[index])
         yield output
 

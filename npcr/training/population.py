@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When training moves, leaves out and removes splats (`npcr.renderers.population` says how)."""
+"""When training moves, leaves out, joins and removes splats (`npcr.renderers.population` says how)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def relocation_at(cfg: CfgNode, step: int, progress: float) -> Relocation | None
     if not solver.RELOCATE_EVERY or step % solver.RELOCATE_EVERY or progress > solver.RELOCATE_UNTIL:
         return None
     return Relocation(solver.RELOCATE_BY, solver.RELOCATE_BELOW, (solver.SEED, step))
+
+
+def prepare(renderer: SplatRenderer, cfg: CfgNode, step: int, position: int, progress: float) -> None:
+    """Tell a renderer what an optimizer step does without for a photograph.
+
+    Args:
+        renderer: changed.
+        cfg, step, position, progress: as in `dropping_at`.
+    """
+    renderer.dropping = dropping_at(cfg, step, position, progress)
+    renderer.finishing = progress >= cfg.SOLVER.NETWORK_FROM
+
+
+def learn_together(renderer: SplatRenderer, cfg: CfgNode, step: int) -> None:
+    """Share what splats learn of their color by direction with their neighbors, where the configuration has it so.
+
+    Args:
+        renderer: whose gradients, of all processes, are changed.
+        cfg: the configuration.
+        step: steps done before this one.
+    """
+    if cfg.SOLVER.HARMONICS_CELL:
+        renderer.share_gradients(cfg.SOLVER.HARMONICS_CELL, (cfg.SOLVER.SEED, step))
 
 
 def dropping_at(cfg: CfgNode, step: int, position: int, progress: float) -> Dropping | None:

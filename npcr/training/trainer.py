@@ -67,7 +67,7 @@ from npcr.training.optimizers import (
     warn_of_small_photographs,
 )
 from npcr.training.pending_losses import STEPS_AHEAD, PendingLosses, StepLosses, mean_losses, take_read
-from npcr.training.population import dropping_at, prune, relocation_at
+from npcr.training.population import learn_together, prepare, prune, relocation_at
 from npcr.training.restarts import epoch_to_resume, refuse_other_run
 
 logger = logging.getLogger("npcr")
@@ -171,8 +171,7 @@ class Trainer:
         splats = self.renderer if isinstance(self.renderer, SplatRenderer) else None
         for position, whole in zip(distributed.share(range(count)), batch, strict=True):
             if splats is not None:
-                splats.dropping = dropping_at(self.cfg, self.iteration, position, self._progress())
-                splats.finishing = self._progress() >= self.cfg.SOLVER.NETWORK_FROM
+                prepare(splats, self.cfg, self.iteration, position, self._progress())
             sample = whole.halved(halvings_at(self.cfg, self._progress()) if splats else 0)
             with autocast(self.precision, self.device), half_activations(self.cfg.SOLVER.HALF_ACTIVATIONS):
                 output = self.renderer(sample.cameras, sample.frame)
@@ -188,6 +187,8 @@ class Trainer:
             self._stop_agreed = self.exchange.add_up(trained_parameters(self.optimizer), shared, self.stop.made)
             for place, row in zip(places, shared, strict=True):
                 losses.add(dict(zip(self.loss.names, row, strict=True)), self.dataset.name(*place.view))
+        if splats is not None:
+            learn_together(splats, self.cfg, self.iteration)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._unread.append(losses)

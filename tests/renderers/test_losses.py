@@ -116,3 +116,14 @@ def test_color_beside_the_object_counts_only_everywhere() -> None:
         loss = RenderLoss(perceptual=0, mse=0, gradient=0, ssim=0, l1=1, vgg=None, everywhere=everywhere)
         assert float(loss(gray, alpha, depth, target)["total"]) == pytest.approx(wanted)
         assert float(loss(gray, alpha, depth, target)["l1"]) == pytest.approx(wanted)
+
+
+def test_the_matte_counts_by_its_factor() -> None:
+    target, depth = torch.zeros(1, 5, 12, 12), torch.zeros(1, 12, 12)
+    target[:, 4] = 1
+    color, alpha = torch.full((1, 3, 12, 12), 0.5), torch.full((1, 1, 12, 12), 0.2)
+    for matte, l1, mse in ((1, 0.425, 0.1975), (3, 0.525, 0.2175), (0, 0.375, 0.1875)):
+        terms = RenderLoss(perceptual=0, mse=1, gradient=0, ssim=0, l1=1, matte=matte, vgg=None,
+                           everywhere=True)(color, alpha, depth, target)
+        assert float(terms["l1"]) == pytest.approx(l1)
+        assert float(terms["mse"]) == pytest.approx(mse)
