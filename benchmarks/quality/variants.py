@@ -95,14 +95,6 @@ def questions() -> tuple[Question, ...]:
                 key: value for key, value in SPLATS_ALONE.items() if key not in ALWAYS_FULL})),
             ("splats alone, with the filter that gsplat has", Variant("splats-alone-gsplat-filter",
                                                                      SPLATS_ALONE | GSPLAT_FILTER)))),
-        Question("sharpness", "Filter, matte, color by direction", (
-            recommended,
-            *((f"a filter of {variance:g} square pixels", Variant(f"filter-{variance:g}", {
-                "MODEL.FILTER_VARIANCE": variance})) for variance in (0.05, 0.2)),
-            ("each splat learns its color by direction alone", Variant("harmonics-alone", ALONE_HARMONICS)),
-            ("matte as a color channel", Variant("matte-1", EQUAL_MATTE)),
-            ("ten times a color channel", Variant("matte-10", {"LOSS.MATTE": 10})),
-            ("none of the three", Variant("blunt", OLD_FILTER | ALONE_HARMONICS | EQUAL_MATTE)))),
         Question("resolution", "Resolution of the photographs and of the network", (
             recommended,
             ("photographs at full resolution from the start", Variant("schedule-none", ALWAYS_FULL)),
@@ -112,6 +104,14 @@ def questions() -> tuple[Question, ...]:
                 "SOLVER.RESOLUTION_SCHEDULE": [0.4]})),
             ("network joins with the full resolution", Variant("network-from-25", {"SOLVER.NETWORK_FROM": 0.25})),
             ("16 channels", Variant("half-width-16", {"MODEL.WIDTH": 16})))),
+        Question("sharpness", "Filter, matte, color by direction", (
+            recommended,
+            *((f"a filter of {variance:g} square pixels", Variant(f"filter-{variance:g}", {
+                "MODEL.FILTER_VARIANCE": variance})) for variance in (0.05, 0.2)),
+            ("each splat learns its color by direction alone", Variant("harmonics-alone", ALONE_HARMONICS)),
+            ("matte as a color channel", Variant("matte-1", EQUAL_MATTE)),
+            ("ten times a color channel", Variant("matte-10", {"LOSS.MATTE": 10})),
+            ("none of the three", Variant("blunt", OLD_FILTER | ALONE_HARMONICS | EQUAL_MATTE)))),
         Question("heart", "Against learning by heart", (
             recommended,
             ("none moved", Variant("unmoved", UNMOVED)),

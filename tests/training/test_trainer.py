@@ -86,7 +86,8 @@ BLENDED = ["MODEL.FORM", "blended", "MODEL.DOTS", "3", "INPUT.LAYER_NUM", "4", "
            "LOSS.L1", "1", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine"]
 
 
-STRANDS = ["MODEL.FORM", "strands", "LOSS.L1", "1", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine"]
+STRANDS = ["MODEL.FORM", "strands", "LOSS.L1", "1", "LOSS.MATTE", "3", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine",
+           "SOLVER.HARMONICS_CELL", "4"]
 
 
 @pytest.mark.parametrize("form", [BLENDED, STRANDS], ids=["blended", "strands"])
