@@ -122,7 +122,8 @@ def build_loss(cfg: CfgNode) -> RenderLoss:
         ConfigError: VGG-19's weights cannot be had.
     """
     return RenderLoss(perceptual=cfg.LOSS.PERCEPTUAL, mse=cfg.LOSS.MSE, gradient=cfg.LOSS.GRADIENT,
-                      ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, matte=cfg.LOSS.MATTE, vgg=build_vgg(cfg),
+                      ssim=cfg.LOSS.SSIM, l1=cfg.LOSS.L1, vgg=build_vgg(cfg),
+                      matte=cfg.LOSS.MATTE if cfg.DATASETS.MASK else 1.0,  # without mattes alpha is 1 everywhere
                       everywhere=not cfg.MODEL.LEGACY, opacity=cfg.LOSS.OPACITY, size=cfg.LOSS.SIZE)
 
 

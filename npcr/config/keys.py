@@ -211,8 +211,9 @@ _TABLE = (
     Key("LOSS.GRADIENT", 0.0, "Weight of the difference of gradient magnitudes; 0: it is only logged.",
         range=(0, inf)),
     Key("LOSS.SSIM", 0.0, "Weight of 1 - SSIM.", range=(0, inf)),
-    Key("LOSS.MATTE", 1.0, "Factor of alpha's error in LOSS.MSE and LOSS.L1; that of each color channel is 1.",
-        range=(0, inf)),
+    Key("LOSS.MATTE", 1.0,
+        "Factor of alpha's error in LOSS.MSE and LOSS.L1; that of each color channel is 1, and so is this one where "
+        "photographs have no mattes (DATASETS.MASK False).", range=(0, inf)),
     Key("LOSS.OPACITY", 0.0, "Weight of the mean opacity of the strands form's splats (Kheradmand et al. 2024: 0.01).",
         range=(0, inf), only_form="strands"),
     Key("LOSS.SIZE", 0.0,

@@ -71,7 +71,7 @@ def test_tiles_have_the_filter_of_the_whole() -> None:
 
 def test_a_checkpoint_brings_its_filter_and_the_command_line_may_change_it(tmp_path: Path) -> None:
     scene = tmp_path / "scene"
-    write_tiny_scene(scene)
+    write_tiny_scene(scene, cameras=5, size=(32, 28))
     cfg = config(scene, tmp_path / "out", *STRANDS, "MODEL.FILTER_VARIANCE", "0.1", "TEMPORAL.FILTER_VARIANCE", "0.3")
     Trainer(cfg, CPU).run()
     checkpoint = sorted((tmp_path / "out").glob("nr_model_*.pth"))[-1]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torchvision.models import vgg19
 
+from npcr.config import default_config
 from npcr.errors import ConfigError
+from npcr.factory import build_loss
 from npcr.renderers.losses import RenderLoss, VggFeatures, gradient_magnitude
 
 
@@ -127,3 +129,11 @@ def test_the_matte_counts_by_its_factor() -> None:
                            everywhere=True)(color, alpha, depth, target)
         assert float(terms["l1"]) == pytest.approx(l1)
         assert float(terms["mse"]) == pytest.approx(mse)
+
+
+def test_where_photographs_have_no_mattes_their_factor_is_one() -> None:
+    cfg = default_config()
+    cfg.LOSS.PERCEPTUAL, cfg.LOSS.MATTE = 0.0, 3.0
+    assert build_loss(cfg).matte == 3
+    cfg.DATASETS.MASK = False
+    assert build_loss(cfg).matte == 1
