@@ -282,7 +282,8 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
     structure = checkpoint_keys("structure")
     for key in (*structure, *checkpoint_keys("rendering")):
         section, name = key.split(".")
-        trained = checkpoint.config.get(section, {}).get(name)
+        # One of ours without a key is older than the key, whose default is what it was trained with.
+        trained = checkpoint.config.get(section, {}).get(name, None if form is None else KEYS[key].default)
         wanted = cfg[section][name]
         if trained is None or trained == wanted or form in KEYS[key].unread_by:
             continue
@@ -290,9 +291,9 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
             values[key.replace(".", "__")] = trained
         elif key in structure:
             raise CheckpointError(f"{path}: was trained with {key} {trained}, the configuration says {wanted}")
-        elif key == "MODEL.LEGACY":
-            logger.warning("%s was trained with MODEL.LEGACY %s; rendering with %s, as the configuration says",
-                           path, trained, wanted)
+        elif key in ("MODEL.LEGACY", "MODEL.FILTER_VARIANCE"):
+            logger.warning("%s was trained with %s %s; rendering with %s, as the configuration says",
+                           path, key, trained, wanted)
     if values.get("INPUT__LAYER_NUM", cfg.INPUT.LAYER_NUM) != cfg.INPUT.LAYER_NUM:
         values.setdefault("SOLVER__LAYER_SCHEDULE", [])  # it is about training, and counts the old layers
     return changed(cfg, **values) if values else cfg

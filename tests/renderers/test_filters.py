@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from npcr.checkpoints import load_model, save_model
+from npcr.errors import CheckpointError
 from npcr.factory import load_renderer
 from npcr.refine.steady import render_frame
 from npcr.renderers import StrandsRenderer
@@ -69,7 +71,8 @@ def test_tiles_have_the_filter_of_the_whole() -> None:
     torch.testing.assert_close(next(iter(render_outputs(renderer, CAMERA))).alpha, whole)
 
 
-def test_a_checkpoint_brings_its_filter_and_the_command_line_may_change_it(tmp_path: Path) -> None:
+def test_a_checkpoint_brings_its_filter_and_the_command_line_may_change_it(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scene = tmp_path / "scene"
     write_tiny_scene(scene, cameras=5, size=(32, 28))
     cfg = config(scene, tmp_path / "out", *STRANDS, "MODEL.FILTER_VARIANCE", "0.1", "TEMPORAL.FILTER_VARIANCE", "0.3")
@@ -82,3 +85,22 @@ def test_a_checkpoint_brings_its_filter_and_the_command_line_may_change_it(tmp_p
     given = config(scene, tmp_path / "other", "MODEL.FILTER_VARIANCE", "0.2")
     renderer, merged, _ = load_renderer(given, checkpoint, CPU, explicit={"MODEL.FILTER_VARIANCE"})
     assert renderer.filter_variance == merged.MODEL.FILTER_VARIANCE == 0.2
+    assert "was trained with MODEL.FILTER_VARIANCE 0.1; rendering with 0.2" in caplog.text
+
+
+def test_a_checkpoint_older_than_a_key_has_the_key_s_default(tmp_path: Path) -> None:
+    """Or a network made for the whole picture would see half of it where the configuration is newer."""
+    scene = tmp_path / "scene"
+    write_tiny_scene(scene, cameras=5, size=(32, 28))
+    Trainer(config(scene, tmp_path / "out", *STRANDS, "SOLVER.MAX_EPOCHS", "1"), CPU).run()
+    path = tmp_path / "out" / "nr_model_1.pth"
+    model = load_model(path)
+    for key in ("FILTER_VARIANCE", "NETWORK_HALVINGS"):
+        del model.config["MODEL"][key]
+    save_model(path, model)
+    newer = ["MODEL.NETWORK_HALVINGS", "1", "MODEL.FILTER_VARIANCE", "0.1"]
+    renderer, merged, _ = load_renderer(config(scene, tmp_path / "other", *newer), path, CPU, explicit=[])
+    assert renderer.network.halvings == merged.MODEL.NETWORK_HALVINGS == 0
+    assert renderer.filter_variance == merged.MODEL.FILTER_VARIANCE == 0.2
+    with pytest.raises(CheckpointError, match=r"trained with MODEL\.NETWORK_HALVINGS 0, the configuration says 1"):
+        load_renderer(config(scene, tmp_path / "other", *newer), path, CPU, explicit={"MODEL.NETWORK_HALVINGS"})
