@@ -48,7 +48,7 @@ def load_config(file: str | Path | None = None, options: Sequence[str] = ()) -> 
         if cfg.DATASETS.TEST:
             cfg.DATASETS.TEST = _beside(cfg.DATASETS.TEST, Path(file))
     _merge_options(cfg, options)
-    validate(cfg, str(file) if file is not None else "configuration")
+    validate(cfg, str(file) if file is not None else "configuration", cfg.__dict__.get(_SOURCES, {}))
     cfg.freeze()
     return cfg
 

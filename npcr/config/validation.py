@@ -3,25 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from yacs.config import CfgNode
 
 from npcr.config.keys import KEYS, locate
 from npcr.errors import ConfigError
 
 
-def validate(cfg: CfgNode, source: str) -> None:
+def validate(cfg: CfgNode, source: str, sources: Mapping[str, str] = MappingProxyType({})) -> None:
     """Check every value of a configuration.
 
     Args:
         cfg: all keys, each in its type.
         source: the values' origin, for error messages.
+        sources: the origin of single keys, where it is known.
 
     Raises:
         ConfigError: a value is out of range, or two values contradict each other.
     """
     for name, key in KEYS.items():
         node, leaf = locate(cfg, name)
-        key.check(node[leaf], source)
+        key.check(node[leaf], sources.get(name, source))
         if key.only_form not in ("", cfg.MODEL.FORM) and node[leaf] != key.default:
             raise ConfigError(f"{source}: {name} {node[leaf]} is for MODEL.FORM {key.only_form}; here it is "
                               f"{cfg.MODEL.FORM}")
