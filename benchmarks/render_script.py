@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ PICTURES = 12  # a path shows them in turn
 class ReadyRenderer:
     """Renders pictures that are ready in memory; where a renderer is given, after that has rendered one of its own."""
 
-    tile = 0  # `render_path` asks: pictures are whole
+    tile = 0  # `render_path` asks: pictures are whole, and the same in a path
+    as_path_frames = staticmethod(nullcontext)
 
     def __init__(self, pictures: list[NDArray[np.uint8]], device: torch.device, renderer: Any = None) -> None:
         self.device = device
