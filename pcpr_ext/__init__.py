@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pcpr_ext import structures
 from pcpr_ext.structures import (
+    Blend,
     Composite,
     CompositeGaussians,
     CompositeGaussiansGrad,
@@ -32,10 +33,12 @@ from pcpr_ext.structures import (
     Rasterize,
     Resample,
     Scatter,
+    SurfaceDepth,
     TilePairs,
 )
 
 __all__ = [
+    "Blend",
     "Composite",
     "CompositeGaussians",
     "CompositeGaussiansGrad",
@@ -55,13 +58,14 @@ __all__ = [
     "Rasterize",
     "Resample",
     "Scatter",
+    "SurfaceDepth",
     "TilePairs",
     "library",
     "library_path",
     "why_missing",
 ]
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 

@@ -15,23 +15,11 @@ class Rasterize(ctypes.Structure):
     """`struct NpcrRasterize`."""
 
     _fields_ = (
-        ("points", c_void_p),
-        ("cam_to_world", c_void_p),
-        ("intrinsics", c_void_p),
-        ("point_count", c_int64),
-        ("cameras", c_int64),
-        ("width", c_int64),
-        ("height", c_int64),
-        ("layers", c_int64),
-        ("near_depth", c_float),
-        ("far_depth", c_float),
-        ("max_size", c_float),
-        ("peel_pixels", c_int32),
-        ("index_bytes", c_int32),
-        ("threads", c_int32),
-        ("index", c_void_p),
-        ("depth", c_void_p),
-        ("scratch", c_void_p),
+        *_fields(c_void_p, "points", "cam_to_world", "intrinsics"),
+        *_fields(c_int64, "point_count", "cameras", "width", "height", "layers"),
+        *_fields(c_float, "near_depth", "far_depth", "max_size"),
+        *_fields(c_int32, "peel_pixels", "index_bytes", "threads"),
+        *_fields(c_void_p, "index", "depth", "scratch"),
         ("scratch_bytes", c_int64),
         ("stream", c_void_p),
     )
@@ -41,12 +29,8 @@ class Gather(ctypes.Structure):
     """`struct NpcrGather`."""
 
     _fields_ = (
-        ("features", c_void_p),
-        ("default_feature", c_void_p),
-        ("index", c_void_p),
-        ("point_count", c_int64),
-        ("channels", c_int64),
-        ("fragments", c_int64),
+        *_fields(c_void_p, "features", "default_feature", "index"),
+        *_fields(c_int64, "point_count", "channels", "fragments"),
         ("index_bytes", c_int32),
         ("threads", c_int32),
         ("output", c_void_p),
@@ -58,17 +42,11 @@ class Scatter(ctypes.Structure):
     """`struct NpcrScatter`."""
 
     _fields_ = (
-        ("grad_output", c_void_p),
-        ("index", c_void_p),
-        ("order", c_void_p),
-        ("point_count", c_int64),
-        ("channels", c_int64),
-        ("fragments", c_int64),
+        *_fields(c_void_p, "grad_output", "index", "order"),
+        *_fields(c_int64, "point_count", "channels", "fragments"),
         ("index_bytes", c_int32),
         ("threads", c_int32),
-        ("grad_features", c_void_p),
-        ("grad_default", c_void_p),
-        ("scratch", c_void_p),
+        *_fields(c_void_p, "grad_features", "grad_default", "scratch"),
         ("scratch_bytes", c_int64),
         ("stream", c_void_p),
     )
@@ -333,6 +311,35 @@ class HarmonicsGrad(ctypes.Structure):
 
 
 # Functions that take a structure: the name, the structure, the type of the result.
+
+
+class SurfaceDepth(ctypes.Structure):
+    """`struct NpcrSurfaceDepth`."""
+
+    _fields_ = (
+        ("depth", c_void_p),
+        *_fields(c_int64, "width", "height", "left", "top", "columns", "rows"),
+        ("threads", c_int32),
+        ("nearest", c_void_p),
+        ("surface", c_void_p),
+    )
+
+
+class Blend(ctypes.Structure):
+    """`struct NpcrBlend`."""
+
+    _fields_ = (
+        *_fields(c_void_p, "image", "surface", "images", "surfaces", "mappings", "turns", "shares"),
+        *_fields(c_int64, "neighbors", "width", "height", "left", "top", "columns", "rows"),
+        ("depth_tolerance", c_float),
+        ("color_factor", c_float),
+        ("threads", c_int32),
+        ("blended", c_void_p),
+        ("scratch", c_void_p),
+        ("scratch_bytes", c_int64),
+    )
+
+
 FUNCTIONS = (  # of both libraries
     ("npcr_rasterize_scratch", Rasterize, c_int64),
     ("npcr_rasterize", Rasterize, c_int32),
@@ -355,7 +362,7 @@ FUNCTIONS = (  # of both libraries
     ("npcr_harmonics", Harmonics, c_int32),
     ("npcr_harmonics_grad", HarmonicsGrad, c_int32),
 )
-CPU_FUNCTIONS = (  # of the CPU library alone: the network
+CPU_FUNCTIONS = (  # of the CPU library alone: the network, and blending
     ("npcr_pack_floats", Pack, c_int64),
     ("npcr_pack", Pack, c_int32),
     ("npcr_convolve_scratch", Convolve, c_int64),
@@ -369,4 +376,7 @@ CPU_FUNCTIONS = (  # of the CPU library alone: the network
     ("npcr_halve_grad", Resample, c_int32),
     ("npcr_double", Resample, c_int32),
     ("npcr_double_grad", Resample, c_int32),
+    ("npcr_surface_depth", SurfaceDepth, c_int32),
+    ("npcr_blend_scratch", Blend, c_int64),
+    ("npcr_blend", Blend, c_int32),
 )

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "io": {"cameras", "camera_paths", "camera_spline"},
     "ops": {"pcpr_ext"},
     "metrics": {"cameras"},
-    "temporal": {"cameras"},
+    "temporal": {"cameras", "ops"},
     "visualization": {"camera_paths", "io"},
     "renderers": {"cameras", "data", "io", "metrics", "ops"},
     "data": {"cameras", "config", "io", "ops"},

@@ -30,6 +30,7 @@ COMPOSITE = Operator("composite_dots", traced=True)
 PROJECT_GAUSSIANS = Operator("project_gaussians", traced=False)
 VIEW_COLORS = Operator("view_colors", traced=True)
 COMPOSITE_GAUSSIANS = Operator("composite_gaussians", traced=False)
+BLEND = Operator("DefaultBlender", traced=False, only_on="cpu")
 GATED_UNET = Operator("GatedUNet", traced=True, only_on="cpu")
 
 

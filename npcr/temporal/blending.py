@@ -18,16 +18,23 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import concatenate
+from npcr.ops import native_temporal
+from npcr.ops.dispatch import BLEND, use_compiled
 from npcr.temporal.legacy import reproject_legacy
 from npcr.temporal.reprojection import (
     EMPTY_CROP,
     Crop,
     RenderedFrame,
+    box_of,
     color_confidence,
+    color_factor,
     find_warp,
+    image_to_world,
     occupied_crop,
     sample_smoothly,
+    squared_turn,
     surface_depth,
+    world_to_image,
 )
 from npcr.transfers import to_device
 
@@ -75,6 +82,12 @@ class _Neighbor(NamedTuple):
     crop: Crop  # around its points, with a margin of a pixel
     surface: Tensor  # (B, H, W) `surface_depth`
 
+    @classmethod
+    def of(cls, frame: RenderedFrame) -> _Neighbor:
+        """A frame, and what it needs."""
+        crop = occupied_crop(frame.depth, margin=1)
+        return cls(frame, crop, surface_depth(frame.depth, crop))
+
 
 class DefaultBlender(Blender):
     """Averages each frame's detail over neighboring frames, by confidence. Images are premultiplied RGBA, 0-1.
@@ -112,8 +125,7 @@ class DefaultBlender(Blender):
         kept: list[_Neighbor] = []  # at most `reach` frames before the current one, itself, and as many after
         current = 0  # index into `kept`
         for frame in frames:
-            crop = occupied_crop(frame.depth, margin=1)
-            kept.append(_Neighbor(frame, crop, surface_depth(frame.depth, crop)))
+            kept.append(_Neighbor.of(frame))
             if len(kept) > current + reach:
                 yield self._average(kept, current)
                 current += 1
@@ -125,12 +137,18 @@ class DefaultBlender(Blender):
 
     def _average(self, kept: Sequence[_Neighbor], current: int) -> RenderedFrame:
         """Frame number `current` of `kept`, its detail averaged over all of them."""
-        frame, crop, surface = kept[current]
+        frame, crop, _ = kept[current]
         shares = {index: min((self.history - 1) / 2 - abs(index - current) + 1, 1)
                   for index in range(len(kept)) if index != current}
         others = [kept[index] for index in shares]
         if not others or crop == EMPTY_CROP:
             return frame
+        average = self._average_compiled if _has_kernel(frame.image) else self._average_reference
+        return replace(frame, image=average(kept[current], others, list(shares.values())))
+
+    def _average_reference(self, current: _Neighbor, others: Sequence[_Neighbor], shares: list[float]) -> Tensor:
+        """The blended image, in torch."""
+        frame, crop, surface = current
         many, (rows, columns) = len(others), crop  # the others side by side, as a batch
         warp = find_warp(surface.repeat(many, 1, 1), concatenate([frame.cameras] * many),
                          torch.cat([one.surface for one in others]),
@@ -141,12 +159,38 @@ class DefaultBlender(Blender):
         mean = _mean_5x5(difference)
         confidence = warp.confidence * color_confidence(mean, self.color_tolerance**2)
         weight = confidence.unflatten(0, (many, -1))
-        share = to_device(torch.tensor(list(shares.values()), dtype=weight.dtype), weight.device)
+        share = to_device(torch.tensor(shares, dtype=weight.dtype), weight.device)
         weight = weight * share[:, None, None, None]
         detail = difference.sub_(mean).unflatten(0, (many, -1))
         blended = frame.image.clone()
         blended[..., rows, columns] += (detail * weight[:, :, None]).sum(0) / (1 + weight.sum(0))[:, None]
-        return replace(frame, image=blended)
+        return blended
+
+    def _average_compiled(self, current: _Neighbor, others: Sequence[_Neighbor], shares: list[float]) -> Tensor:
+        """As `_average_reference`, by the CPU's kernel."""
+        frame, crop, surface = current
+        blended = frame.image.contiguous().clone()
+        to_world = image_to_world(frame.cameras)
+        for path in range(len(blended)):  # of those side by side
+            camera = concatenate([frame.cameras[path]] * len(others))
+            cameras = concatenate([one.frame.cameras[path] for one in others])
+            native_temporal.blend(
+                _pixels(frame.image[path]), surface[path], [_pixels(one.frame.image[path]) for one in others],
+                [one.surface[path] for one in others], mappings=(world_to_image(cameras) @ to_world[path]).float(),
+                turns=squared_turn(surface[path, None], camera, cameras, self.angle).float(),
+                shares=torch.tensor(shares, dtype=torch.float32), box=box_of(crop, blended.shape),
+                depth_tolerance=max(self.depth_tolerance, 1e-6), color_factor=color_factor(self.color_tolerance**2),
+                blended=blended[path])
+        return blended
+
+
+def _has_kernel(image: Tensor) -> bool:
+    return image.shape[1] == 4 and not image.requires_grad and use_compiled(BLEND, "auto", image)
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """(H, W, 4) of (4, H, W)."""
+    return image.movedim(0, -1).contiguous()
 
 
 def _mean_5x5(image: Tensor) -> Tensor:

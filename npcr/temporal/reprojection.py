@@ -13,11 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from npcr.cameras import Cameras
+from npcr.ops import native_temporal
+from npcr.ops.dispatch import BLEND, use_compiled
 
 # Relative depth difference beyond which neighboring pixels lie on different surfaces, whose depths are not averaged.
 DEPTH_STEP = 0.02
@@ -98,9 +102,27 @@ def surface_depth(depth: Tensor, crop: Crop | None = None) -> Tensor:
         (B, H, W); 0 where the 3x3 pixels are empty.
     """
     crop = occupied_crop(depth, margin=1) if crop is None else crop
-    surface = torch.zeros_like(depth)
     if crop == EMPTY_CROP:
-        return surface
+        return torch.zeros_like(depth)
+    if depth.requires_grad or not use_compiled(BLEND, "auto", depth):
+        return surface_depth_reference(depth, crop)
+    depth = depth.contiguous()
+    surface = torch.zeros_like(depth)
+    for index in range(len(depth)):
+        native_temporal.surface_depth(depth[index], box_of(crop, depth.shape), surface[index])
+    return surface
+
+
+def surface_depth_reference(depth: Tensor, crop: Crop) -> Tensor:
+    """As `surface_depth`, in torch.
+
+    Args:
+        depth, crop: as there.
+
+    Returns:
+        (B, H, W).
+    """
+    surface = torch.zeros_like(depth)
     rows, columns = crop
     points = depth[..., rows, columns]
     nearest = _reduce_3x3(torch.where(points > 0, points, math.inf), torch.minimum)
@@ -136,16 +158,30 @@ def occupied_crop(depth: Tensor, margin: int = 0) -> Crop:
     """
     if depth.is_cuda:
         return FULL_CROP
-    occupied = (depth > 0).any(dim=0)
-    rows, columns = (occupied.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    occupied: NDArray[np.bool_] = np.any(depth.detach().numpy() > 0, axis=0)  # for so little torch is slower
+    rows, columns = (np.flatnonzero(np.any(occupied, axis=axis)) for axis in (1, 0))
     if not len(rows):
         return EMPTY_CROP
     return _span(rows, margin, occupied.shape[0]), _span(columns, margin, occupied.shape[1])
 
 
-def _span(indices: Tensor, margin: int, end: int) -> slice:
+def _span(indices: NDArray[np.intp], margin: int, end: int) -> slice:
     """From the first to the last of sorted `indices`, and `margin` more, within 0 and `end`."""
     return slice(max(int(indices[0]) - margin, 0), min(int(indices[-1]) + 1 + margin, end))
+
+
+def box_of(crop: Crop, shape: Sequence[int]) -> native_temporal.Box:
+    """Find the pixels of a crop.
+
+    Args:
+        crop: of images.
+        shape: of these, (…, H, W).
+
+    Returns:
+        Left, top, columns and rows.
+    """
+    (top, bottom, _), (left, right, _) = (part.indices(size) for part, size in zip(crop, shape[-2:], strict=True))
+    return left, top, right - left, bottom - top
 
 
 def find_warp(surface: Tensor, cameras: Cameras, earlier_surface: Tensor, earlier_cameras: Cameras,
@@ -178,27 +214,61 @@ def find_warp(surface: Tensor, cameras: Cameras, earlier_surface: Tensor, earlie
     earlier_depth = F.grid_sample(earlier_surface[:, None], grid, mode="nearest", padding_mode="border",
                                   align_corners=False)[:, 0]
     deviation = ((earlier_depth - z) / (max(depth_tolerance, 1e-6) * z)).square()
-    turn = _angle_between(surface, cameras, earlier_cameras) / math.radians(angle)  # (B,)
-    confidence = torch.exp(-deviation - turn.square()[:, None, None])
+    turn = squared_turn(surface, cameras, earlier_cameras, angle)
+    confidence = torch.exp(-deviation - turn[:, None, None])
     return Warp(grid, torch.where((depth > 0) & inside & (earlier_depth > 0), confidence, 0))
 
 
 def _project_pixels(depth: Tensor, cameras: Cameras, others: Cameras, crop: Crop) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels of `crop` with `depth` (B, h, w) in other cameras: u, v and camera-space z, each (B, h, w).
-
-    As `project(unproject(...))`, but as one matrix a camera: `z' (u, v, 1) = z M (x, y, 1) + m`.
-    """
-    to_world, from_world = cameras.cam_to_world.double(), others.world_to_cam.double()
-    other = others.intrinsics.double()
-    relative = from_world @ to_world
-    matrix = other @ relative[:, :3, :3] @ torch.linalg.inv_ex(cameras.intrinsics.double()).inverse
-    shift = (other @ relative[:, :3, 3:]).to(depth.dtype)[..., None]  # (B, 3, 1, 1)
-    along_x, along_y, fixed = matrix.to(depth.dtype)[..., None, None].unbind(2)  # each (B, 3, 1, 1)
+    """Pixels of `crop` with `depth` (B, h, w) in other cameras: u, v and camera-space z, each (B, h, w)."""
+    mapping = world_to_image(others) @ image_to_world(cameras)  # as project(unproject(...)), but one matrix a camera
+    along_x, along_y, fixed, shift = mapping.to(depth.dtype)[..., None, None].unbind(2)
     width, height = cameras.size
     x = torch.arange(width, device=depth.device, dtype=depth.dtype)[crop[1]]
     y = torch.arange(height, device=depth.device, dtype=depth.dtype)[crop[0], None]
     u, v, z = (depth[:, None] * (along_x * x + (along_y * y + fixed)) + shift).unbind(1)
     return u / z, v / z, z
+
+
+def image_to_world(cameras: Cameras) -> Tensor:
+    """Compute the matrices that unproject pixels.
+
+    Args:
+        cameras: B.
+
+    Returns:
+        (B, 4, 4) float64, from (x z, y z, z, 1) of pixels (x, y) with depth z to world coordinates.
+    """
+    intrinsics = torch.zeros_like(cameras.cam_to_world, dtype=torch.float64)
+    intrinsics[:, :3, :3] = torch.linalg.inv_ex(cameras.intrinsics.double()).inverse
+    intrinsics[:, 3, 3] = 1
+    return cameras.cam_to_world.double() @ intrinsics
+
+
+def world_to_image(cameras: Cameras) -> Tensor:
+    """Compute the matrices that project points.
+
+    Args:
+        cameras: B.
+
+    Returns:
+        (B, 3, 4) float64, from world coordinates to (x z, y z, z) of pixels (x, y) with depth z.
+    """
+    return cameras.intrinsics.double() @ cameras.world_to_cam.double()[:, :3]
+
+
+def squared_turn(surface: Tensor, cameras: Cameras, others: Cameras, angle: float) -> Tensor:
+    """Compute how far cameras are from others, seen from the object.
+
+    Args:
+        surface: (B, H, W), `surface_depth` of the first cameras' frames.
+        cameras, others: B each.
+        angle: degrees that count as 1; infinite: all count as 0.
+
+    Returns:
+        (B,) squared.
+    """
+    return (_angle_between(surface, cameras, others) / math.radians(angle)).square()
 
 
 def _angle_between(surface: Tensor, cameras: Cameras, others: Cameras) -> Tensor:
@@ -223,7 +293,19 @@ def color_confidence(difference: Tensor, color_threshold: float) -> Tensor:
         (B, H, W), in [0, 1].
     """
     distance = difference.square().sum(dim=1)
-    return torch.exp(distance * (-(255**2) / max(color_threshold, 1e-6)))
+    return torch.exp(-distance * color_factor(color_threshold))
+
+
+def color_factor(color_threshold: float) -> float:
+    """Compute the factor of a squared distance of colors in the exponent of their confidence.
+
+    Args:
+        color_threshold: as in `color_confidence`.
+
+    Returns:
+        The factor, for colors in [0, 1].
+    """
+    return float(255**2 / max(color_threshold, 1e-6))
 
 
 def sample_smoothly(image: Tensor, grid: Tensor) -> Tensor:

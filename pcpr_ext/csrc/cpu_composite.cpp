@@ -9,7 +9,7 @@
 #include <atomic>
 #include <new>
 
-#include "interface.h"
+#include "arguments.h"
 #include "splat.h"
 #include "thread_pool.h"
 

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "interface.h"
+#include "arguments.h"
 #include "winograd.h"
 
 // Sums are fused in all that follows, and in the file that includes this: -ffp-contract=off is for the projection.

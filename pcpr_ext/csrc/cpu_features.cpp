@@ -8,7 +8,7 @@
 #include <atomic>
 #include <new>
 
-#include "interface.h"
+#include "arguments.h"
 #include "thread_pool.h"
 
 namespace npcr {

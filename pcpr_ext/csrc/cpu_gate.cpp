@@ -7,7 +7,7 @@
 #include <new>
 
 #include "target_clones.h"
-#include "interface.h"
+#include "arguments.h"
 #include "thread_pool.h"
 
 namespace npcr {

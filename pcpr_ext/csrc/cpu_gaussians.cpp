@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "gaussian.h"
-#include "interface.h"
+#include "arguments.h"
 #include "lanes.h"
 #include "processor.h"
 #include "thread_pool.h"

@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "harmonics.h"
-#include "interface.h"
+#include "arguments.h"
 #include "thread_pool.h"
 
 namespace npcr {

@@ -23,7 +23,7 @@
 
 #include "camera.h"
 #include "cpu_records.h"
-#include "interface.h"
+#include "arguments.h"
 #include "thread_pool.h"
 
 namespace npcr {

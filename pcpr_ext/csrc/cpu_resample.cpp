@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "target_clones.h"
-#include "interface.h"
+#include "arguments.h"
 #include "thread_pool.h"
 #include "winograd.h"
 

@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-#include "interface.h"
+#include "arguments.h"
 #include "lanes.h"
 
 namespace npcr {

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #include "cuda_launch.h"
-#include "interface.h"
+#include "arguments.h"
 #include "splat.h"
 
 namespace npcr {

@@ -9,7 +9,7 @@
 #include "cuda_launch.h"
 #include "cuda_warp.h"
 #include "ellipse.h"
-#include "interface.h"
+#include "arguments.h"
 
 namespace npcr {
 namespace {

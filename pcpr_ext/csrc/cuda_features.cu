@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "cuda_launch.h"
-#include "interface.h"
+#include "arguments.h"
 
 namespace npcr {
 namespace {

@@ -8,7 +8,7 @@
 #include "cuda_sort.h"
 #include "cuda_warp.h"
 #include "gaussian.h"
-#include "interface.h"
+#include "arguments.h"
 
 namespace npcr {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "cuda_launch.h"
 #include "harmonics.h"
-#include "interface.h"
+#include "arguments.h"
 
 namespace npcr {
 namespace {

@@ -16,7 +16,7 @@
 #include "cuda_launch.h"
 // camera.h and interface.h know nothing of CUDA's runtime.
 #include "camera.h"
-#include "interface.h"
+#include "arguments.h"
 
 namespace npcr {
 namespace {

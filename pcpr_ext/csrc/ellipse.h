@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "camera.h"
-#include "interface.h"
+#include "arguments.h"
 
 namespace npcr {
 

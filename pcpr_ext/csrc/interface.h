@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 9
+#define NPCR_ABI_VERSION 10
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -304,6 +304,36 @@ struct NpcrHarmonicsGrad {
     void* stream;
 };
 
+// The surface that the nearest points of a frame make up (npcr/temporal/reprojection.py). CPU only, as NpcrBlend.
+struct NpcrSurfaceDepth {
+    const float* depth;  // (height, width), 0 where empty
+    int64_t width, height;
+    int64_t left, top, columns, rows;  // the crop that is filled, and beyond which nothing is seen
+    int32_t threads;
+    float* nearest;  // (rows, columns) scratch memory
+    float* surface;  // (height, width)
+};
+
+// A frame whose detail is averaged over its neighbors on a camera path (npcr/temporal/blending.py). Images are
+// (height, width, 4) float32, premultiplied, each pixel aligned to 16 bytes.
+struct NpcrBlend {
+    const float* image;
+    const float* surface;         // (height, width), 0 where empty
+    const void* images;           // pointers to those of the neighbors
+    const void* surfaces;         // likewise
+    const float* mappings;        // (neighbors, 3, 4): (u z', v z', z') of (x z, y z, z, 1)
+    const float* turns;           // (neighbors) squares of the cameras' angles, 1 at a confidence of 1/e
+    const float* shares;          // (neighbors)
+    int64_t neighbors, width, height;
+    int64_t left, top, columns, rows;  // the crop that is blended
+    float depth_tolerance;        // above 0
+    float color_factor;           // of the squared distance of colors, in the exponent of the confidence
+    int32_t threads;
+    float* blended;  // (4, height, width), the frame itself; what is blended is added to it
+    void* scratch;
+    int64_t scratch_bytes;
+};
+
 NPCR_API int32_t npcr_abi_version();
 // 0 where the kernels can run: for the CUDA library, where it holds code for the current device.
 NPCR_API int32_t npcr_ready();
@@ -328,6 +358,9 @@ NPCR_API int32_t npcr_halve(const NpcrResample* task);
 NPCR_API int32_t npcr_halve_grad(const NpcrResample* task);
 NPCR_API int32_t npcr_double(const NpcrResample* task);
 NPCR_API int32_t npcr_double_grad(const NpcrResample* task);
+NPCR_API int32_t npcr_surface_depth(const NpcrSurfaceDepth* task);
+NPCR_API int64_t npcr_blend_scratch(const NpcrBlend* task);
+NPCR_API int32_t npcr_blend(const NpcrBlend* task);
 
 NPCR_API int32_t npcr_composite(const NpcrComposite* task);
 NPCR_API int64_t npcr_composite_grad_scratch(const NpcrCompositeGrad* task);
@@ -345,56 +378,5 @@ NPCR_API int64_t npcr_composite_gaussians_grad_scratch(const NpcrCompositeGaussi
 NPCR_API int32_t npcr_composite_gaussians_grad(const NpcrCompositeGaussiansGrad* task);
 NPCR_API int32_t npcr_harmonics(const NpcrHarmonics* task);
 NPCR_API int32_t npcr_harmonics_grad(const NpcrHarmonicsGrad* task);
-
-namespace npcr {
-
-constexpr int64_t kMaxSide = 32767;          // a splat's rectangle is kept in 16 bits per side
-constexpr int64_t kMaxPoints = 0xffffffffLL;  // depth and index share 64 bits
-constexpr int64_t kMaxLayers = 65535;
-constexpr int64_t kMaxChannels = 127;  // of Gaussians
-
-inline bool valid(const NpcrRasterize& task) {
-    return task.point_count >= 0 && task.point_count <= kMaxPoints && task.cameras >= 0 && task.width >= 1 &&
-           task.width <= kMaxSide && task.height >= 1 && task.height <= kMaxSide && task.layers >= 1 &&
-           task.layers <= kMaxLayers && (task.index_bytes == 4 || task.index_bytes == 8) &&
-           (task.index_bytes == 8 || task.point_count <= 0x7fffffffLL) && task.far_depth > task.near_depth;
-}
-
-template <class Task>  // NpcrGather, NpcrScatter
-inline bool valid_features(const Task& task) {
-    return task.point_count >= 0 && task.channels >= 1 && task.fragments >= 0 &&
-           (task.index_bytes == 4 || task.index_bytes == 8);
-}
-
-template <class Task>  // NpcrComposite, NpcrCompositeGrad
-inline bool valid_composite(const Task& task) {
-    return task.point_count >= 1 && task.dot_count >= task.point_count && task.dot_count % task.point_count == 0 &&
-           task.channels >= 1 && task.layers >= 1 && task.layers <= kMaxLayers && task.height >= 1 &&
-           task.height <= kMaxSide && task.width >= 1 && task.width <= kMaxSide &&
-           (task.index_bytes == 4 || task.index_bytes == 8);
-}
-
-template <class Task>  // all that take Gaussians
-inline bool valid_gaussians(const Task& task) {
-    return task.count >= 0 && task.count <= 0x7fffffffLL && task.height >= 1 && task.height <= kMaxSide &&
-           task.width >= 1 && task.width <= kMaxSide;
-}
-
-template <class Task>  // NpcrTilePairs, and those below
-inline bool valid_pairs(const Task& task) {
-    return valid_gaussians(task) && task.pairs >= 0 && task.pairs <= 0x7fffffffLL;
-}
-
-template <class Task>  // NpcrCompositeGaussians, NpcrCompositeGaussiansGrad
-inline bool valid_values(const Task& task) {
-    return valid_pairs(task) && task.channels >= 0 && task.channels <= kMaxChannels;
-}
-
-template <class Task>  // NpcrHarmonics, NpcrHarmonicsGrad
-inline bool valid_harmonics(const Task& task) {
-    return task.count >= 0 && task.count <= kMaxPoints && task.degree >= 0 && task.degree <= 3;
-}
-
-}  // namespace npcr
 
 #endif

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "interface.h"
+#include "arguments.h"
 
 #ifdef __CUDACC__
 #define NPCR_BOTH __host__ __device__ __forceinline__

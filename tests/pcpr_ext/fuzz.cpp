@@ -12,10 +12,10 @@
 #include <random>
 #include <vector>
 
+#include "arguments.h"
 #include "camera.h"
 #include "gaussian.h"
 #include "harmonics.h"
-#include "interface.h"
 
 namespace {
 
@@ -261,6 +261,7 @@ void refused() {
 
 #include "fuzz_network.h"
 #include "fuzz_gaussians.h"
+#include "fuzz_blend.h"
 
 }  // namespace
 
@@ -268,6 +269,7 @@ int main(int, char** arguments) {
     refused();
     network_refused();
     gaussians_refused();
+    blend_refused();
     indices_near_2_to_31();
     for (round_ = 1; round_ <= atoi(arguments[1]); ++round_) {
         rasterize_round();
@@ -276,6 +278,7 @@ int main(int, char** arguments) {
         network_round();
         gaussians_round(pick(0, 2) == 0);
         harmonics_round();
+        blend_round(pick(0, 2) == 0);
     }
     printf("%d rounds passed\n", round_ - 1);
     return 0;
