@@ -81,12 +81,14 @@ class _Neighbor(NamedTuple):
     frame: RenderedFrame
     crop: Crop  # around its points, with a margin of a pixel
     surface: Tensor  # (B, H, W) `surface_depth`
+    pixels: Tensor | None  # (B, H, W, 4) the image as the CPU's kernel reads it; None where torch blends
 
     @classmethod
     def of(cls, frame: RenderedFrame) -> _Neighbor:
         """A frame, and what it needs."""
         crop = occupied_crop(frame.depth, margin=1)
-        return cls(frame, crop, surface_depth(frame.depth, crop))
+        pixels = frame.image.movedim(1, -1).contiguous() if _has_kernel(frame.image) else None
+        return cls(frame, crop, surface_depth(frame.depth, crop), pixels)
 
 
 class DefaultBlender(Blender):
@@ -137,18 +139,19 @@ class DefaultBlender(Blender):
 
     def _average(self, kept: Sequence[_Neighbor], current: int) -> RenderedFrame:
         """Frame number `current` of `kept`, its detail averaged over all of them."""
-        frame, crop, _ = kept[current]
+        frame, crop = kept[current].frame, kept[current].crop
         shares = {index: min((self.history - 1) / 2 - abs(index - current) + 1, 1)
                   for index in range(len(kept)) if index != current}
         others = [kept[index] for index in shares]
         if not others or crop == EMPTY_CROP:
             return frame
-        average = self._average_compiled if _has_kernel(frame.image) else self._average_reference
+        in_torch = any(one.pixels is None for one in (kept[current], *others))
+        average = self._average_reference if in_torch else self._average_compiled
         return replace(frame, image=average(kept[current], others, list(shares.values())))
 
     def _average_reference(self, current: _Neighbor, others: Sequence[_Neighbor], shares: list[float]) -> Tensor:
         """The blended image, in torch."""
-        frame, crop, surface = current
+        frame, crop, surface, _ = current
         many, (rows, columns) = len(others), crop  # the others side by side, as a batch
         warp = find_warp(surface.repeat(many, 1, 1), concatenate([frame.cameras] * many),
                          torch.cat([one.surface for one in others]),
@@ -168,14 +171,15 @@ class DefaultBlender(Blender):
 
     def _average_compiled(self, current: _Neighbor, others: Sequence[_Neighbor], shares: list[float]) -> Tensor:
         """As `_average_reference`, by the CPU's kernel."""
-        frame, crop, surface = current
-        blended = frame.image.contiguous().clone()
+        frame, crop, surface, pixels = current
+        assert pixels is not None
+        blended = frame.image.clone(memory_format=torch.contiguous_format)
         to_world = image_to_world(frame.cameras)
         for path in range(len(blended)):  # of those side by side
             camera = concatenate([frame.cameras[path]] * len(others))
             cameras = concatenate([one.frame.cameras[path] for one in others])
             native_temporal.blend(
-                _pixels(frame.image[path]), surface[path], [_pixels(one.frame.image[path]) for one in others],
+                pixels[path], surface[path], [one.pixels[path] for one in others if one.pixels is not None],
                 [one.surface[path] for one in others], mappings=(world_to_image(cameras) @ to_world[path]).float(),
                 turns=squared_turn(surface[path, None], camera, cameras, self.angle).float(),
                 shares=torch.tensor(shares, dtype=torch.float32), box=box_of(crop, blended.shape),
@@ -186,11 +190,6 @@ class DefaultBlender(Blender):
 
 def _has_kernel(image: Tensor) -> bool:
     return image.shape[1] == 4 and not image.requires_grad and use_compiled(BLEND, "auto", image)
-
-
-def _pixels(image: Tensor) -> Tensor:
-    """(H, W, 4) of (4, H, W)."""
-    return image.movedim(0, -1).contiguous()
 
 
 def _mean_5x5(image: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ template <class Task, class Perform>
 void for_rows(const Task& task, Perform perform) {
     const int64_t blocks = (task.rows + kRows - 1) / kRows;
     const int threads = static_cast<int>(std::max<int64_t>(
-        1, std::min<int64_t>({task.threads, blocks, 1 + task.rows * task.columns / 16384, 256})));
+        1, std::min<int64_t>({task.threads, blocks, 1 + task.rows * task.columns / 65536, 256})));
     ThreadPool::run(threads, static_cast<int>(blocks), [&](int block, int) {
         for (int64_t row = block * kRows; row < std::min(task.rows, (block + 1) * kRows); ++row) perform(row);
     });

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import (
     agreement,
     blended,
+    blending,
     frame,
     network_bytes,
     network_kernels,
@@ -176,6 +177,12 @@ def test_a_margin_is_the_layered_forms(tmp_path: Path) -> None:
 def test_an_unknown_variant_is_refused(variant: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         run(options, tmp_path, "--variants", variant)
+
+
+def test_blending_beside_a_frame(tmp_path: Path) -> None:
+    rows = run(blending, tmp_path, "--points", "500", "--size", "32", "28")["rows"]
+    assert [row["stage"] for row in rows] == ["frame", "blending", "blending in torch"]
+    assert all(row["share"] > 0 for row in rows)
 
 
 def test_strands_beside_the_blended_form_and_the_reference(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 // The kernels of camera paths, over random crops, cameras and depths.
 
 struct BlendCase {
-    int limit = pick(0, 9) ? 40 : 400;  // of this size several threads have work
+    int limit = pick(0, 9) ? 40 : 700;  // of this size several threads have work
     int64_t width = pick(1, limit), height = pick(1, limit), left = pick(0, width - 1), top = pick(0, height - 1);
     int64_t columns = pick(1, width - left), rows = pick(1, height - top), neighbors = pick(1, 4);
     std::vector<std::vector<float>> images, surfaces;  // the frame's own, then the neighbors'
