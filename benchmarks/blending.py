@@ -5,8 +5,8 @@
     python benchmarks/blending.py --size 800 800 --points 1e6 --history 5 --device cuda
 
 Frames of the strands form on an orbit in steps of a quarter of a degree. "frame" is its rendering, from a camera to
-RGBA; "blending" what TEMPORAL.BLEND default adds to each; on a CPU "blending in torch" the same without its kernel. Column
-"share" is the ratio to a frame's time. The points are strands on a sphere.
+RGBA; "blending" what TEMPORAL.BLEND default adds to each; on a CPU "blending in torch" the same without its kernel.
+Column "share" is the ratio to a frame's time. The points are strands on a sphere.
 """
 
 from __future__ import annotations
