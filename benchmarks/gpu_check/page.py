@@ -87,6 +87,8 @@ TABLES = {
         ("form", _of("form")), ("stage", _of("stage")), ("ms", _median("median_ms")),
         ("of the blended form's time", _of("of_blended")), ("of the torch reference's time", _of("of_reference")),
         ("largest difference", _of("error")), ("peak memory, MiB", _of("peak_mb")))),
+    "blending": Table("Blending frames of a camera path", (
+        ("stage", _of("stage")), ("ms", _median("median_ms")), ("of a frame", _of("share")))),
     "options": Table("Options", (
         ("form", _of("form")), ("variant", _of("variant")), ("frame, ms", _median("frame_ms")),
         ("first frame, s", _of("first_s")), ("with gradients, ms", _of("step_ms")),

@@ -29,6 +29,7 @@ _BENCHMARKS: dict[str, _Arguments] = {
     "strands_200": ("--points 90000 --size 200 200 --reference --repeats 9",
                     "--points 500 --size 32 28 --layers 2 --repeats 1", 40, 15),
     "strands_800": ("--points 1e6 --size 800 800 --repeats 7", "", 40, 15),
+    "blending": ("--points 90000 --size 200 200 --repeats 9", "--points 500 --size 32 28 --repeats 1", 30, 10),
     "options_layered": ("--forms layered --variants plain tf32 bfloat16 float16 float16x2 graphs "
                         "--points 1e6 --layers 6 --size 600 600 --repeats 9",
                         "--forms layered --variants plain --points 500 --size 32 28 --repeats 1", 60, 20),
