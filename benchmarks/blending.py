@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -32,7 +31,7 @@ from benchmarks.common import environment, measure_in_turns, print_table, write_
 from npcr import cli  # noqa: E402
 from npcr.cameras import Cameras  # noqa: E402
 from npcr.config import KEYS  # noqa: E402
-from npcr.temporal import DefaultBlender, RenderedFrame, blending, reprojection  # noqa: E402
+from npcr.temporal import DefaultBlender, RenderedFrame  # noqa: E402
 
 COLUMNS = ("stage", "median_ms", "low_ms", "high_ms", "runs", "share")
 FRAMES = 8
@@ -60,22 +59,14 @@ def stages(options: argparse.Namespace, device: torch.device) -> dict[str, Calla
         return [RenderedFrame(torch.cat([output.color, output.alpha], dim=1), output.depth, one)
                 for output, one in zip(outputs, cameras, strict=True)]
 
-    def blend() -> list[RenderedFrame]:
-        return list(blender.blend(frames))
+    def blend(backend: str) -> Callable[[], object]:
+        tolerances = (KEYS[f"TEMPORAL.{name}"].default for name in ("COLOR_TOLERANCE", "DEPTH_TOLERANCE", "ANGLE"))
+        blender = DefaultBlender(options.history, *tolerances, backend=backend)
+        return blended.no_grad(lambda: list(blender.blend(frames)))
 
-    def blend_in_torch() -> list[RenderedFrame]:
-        with mock.patch.object(blending, "use_compiled", no_kernel), \
-                mock.patch.object(reprojection, "use_compiled", no_kernel):
-            return blend()
-
-    def no_kernel(*arguments: object) -> bool:
-        return False
-
-    blender = DefaultBlender(options.history, *(KEYS[f"TEMPORAL.{name}"].default
-                                                for name in ("COLOR_TOLERANCE", "DEPTH_TOLERANCE", "ANGLE")))
     frames = blended.no_grad(render)()
-    chosen = {"frame": blended.no_grad(render), "blending": blended.no_grad(blend)}
-    return chosen | ({} if device.type == "cuda" else {"blending in torch": blended.no_grad(blend_in_torch)})
+    chosen = {"frame": blended.no_grad(render), "blending": blend("auto")}
+    return chosen | ({} if device.type == "cuda" else {"blending in torch": blend("torch")})
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

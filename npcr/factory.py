@@ -105,7 +105,8 @@ def build_blender(cfg: CfgNode) -> Blender | None:
     """
     temporal = cfg.TEMPORAL
     if temporal.BLEND == "default":
-        return DefaultBlender(temporal.HISTORY, temporal.COLOR_TOLERANCE, temporal.DEPTH_TOLERANCE, temporal.ANGLE)
+        return DefaultBlender(temporal.HISTORY, temporal.COLOR_TOLERANCE, temporal.DEPTH_TOLERANCE, temporal.ANGLE,
+                              backend=cfg.PROJECTION.BACKEND)
     return LegacyBlender(cfg.WEIGHTS.RENDER_WEIGHTS, cfg.WEIGHTS.COLOR_THR) if temporal.BLEND == "legacy" else None
 
 

@@ -86,7 +86,7 @@ _TABLE = (
         "pixel: the K nearest points of each pixel.", choices=("point", "pixel"), checkpoint="rendering",
         unread_by=("strands",)),
     Key("PROJECTION.BACKEND", "auto",
-        "Kernels of the projection and of the network. compiled: refuse to run without them. torch: never use them.",
+        "Kernels of the projection, the network and blending. compiled: refuse to run without. torch: never use them.",
         choices=("auto", "compiled", "torch")),
 
     Key("DATASETS.TRAIN", "", "Folder of the scene, relative to the YAML file, else to the working directory."),

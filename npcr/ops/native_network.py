@@ -36,9 +36,9 @@ def pack(weight: Tensor, gate_weight: Tensor | None = None, *, transposed: bool 
     gate_weight = None if gate_weight is None else gate_weight.detach().contiguous()
     task = pcpr_ext.Pack(weights=weight.data_ptr(), gate_weights=_pointer(gate_weight), outputs=weight.shape[0],
                          inputs=weight.shape[1], transposed=transposed, threads=torch.get_num_threads())
-    packed = POOL.empty(_library().call("npcr_pack_floats", task))
+    packed = POOL.empty(library().call("npcr_pack_floats", task))
     task.packed, task.packed_floats = packed.data_ptr(), packed.numel()
-    _library().run(task)
+    library().run(task)
     return packed
 
 
@@ -170,10 +170,15 @@ def resize_grad(values: Tensor | None, grad_output: Tensor, grad: Tensor) -> Non
          "npcr_halve_grad" if grad_output.shape[1] < grad.shape[1] else "npcr_double_grad")
 
 
-def _library() -> pcpr_ext.Library:
-    library = pcpr_ext.library("cpu")
-    assert library is not None, "the caller checks npcr.ops.dispatch.use_compiled first"
-    return library
+def library() -> pcpr_ext.Library:
+    """Return the CPU's library.
+
+    Returns:
+        The library, which is there: the caller checks `npcr.ops.dispatch.use_compiled` first.
+    """
+    found = pcpr_ext.library("cpu")
+    assert found is not None
+    return found
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -200,9 +205,9 @@ def _resample(values: Tensor, target: Tensor, **pointers: int | None) -> pcpr_ex
 def _run(task: Any, name: str = "", *, scratch: bool = False) -> None:
     task.threads = torch.get_num_threads()
     if scratch:
-        size = _library().scratch_bytes(task)
+        size = library().scratch_bytes(task)
         kept: Tensor | None = getattr(_local, "scratch", None)
         if kept is None or kept.numel() * 4 < size:
             kept = _local.scratch = POOL.empty(size // 4 + 1)
         task.scratch, task.scratch_bytes = kept.data_ptr(), kept.numel() * 4
-    _library().run(task, name)
+    library().run(task, name)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pcpr_ext
 from npcr.ops.memory import POOL
+from npcr.ops.native_network import library
 
 Box = tuple[int, int, int, int]  # left, top, columns, rows
 
@@ -32,7 +33,7 @@ def surface_depth(depth: Tensor, box: Box, surface: Tensor) -> None:
     _set_box(task, depth.shape, box)
     nearest = POOL.empty(box[2] * box[3])
     task.nearest = nearest.data_ptr()
-    _library().run(task)
+    library().run(task)
 
 
 def blend(image: Tensor, surface: Tensor, images: Sequence[Tensor], surfaces: Sequence[Tensor], *, mappings: Tensor,
@@ -60,18 +61,12 @@ def blend(image: Tensor, surface: Tensor, images: Sequence[Tensor], surfaces: Se
         shares=shares.data_ptr(), neighbors=len(images), depth_tolerance=depth_tolerance, color_factor=color_factor,
         blended=blended.data_ptr(), images=ctypes.addressof(of_images), surfaces=ctypes.addressof(of_surfaces))
     _set_box(task, surface.shape, box)
-    scratch = POOL.empty(_library().scratch_bytes(task) // 4)
+    scratch = POOL.empty(library().scratch_bytes(task) // 4)
     task.scratch, task.scratch_bytes = scratch.data_ptr(), scratch.numel() * 4
-    _library().run(task)
+    library().run(task)
 
 
 def _set_box(task: Any, shape: torch.Size, box: Box) -> None:
     task.height, task.width = shape
     task.left, task.top, task.columns, task.rows = box
     task.threads = torch.get_num_threads()
-
-
-def _library() -> pcpr_ext.Library:
-    library = pcpr_ext.library("cpu")
-    assert library is not None, "the caller checks npcr.ops.dispatch.use_compiled first"
-    return library

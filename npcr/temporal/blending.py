@@ -84,11 +84,11 @@ class _Neighbor(NamedTuple):
     pixels: Tensor | None  # (B, H, W, 4) the image as the CPU's kernel reads it; None where torch blends
 
     @classmethod
-    def of(cls, frame: RenderedFrame) -> _Neighbor:
+    def of(cls, frame: RenderedFrame, backend: str) -> _Neighbor:
         """A frame, and what it needs."""
         crop = occupied_crop(frame.depth, margin=1)
-        pixels = frame.image.movedim(1, -1).contiguous() if _has_kernel(frame.image) else None
-        return cls(frame, crop, surface_depth(frame.depth, crop), pixels)
+        pixels = frame.image.movedim(1, -1).contiguous() if _has_kernel(frame.image, backend) else None
+        return cls(frame, crop, surface_depth(frame.depth, crop, backend=backend), pixels)
 
 
 class DefaultBlender(Blender):
@@ -104,18 +104,21 @@ class DefaultBlender(Blender):
         color_tolerance: the distance of means over 5x5 pixels, in levels of 0-255, at which confidence is 1/e.
         depth_tolerance: the relative depth difference at which confidence is 1/e.
         angle: degrees between two cameras, seen from the object, at which confidence is 1/e.
+        backend: "auto", "compiled" or "torch": whether the CPU's kernels blend. They take RGBA in float32.
 
     Raises:
         ValueError: `history` is below 1.
     """
 
-    def __init__(self, history: float, color_tolerance: float, depth_tolerance: float, angle: float) -> None:
+    def __init__(self, history: float, color_tolerance: float, depth_tolerance: float, angle: float, *,
+                 backend: str = "auto") -> None:
         if history < 1:
             raise ValueError(f"DefaultBlender: history is {history:g} frames; it counts the current one, so at least 1")
         self.history = history
         self.color_tolerance = color_tolerance
         self.depth_tolerance = depth_tolerance
         self.angle = angle
+        self.backend = backend
 
     @property
     def reach(self) -> int:
@@ -127,7 +130,7 @@ class DefaultBlender(Blender):
         kept: list[_Neighbor] = []  # at most `reach` frames before the current one, itself, and as many after
         current = 0  # index into `kept`
         for frame in frames:
-            kept.append(_Neighbor.of(frame))
+            kept.append(_Neighbor.of(frame, self.backend))
             if len(kept) > current + reach:
                 yield self._average(kept, current)
                 current += 1
@@ -188,8 +191,8 @@ class DefaultBlender(Blender):
         return blended
 
 
-def _has_kernel(image: Tensor) -> bool:
-    return image.shape[1] == 4 and not image.requires_grad and use_compiled(BLEND, "auto", image)
+def _has_kernel(image: Tensor, backend: str) -> bool:
+    return image.shape[1] == 4 and not image.requires_grad and use_compiled(BLEND, backend, image)
 
 
 def _mean_5x5(image: Tensor) -> Tensor:

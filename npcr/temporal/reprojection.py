@@ -87,7 +87,7 @@ def reproject(current: RenderedFrame, earlier: RenderedFrame, images: Sequence[T
     return result
 
 
-def surface_depth(depth: Tensor, crop: Crop | None = None) -> Tensor:
+def surface_depth(depth: Tensor, crop: Crop | None = None, *, backend: str = "torch") -> Tensor:
     """Estimate the depth of the surface that hair makes up from that of the nearest rendered points.
 
     A pixel's nearest point often lies behind the strands that cover the pixel, for points are sparse. The nearest of
@@ -97,6 +97,7 @@ def surface_depth(depth: Tensor, crop: Crop | None = None) -> Tensor:
     Args:
         depth: (B, H, W), camera-space z, 0 where empty.
         crop: `occupied_crop(depth, margin=1)`, where it is known already.
+        backend: "auto", "compiled" or "torch", as in `npcr.ops.rasterize`; gradients only torch has.
 
     Returns:
         (B, H, W); 0 where the 3x3 pixels are empty.
@@ -104,7 +105,7 @@ def surface_depth(depth: Tensor, crop: Crop | None = None) -> Tensor:
     crop = occupied_crop(depth, margin=1) if crop is None else crop
     if crop == EMPTY_CROP:
         return torch.zeros_like(depth)
-    if depth.requires_grad or not use_compiled(BLEND, "auto", depth):
+    if depth.requires_grad or not use_compiled(BLEND, backend, depth):
         return surface_depth_reference(depth, crop)
     depth = depth.contiguous()
     surface = torch.zeros_like(depth)

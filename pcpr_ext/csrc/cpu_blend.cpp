@@ -19,7 +19,8 @@ constexpr int64_t kRows = 16;          // of a task
 constexpr float kDepthStep = 0.02f;    // DEPTH_STEP of npcr/temporal/reprojection.py
 constexpr float kNoConfidence = 103.f;  // exp(-x) of more is 0
 
-typedef float Pixel __attribute__((vector_size(16)));  // red, green, blue, alpha; or what is computed of them
+// Red, green, blue, alpha; or what is computed of them. As images lie in memory, wherever a tensor begins.
+typedef float Pixel __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define NPCR_INLINE inline __attribute__((always_inline))
 

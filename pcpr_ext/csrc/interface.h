@@ -315,7 +315,7 @@ struct NpcrSurfaceDepth {
 };
 
 // A frame whose detail is averaged over its neighbors on a camera path (npcr/temporal/blending.py). Images are
-// (height, width, 4) float32, premultiplied, each pixel aligned to 16 bytes.
+// (height, width, 4) float32, premultiplied.
 struct NpcrBlend {
     const float* image;
     const float* surface;         // (height, width), 0 where empty

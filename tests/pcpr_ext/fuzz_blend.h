@@ -14,7 +14,7 @@ struct BlendCase {
             images.push_back(randoms(4 * width * height + 4, wild));
             surfaces.push_back(depths(wild));
             if (i == 0) continue;
-            image_pointers.push_back(aligned(images.back()));
+            image_pointers.push_back(images.back().data() + 1);
             surface_pointers.push_back(surfaces.back().data());
             for (int k = 0; k < 12; ++k) {
                 mappings.push_back((k == 0 || k == 5 || k == 10 ? 1.0f : 0.0f) + 0.05f * real());
@@ -32,10 +32,6 @@ struct BlendCase {
         return depth;
     }
 
-    static float* aligned(std::vector<float>& values) {
-        return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(values.data()) + 15) / 16 * 16);
-    }
-
     std::vector<float> surface(int threads) {
         std::vector<float> nearest(rows * columns), result(width * height, -1.0f);
         NpcrSurfaceDepth task{surfaces[0].data(), width, height, left, top, columns, rows, threads, nearest.data(),
@@ -46,13 +42,13 @@ struct BlendCase {
 
     std::vector<float> blend(int threads) {
         std::vector<float> blended(4 * width * height, 0.0f);
-        NpcrBlend task{aligned(images[0]), surfaces[0].data(), image_pointers.data(), surface_pointers.data(),
+        NpcrBlend task{images[0].data() + 1, surfaces[0].data(), image_pointers.data(), surface_pointers.data(),
                        mappings.data(), turns.data(), shares.data(), neighbors, width, height, left, top, columns, rows,
                        0.02f, 130.0f, threads, blended.data(), nullptr, 0};
         const int64_t bytes = npcr_blend_scratch(&task);
         REQUIRE(bytes > 0 && npcr_blend(&task) == NPCR_SCRATCH_TOO_SMALL);
-        std::vector<float> scratch(bytes / 4 + 4);
-        task.scratch = aligned(scratch);
+        std::vector<float> scratch(bytes / 4);
+        task.scratch = scratch.data();
         task.scratch_bytes = bytes;
         REQUIRE(npcr_blend(&task) == NPCR_OK);
         return blended;

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from npcr.cameras import concatenate
+from npcr.config import from_dict
+from npcr.factory import build_blender
 from npcr.ops import compiled_available
-from npcr.temporal import DefaultBlender, RenderedFrame, blending, reprojection
+from npcr.temporal import DefaultBlender, RenderedFrame, blending
 from npcr.temporal.reprojection import FULL_CROP, occupied_crop, surface_depth, surface_depth_reference
 from tests.temporal.planes import NO_LIMIT, camera, plane_frame
 
@@ -33,23 +35,16 @@ def frames(batch: int = 1, turn: float = 0.01) -> list[RenderedFrame]:
     return made
 
 
-def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (blending, reprojection):
-        monkeypatch.setattr(module, "use_compiled", lambda *arguments: False)
-
-
-def images(blender: DefaultBlender, path: list[RenderedFrame]) -> Tensor:
-    return torch.stack([frame.image for frame in blender.blend(path)])
+def images(path: list[RenderedFrame], history: float = 3, color: float = 22, backend: str = "compiled") -> Tensor:
+    return torch.stack([frame.image for frame in DefaultBlender(history, color, 0.02, 20, backend=backend).blend(path)])
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("history", [2, 3, 5])
 @pytest.mark.parametrize("color", [22, NO_LIMIT])
-def test_blending_is_that_of_torch(batch: int, history: float, color: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    blender, path = DefaultBlender(history, color, 0.02, 20), frames(batch)
-    found = images(blender, path)
-    in_torch(monkeypatch)
-    expected = images(blender, path)
+def test_blending_is_that_of_torch(batch: int, history: float, color: float) -> None:
+    path = frames(batch)
+    found, expected = (images(path, history, color, backend) for backend in ("compiled", "torch"))
     unblended = torch.stack([frame.image for frame in path])
     assert (expected - unblended).abs().mean() > 1e-3
     # A place halfway between two pixels has either one's depth, as rounding falls.
@@ -61,44 +56,58 @@ def test_surface_depth_is_that_of_torch() -> None:
     depth = frames(batch=2)[0].depth
     crop = occupied_crop(depth, margin=1)
     assert crop != FULL_CROP
-    found = surface_depth(depth, crop)
+    found = surface_depth(depth, crop, backend="compiled")
     assert (found > 0).sum() > 500
     torch.testing.assert_close(found, surface_depth_reference(depth, crop))
     with_gradient = depth.clone().requires_grad_()
-    assert surface_depth(with_gradient, crop).requires_grad  # which torch has, and the kernel has not
+    assert surface_depth(with_gradient, crop, backend="compiled").requires_grad  # which torch alone has
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 3), (4, 4), (5, 2)])
-def test_small_pictures(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_pictures(size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     width, height = size
     path = [RenderedFrame(torch.rand(1, 4, height, width), torch.full((1, height, width), 2.0),
                           replace(camera(), size=size)) for _ in range(3)]
-    blender = DefaultBlender(3, NO_LIMIT, 0.02, 20)
-    found = images(blender, path)
-    in_torch(monkeypatch)
-    torch.testing.assert_close(found, images(blender, path), atol=1e-5, rtol=0)
+    found, expected = (images(path, color=NO_LIMIT, backend=backend) for backend in ("compiled", "torch"))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_points_that_are_not_finite_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_that_are_not_finite_stay_where_they_are() -> None:
     path = frames()
     depth = path[3].depth.clone()
     depth[0, 10, 10:20] = torch.tensor([float("nan"), float("inf"), 1e30, 1e-30, -1.0] * 2)
     path[3] = replace(path[3], depth=depth)
-    blender = DefaultBlender(3, 22, 0.02, 20)
-    found = images(blender, path)
+    found, expected = (images(path, backend=backend) for backend in ("compiled", "torch"))
     assert torch.isfinite(found).all()
-    in_torch(monkeypatch)
-    assert ((found - images(blender, path)).abs() > 1e-5).float().mean() < 2e-3
+    assert ((found - expected).abs() > 1e-5).float().mean() < 2e-3
 
 
 def test_other_images_are_blended_in_torch() -> None:
     """Three channels, or double precision, have no kernel; nor has an image whose gradient is wanted."""
     path = frames()
     image = path[0].image
-    assert blending._has_kernel(image)
-    assert not blending._has_kernel(image.double())
+    assert blending._has_kernel(image, "auto")
+    assert not blending._has_kernel(image, "torch")
+    assert not blending._has_kernel(image.double(), "auto")
     for change in (lambda image: image[:, :3], lambda image: image.requires_grad_()):
         changed = [replace(frame, image=change(frame.image.clone())) for frame in path]
-        assert not blending._has_kernel(changed[0].image)
-        assert len(images(DefaultBlender(3, 22, 0.02, 20), changed)) == 7
+        assert not blending._has_kernel(changed[0].image, "auto")
+        assert len(images(changed)) == 7
+
+
+def test_the_configuration_switches_the_kernel_off() -> None:
+    assert [build_blender(from_dict({"PROJECTION": {"BACKEND": backend}}, "test")).backend
+            for backend in ("auto", "torch")] == ["auto", "torch"]
+
+
+def test_images_may_begin_anywhere_in_memory() -> None:
+    """A picture whose colors lie together is read in place; the kernel's vectors need no boundary of 16 bytes."""
+    def moved(frame: RenderedFrame) -> RenderedFrame:
+        pixels = frame.image.movedim(1, -1).contiguous()
+        elsewhere = torch.empty(pixels.numel() + 1)[1:].view(pixels.shape).copy_(pixels)
+        assert elsewhere.data_ptr() % 16
+        return replace(frame, image=elsewhere.movedim(-1, 1))
+
+    path = frames()
+    assert torch.equal(images([moved(frame) for frame in path]), images(path))
