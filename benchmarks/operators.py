@@ -124,7 +124,7 @@ def count(run: Callable[[], object]) -> Operators:
 
 def runs() -> dict[str, Callable[[], object]]:
     """Return what is counted, by name: of a scene so small that its memory comes from torch, as it does on a GPU."""
-    options = argparse.Namespace(points=500, size=(32, 32), dots=5, features=4, width=8, halvings=0)
+    options = argparse.Namespace(points=500, size=(32, 32), dots=5, features=4, width=8, halvings=0, field_nodes=0)
     other, camera = blended.make(options, 1, torch.device("cpu"))
     renderer = strands.make_strands(options, other, torch.device("cpu"))
     cfg = from_dict(RECOMMENDED, "recommended")

@@ -70,7 +70,7 @@ def blended_stages(settings: argparse.Namespace, device: torch.device) -> Stages
 def strands_stages(settings: argparse.Namespace, device: torch.device) -> tuple[Stages, float]:
     """Return splats and whole frame of the strands form, a frame of the blended form; and the coverage."""
     other, camera = blended.make(settings, LAYERS_BESIDE, device)
-    network = argparse.Namespace(points=settings.points, features=4, width=8, halvings=0)
+    network = argparse.Namespace(points=settings.points, features=4, width=8, halvings=0, field_nodes=0)
     renderer = strands.make_strands(network, other, device)
     stages: Stages = {"projection": lambda: renderer._composite(camera, 0), "frame": lambda: renderer(camera)}
     if settings.coverage:

@@ -46,7 +46,7 @@ def make_strands(options: argparse.Namespace, other: Renderer, device: torch.dev
     """Return a renderer of the points, colors and strands of a blended one."""
     spacing = (12.57 / int(options.points)) ** 0.5
     renderer = StrandsRenderer([other.points(0).cpu()], [spacing], feature_dim=options.features, width=options.width,
-                               halvings=options.halvings)
+                               halvings=options.halvings, field_nodes=options.field_nodes)
     renderer.to(device)
     with torch.no_grad():
         renderer.colors[0].copy_(other.colors[0])
@@ -158,6 +158,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="MODEL.FEATURE_DIM of the strands form (default: %(default)s)")
     parser.add_argument("--width", type=int, default=8, metavar="C",
                         help="MODEL.WIDTH of the strands form (default: %(default)s); of the blended form it is 16")
+    parser.add_argument("--field-nodes", type=int, default=4,
+                        help="MODEL.FIELD_NODES of the strands form (default: %(default)s)")
     parser.add_argument("--halvings", type=int, choices=(0, 1), default=1,
                         help="MODEL.NETWORK_HALVINGS of the strands form (default: %(default)s)")
     parser.add_argument("--reference", action="store_true", help="also time the torch reference")

@@ -59,6 +59,7 @@ LAYERED = {"MODEL.FORM": "layered", "MODEL.FEATURE_DIM": 32, "INPUT.USE_RGB": Tr
 BLENDED = {"MODEL.FORM": "blended", "MODEL.FEATURE_DIM": 8, "MODEL.WIDTH": 16, "MODEL.DOTS": 5, "INPUT.LAYER_NUM": 64,
            "PROJECTION.PEELING": "pixel"}
 OLD_FILTER = {"MODEL.FILTER_VARIANCE": 0.2}
+NO_FIELD = {"MODEL.FIELD_NODES": 0}
 ALONE_HARMONICS = {"SOLVER.HARMONICS_CELL": 0}
 EQUAL_MATTE = {"LOSS.MATTE": 1}
 ALL_KEPT = {"SOLVER.DROP_SPLATS": 0}
@@ -71,7 +72,7 @@ SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 # What stands in for 3D Gaussian Splatting where there is no GPU for it.
-SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | ALONE_HARMONICS | EQUAL_MATTE | {
+SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | NO_FIELD | ALONE_HARMONICS | EQUAL_MATTE | {
     "SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
 GSPLAT_FILTER = {"MODEL.FILTER_VARIANCE": 0.3}  # gsplat's `eps2d`
 
@@ -112,6 +113,13 @@ def questions() -> tuple[Question, ...]:
             ("matte as a color channel", Variant("matte-1", EQUAL_MATTE)),
             ("ten times a color channel", Variant("matte-10", {"LOSS.MATTE": 10})),
             ("none of the three", Variant("blunt", OLD_FILTER | ALONE_HARMONICS | EQUAL_MATTE)))),
+        Question("light", "Light that changes with the view", (
+            recommended,
+            ("each splat has its color by direction alone", Variant("field-none", NO_FIELD)),
+            *((f"a grid of {nodes} nodes along each axis", Variant(f"field-{nodes}", {"MODEL.FIELD_NODES": nodes}))
+              for nodes in (2, 6)),
+            ("shared colors alone, splats have no harmonics", Variant("field-alone", {"MODEL.HARMONICS": 0})),
+            ("without network", Variant("alone", {"MODEL.NETWORK": False})))),
         Question("heart", "Against learning by heart", (
             recommended,
             ("none moved", Variant("unmoved", UNMOVED)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a model of the strands form as splats for other viewers, .ply or .spz, and measure what its network adds."""
+"""Write a model of the strands form as splats for other viewers, .ply or .spz, and measure what that costs."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ EXAMPLES = """\
   npcr export --config-file output/config.yml --output output/cat.spz
       a quarter of the size or less, with rounded numbers (pip install 'npcr[splats]')
 
-A viewer of splats shows the points alone, without the network that finishes a picture here. How much worse that is
-on the held-out photographs is printed, and written into the comments of a .ply; a .spz has none. A model without a
-network (MODEL.NETWORK False) loses nothing. A .ply is a point cloud with colors as well, which a scene may start from.
+A viewer of splats shows the points alone, without the network that finishes a picture here, and harmonics of degree 3
+stand in for the colors that splats share (MODEL.FIELD_NODES). How much worse that is on the held-out photographs is
+printed, and written into the comments of a .ply; a .spz has none. A model without both (MODEL.NETWORK False
+MODEL.FIELD_NODES 0) loses nothing. A .ply is a point cloud with colors as well, which a scene may start from.
 """
 
 
 class Loss(NamedTuple):
-    """What leaving the network out costs."""
+    """What a file of splats leaves out, and what that costs."""
 
-    finished: float  # PSNR with the network, dB
-    alone: float  # PSNR of the points alone, dB
+    finished: float  # PSNR of the model, dB
+    alone: float  # PSNR of what is written, dB
+    without: str  # what is left out
     views: str  # which photographs
 
     def __str__(self) -> str:
-        return (f"PSNR {self.alone:.2f} dB without the network, {self.finished:.2f} dB with it "
+        return (f"PSNR {self.alone:.2f} dB without {self.without}, {self.finished:.2f} dB with it "
                 f"({self.alone - self.finished:+.2f} dB), {self.views}")
 
 
@@ -80,13 +82,14 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"command line: --output is {output}; its suffix must be .ply or .spz")
     if output.suffix.lower() == ".spz":
         import_extra("gsply")  # before what takes time
-    if not renderer.has_network:
+    splats = renderer.with_harmonics_alone()
+    if splats is renderer and not renderer.has_network:
         loss = "the model has no network: the splats are all of it"
     elif args.no_score:
         loss = "the loss was not measured (--no-score)"
     else:
-        loss = measure_loss(renderer, cfg)
-    cloud, left_out = make_splats(renderer, args.frame - 1)
+        loss = measure_loss(renderer, splats, cfg)
+    cloud, left_out = make_splats(splats, args.frame - 1)
     if left_out:
         logger.warning("%d of %d splats have numbers that are not finite and are left out, as in rendering", left_out,
                        left_out + len(cloud.means))
@@ -107,11 +110,12 @@ def _write_spz(output: Path, cloud: SplatCloud) -> None:
           "units, sizes to 3 %, opacities to 1/510; what that costs is not in the loss below")
 
 
-def measure_loss(renderer: StrandsRenderer, cfg: CfgNode) -> str:
-    """Score the photographed views with the network and without.
+def measure_loss(renderer: StrandsRenderer, splats: StrandsRenderer, cfg: CfgNode) -> str:
+    """Score the photographed views of a model and of its splats alone.
 
     Args:
-        renderer: with a network.
+        renderer: the model.
+        splats: the same without shared colors (`StrandsRenderer.with_harmonics_alone`).
         cfg: the model's configuration, whose scene has the photographs.
 
     Returns:
@@ -138,9 +142,10 @@ def measure_loss(renderer: StrandsRenderer, cfg: CfgNode) -> str:
                                           device=renderer.device))["psnr"]
 
     finished = score(renderer)
-    with renderer.points_alone():
-        alone = score(renderer)
-    return str(Loss(finished, alone, f"{len(which)} {kind}"))
+    with splats.points_alone():
+        alone = score(splats)
+    left_out = ["the network"] * renderer.has_network + ["the sharpness of shared colors"] * (splats is not renderer)
+    return str(Loss(finished, alone, " and ".join(left_out), f"{len(which)} {kind}"))
 
 
 @torch.no_grad()
@@ -148,7 +153,7 @@ def make_splats(renderer: StrandsRenderer, frame: int) -> tuple[SplatCloud, int]
     """Take a frame's splats out of a model.
 
     Args:
-        renderer: the model.
+        renderer: the model, without shared colors.
         frame: from 0.
 
     Returns:

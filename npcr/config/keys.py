@@ -47,6 +47,10 @@ _TABLE = (
         "How often the picture's sides are halved before the network of the strands form sees it. With 1 a step and a "
         "frame are shorter, and what the network adds has no finer detail.", range=(0, 1),
         unread_by=("layered", "blended"), checkpoint="structure", in_scene_files=True),
+    Key("MODEL.FIELD_NODES", 0,
+        "Nodes along each axis of a grid around the object whose colors by direction all splats of the strands form "
+        "between them share; 0: each splat has its own alone.", range=(0, 16), unread_by=("layered", "blended"),
+        checkpoint="structure", in_scene_files=True),
     Key("MODEL.FILTER_VARIANCE", 0.2,
         "Of the low-pass filter of the strands form's pictures, square pixels. A smaller one is sharper, a wider one "
         "flickers less; the area of a pixel has 1/12.", range=(0.01, 10), unread_by=("layered", "blended"),
@@ -131,6 +135,8 @@ _TABLE = (
         "Splats learn the change of their color with direction together with their neighbors: with those in a cell of "
         "this side, in spacings of the cloud. 0: each by itself.", range=(0, 1e4), unread_by=("layered", "blended"),
         in_scene_files=True),
+    Key("SOLVER.FIELD_LR_FACTOR", 5.0, "Factor of the learning rate of the colors of MODEL.FIELD_NODES.",
+        range=(0, 1e6), only_form="strands"),
     Key("SOLVER.OPACITY_LR_FACTOR", 30.0, "Factor of the learning rate of the points' opacity.",
         range=(0, 1e6)),
     Key("SOLVER.POSITION_LR_FACTOR", 5.0,

@@ -11,7 +11,8 @@ from typing import Any
 Settings = dict[str, dict[str, Any]]  # values by section and key
 
 RECOMMENDED: Settings = {
-    "MODEL": {"FORM": "strands", "FEATURE_DIM": 4, "WIDTH": 8, "NETWORK_HALVINGS": 1, "FILTER_VARIANCE": 0.1},
+    "MODEL": {"FORM": "strands", "FEATURE_DIM": 4, "WIDTH": 8, "NETWORK_HALVINGS": 1, "FIELD_NODES": 4,
+              "FILTER_VARIANCE": 0.1},
     "DATASETS": {"SHIFT": 0, "MAXRATION": 0},
     "LOSS": {"PERCEPTUAL": 0, "MSE": 0, "L1": 1, "SSIM": 0.2, "MATTE": 3},
     "SOLVER": {"OPTIMIZER_NAME": "AdamW", "BASE_LR": 0.001, "FEATURE_LR_FACTOR": 15, "HARMONICS_LR_FACTOR": 15,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from npcr.renderers.base import (
     stack,
     unit_colors,
 )
+from npcr.renderers.color_field import ColorField
 from npcr.renderers.patches import Patch
 from npcr.renderers.population import (
     Relocation,
@@ -70,6 +72,7 @@ class StrandsRenderer(SplatRenderer):
         degree: of the spherical harmonics that make a point's color depend on the view direction, 0 to 3.
         width: channels of the network at its highest resolution; 0: no network, and no features.
         halvings: of the picture that the network sees; what it adds is doubled as often.
+        field_nodes: of the grid along each axis whose colors all splats around share; 0: none.
         strands: whether splats start along the strands that the photographs show; else nearly round, in any direction.
         filter_variance: of the low-pass filter of every image, square pixels, above 0; a pixel's area has 1/12.
         path_filter_variance: the same for the frames of a camera path: a wider one is steadier; 0: as every image.
@@ -82,7 +85,7 @@ class StrandsRenderer(SplatRenderer):
     shows_points_alone = True
 
     def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
-                 feature_dim: int = 8, degree: int = 2, width: int = 16, halvings: int = 0,
+                 feature_dim: int = 8, degree: int = 2, width: int = 16, halvings: int = 0, field_nodes: int = 0,
                  strands: bool = True, filter_variance: float = FILTER_VARIANCE, path_filter_variance: float = 0.0,
                  backend: str = "auto") -> None:
         super().__init__(clouds, layers=1)
@@ -108,6 +111,7 @@ class StrandsRenderer(SplatRenderer):
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
         self.strands = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
+        self.field = ColorField(clouds, field_nodes) if field_nodes else None
         if not strands:  # exactly round ones would stay so: in the middle of its range a strand has no gradient
             for strand in self.strands:
                 nn.init.normal_(strand, std=_START_WIDTH / 3**0.5)
@@ -123,7 +127,7 @@ class StrandsRenderer(SplatRenderer):
         return cls([torch.from_numpy(cloud.positions) for cloud in clouds],
                    [assumed_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
                    degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH if cfg.MODEL.NETWORK else 0,
-                   halvings=cfg.MODEL.NETWORK_HALVINGS, strands=cfg.MODEL.STRANDS,
+                   halvings=cfg.MODEL.NETWORK_HALVINGS, field_nodes=cfg.MODEL.FIELD_NODES, strands=cfg.MODEL.STRANDS,
                    filter_variance=cfg.MODEL.FILTER_VARIANCE, path_filter_variance=cfg.TEMPORAL.FILTER_VARIANCE,
                    backend=cfg.PROJECTION.BACKEND)
 
@@ -155,6 +159,7 @@ class StrandsRenderer(SplatRenderer):
         return [*network_groups(self.network, rates),
                 points([*features, *self.colors], rates.FEATURE_LR_FACTOR),
                 points(list(self.shades) if self.degree else [], rates.HARMONICS_LR_FACTOR, rates.HARMONICS_DECAY),
+                points(list(self.field.lobes) if self.field else [], rates.FIELD_LR_FACTOR),
                 points(list(self.opacity), rates.OPACITY_LR_FACTOR),
                 points([*self.offsets, *self.strands], rates.POSITION_LR_FACTOR),
                 points(list(self.log_width), rates.WIDTH_LR_FACTOR)]
@@ -205,6 +210,28 @@ class StrandsRenderer(SplatRenderer):
         _, strands, widths, opacities = self.gaussians(frame)
         along = torch.sqrt(widths.square() + strands.square().sum(1))
         return {"opacity": opacities.mean(), "size": (widths + along).mean() / (2 * self.spacing[frame])}
+
+    @torch.no_grad()
+    def with_harmonics_alone(self, degree: int = MAX_DEGREE) -> StrandsRenderer:
+        """Copy the model without the colors that splats share: they become part of each splat's own harmonics.
+
+        Args:
+            degree: of the harmonics that are fitted to the shared colors; the model's own degree, if that is higher.
+
+        Returns:
+            A model of its own, of that degree; without shared colors, this one.
+        """
+        if self.field is None:
+            return self
+        copied = copy.deepcopy(self)
+        copied.field, copied.degree, copied.shades = None, max(degree, self.degree), nn.ParameterList()
+        for frame, color in enumerate(self.colors):
+            coefficients = self.field.harmonics(self.gaussians(frame)[0], self._directions(frame), copied.degree, frame)
+            own = torch.cat([color, *([self.shades[frame]] if self.degree else [])], dim=1)
+            coefficients[:, :own.shape[1]].add_(own)
+            copied.colors[frame] = nn.Parameter(coefficients[:, :1].contiguous())
+            copied.shades.append(nn.Parameter(coefficients[:, 1:].contiguous()))
+        return copied
 
     @torch.no_grad()
     def share_gradients(self, side: float, seeds: Sequence[int]) -> None:
@@ -269,6 +296,12 @@ class StrandsRenderer(SplatRenderer):
         self.spacing[frame] = spacing
         return positions
 
+    @torch.no_grad()
+    def _directions(self, frame: int) -> Tensor:
+        """(N, 3) the strands, as long as they are thin: near 1 where they are far longer than a new splat is wide."""
+        strands = self.strands[frame]
+        return strands / torch.sqrt(strands.square().sum(1, keepdim=True) + _START_WIDTH**2)
+
     def _lists(self) -> list[nn.ParameterList]:
         """All that has a row for each point, a parameter for each frame."""
         return [module for module in self.children() if isinstance(module, nn.ParameterList)]
@@ -326,6 +359,8 @@ class StrandsRenderer(SplatRenderer):
         ellipses = project_gaussians(means, strands, widths, opacities, pose, camera.intrinsics[0], camera.size,
                                      filter_variance=self.filter_variance, backend=self.backend)
         values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades, backend=self.backend)
+        if self.field is not None:
+            values = values + self.field(means.detach(), self._directions(frame), pose[:3, 3], frame)
         if self.has_network and self.finishing:
             values = torch.cat([values, self.features[frame]], dim=1)
         return ellipses, values

@@ -45,6 +45,8 @@ def save(config: Path, **changes: object) -> StrandsRenderer:
     renderer = build_renderer(cfg, clouds)
     if cfg.MODEL.FORM == "strands" and cfg.MODEL.NETWORK:
         torch.nn.init.normal_(renderer.network.out.weight, std=0.3)  # type: ignore[union-attr, arg-type]
+    if cfg.MODEL.FORM == "strands" and cfg.MODEL.FIELD_NODES:
+        torch.nn.init.normal_(renderer.field.lobes[0], std=0.3)  # type: ignore[union-attr, index, arg-type]
     save_model(model_path("output", 5), make_checkpoint(renderer, clouds, to_dict(cfg), 5))
     return renderer  # type: ignore[return-value]
 
@@ -97,6 +99,20 @@ def test_training_views_flatter(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_a_model_without_a_network_loses_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(folder / "config.yml", MODEL__NETWORK=False)
     assert "no network: the splats are all of it" in run(capsys, "MODEL.NETWORK", "False")
+
+
+def test_shared_colors_become_harmonics_and_what_that_costs_is_measured(
+        folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    renderer = save(folder / "config.yml", MODEL__NETWORK=False, MODEL__FIELD_NODES=2)
+    out = run(capsys, "MODEL.NETWORK", "False", "MODEL.FIELD_NODES", "2")
+    loss = next(line for line in out.splitlines() if line.startswith("loss:"))
+    assert " dB without the sharpness of shared colors, " in loss
+    vertices = plyfile.PlyData.read("output/splats_5.ply")["vertex"].data
+    written = np.array([vertices[f"f_rest_{index}"] for index in range(15)])  # of red, degrees 1 to 3
+    np.testing.assert_allclose(written.T, renderer.with_harmonics_alone().shades[0][..., 0].detach(), rtol=1e-6)
+    assert np.abs(written[8:]).max() > 0.01  # degree 3, which the model's own harmonics have not
+    save(folder / "config.yml", MODEL__FIELD_NODES=2)
+    assert " dB without the network and the sharpness of shared colors, " in run(capsys, "MODEL.FIELD_NODES", "2")
 
 
 def test_splats_that_are_not_finite_are_left_out(folder: Path, capsys: pytest.CaptureFixture[str],
