@@ -24,7 +24,7 @@ _LOBES = 48  # spherical Gaussians of a node, spread evenly over the sphere, abo
 _SHARPNESS = 6.25  # of a spherical Gaussian exp(sharpness (cos - 1)): half of its height is 27 degrees off its middle
 _OF_STRANDS = 6  # functions of a strand's direction, of degree 0 and 2: both its ends are the same
 _OUTSIDE = 0.01  # share of the cloud on each side of each axis that may lie outside the grid: stray points
-_AT_ONCE = {"cpu": 2**12, "cuda": 2**20}  # splats
+_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}  # splats
 _SAMPLES = 2**12  # directions of the sphere from which harmonics are fitted
 
 
@@ -33,13 +33,14 @@ class ColorField(nn.Module):
 
     Args:
         clouds: (N, 3) world coordinates, a tensor for each frame; the grid spans them but for stray points.
-        nodes: of the grid along each axis, at least 2.
+        nodes: of the grid along each axis, at least 1; with one the colors are the same everywhere.
     """
 
     def __init__(self, clouds: Sequence[Tensor], nodes: int) -> None:
         super().__init__()
         self.nodes = nodes
         self.lobes = nn.ParameterList([torch.zeros(_LOBES, nodes**3, 3 * _OF_STRANDS) for _ in clouds])
+        self.register_buffer("centers", _directions(_LOBES).float(), persistent=False)
         for frame, cloud in enumerate(clouds):
             self.register_buffer(f"box_{frame}", _box(cloud))  # of the state: training moves and removes points
 
@@ -59,7 +60,7 @@ class ColorField(nn.Module):
         """
         lobes = self.lobes[frame]
         seen = F.normalize(self._grid(frame) - origin, dim=1)
-        heights = torch.exp(_SHARPNESS * (_directions(_LOBES).to(seen) @ seen.T - 1))
+        heights = torch.exp(_SHARPNESS * (self.get_buffer("centers") @ seen.T - 1))
         return self._interpolated((heights[:, :, None] * lobes).sum(0), places, strands, frame)
 
     @torch.no_grad()

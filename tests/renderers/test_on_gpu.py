@@ -20,8 +20,9 @@ SIZE = (64, 48)
 
 def frame_and_gradients(form: str, device: str) -> tuple[Tensor, dict[str, Tensor]]:
     """Color and alpha of a camera, and the gradient of a loss by parameter; without TF32."""
-    cfg = changed(default_config(), MODEL__FORM=form, MODEL__FEATURE_DIM=8, MODEL__WIDTH=8, INPUT__LAYER_NUM=3,
-                  INPUT__SIZE_TRAIN=list(SIZE), INPUT__SIZE_TEST=list(SIZE), INPUT__NEAR_FAR_SIZE=[2.0, 8.0, 1.5])
+    cfg = changed(default_config(), MODEL__FORM=form, MODEL__FEATURE_DIM=8, MODEL__WIDTH=8, MODEL__FIELD_NODES=3,
+                  INPUT__LAYER_NUM=3, INPUT__SIZE_TRAIN=list(SIZE), INPUT__SIZE_TEST=list(SIZE),
+                  INPUT__NEAR_FAR_SIZE=[2.0, 8.0, 1.5])
     rng = np.random.default_rng(0)
     cloud = PointCloud(rng.normal(0, 0.4, (3000, 3)).astype(np.float32), rng.integers(0, 256, (3000, 3), np.uint8))
     renderer = build_renderer(cfg, [cloud])
