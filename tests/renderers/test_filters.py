@@ -92,15 +92,16 @@ def test_a_checkpoint_older_than_a_key_has_the_key_s_default(tmp_path: Path) -> 
     """Or a network made for the whole picture would see half of it where the configuration is newer."""
     scene = tmp_path / "scene"
     write_tiny_scene(scene, cameras=5, size=(32, 28))
-    Trainer(config(scene, tmp_path / "out", *STRANDS, "SOLVER.MAX_EPOCHS", "1"), CPU).run()
+    Trainer(config(scene, tmp_path / "out", *STRANDS, "SOLVER.MAX_EPOCHS", "1", "MODEL.FIELD_NODES", "0"), CPU).run()
     path = tmp_path / "out" / "nr_model_1.pth"
     model = load_model(path)
-    for key in ("FILTER_VARIANCE", "NETWORK_HALVINGS"):
+    for key in ("FILTER_VARIANCE", "NETWORK_HALVINGS", "FIELD_NODES"):
         del model.config["MODEL"][key]
     save_model(path, model)
-    newer = ["MODEL.NETWORK_HALVINGS", "1", "MODEL.FILTER_VARIANCE", "0.1"]
+    newer = ["MODEL.NETWORK_HALVINGS", "1", "MODEL.FILTER_VARIANCE", "0.1", "MODEL.FIELD_NODES", "4"]
     renderer, merged, _ = load_renderer(config(scene, tmp_path / "other", *newer), path, CPU, explicit=[])
     assert renderer.network.halvings == merged.MODEL.NETWORK_HALVINGS == 0
+    assert renderer.field is None
     assert renderer.filter_variance == merged.MODEL.FILTER_VARIANCE == 0.2
     with pytest.raises(CheckpointError, match=r"trained with MODEL\.NETWORK_HALVINGS 0, the configuration says 1"):
         load_renderer(config(scene, tmp_path / "other", *newer), path, CPU, explicit={"MODEL.NETWORK_HALVINGS"})

@@ -60,7 +60,7 @@ def form_config(form: str, scene: Path, output: Path, *options: str) -> CfgNode:
 
 
 RANDOM = {"strands": ["SOLVER.DROP_SPLATS", "0.2", "SOLVER.DROP_CELL", "2", "SOLVER.DROP_HARMONICS", "0.5",
-                      "LOSS.OPACITY", "1", "LOSS.SIZE", "1"]}
+                      "LOSS.OPACITY", "1", "LOSS.SIZE", "1", "MODEL.FIELD_NODES", "3"]}
 
 
 @pytest.mark.parametrize("form", FORMS)
