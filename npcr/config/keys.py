@@ -51,6 +51,10 @@ _TABLE = (
         "Nodes along each axis of a grid around the object whose colors by direction all splats of the strands form "
         "between them share; 0: each splat has its own alone.", range=(0, 16), unread_by=("layered", "blended"),
         checkpoint="structure", in_scene_files=True),
+    Key("MODEL.FIELD_LOBES", 48,
+        "Spherical Gaussians by which the colors of MODEL.FIELD_NODES change with direction. More are narrower, and "
+        "need more photographs.", range=(4, 1024), unread_by=("layered", "blended"), checkpoint="structure",
+        in_scene_files=True),
     Key("MODEL.FILTER_VARIANCE", 0.2,
         "Of the low-pass filter of the strands form's pictures, square pixels. A smaller one is sharper, a wider one "
         "flickers less; the area of a pixel has 1/12.", range=(0.01, 10), unread_by=("layered", "blended"),

@@ -53,12 +53,14 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
     if min(size) < least:
         raise SceneError(f"{name}: photographs of {width}x{height} make pictures of {size[0]}x{size[1]} to train on; "
                          f"each side must be at least {least:g}")
+    every = _holdout_every(len(cameras))
     own: dict[str, Any] = {
         "INPUT": {"SIZE_RAW": [width, height], "SIZE_TRAIN": size, "SIZE_TEST": list(size)},
         # Beside this file, wherever the folder is moved.
         "DATASETS": {"TRAIN": ".", "FRAME_NUM": 1, "MASK": mask, "ALPHA_MODE": "straight",
-                     "HOLDOUT_EVERY": _holdout_every(len(cameras))},
+                     "HOLDOUT_EVERY": every},
         "OUTPUT_DIR": f"output/{name}",
+        "MODEL": {"FIELD_LOBES": _field_lobes(len(cameras) - (len(cameras) // every if every else 0))},
     }
     for section, values in RECOMMENDED.items():
         own.setdefault(section, {}).update(values)
@@ -68,6 +70,11 @@ def scene_settings(name: str, cameras: Cameras, *, mask: bool, longest_side: int
 def _holdout_every(cameras: int) -> int:
     """Every how many cameras one is held out: 8, less for small scenes so that three are; 0 below six."""
     return 0 if cameras < 6 else max(2, min(8, cameras // 3))
+
+
+def _field_lobes(training: int) -> int:
+    """As many directions of shared colors as there are cameras to tell them apart, 16 to 48 (docs/quality.md)."""
+    return max(16, min(48, training))
 
 
 def point_settings(points: np.ndarray, cameras: Cameras, size: list[int], *, is_cloud: bool = True) -> dict[str, Any]:

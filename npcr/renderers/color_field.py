@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from npcr.ops.spherical_harmonics import spherical_harmonics
 
-_LOBES = 48  # spherical Gaussians of a node, spread evenly over the sphere, about 29 degrees apart
-_SHARPNESS = 6.25  # of a spherical Gaussian exp(sharpness (cos - 1)): half of its height is 27 degrees off its middle
+LOBES = 48  # spherical Gaussians of a node, spread evenly over the sphere, about 29 degrees apart
+# Of a spherical Gaussian exp(sharpness (cos - 1)), for each of them: in proportion to their density. Of 48, half of the
+# height is 27 degrees off the middle.
+_SHARPNESS = 6.25 / 48
 _OF_STRANDS = 6  # functions of a strand's direction, of degree 0 and 2: both its ends are the same
 _OUTSIDE = 0.01  # share of the cloud on each side of each axis that may lie outside the grid: stray points
 _AT_ONCE = {"cpu": 2**12, "cuda": 2**18}  # splats
@@ -34,13 +36,14 @@ class ColorField(nn.Module):
     Args:
         clouds: (N, 3) world coordinates, a tensor for each frame; the grid spans them but for stray points.
         nodes: of the grid along each axis, at least 1; with one the colors are the same everywhere.
+        lobes: spherical Gaussians of a node, at least 1; more are narrower.
     """
 
-    def __init__(self, clouds: Sequence[Tensor], nodes: int) -> None:
+    def __init__(self, clouds: Sequence[Tensor], nodes: int, lobes: int = LOBES) -> None:
         super().__init__()
         self.nodes = nodes
-        self.lobes = nn.ParameterList([torch.zeros(_LOBES, nodes**3, 3 * _OF_STRANDS) for _ in clouds])
-        self.register_buffer("centers", _directions(_LOBES).float(), persistent=False)
+        self.lobes = nn.ParameterList([torch.zeros(lobes, nodes**3, 3 * _OF_STRANDS) for _ in clouds])
+        self.register_buffer("centers", _directions(lobes).float(), persistent=False)
         for frame, cloud in enumerate(clouds):
             self.register_buffer(f"box_{frame}", _box(cloud))  # of the state: training moves and removes points
 
@@ -58,10 +61,9 @@ class ColorField(nn.Module):
         Returns:
             (N, 3), of any range.
         """
-        lobes = self.lobes[frame]
         seen = F.normalize(self._grid(frame) - origin, dim=1)
-        heights = torch.exp(_SHARPNESS * (self.get_buffer("centers") @ seen.T - 1))
-        return self._interpolated((heights[:, :, None] * lobes).sum(0), places, strands, frame)
+        values = (self._heights(seen)[:, :, None] * self.lobes[frame]).sum(0)
+        return self._interpolated(values, places, strands, frame)
 
     @torch.no_grad()
     def harmonics(self, places: Tensor, strands: Tensor, degree: int, frame: int = 0) -> Tensor:
@@ -74,11 +76,15 @@ class ColorField(nn.Module):
         Returns:
             (N, (degree + 1)², 3).
         """
-        directions = _directions(_SAMPLES)
-        lobes = torch.exp(_SHARPNESS * (directions @ _directions(_LOBES).T - 1))
-        fit = (torch.linalg.pinv(spherical_harmonics(directions, degree)) @ lobes).to(places)
+        directions = _directions(_SAMPLES).to(places)
+        fit = torch.linalg.pinv(spherical_harmonics(directions, degree)) @ self._heights(directions).T
         return torch.stack([self._interpolated(torch.tensordot(row, self.lobes[frame], dims=1), places, strands, frame)
                             for row in fit], dim=1)
+
+    def _heights(self, directions: Tensor) -> Tensor:
+        """(lobes, n) of the spherical Gaussians in (n, 3) unit directions."""
+        centers = self.get_buffer("centers")
+        return torch.exp(_SHARPNESS * len(centers) * (centers @ directions.T - 1))
 
     def _grid(self, frame: int) -> Tensor:
         """(nodes³, 3) world coordinates, x fastest."""

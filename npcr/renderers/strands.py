@@ -32,7 +32,7 @@ from npcr.renderers.base import (
     stack,
     unit_colors,
 )
-from npcr.renderers.color_field import ColorField
+from npcr.renderers.color_field import LOBES, ColorField
 from npcr.renderers.patches import Patch
 from npcr.renderers.population import (
     Relocation,
@@ -73,6 +73,7 @@ class StrandsRenderer(SplatRenderer):
         width: channels of the network at its highest resolution; 0: no network, and no features.
         halvings: of the picture that the network sees; what it adds is doubled as often.
         field_nodes: of the grid along each axis whose colors all splats around share; 0: none.
+        field_lobes: spherical Gaussians of a node, by which its colors change with direction.
         strands: whether splats start along the strands that the photographs show; else nearly round, in any direction.
         filter_variance: of the low-pass filter of every image, square pixels, above 0; a pixel's area has 1/12.
         path_filter_variance: the same for the frames of a camera path: a wider one is steadier; 0: as every image.
@@ -86,8 +87,8 @@ class StrandsRenderer(SplatRenderer):
 
     def __init__(self, clouds: Sequence[Tensor], spacing: Sequence[float], colors: Sequence[Tensor] | None = None, *,
                  feature_dim: int = 8, degree: int = 2, width: int = 16, halvings: int = 0, field_nodes: int = 0,
-                 strands: bool = True, filter_variance: float = FILTER_VARIANCE, path_filter_variance: float = 0.0,
-                 backend: str = "auto") -> None:
+                 field_lobes: int = LOBES, strands: bool = True, filter_variance: float = FILTER_VARIANCE,
+                 path_filter_variance: float = 0.0, backend: str = "auto") -> None:
         super().__init__(clouds, layers=1)
         if colors is not None and [len(c) for c in colors] != [len(c) for c in clouds]:
             raise ValueError("StrandsRenderer: colors must have a row for every point of every cloud")
@@ -111,7 +112,7 @@ class StrandsRenderer(SplatRenderer):
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
         self.strands = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
-        self.field = ColorField(clouds, field_nodes) if field_nodes else None
+        self.field = ColorField(clouds, field_nodes, field_lobes) if field_nodes else None
         if not strands:  # exactly round ones would stay so: in the middle of its range a strand has no gradient
             for strand in self.strands:
                 nn.init.normal_(strand, std=_START_WIDTH / 3**0.5)
@@ -127,7 +128,8 @@ class StrandsRenderer(SplatRenderer):
         return cls([torch.from_numpy(cloud.positions) for cloud in clouds],
                    [assumed_spacing(cloud.positions) for cloud in clouds], colors, feature_dim=cfg.MODEL.FEATURE_DIM,
                    degree=cfg.MODEL.HARMONICS, width=cfg.MODEL.WIDTH if cfg.MODEL.NETWORK else 0,
-                   halvings=cfg.MODEL.NETWORK_HALVINGS, field_nodes=cfg.MODEL.FIELD_NODES, strands=cfg.MODEL.STRANDS,
+                   halvings=cfg.MODEL.NETWORK_HALVINGS, field_nodes=cfg.MODEL.FIELD_NODES,
+                   field_lobes=cfg.MODEL.FIELD_LOBES, strands=cfg.MODEL.STRANDS,
                    filter_variance=cfg.MODEL.FILTER_VARIANCE, path_filter_variance=cfg.TEMPORAL.FILTER_VARIANCE,
                    backend=cfg.PROJECTION.BACKEND)
 

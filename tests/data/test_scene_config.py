@@ -15,11 +15,12 @@ from npcr.errors import ConfigError
 from tests.scenes import orbit_cameras
 
 
-@pytest.mark.parametrize(("cameras", "held_out"), [(5, 0), (23, 7), (24, 8)])
-def test_a_new_scene(cameras: int, held_out: int) -> None:
+@pytest.mark.parametrize(("cameras", "held_out", "lobes"), [(5, 0, 16), (23, 7, 20), (24, 8, 21), (64, 8, 48)])
+def test_a_new_scene(cameras: int, held_out: int, lobes: int) -> None:
     cfg = from_dict(scene_settings("cat", orbit_cameras(cameras, (200, 160)), mask=True), "test")
     assert cfg.INPUT.SIZE_RAW == [200, 160]
     assert held_out == cfg.DATASETS.HOLDOUT_EVERY
+    assert lobes == cfg.MODEL.FIELD_LOBES
     assert (cfg.MODEL.FORM, cfg.SOLVER.LR_DECAY) == ("strands", "cosine")
 
 

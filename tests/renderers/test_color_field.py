@@ -26,9 +26,9 @@ CPU = torch.device("cpu")
 ORIGIN = torch.tensor([1.0, 2.0, 6.0])
 
 
-def random_field(nodes: int = 3, *, count: int = 400) -> ColorField:
+def random_field(nodes: int = 3, lobes: int = 48) -> ColorField:
     torch.manual_seed(0)
-    field = ColorField([torch.rand(count, 3) * torch.tensor([1.0, 2.0, 3.0])], nodes)
+    field = ColorField([torch.rand(400, 3) * torch.tensor([1.0, 2.0, 3.0])], nodes, lobes)
     torch.nn.init.normal_(field.lobes[0], std=0.2)
     return field
 
@@ -39,9 +39,10 @@ def splats(count: int = 50, seed: int = 1) -> tuple[Tensor, Tensor]:
     return places, torch.rand(count, 3, generator=generator) * 1.1 - 0.55
 
 
-def test_values_and_gradients_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lobes", [48, 16])
+def test_values_and_gradients_are_those_of_a_loop(lobes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("npcr.renderers.color_field._AT_ONCE", {"cpu": 7})  # 50 splats in parts, the last one short
-    field = random_field()
+    field = random_field(lobes=lobes)
     places, strands = splats()
     field.double()
     places, strands, origin = places.double(), strands.double(), ORIGIN.double()
@@ -58,11 +59,12 @@ def looped(field: ColorField, places: Tensor, strands: Tensor, origin: Tensor) -
     """Each splat by itself, from the eight nodes around it."""
     (low, high), n = field.get_buffer("box_0").double(), field.nodes
     centers = []
-    for i in range(48):
-        z = 1 - 2 * (i + 0.5) / 48
+    count = len(field.lobes[0])
+    for i in range(count):
+        z = 1 - 2 * (i + 0.5) / count
         around = math.pi * (1 + 5**0.5) * (i + 0.5)
         centers.append([math.cos(around) * (1 - z * z)**0.5, math.sin(around) * (1 - z * z)**0.5, z])
-    lobes = field.lobes[0].view(48, n, n, n, 6, 3)
+    lobes = field.lobes[0].view(count, n, n, n, 6, 3)
     colors = []
     for place, strand in zip(places, strands, strict=True):
         at = ((place - low) / (high - low)).clamp(0, 1) * (n - 1)
@@ -73,7 +75,7 @@ def looped(field: ColorField, places: Tensor, strands: Tensor, origin: Tensor) -
             share = torch.where(corner == 1, at - cell, 1 - (at - cell)).prod()
             node = low + (high - low) * torch.tensor([x, y, z]) / (n - 1)
             direction = (node - origin) / (node - origin).norm()
-            heights = torch.exp(6.25 * (torch.tensor(centers, dtype=torch.float64) @ direction - 1))
+            heights = torch.exp(6.25 / 48 * count * (torch.tensor(centers, dtype=torch.float64) @ direction - 1))
             total = total + share * (heights[:, None, None] * lobes[:, z, y, x]).sum(0)
         outer = torch.outer(strand, strand) - torch.eye(3) * (strand @ strand) / 3
         parts = torch.stack([torch.ones(()).double(), outer[0, 0], outer[1, 1], outer[0, 1], outer[1, 2], outer[0, 2]])
