@@ -201,6 +201,7 @@ def _identity(inputs: PathInputs) -> dict[str, object]:
 
 
 def _optimizer(inputs: PathInputs) -> torch.optim.Optimizer:
+    inputs.renderer.hold_for_refining()
     return build_optimizer(inputs.cfg, inputs.renderer, lr=_learning_rate(inputs.cfg))
 
 

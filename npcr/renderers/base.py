@@ -189,6 +189,9 @@ class Renderer(nn.Module, ABC):
         finally:
             self.finishing = True
 
+    def hold_for_refining(self) -> None:
+        """Exclude from training what refining leaves as it is; the default is nothing."""
+
     def initialize_from(self, clouds: Sequence[PointCloud],
                         photographs: Callable[[int], Photographs]) -> list[PointCloud]:
         """Initialize the points before training from what photographs show; the default is to do nothing.

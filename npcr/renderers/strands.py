@@ -166,6 +166,11 @@ class StrandsRenderer(SplatRenderer):
                 points([*self.offsets, *self.strands], rates.POSITION_LR_FACTOR),
                 points(list(self.log_width), rates.WIDTH_LR_FACTOR)]
 
+    def hold_for_refining(self) -> None:
+        """As `Renderer.hold_for_refining`: shared colors do not flicker, and their steps move a picture's tone."""
+        if self.field is not None:
+            self.field.requires_grad_(False)
+
     @property
     def has_network(self) -> bool:
         """Whether a network finishes the picture."""

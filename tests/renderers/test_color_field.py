@@ -18,6 +18,7 @@ from npcr.ops.spherical_harmonics import view_colors_reference
 from npcr.renderers import StrandsRenderer
 from npcr.renderers.color_field import ColorField
 from npcr.renderers.tiles import render_pictures
+from npcr.training.optimizers import build_optimizer, trained_parameters
 from npcr.training.trainer import Trainer
 from tests.scenes import orbit_cameras, write_tiny_scene
 from tests.training.test_trainer import config
@@ -229,3 +230,13 @@ def test_a_pruned_model_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
     cameras = orbit_cameras(1, (32, 28))
     with torch.no_grad():
         assert torch.equal(loaded.eval()(cameras).color, trained.eval()(cameras).color)
+
+
+def test_refining_leaves_shared_colors_as_they_are() -> None:
+    renderer = with_field()
+    renderer.hold_for_refining()
+    trained = {id(parameter) for parameter in trained_parameters(build_optimizer(default_config(), renderer))}
+    others = {id(parameter) for name, parameter in renderer.named_parameters() if not name.startswith("field")}
+    assert trained == others
+    renderer(orbit_cameras(1, (48, 36))).color.sum().backward()
+    assert renderer.field.lobes[0].grad is None  # type: ignore[union-attr]
