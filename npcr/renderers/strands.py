@@ -219,21 +219,18 @@ class StrandsRenderer(SplatRenderer):
         return {"opacity": opacities.mean(), "size": (widths + along).mean() / (2 * self.spacing[frame])}
 
     @torch.no_grad()
-    def with_harmonics_alone(self, degree: int = MAX_DEGREE) -> StrandsRenderer:
+    def with_harmonics_alone(self) -> StrandsRenderer:
         """Copy the model without the colors that splats share: they become part of each splat's own harmonics.
 
-        Args:
-            degree: of the harmonics that are fitted to the shared colors; the model's own degree, if that is higher.
-
         Returns:
-            A model of its own, of that degree; without shared colors, this one.
+            A model of its own, of degree `MAX_DEGREE`, the nearest to the shared colors; without these, this one.
         """
         if self.field is None:
             return self
         copied = copy.deepcopy(self)
-        copied.field, copied.degree, copied.shades = None, max(degree, self.degree), nn.ParameterList()
+        copied.field, copied.degree, copied.shades = None, MAX_DEGREE, nn.ParameterList()
         for frame, color in enumerate(self.colors):
-            coefficients = self.field.harmonics(self.gaussians(frame)[0], self._directions(frame), copied.degree, frame)
+            coefficients = self.field.harmonics(self.gaussians(frame)[0], self._directions(frame), MAX_DEGREE, frame)
             own = torch.cat([color, *([self.shades[frame]] if self.degree else [])], dim=1)
             coefficients[:, :own.shape[1]].add_(own)
             copied.colors[frame] = nn.Parameter(coefficients[:, :1].contiguous())
