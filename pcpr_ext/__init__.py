@@ -16,6 +16,7 @@ from pathlib import Path
 from pcpr_ext import structures
 from pcpr_ext.structures import (
     Blend,
+    ColorField,
     Composite,
     CompositeGaussians,
     CompositeGaussiansGrad,
@@ -39,6 +40,7 @@ from pcpr_ext.structures import (
 
 __all__ = [
     "Blend",
+    "ColorField",
     "Composite",
     "CompositeGaussians",
     "CompositeGaussiansGrad",
@@ -65,7 +67,7 @@ __all__ = [
     "why_missing",
 ]
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 KINDS = ("cpu", "cuda")
 _FOLDER = Path(__file__).resolve().parent
 

@@ -340,6 +340,19 @@ class Blend(ctypes.Structure):
     )
 
 
+class ColorField(ctypes.Structure):
+    """`struct NpcrColorField`."""
+
+    _fields_ = (
+        *_fields(c_void_p, "places", "strands", "box"),
+        ("count", c_int64),
+        ("nodes", c_int32),
+        ("threads", c_int32),
+        *_fields(c_void_p, "values", "colors", "scratch"),
+        ("scratch_bytes", c_int64),
+    )
+
+
 FUNCTIONS = (  # of both libraries
     ("npcr_rasterize_scratch", Rasterize, c_int64),
     ("npcr_rasterize", Rasterize, c_int32),
@@ -362,7 +375,7 @@ FUNCTIONS = (  # of both libraries
     ("npcr_harmonics", Harmonics, c_int32),
     ("npcr_harmonics_grad", HarmonicsGrad, c_int32),
 )
-CPU_FUNCTIONS = (  # of the CPU library alone: the network, and blending
+CPU_FUNCTIONS = (  # of the CPU library alone: the network, blending, shared colors
     ("npcr_pack_floats", Pack, c_int64),
     ("npcr_pack", Pack, c_int32),
     ("npcr_convolve_scratch", Convolve, c_int64),
@@ -379,4 +392,7 @@ CPU_FUNCTIONS = (  # of the CPU library alone: the network, and blending
     ("npcr_surface_depth", SurfaceDepth, c_int32),
     ("npcr_blend_scratch", Blend, c_int64),
     ("npcr_blend", Blend, c_int32),
+    ("npcr_color_field", ColorField, c_int32),
+    ("npcr_color_field_grad_scratch", ColorField, c_int64),
+    ("npcr_color_field_grad", ColorField, c_int32),
 )

@@ -60,10 +60,11 @@ BLENDED = {"MODEL.FORM": "blended", "MODEL.FEATURE_DIM": 8, "MODEL.WIDTH": 16, "
            "PROJECTION.PEELING": "pixel"}
 OLD_FILTER = {"MODEL.FILTER_VARIANCE": 0.2}
 NO_FIELD = {"MODEL.FIELD_NODES": 0}
-ALONE_HARMONICS = {"SOLVER.HARMONICS_CELL": 0}
 EQUAL_MATTE = {"LOSS.MATTE": 1}
 ALL_KEPT = {"SOLVER.DROP_SPLATS": 0}
-FULL_NETWORK = {"MODEL.NETWORK_HALVINGS": 0}
+# A light network finishes the picture, as was recommended before.
+NETWORK = {"MODEL.NETWORK": True, "MODEL.FEATURE_DIM": 4, "MODEL.WIDTH": 8, "MODEL.NETWORK_HALVINGS": 1}
+FULL_NETWORK = NETWORK | {"MODEL.NETWORK_HALVINGS": 0}
 ALWAYS_FULL = {"SOLVER.RESOLUTION_SCHEDULE": []}
 UNMOVED = {"SOLVER.RELOCATE_EVERY": 0}
 EPS = {"SOLVER.POINT_EPS": 1e-15}
@@ -72,15 +73,15 @@ SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 # What stands in for 3D Gaussian Splatting where there is no GPU for it.
-SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | NO_FIELD | ALONE_HARMONICS | EQUAL_MATTE | {
-    "SOLVER.RELOCATE_BELOW": 0.2, "MODEL.NETWORK": False, "MODEL.STRANDS": False}
+SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | NO_FIELD | EQUAL_MATTE | {
+    "SOLVER.RELOCATE_BELOW": 0.2, "MODEL.STRANDS": False}
 GSPLAT_FILTER = {"MODEL.FILTER_VARIANCE": 0.3}  # gsplat's `eps2d`
 
 
 def questions() -> tuple[Question, ...]:
     """Return every table of the study."""
     mse = {"LOSS.L1": 0, "LOSS.SSIM": 0, "LOSS.MSE": 1}
-    recommended = ("recommended", BASE)
+    recommended, with_network = ("recommended", BASE), Variant("with-network", NETWORK)
     return (
         Question("form", "Forms", (
             ("published settings", Variant("published", PUBLISHED)),
@@ -90,36 +91,39 @@ def questions() -> tuple[Question, ...]:
             ("layered, tuned, 4 layers", _layered("4", INPUT__LAYER_NUM=4)),
             ("blended, recommended before", Variant("blended", BLENDED)),
             ("strands (recommended at that commit)", BASE),
-            ("strands without network", Variant("alone", {"MODEL.NETWORK": False})),
+            ("strands with a network, as recommended before", with_network),
             ("splats alone: no network, no strands to start from, moved", Variant("splats-alone", SPLATS_ALONE)),
             ("the same, the first quarter at half the resolution", Variant("splats-alone-schedule", {
                 key: value for key, value in SPLATS_ALONE.items() if key not in ALWAYS_FULL})),
             ("splats alone, with the filter that gsplat has", Variant("splats-alone-gsplat-filter",
                                                                      SPLATS_ALONE | GSPLAT_FILTER)))),
-        Question("resolution", "Resolution of the photographs and of the network", (
+        Question("resolution", "Resolution of the photographs", (
             recommended,
-            ("photographs at full resolution from the start", Variant("schedule-none", ALWAYS_FULL)),
-            ("network at full resolution", Variant("network-full", FULL_NETWORK)),
-            ("both", Variant("full-resolution", ALWAYS_FULL | FULL_NETWORK)),
-            ("photographs at half the resolution for 40% of the time", Variant("schedule-40", {
-                "SOLVER.RESOLUTION_SCHEDULE": [0.4]})),
-            ("network joins with the full resolution", Variant("network-from-25", {"SOLVER.NETWORK_FROM": 0.25})),
-            ("16 channels", Variant("half-width-16", {"MODEL.WIDTH": 16})))),
-        Question("sharpness", "Filter, matte, color by direction", (
+            ("full from the start", Variant("schedule-none", ALWAYS_FULL)),
+            ("half for 40% of the time", Variant("schedule-40", {"SOLVER.RESOLUTION_SCHEDULE": [0.4]})))),
+        Question("network", "A light network that finishes the picture", (
+            ("none (recommended)", BASE),
+            ("at half the resolution, 8 channels, 4 features", with_network),
+            ("at full resolution", Variant("network-full", FULL_NETWORK)),
+            ("joins with the full resolution", Variant("network-from-25", NETWORK | {"SOLVER.NETWORK_FROM": 0.25})))),
+        Question("width", "Channels of the light network", _of_network("width", "MODEL.WIDTH", 8, (16, 32))),
+        Question("features", "Features per point for the light network",
+                 _of_network("features", "MODEL.FEATURE_DIM", 4, (8, 16))),
+        Question("sharpness", "Filter and matte", (
             recommended,
             *((f"a filter of {variance:g} square pixels", Variant(f"filter-{variance:g}", {
                 "MODEL.FILTER_VARIANCE": variance})) for variance in (0.05, 0.2)),
-            ("each splat learns its color by direction alone", Variant("harmonics-alone", ALONE_HARMONICS)),
             ("matte as a color channel", Variant("matte-1", EQUAL_MATTE)),
             ("ten times a color channel", Variant("matte-10", {"LOSS.MATTE": 10})),
-            ("none of the three", Variant("blunt", OLD_FILTER | ALONE_HARMONICS | EQUAL_MATTE)))),
+            ("a filter of 0.2, matte as a color channel", Variant("blunt", OLD_FILTER | EQUAL_MATTE)))),
         Question("light", "Light that changes with the view", (
             recommended,
             ("each splat has its color by direction alone", Variant("field-none", NO_FIELD)),
             *((f"a grid of {nodes} nodes along each axis", Variant(f"field-{nodes}", {"MODEL.FIELD_NODES": nodes}))
               for nodes in (2, 6)),
             ("shared colors alone, splats have no harmonics", Variant("field-alone", {"MODEL.HARMONICS": 0})),
-            ("without network", Variant("alone", {"MODEL.NETWORK": False})))),
+            ("neighbors learn their harmonics together", Variant("harmonics-together", {
+                "SOLVER.HARMONICS_CELL": 16})))),
         Question("heart", "Against learning by heart", (
             recommended,
             ("none moved", Variant("unmoved", UNMOVED)),
@@ -165,8 +169,6 @@ def questions() -> tuple[Question, ...]:
             ("instance: per image, as published", _layered("1")),
             ("batch: running statistics", _layered("1-batch", MODEL__NORM="batch")),
             ("none", _layered("1-none", MODEL__NORM="none")))),
-        Question("features", "Features per point", _each("features", "MODEL.FEATURE_DIM", (4, 8, 16))),
-        Question("width", "Channels of the light network", _each("width", "MODEL.WIDTH", (8, 16, 32))),
         Question("harmonics", "View-dependent color", _each("harmonics", "MODEL.HARMONICS", (0, 1, 2, 3), "degree ")),
         Question("loss", "Loss terms", (
             recommended,
@@ -231,6 +233,12 @@ def _each(name: str, key: str, values: Sequence[Any], before: str = "") -> tuple
         values = sorted([*values, recommended])
     return tuple((f"{before}{value} (recommended)", BASE) if value == recommended
                  else (f"{before}{value}", Variant(f"{name}-{value}", {key: value})) for value in values)
+
+
+def _of_network(name: str, key: str, usual: int, others: Sequence[int]) -> tuple[tuple[str, Variant], ...]:
+    """Rows without a network, with the one of `NETWORK`, whose `key` is `usual`, and with other values of it."""
+    return (("no network (recommended)", BASE), (str(usual), Variant("with-network", NETWORK)),
+            *((str(value), Variant(f"{name}-{value}", NETWORK | {key: value})) for value in others))
 
 
 def _layered(name: str, **overrides: Any) -> Variant:

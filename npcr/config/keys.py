@@ -42,7 +42,7 @@ _TABLE = (
     Key("MODEL.DOTS", 1, "Soft dots that draw a point of the blended form; several lie along the strand through it.",
         range=(1, 64), checkpoint="structure", unread_by=("strands",)),
     Key("MODEL.NETWORK", True, "Finish the picture of the strands form by a network. False: it is splats alone.",
-        checkpoint="structure", only_form="strands"),
+        unread_by=("layered", "blended"), checkpoint="structure", in_scene_files=True),
     Key("MODEL.NETWORK_HALVINGS", 0,
         "How often the picture's sides are halved before the network of the strands form sees it. With 1 a step and a "
         "frame are shorter, and what the network adds has no finer detail.", range=(0, 1),

@@ -31,6 +31,7 @@ PROJECT_GAUSSIANS = Operator("project_gaussians", traced=False)
 VIEW_COLORS = Operator("view_colors", traced=True)
 COMPOSITE_GAUSSIANS = Operator("composite_gaussians", traced=False)
 BLEND = Operator("DefaultBlender", traced=False, only_on="cpu")
+COLOR_FIELD = Operator("ColorField", traced=False, only_on="cpu")
 GATED_UNET = Operator("GatedUNet", traced=True, only_on="cpu")
 
 

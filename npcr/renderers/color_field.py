@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from npcr.ops import native_field
+from npcr.ops.dispatch import COLOR_FIELD, use_compiled
 from npcr.ops.spherical_harmonics import spherical_harmonics
 
 LOBES = 48  # spherical Gaussians of a node, spread evenly over the sphere, about 29 degrees apart
@@ -37,11 +39,13 @@ class ColorField(nn.Module):
         clouds: (N, 3) world coordinates, a tensor for each frame; the grid spans them but for stray points.
         nodes: of the grid along each axis, at least 1; with one the colors are the same everywhere.
         lobes: spherical Gaussians of a node, at least 1; more are narrower.
+        backend: "auto", "compiled" or "torch": on a CPU, whether the kernel runs.
     """
 
-    def __init__(self, clouds: Sequence[Tensor], nodes: int, lobes: int = LOBES) -> None:
+    def __init__(self, clouds: Sequence[Tensor], nodes: int, lobes: int = LOBES, backend: str = "auto") -> None:
         super().__init__()
         self.nodes = nodes
+        self.backend = backend
         self.lobes = nn.ParameterList([torch.zeros(lobes, nodes**3, 3 * _OF_STRANDS) for _ in clouds])
         self.register_buffer("centers", _directions(lobes).float(), persistent=False)
         for frame, cloud in enumerate(clouds):
@@ -95,7 +99,12 @@ class ColorField(nn.Module):
 
     def _interpolated(self, values: Tensor, places: Tensor, strands: Tensor, frame: int) -> Tensor:
         """(N, 3) colors from (nodes³, 3 * `_OF_STRANDS`) values of the nodes, linear between them."""
-        low, high = self.get_buffer(f"box_{frame}")
+        box = self.get_buffer(f"box_{frame}")
+        if use_compiled(COLOR_FIELD, self.backend, values, places, strands):
+            compiled: Tensor = _InterpolateCompiled.apply(values.contiguous(), places.contiguous(), strands.contiguous(),
+                                                          box)
+            return compiled
+        low, high = box
         place = ((places.nan_to_num() - low) / (high - low)).clamp(0, 1) * (self.nodes - 1)
         colors: Tensor = _Interpolate.apply(values.T, place.T.contiguous(), strands.nan_to_num(0, 0, 0).T.contiguous())
         return colors.T
@@ -127,6 +136,22 @@ class _Interpolate(torch.autograd.Function):
             shared = (_strand_functions(strands[:, part])[:, None] * grad[:, part]).flatten(0, 1)
             grad_values.addmm_(shared, _weights(places[:, part], values.shape[1]).T)
         return grad_values, None, None
+
+
+class _InterpolateCompiled(torch.autograd.Function):
+    """The same on a CPU's kernel: (N, 3) colors of (nodes³, 18) values, (N, 3) world places, (N, 3) strands, a box."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, strands: Tensor,  # type: ignore[override]
+                box: Tensor) -> Tensor:
+        ctx.save_for_backward(places, strands, box)
+        ctx.shape = values.shape
+        return native_field.interpolate(values, places, strands, box)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return native_field.interpolate_grad(ctx.shape, *ctx.saved_tensors, grad.contiguous()), None, None, None
 
 
 def _parts(places: Tensor) -> list[slice]:

@@ -11,6 +11,7 @@ constexpr int64_t kMaxSide = 32767;          // a splat's rectangle is kept in 1
 constexpr int64_t kMaxPoints = 0xffffffffLL;  // depth and index share 64 bits
 constexpr int64_t kMaxLayers = 65535;
 constexpr int64_t kMaxChannels = 127;  // of Gaussians
+constexpr int32_t kMaxNodes = 64;  // of a grid along each axis
 
 inline bool valid(const NpcrRasterize& task) {
     return task.point_count >= 0 && task.point_count <= kMaxPoints && task.cameras >= 0 && task.width >= 1 &&

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define NPCR_ABI_VERSION 10
+#define NPCR_ABI_VERSION 11
 #define NPCR_API extern "C" __attribute__((visibility("default")))
 
 // Returned where it is no CUDA error (those are positive).
@@ -334,6 +334,20 @@ struct NpcrBlend {
     int64_t scratch_bytes;
 };
 
+// Colors that splats share, linear between the nodes of a grid. CPU only, as NpcrBlend. The gradient has that of `colors`,
+// and writes that of `values`.
+struct NpcrColorField {
+    const float* places;   // (count, 3) world coordinates
+    const float* strands;  // (count, 3) directions, of a length of 0 to 1
+    const float* box;      // (2, 3) lowest and highest corner of the grid
+    int64_t count;
+    int32_t nodes, threads;  // nodes along each axis
+    float* values;         // (nodes³, 6, 3), x fastest: colors for the functions of a strand's direction
+    float* colors;         // (count, 3)
+    void* scratch;
+    int64_t scratch_bytes;
+};
+
 NPCR_API int32_t npcr_abi_version();
 // 0 where the kernels can run: for the CUDA library, where it holds code for the current device.
 NPCR_API int32_t npcr_ready();
@@ -361,6 +375,9 @@ NPCR_API int32_t npcr_double_grad(const NpcrResample* task);
 NPCR_API int32_t npcr_surface_depth(const NpcrSurfaceDepth* task);
 NPCR_API int64_t npcr_blend_scratch(const NpcrBlend* task);
 NPCR_API int32_t npcr_blend(const NpcrBlend* task);
+NPCR_API int32_t npcr_color_field(const NpcrColorField* task);
+NPCR_API int64_t npcr_color_field_grad_scratch(const NpcrColorField* task);
+NPCR_API int32_t npcr_color_field_grad(const NpcrColorField* task);
 
 NPCR_API int32_t npcr_composite(const NpcrComposite* task);
 NPCR_API int64_t npcr_composite_grad_scratch(const NpcrCompositeGrad* task);

@@ -76,7 +76,7 @@ def test_keys_that_a_form_does_not_read_are_left_alone(tmp_path: Path) -> None:
     assert "INPUT.NEAR_FAR_SIZE" not in job.settings
     assert "INPUT.NEAR_FAR_SIZE" in blended.settings
     assert "SOLVER.DROP_SPLATS" not in blended.settings
-    assert (cfg.MODEL.FORM, cfg.MODEL.FEATURE_DIM, cfg.MODEL.WIDTH, cfg.SOLVER.DROP_SPLATS) == ("strands", 4, 8, 0.2)
+    assert (cfg.MODEL.FORM, cfg.MODEL.NETWORK, cfg.MODEL.FIELD_NODES, cfg.SOLVER.DROP_SPLATS) == ("strands", False, 4, 0.2)
 
 
 def test_published_settings_are_those_of_the_published_file(tmp_path: Path) -> None:
@@ -97,7 +97,8 @@ def test_questions_hold_the_recommended_value_once() -> None:
         assert len({label for label, _ in question.rows}) == len(question.rows)
         assert sum(variant == BASE for _, variant in question.rows) == (0 if question.name == "norm" else 1)
     assert [variant.name for variant in select(["noise-1", "width"])][-1] == "noise-1"
-    assert select(["width"]) == [v for v in all_variants().values() if v.name.startswith("width-") or v == BASE]
+    of_network = [v for v in all_variants().values() if v.name.startswith("width-") or v.name == "with-network"]
+    assert select(["width"]) == [BASE, *of_network]
     with pytest.raises(ConfigError, match="--only layer: no such variant or question; questions: form, resolution"):
         select(["layer"])
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from npcr.config import default_config
 from npcr.factory import load_renderer
+from npcr.ops import OperatorError, compiled_available
 from npcr.ops.spherical_harmonics import view_colors_reference
 from npcr.renderers import StrandsRenderer
 from npcr.renderers.color_field import ColorField
@@ -54,6 +57,41 @@ def test_values_and_gradients_are_those_of_a_loop(lobes: int, monkeypatch: pytes
     wanted_grad, = torch.autograd.grad((weight * wanted).sum(), [field.lobes[0]])
     torch.testing.assert_close(colors, wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5])
+def test_the_kernel_equals_torch(nodes: int) -> None:
+    if not compiled_available("cpu"):
+        pytest.skip("no compiled kernels")
+    field = random_field(nodes)
+    places, strands = splats(5000)  # in several parts
+    places[:4, 0] = torch.tensor([math.nan, math.inf, -math.inf, 1e30])
+    strands[4:7, 1] = torch.tensor([math.nan, math.inf, -math.inf])
+    weight = torch.randn(5000, 3, generator=torch.Generator().manual_seed(2))
+    results = {}
+    for backend, threads in (("torch", 1), ("compiled", 1), ("compiled", 3)):
+        field.backend = backend
+        with threads_of_torch(threads):
+            colors = field(places, strands, ORIGIN)
+            grad, = torch.autograd.grad((weight * colors).sum(), [field.lobes[0]])
+        results[backend, threads] = colors.detach(), grad
+    wanted, ours, on_three = results.values()
+    torch.testing.assert_close(ours[0], wanted[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[1], wanted[1], rtol=1e-4, atol=1e-4 * float(wanted[1].abs().max()))
+    assert torch.equal(ours[0], on_three[0])
+    assert torch.equal(ours[1], on_three[1])
+    with pytest.raises(OperatorError, match="ColorField: backend 'compiled' takes torch.float32"):
+        field.double()(places.double(), strands.double(), ORIGIN.double())
+
+
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def looped(field: ColorField, places: Tensor, strands: Tensor, origin: Tensor) -> Tensor:
