@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks" / "blending.json",
                         metavar="FILE", help="default: %(default)s")
-    parser.set_defaults(features=4, width=8, halvings=1, field_nodes=4, dots=5)  # as new scenes have them
+    parser.set_defaults(features=4, width=0, halvings=0, field_nodes=4, dots=5)  # as new scenes have them
     return parser.parse_args(arguments)
 
 

@@ -4,10 +4,11 @@
     python benchmarks/strands.py
     python benchmarks/strands.py --size 800 800 --points 1e6 --repeats 5 --reference
 
-"splats" is all before the network: projection, colors, compositing. A training step has the recommended loss and
-optimizer. Column "of_blended" is the ratio to the blended form's time; with `--reference`, "of_reference" that to the
-time of the torch reference, and "error" the largest difference of the two pictures. On a GPU a frame is also timed with
-RENDER.CUDA_GRAPHS, and "peak_mb" is the most memory in use. The points are strands on a sphere.
+"splats" is all before a network: projection, colors, shared ones too, compositing. A training step has the recommended
+loss and optimizer. Column "of_blended" is the ratio to the blended form's time; with `--reference`, "of_reference" that
+to the time of the torch reference, and "error" the largest difference of the two pictures. On a GPU a frame with a
+network is also timed with RENDER.CUDA_GRAPHS, and "peak_mb" is the most memory in use. The points are strands on a
+sphere.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def make_strands(options: argparse.Namespace, other: Renderer, device: torch.dev
 
 def stages(renderer: Renderer, camera: Cameras, splats: Callable[[], tuple[torch.Tensor, ...]],
            channels: int) -> Stages:
-    """Return the measured functions, by name."""
+    """Return the measured functions, by name; `channels` are those that the network takes, 0 without one."""
     device = renderer.device
     width, height = camera.size
-    image = torch.rand(1, channels, height, width, device=device)
+    image = torch.rand(1, max(1, channels), height, width, device=device)
     target = torch.rand(1, 5, height, width, device=device)
     learned = [p for name, p in renderer.named_parameters() if not name.startswith("network")]
     cfg = from_dict(RECOMMENDED, "recommended")
@@ -75,7 +76,7 @@ def stages(renderer: Renderer, camera: Cameras, splats: Callable[[], tuple[torch
         loss(output.trained_color, output.alpha, output.depth, target)["total"].backward()
         optimizer.step()
 
-    graph = GraphReplay() if device.type == "cuda" else None
+    graph = GraphReplay() if device.type == "cuda" and channels else None
 
     def replay() -> None:
         renderer.runner.graph = graph
@@ -88,7 +89,7 @@ def stages(renderer: Renderer, camera: Cameras, splats: Callable[[], tuple[torch
     return {
         "splats": blended.no_grad(splats),
         "splats, with gradients": splats_grad,
-        "network": blended.no_grad(lambda: renderer.network(image)),
+        **({"network": blended.no_grad(lambda: renderer.network(image))} if channels else {}),
         "frame": blended.no_grad(lambda: renderer(camera)),
         **replayed,
         "training step": step,
@@ -104,7 +105,8 @@ def rows_for(options: argparse.Namespace, device: torch.device) -> list[dict[str
     forms: dict[str, Stages] = {
         "blended": stages(other, camera, lambda: other._compose(camera, other._project(camera, 0), 0),
                           other.network.in_channels),
-        "strands": stages(renderer, camera, lambda: renderer._composite(camera, 0), renderer.network.in_channels)}
+        "strands": stages(renderer, camera, lambda: renderer._composite(camera, 0),
+                          renderer.network.in_channels if renderer.has_network else 0)}
     error = None
     if options.reference:
         forms["reference"] = {name: _in_torch(renderer, run) for name, run in forms["strands"].items()}
@@ -156,8 +158,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="of the blended form (default: %(default)s)")
     parser.add_argument("--features", type=int, default=4, metavar="C",
                         help="MODEL.FEATURE_DIM of the strands form (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=8, metavar="C",
-                        help="MODEL.WIDTH of the strands form (default: %(default)s); of the blended form it is 16")
+    parser.add_argument("--width", type=int, default=0, metavar="C",
+                        help="MODEL.WIDTH of the strands form, 0 without a network, as new scenes are (default: "
+                             "%(default)s); of the blended form it is 16")
     parser.add_argument("--field-nodes", type=int, default=4,
                         help="MODEL.FIELD_NODES of the strands form (default: %(default)s)")
     parser.add_argument("--halvings", type=int, choices=(0, 1), default=1,

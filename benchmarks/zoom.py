@@ -28,7 +28,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from benchmarks.common import environment, print_table, write_json  # noqa: E402
 from benchmarks.pages import fill_page  # noqa: E402
-from benchmarks.quality.variants import BLENDED  # noqa: E402
+from benchmarks.quality.variants import BLENDED, NETWORK  # noqa: E402
 from benchmarks.steadiness import newest_epoch, python  # noqa: E402
 from npcr import cli  # noqa: E402
 from npcr.checkpoints import model_path  # noqa: E402
@@ -42,7 +42,7 @@ from npcr.visualization.captions import BACKGROUND, GAP, Pixels, caption  # noqa
 
 EXAMPLES = """examples:
   python benchmarks/zoom.py
-  python benchmarks/zoom.py --forms strands splats --variants half near
+  python benchmarks/zoom.py --forms strands network --variants half near
   python benchmarks/zoom.py --forms strands --train DATASETS.SHIFT 10
   python benchmarks/zoom.py --page docs/strands-form.md --image docs/images/zoom.jpg
   python benchmarks/zoom.py --size 64 --epochs 2 --output output/try --samples 8 --scene "--preset fur --views 30"
@@ -71,9 +71,9 @@ FIRST = Variant("as trained")
 VARIANTS = {"half": Variant("half the resolution", size=0.5),
             "near": Variant("half the distance", distance=0.5, samples=0.5, truth_samples=2),
             "double": Variant("double the resolution", size=2, samples=0.25, truth_samples=2)}
-FORMS: dict[str, tuple[str, ...]] = {
-    "strands": ("MODEL.FORM", "strands"), "splats": ("MODEL.FORM", "strands", "MODEL.NETWORK", "False"),
-    "blended": tuple(str(part) for pair in BLENDED.items() for part in pair)}
+FORMS = {form: tuple(str(part) for pair in keys.items() for part in pair)
+         for form, keys in (("strands", {"MODEL.FORM": "strands"}), ("network", {"MODEL.FORM": "strands"} | NETWORK),
+                            ("blended", BLENDED))}
 KEPT = "NEAR_FAR_SIZE as trained"  # the other way to use a model of the blended form
 RECORDED = ("size", "epochs", "samples", "scene")  # options on which finished steps depend
 METRICS = ("psnr", "ssim", "alpha_mae")
@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=["strands", "blended"],
-                        help="splats: strands without the network (default: strands blended)")
+                        help="network: strands, finished by one (default: strands blended)")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS),
                         help="default: all")
     parser.add_argument("--size", type=int, default=128, metavar="N", help="pixels (default: %(default)s)")

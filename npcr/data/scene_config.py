@@ -22,6 +22,7 @@ from npcr.io.files import atomic_write
 logger = logging.getLogger("npcr")
 
 FILE_NAME = "scene.yml"
+_FEW_CAMERAS = 20
 _HEADER = """\
 # Made by {maker}. To train: npcr train --config-file THIS_FILE
 # NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; npcr carve does it anew.
@@ -73,8 +74,8 @@ def _holdout_every(cameras: int) -> int:
 
 
 def _field_lobes(training: int) -> int:
-    """As many directions of shared colors as there are cameras to tell them apart, 16 to 48 (docs/quality.md)."""
-    return max(16, min(48, training))
+    """Directions of shared colors: fewer where few cameras can tell them apart (docs/quality.md)."""
+    return 16 if training < _FEW_CAMERAS else KEYS["MODEL.FIELD_LOBES"].default
 
 
 def point_settings(points: np.ndarray, cameras: Cameras, size: list[int], *, is_cloud: bool = True) -> dict[str, Any]:

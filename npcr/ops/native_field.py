@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of the CPU's kernel for colors that splats share; their reference in torch is in `npcr.renderers.color_field`."""
+"""The calls of the CPU's kernel for shared colors; `npcr.renderers.color_field` has their reference in torch."""
 
 from __future__ import annotations
 

@@ -39,19 +39,18 @@ class ColorField(nn.Module):
         clouds: (N, 3) world coordinates, a tensor for each frame; the grid spans them but for stray points.
         nodes: of the grid along each axis, at least 1; with one the colors are the same everywhere.
         lobes: spherical Gaussians of a node, at least 1; more are narrower.
-        backend: "auto", "compiled" or "torch": on a CPU, whether the kernel runs.
     """
 
-    def __init__(self, clouds: Sequence[Tensor], nodes: int, lobes: int = LOBES, backend: str = "auto") -> None:
+    def __init__(self, clouds: Sequence[Tensor], nodes: int, lobes: int = LOBES) -> None:
         super().__init__()
         self.nodes = nodes
-        self.backend = backend
         self.lobes = nn.ParameterList([torch.zeros(lobes, nodes**3, 3 * _OF_STRANDS) for _ in clouds])
         self.register_buffer("centers", _directions(lobes).float(), persistent=False)
         for frame, cloud in enumerate(clouds):
             self.register_buffer(f"box_{frame}", _box(cloud))  # of the state: training moves and removes points
 
-    def forward(self, places: Tensor, strands: Tensor, origin: Tensor, frame: int = 0) -> Tensor:
+    def forward(self, places: Tensor, strands: Tensor, origin: Tensor, frame: int = 0, *,
+                backend: str = "auto") -> Tensor:
         """Evaluate the colors of splats as they are seen from a camera.
 
         Differentiable in the lobes alone.
@@ -61,13 +60,17 @@ class ColorField(nn.Module):
             strands: (N, 3) directions, of a length from 0, round, to 1, a thin strand.
             origin: (3,) world, the place of the camera.
             frame: from 0.
+            backend: "auto", "compiled" or "torch", as in `npcr.ops.rasterize`; on a GPU it is always torch.
 
         Returns:
             (N, 3), of any range.
+
+        Raises:
+            OperatorError: backend "compiled" cannot serve.
         """
         seen = F.normalize(self._grid(frame) - origin, dim=1)
         values = (self._heights(seen)[:, :, None] * self.lobes[frame]).sum(0)
-        return self._interpolated(values, places, strands, frame)
+        return self._interpolated(values, places, strands, frame, backend)
 
     @torch.no_grad()
     def harmonics(self, places: Tensor, strands: Tensor, degree: int, frame: int = 0) -> Tensor:
@@ -97,12 +100,13 @@ class ColorField(nn.Module):
         z, y, x = torch.meshgrid(line, line, line, indexing="ij")
         return low + torch.stack([x, y, z], dim=-1).view(-1, 3) * (high - low)
 
-    def _interpolated(self, values: Tensor, places: Tensor, strands: Tensor, frame: int) -> Tensor:
+    def _interpolated(self, values: Tensor, places: Tensor, strands: Tensor, frame: int,
+                      backend: str = "auto") -> Tensor:
         """(N, 3) colors from (nodes³, 3 * `_OF_STRANDS`) values of the nodes, linear between them."""
         box = self.get_buffer(f"box_{frame}")
-        if use_compiled(COLOR_FIELD, self.backend, values, places, strands):
-            compiled: Tensor = _InterpolateCompiled.apply(values.contiguous(), places.contiguous(), strands.contiguous(),
-                                                          box)
+        if use_compiled(COLOR_FIELD, backend, values, places, strands):
+            inputs = (values.contiguous(), places.contiguous(), strands.contiguous(), box)
+            compiled: Tensor = _InterpolateCompiled.apply(*inputs)
             return compiled
         low, high = box
         place = ((places.nan_to_num() - low) / (high - low)).clamp(0, 1) * (self.nodes - 1)
@@ -151,7 +155,8 @@ class _InterpolateCompiled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return native_field.interpolate_grad(ctx.shape, *ctx.saved_tensors, grad.contiguous()), None, None, None
+        places, strands, box = ctx.saved_tensors
+        return native_field.interpolate_grad(ctx.shape, places, strands, box, grad.contiguous()), None, None, None
 
 
 def _parts(places: Tensor) -> list[slice]:

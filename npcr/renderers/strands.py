@@ -112,7 +112,7 @@ class StrandsRenderer(SplatRenderer):
             self.shades = nn.ParameterList([color.new_zeros(len(color), (degree + 1) ** 2 - 1, 3) for color in colors])
         self.offsets = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
         self.strands = nn.ParameterList([torch.zeros(len(cloud), 3) for cloud in clouds])
-        self.field = ColorField(clouds, field_nodes, field_lobes, backend) if field_nodes else None
+        self.field = ColorField(clouds, field_nodes, field_lobes) if field_nodes else None
         if not strands:  # exactly round ones would stay so: in the middle of its range a strand has no gradient
             for strand in self.strands:
                 nn.init.normal_(strand, std=_START_WIDTH / 3**0.5)
@@ -364,7 +364,8 @@ class StrandsRenderer(SplatRenderer):
                                      filter_variance=self.filter_variance, backend=self.backend)
         values = view_colors(means.detach(), pose[:3, 3], self.colors[frame], shades, backend=self.backend)
         if self.field is not None:
-            values = values + self.field(means.detach(), self._directions(frame), pose[:3, 3], frame)
+            values = values + self.field(means.detach(), self._directions(frame), pose[:3, 3], frame,
+                                         backend=self.backend)
         if self.has_network and self.finishing:
             values = torch.cat([values, self.features[frame]], dim=1)
         return ellipses, values

@@ -76,7 +76,7 @@ def test_keys_that_a_form_does_not_read_are_left_alone(tmp_path: Path) -> None:
     assert "INPUT.NEAR_FAR_SIZE" not in job.settings
     assert "INPUT.NEAR_FAR_SIZE" in blended.settings
     assert "SOLVER.DROP_SPLATS" not in blended.settings
-    assert (cfg.MODEL.FORM, cfg.MODEL.NETWORK, cfg.MODEL.FIELD_NODES, cfg.SOLVER.DROP_SPLATS) == ("strands", False, 4, 0.2)
+    assert (cfg.MODEL.FORM, cfg.MODEL.NETWORK, cfg.MODEL.FIELD_NODES) == ("strands", False, 4)
 
 
 def test_published_settings_are_those_of_the_published_file(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_another_cloud_is_refused(tmp_path: Path, calls: list[list[str]]) -> Non
 
 
 def test_other_trainings_go_beside_and_other_scenes_elsewhere(tmp_path: Path, calls: list[list[str]]) -> None:
-    command = ["--output", str(tmp_path), "--variants", "half", "--forms", "splats"]
+    command = ["--output", str(tmp_path), "--variants", "half", "--forms", "network"]
     zoom.main(command)
     zoom.main([*command, "--train", "DATASETS.SHIFT", "10"])
     trained = [call for call in calls if call[0] == "tools/train.py"]

@@ -262,6 +262,7 @@ void refused() {
 #include "fuzz_network.h"
 #include "fuzz_gaussians.h"
 #include "fuzz_blend.h"
+#include "fuzz_field.h"
 
 }  // namespace
 
@@ -270,6 +271,7 @@ int main(int, char** arguments) {
     network_refused();
     gaussians_refused();
     blend_refused();
+    color_field_refused();
     indices_near_2_to_31();
     for (round_ = 1; round_ <= atoi(arguments[1]); ++round_) {
         rasterize_round();
@@ -279,6 +281,7 @@ int main(int, char** arguments) {
         gaussians_round(pick(0, 2) == 0);
         harmonics_round();
         blend_round(pick(0, 2) == 0);
+        color_field_round(pick(0, 2) == 0);
     }
     printf("%d rounds passed\n", round_ - 1);
     return 0;
