@@ -25,6 +25,8 @@ from npcr.temporal import Blender, DefaultBlender, LegacyBlender
 
 logger = logging.getLogger("npcr")
 
+_OF_NETWORK = ("MODEL.FEATURE_DIM", "MODEL.WIDTH", "MODEL.NETWORK_HALVINGS")  # unread by strands without one
+
 MANY_POINTS = 1_000_000  # from which on memory is reckoned before it is asked for
 View = tuple[int, int]  # frame and camera, from 0
 
@@ -278,8 +280,9 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
     Raises:
         CheckpointError: the user set a key on which the checkpoint's parameters depend to another value.
     """
-    values = {}
-    form = checkpoint.config.get("MODEL", {}).get("FORM")
+    values, different = {}, {}
+    model = checkpoint.config.get("MODEL", {})
+    form, without_network = model.get("FORM"), model.get("FORM") == "strands" and not model.get("NETWORK", True)
     structure = checkpoint_keys("structure")
     for key in (*structure, *checkpoint_keys("rendering")):
         section, name = key.split(".")
@@ -288,13 +291,20 @@ def merge_checkpoint_config(cfg: CfgNode, checkpoint: ModelCheckpoint, path: Pat
         wanted = cfg[section][name]
         if trained is None or trained == wanted or form in KEYS[key].unread_by:
             continue
+        if without_network and key in _OF_NETWORK:
+            continue
         if key not in explicit:
             values[key.replace(".", "__")] = trained
         elif key in structure:
-            raise CheckpointError(f"{path}: was trained with {key} {trained}, the configuration says {wanted}")
+            different[key] = trained, wanted
         elif key in ("MODEL.LEGACY", "MODEL.FILTER_VARIANCE"):
             logger.warning("%s was trained with %s %s; rendering with %s, as the configuration says",
                            path, key, trained, wanted)
+    if different:
+        trained_with = ", ".join(f"{key} {trained}" for key, (trained, _) in different.items())
+        says = ", ".join(str(wanted) for _, wanted in different.values())
+        raise CheckpointError(f"{path}: was trained with {trained_with}, the configuration says {says}; use the "
+                              "config.yml beside it, or train anew in another OUTPUT_DIR")
     if values.get("INPUT__LAYER_NUM", cfg.INPUT.LAYER_NUM) != cfg.INPUT.LAYER_NUM:
         values.setdefault("SOLVER__LAYER_SCHEDULE", [])  # it is about training, and counts the old layers
     return changed(cfg, **values) if values else cfg

@@ -197,6 +197,7 @@ def test_the_rows_differ_from_a_good_file_only_as_said(tmp_path: Path) -> None:
 # --- whole files that do not fit the configuration or the scene
 
 
+REMEDY = "use the config.yml beside it, or train anew in another OUTPUT_DIR"
 CONFIG = """\
 MODEL: {DEVICE: cpu, FEATURE_DIM: 4}
 INPUT: {SIZE_RAW: [48, 36], SIZE_TEST: [32, 24]}
@@ -209,12 +210,12 @@ INPUT: {SIZE_RAW: [48, 36], SIZE_TEST: [32, 24]}
         (
             ["MODEL.FEATURE_DIM", "8"],
             {},
-            "FILE: was trained with MODEL.FEATURE_DIM 4, the configuration says 8",
+            f"FILE: was trained with MODEL.FEATURE_DIM 4, the configuration says 8; {REMEDY}",
         ),
         (
             ["MODEL.NORM", "batch"],
             {},
-            "FILE: was trained with MODEL.NORM instance, the configuration says batch",
+            f"FILE: was trained with MODEL.NORM instance, the configuration says batch; {REMEDY}",
         ),
         ([], {"points": []}, "FILE: holds no points; name the scene's folder with DATASETS.TRAIN"),
         (

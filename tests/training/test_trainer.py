@@ -108,10 +108,12 @@ def test_a_run_does_not_go_on_with_another_structure_and_stays_as_it_was(scene: 
     Trainer(config(scene, tmp_path, *options), CPU).run()
     written = (tmp_path / "config.yml").read_text()
     again = ["RESUME", "True", "SOLVER.MAX_EPOCHS", "2"]
-    with pytest.raises(CheckpointError, match=r"was trained with MODEL\.NETWORK False, the configuration says True"):
-        Trainer(config(scene, tmp_path, *options, *again, "MODEL.NETWORK", "True"), CPU).run()
+    with pytest.raises(CheckpointError, match=r"was trained with MODEL\.NETWORK False, MODEL\.MAX_SPLATS 0, the "
+                                              r"configuration says True, 7; use the config\.yml beside it"):
+        Trainer(config(scene, tmp_path, *options, *again, "MODEL.NETWORK", "True", "MODEL.MAX_SPLATS", "7"), CPU).run()
     assert (tmp_path / "config.yml").read_text() == written
-    Trainer(config(scene, tmp_path, *options, *again, "MODEL.DOTS", "5"), CPU).run()  # which this form does not read
+    unread = ["MODEL.DOTS", "5", "MODEL.FEATURE_DIM", "9"]  # the second only with a network
+    Trainer(config(scene, tmp_path, *options, *again, *unread), CPU).run()
     assert model_path(tmp_path, 2).is_file()
 
 
