@@ -51,7 +51,7 @@ def orbit(camera: Cameras) -> list[Cameras]:
 
 def stages(options: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], object]]:
     """Return what is measured, by name: each of `FRAMES` frames."""
-    other, camera = blended.make(options, 1, device)
+    other, camera = blended.make(argparse.Namespace(**{**vars(options), "width": 16}), 1, device)
     renderer, cameras = strands.make_strands(options, other, device), orbit(camera)
 
     def render() -> list[RenderedFrame]:

@@ -186,8 +186,11 @@ def test_blending_beside_a_frame(tmp_path: Path) -> None:
 
 
 def test_strands_beside_the_blended_form_and_the_reference(tmp_path: Path) -> None:
-    rows = run(strands, tmp_path, "--points", "500", "--size", "32", "28", "--layers", "2", "--reference")["rows"]
-    assert [row["form"] for row in rows] == ["blended", "strands", "reference"] * 5
+    small = ["--points", "500", "--size", "32", "28", "--layers", "2"]
+    rows = run(strands, tmp_path, *small, "--reference")["rows"]
+    assert [row["form"] for row in rows] == ["blended", "strands", "reference"] * 4
+    with_network = run(strands, tmp_path, *small, "--width", "8")["rows"]
+    assert {row["stage"] for row in with_network} == {row["stage"] for row in rows} | {"network"}
     frame_row = next(row for row in rows if (row["form"], row["stage"]) == ("strands", "frame"))
     assert frame_row["error"] < 1e-5
     assert frame_row["of_blended"] > 0
