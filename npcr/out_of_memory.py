@@ -64,8 +64,8 @@ def refuse_beyond_memory(needed: int, device: torch.device, what: str, points: i
     raise OutOfMemoryError(
         f"{what} of {points} points need {_readable(f'{needed} bytes')} of {where} memory, "
         f"{of_points // max(1, points)} bytes a point; {_readable(f'{free} bytes')} are free. At most {fitting} points "
-        "fit: thin the cloud, or in the strands form set MODEL.MAX_SPLATS; a smaller MODEL.FEATURE_DIM and "
-        "MODEL.HARMONICS take fewer bytes a point (docs/sizes.md)")
+        "fit: thin the cloud, or in the strands form set MODEL.MAX_SPLATS; a smaller MODEL.HARMONICS and, with a "
+        "network, MODEL.FEATURE_DIM take fewer bytes a point (docs/sizes.md)")
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -22,7 +22,7 @@ from npcr.io.files import atomic_write
 logger = logging.getLogger("npcr")
 
 FILE_NAME = "scene.yml"
-_FEW_CAMERAS = 20
+_FEW_CAMERAS = 20  # between 12, with which few directions of shared colors are better, and 24, with which many are
 _HEADER = """\
 # Made by {maker}. To train: npcr train --config-file THIS_FILE
 # NEAR_FAR_SIZE and CENTER were computed from cameras and point cloud; npcr carve does it anew.
