@@ -63,8 +63,8 @@ def test_surface_depth_is_that_of_torch() -> None:
     assert surface_depth(with_gradient, crop, backend="compiled").requires_grad  # which torch alone has
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 3), (4, 4), (5, 2)])
-def test_small_pictures(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 3), (4, 4), (5, 2), (64, 2), (65, 9), (131, 5)])
+def test_small_and_narrow_pictures(size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     width, height = size
     path = [RenderedFrame(torch.rand(1, 4, height, width), torch.full((1, height, width), 2.0),
