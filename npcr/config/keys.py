@@ -139,6 +139,9 @@ _TABLE = (
         "Splats learn the change of their color with direction together with their neighbors: with those in a cell of "
         "this side, in spacings of the cloud. 0: each by itself.", range=(0, 1e4), unread_by=("layered", "blended"),
         in_scene_files=True),
+    Key("SOLVER.COLOR_DECAY", 0.0,
+        "Decay of the differences between a splat's color and its neighbors', as weight decay is in AdamW. 0: none.",
+        range=(0, 1e6), unread_by=("layered", "blended"), in_scene_files=True),
     Key("SOLVER.FIELD_LR_FACTOR", 5.0, "Factor of the learning rate of the colors of MODEL.FIELD_NODES.",
         range=(0, 1e6), only_form="strands"),
     Key("SOLVER.OPACITY_LR_FACTOR", 30.0, "Factor of the learning rate of the points' opacity.",

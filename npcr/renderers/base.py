@@ -252,6 +252,16 @@ class SplatRenderer(Renderer):
         """
 
     @abstractmethod
+    def smooth_colors(self, optimizer: torch.optim.Optimizer, decay: float, seeds: Sequence[int]) -> None:
+        """Bring the colors of points nearer to their neighbors' (`population.smooth_colors`).
+
+        Args:
+            optimizer: of these parameters.
+            decay: times the learning rate of colors is the share of the difference that goes.
+            seeds: from which it follows who is a neighbor.
+        """
+
+    @abstractmethod
     def regularizers(self, frame: int) -> dict[str, Tensor]:
         """Compute what the loss may keep small.
 

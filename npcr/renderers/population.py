@@ -22,6 +22,8 @@ from torch import Tensor, nn
 _APART = 0.1  # standard deviations across: how far pieces that would lie in one place are moved from each other
 _SQUARES = "exp_avg_sq"  # Adam's name for the mean squares of the gradients
 _OWN_SHARE = 0.1  # of a splat's gradient, beside the mean of its cell's
+_UNIT = 2.0**30  # of the whole numbers that colors are added up as
+_LARGEST = 2.0**10  # of a color that counts
 _CELLS = 2**16  # random numbers of a grid without end, cells far from each other share one
 
 
@@ -165,6 +167,20 @@ def mean_gradients(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) ->
     return parameter.new_zeros(len(parameter)) if squares is None else squares.flatten(1).sum(1).sqrt()
 
 
+def learning_rate(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> float:
+    """Return the rate at which an optimizer makes a parameter learn now.
+
+    Args:
+        parameter: of any group.
+        optimizer: which has it; else 0 is returned.
+
+    Returns:
+        The rate.
+    """
+    return next((group["lr"] for group in optimizer.param_groups
+                 if any(one is parameter for one in group["params"])), 0.0)
+
+
 def keep_rows(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, rows: Tensor) -> nn.Parameter:
     """Make a parameter of some rows of another, and let the optimizer go on with it.
 
@@ -228,6 +244,33 @@ def share_gradients(gradients: Tensor, positions: Tensor, side: float, seeds: Se
     sums.index_add_(0, cells, torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1))
     means = sums[:, :-1] / sums[:, -1:].clamp_min(1)
     gradients.mul_(_OWN_SHARE).add_(means.index_select(0, cells).view_as(gradients))
+
+
+def smooth_colors(colors: Tensor, weights: Tensor, positions: Tensor, side: float, share: float,
+                  seeds: Sequence[int]) -> None:
+    """Bring the colors of points nearer to those of their neighbors: to the weighted mean of their cell.
+
+    Where splats cover each other, what photographs have of grain is best said by colors far from each other. The grid
+    lies elsewhere each time.
+
+    Args:
+        colors: (N, …), changed.
+        weights: (N,) of the mean, 0 to 1.
+        positions: (N, 3) world coordinates, finite where they are to have neighbors.
+        side: of the cells, world units, above 0.
+        share: of the difference from the mean that goes, 0 to 1.
+        seeds: from which the place of the grid follows.
+    """
+    generator = torch.Generator(positions.device).manual_seed(_seed(seeds))
+    cells = _cells(positions, side, generator)
+    rows = colors.flatten(1)
+    weighted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1) * weights[:, None]
+    # Whole numbers, whose sums a GPU makes in any order alike.
+    sums = torch.zeros(_CELLS, weighted.shape[1], dtype=torch.int64, device=colors.device)
+    sums.index_add_(0, cells, (weighted.nan_to_num(0, 0, 0).clamp(-_LARGEST, _LARGEST) * _UNIT).round().long())
+    means = (sums[:, :-1] / sums[:, -1:].clamp_min(1)).to(colors.dtype)
+    found = (sums[:, -1:] > 0).index_select(0, cells)
+    colors.add_(torch.where(found, means.index_select(0, cells) - rows, 0).view_as(colors), alpha=share)
 
 
 def harmonic_degree(degree: int, dropping: Dropping) -> int:

@@ -42,9 +42,11 @@ from npcr.renderers.population import (
     harmonic_degree,
     keep_rows,
     kept_share,
+    learning_rate,
     mean_gradients,
     random_shifts,
     share_gradients,
+    smooth_colors,
 )
 from npcr.renderers.receptive_field import PixelRegion
 from npcr.renderers.residual_unet import ResidualUNet
@@ -54,6 +56,7 @@ logger = logging.getLogger("npcr")
 # Before training, in spacings of the cloud: half of a strand that the photographs are sure of, and the width.
 _START_LENGTH = 1.5
 _START_WIDTH = 0.3
+_NEAR = 2.0  # spacings: the side of the cells whose splats are neighbors in `smooth_colors`
 
 
 class StrandsRenderer(SplatRenderer):
@@ -243,6 +246,15 @@ class StrandsRenderer(SplatRenderer):
         for frame, shades in enumerate(self.shades if self.degree else ()):
             if shades.grad is not None:  # other frames were not in this step
                 share_gradients(shades.grad, self.gaussians(frame)[0], side * self.spacing[frame], (*seeds, frame))
+
+    @torch.no_grad()
+    def smooth_colors(self, optimizer: torch.optim.Optimizer, decay: float, seeds: Sequence[int]) -> None:
+        """As `SplatRenderer.smooth_colors`; splats weigh by their opacity."""
+        for frame, colors in enumerate(self.colors):
+            if colors.grad is not None:  # other frames were not in this step
+                share = min(1.0, decay * learning_rate(colors, optimizer))
+                means, *_, opacities = self.gaussians(frame)
+                smooth_colors(colors, opacities, means, _NEAR * self.spacing[frame], share, (*seeds, frame))
 
     @torch.no_grad()
     def relocate(self, optimizer: torch.optim.Optimizer, relocation: Relocation) -> int:

@@ -18,6 +18,8 @@ from npcr.renderers.population import Dropping, Relocation
 
 logger = logging.getLogger("npcr")
 
+_SMOOTH_EVERY = 5  # steps, so that it takes no time
+
 
 def relocation_at(cfg: CfgNode, step: int, progress: float) -> Relocation | None:
     """Return what moves after an optimizer step.
@@ -47,16 +49,19 @@ def prepare(renderer: SplatRenderer, cfg: CfgNode, step: int, position: int, pro
     renderer.finishing = progress >= cfg.SOLVER.NETWORK_FROM
 
 
-def learn_together(renderer: SplatRenderer, cfg: CfgNode, step: int) -> None:
-    """Share what splats learn of their color by direction with their neighbors, where the configuration has it so.
+def learn_together(renderer: SplatRenderer, cfg: CfgNode, step: int, optimizer: torch.optim.Optimizer) -> None:
+    """Let splats learn together with their neighbors, where the configuration has it so.
 
     Args:
-        renderer: whose gradients, of all processes, are changed.
+        renderer: whose gradients, of all processes, and colors are changed.
         cfg: the configuration.
         step: steps done before this one.
+        optimizer: of the renderer.
     """
     if cfg.SOLVER.HARMONICS_CELL:
         renderer.share_gradients(cfg.SOLVER.HARMONICS_CELL, (cfg.SOLVER.SEED, step))
+    if cfg.SOLVER.COLOR_DECAY and step % _SMOOTH_EVERY == 0:
+        renderer.smooth_colors(optimizer, _SMOOTH_EVERY * cfg.SOLVER.COLOR_DECAY, (cfg.SOLVER.SEED, step))
 
 
 def dropping_at(cfg: CfgNode, step: int, position: int, progress: float) -> Dropping | None:

@@ -188,7 +188,7 @@ class Trainer:
             for place, row in zip(places, shared, strict=True):
                 losses.add(dict(zip(self.loss.names, row, strict=True)), self.dataset.name(*place.view))
         if splats is not None:
-            learn_together(splats, self.cfg, self.iteration)
+            learn_together(splats, self.cfg, self.iteration, self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._unread.append(losses)

@@ -87,7 +87,7 @@ BLENDED = ["MODEL.FORM", "blended", "MODEL.DOTS", "3", "INPUT.LAYER_NUM", "4", "
 
 
 STRANDS = ["MODEL.FORM", "strands", "LOSS.L1", "1", "LOSS.MATTE", "3", "MODEL.WIDTH", "4", "SOLVER.LR_DECAY", "cosine",
-           "SOLVER.HARMONICS_CELL", "4", "MODEL.FIELD_NODES", "2"]
+           "SOLVER.HARMONICS_CELL", "4", "SOLVER.COLOR_DECAY", "3", "MODEL.FIELD_NODES", "2"]
 
 
 @pytest.mark.parametrize("form", [BLENDED, STRANDS], ids=["blended", "strands"])
