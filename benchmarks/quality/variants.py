@@ -63,7 +63,6 @@ OLD_FILTER = {"MODEL.FILTER_VARIANCE": 0.2}
 NO_FIELD = {"MODEL.FIELD_NODES": 0}
 EQUAL_MATTE = {"LOSS.MATTE": 1}
 ALL_KEPT = {"SOLVER.DROP_SPLATS": 0}
-OWN_COLORS = {"SOLVER.COLOR_DECAY": 0}
 # A light network finishes the picture, as was recommended before.
 NETWORK = {"MODEL.NETWORK": True, "MODEL.FEATURE_DIM": 4, "MODEL.WIDTH": 8, "MODEL.NETWORK_HALVINGS": 1}
 WITH_NETWORK = Variant("with-network", NETWORK)
@@ -76,7 +75,7 @@ SLOWER = {"SOLVER.OPACITY_LR_FACTOR": 9, "SOLVER.POSITION_LR_FACTOR": 3, "SOLVER
 # As Kheradmand et al. 2024 have it: without a weight of the opacity hardly a splat becomes useless.
 MCMC = {"SOLVER.RELOCATE_BY": "opacity", "SOLVER.RELOCATE_BELOW": 0.01, "LOSS.OPACITY": 0.01}
 # What stands in for 3D Gaussian Splatting where there is no GPU for it.
-SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | NO_FIELD | EQUAL_MATTE | OWN_COLORS | {
+SPLATS_ALONE = ALL_KEPT | ALWAYS_FULL | NO_FIELD | EQUAL_MATTE | {
     "SOLVER.RELOCATE_BELOW": 0.2, "MODEL.STRANDS": False}
 GSPLAT_FILTER = {"MODEL.FILTER_VARIANCE": 0.3}  # gsplat's `eps2d`
 
@@ -131,8 +130,8 @@ def questions() -> tuple[Question, ...]:
             recommended,
             ("none moved", Variant("unmoved", UNMOVED)),
             ("none moved, none left out", Variant("strands-light", UNMOVED | ALL_KEPT)),
-            ("colors not drawn to their neighbors'", Variant("color-decay-0", OWN_COLORS)),
-            ("four times as much", Variant("color-decay-4", {"SOLVER.COLOR_DECAY": 4})),
+            *((f"colors drawn to their neighbors' by {decay}", Variant(f"color-decay-{decay}", {
+                "SOLVER.COLOR_DECAY": decay})) for decay in (1, 4)),
             ("none left out", Variant("drop-0", ALL_KEPT)),
             ("40% of the splats left out at the end", Variant("drop-40", {"SOLVER.DROP_SPLATS": 0.4})),
             ("20% left out, in cells of 4 spacings", Variant("drop-cells-20", {"SOLVER.DROP_CELL": 4})),

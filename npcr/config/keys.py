@@ -141,7 +141,7 @@ _TABLE = (
         in_scene_files=True),
     Key("SOLVER.COLOR_DECAY", 0.0,
         "Decay of the differences between a splat's color and its neighbors', as weight decay is in AdamW. 0: none.",
-        range=(0, 1e6), unread_by=("layered", "blended"), in_scene_files=True),
+        range=(0, 1e6), only_form="strands"),
     Key("SOLVER.FIELD_LR_FACTOR", 5.0, "Factor of the learning rate of the colors of MODEL.FIELD_NODES.",
         range=(0, 1e6), only_form="strands"),
     Key("SOLVER.OPACITY_LR_FACTOR", 30.0, "Factor of the learning rate of the points' opacity.",
