@@ -19,5 +19,5 @@ RECOMMENDED: Settings = {
                "RELOCATE_EVERY": 100, "RELOCATE_BELOW": 0.5, "DROP_SPLATS": 0.2, "RESOLUTION_SCHEDULE": [0.25],
                "LR_DECAY": "cosine", "WARMUP_ITERS": 2, "WEIGHT_DECAY": 0, "MAX_EPOCHS": 100},
     "TEMPORAL": {"FILTER_VARIANCE": 0.2},
-    "REFINE": {"PATH": "random", "LR": 0.0005, "STEADINESS": 1000, "ANCHOR": 10, "PSNR_DROP": 0.2},
+    "REFINE": {"PATH": "random", "LR": 0.0001, "STEADINESS": 1000, "ANCHOR": 10, "PSNR_DROP": 0.2},
 }
